@@ -1,0 +1,364 @@
+"""The configuration of a run: frozen, typed, strict.
+
+The defaults are the paper's setting for PASCAL VOC 2012 with SETR over DeiT-B, so a config file holds only what
+differs. This is the only room that parses configs; everybody else receives the dataclasses.
+
+    config = load("configs/demo.json", ["schedule.steps=20"])
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Sequence
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message says which key, which value, and what to write instead."""
+
+
+def number(default: float, *, least: float | None = None, above: float | None = None, most: float | None = None) -> Any:
+    """A numeric field with its range: `least` and `most` inclusive, `above` exclusive."""
+    return field(default=default, metadata={"least": least, "above": above, "most": most})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """The drawn world of the demo: how many scenes, how large, from which seed."""
+
+    labeled: int = number(16, least=1)  # scenes with a mask
+    unlabeled: int = number(1000, least=1)  # further scenes, whose masks are never drawn
+    validation: int = number(100, least=1)  # further scenes, for evaluation only
+    height: int = number(96, least=32)  # pixels
+    width: int = number(128, least=32)  # pixels
+    seed: int = number(0, least=0)  # which world
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the images are and how a training crop is cut from one."""
+
+    source: Literal["shapes", "folder", "voc", "cityscapes", "coco", "hub"] = "voc"
+    root: str = ""  # the data folder; for `hub` the id of a Hub dataset
+    labeled: str = ""  # list file or subfolder of the labelled training images
+    unlabeled: str = ""  # the same for the unlabelled pool; empty = the training images that are not labelled
+    validation: str = ""  # the same for evaluation
+    classes: tuple[str, ...] = ()  # class names, id 0 first; empty = those of the source
+    classes_file: str = ""  # or a JSON file with them: a list of names, or {"0": "name", ...}
+    ignore_index: int = number(255, least=0)  # the id in the masks that counts as no label
+    id_map: dict[str, int] = field(default_factory=dict)  # id in the masks -> class id (or ignore_index)
+    crop: tuple[int, int] = (512, 512)  # height, width of a training crop, pixels
+    resize: tuple[int, int] = (2048, 512)  # longest and shortest side an image is fitted into before the ratio
+    ratio: tuple[float, float] = (0.5, 2.0)  # range of the random scale on top of `resize`
+    max_class_share: float = number(0.75, above=0, most=1)  # of a labelled crop; unlabelled crops are plain random
+    flip: float = number(0.5, least=0, most=1)  # probability
+    workers: int = number(4, least=0)  # loader processes per training process
+    shapes: Shapes = Shapes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The network: an encoder of transformers and a decoder."""
+
+    architecture: Literal["setr", "segformer"] = "setr"
+    encoder: str = "deit-base"  # a size (deit-tiny .. mit-b5), a Hub id, a folder, or a timm-style .pth/.safetensors
+    pretrained: bool = True  # false: the same encoder with random weights, nothing downloaded
+    out_indices: tuple[int, ...] = ()  # SETR: blocks whose outputs feed the heads, last = main head; empty = by depth
+    decoder_channels: int = number(256, least=1)  # SETR: channels of the heads
+    decoder_stages: int = number(0, least=0)  # SETR: x2 up-sampling stages; 0 = up to the input size
+    encoder_config: dict[str, Any] = field(default_factory=dict)  # overrides of the transformers config (dropout, ...)
+    activation_checkpointing: bool = False  # trade time for memory in every encoder block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Sup-Only, Mean Teacher, S4Former and its ablations: rows of one table."""
+
+    preset: Literal["paper", "official"] = "paper"  # `official`: the choices of the released code, see PRESETS
+    teacher: Literal["ema", "none"] = "ema"  # none = Sup-Only
+    threshold: float = number(0.95, least=0, most=1)  # a pixel is a pseudo label if its confidence is above
+    mix: Literal["none", "cutmix"] = "cutmix"  # between the images of a group, on the strong view
+    mix_probability: float = number(0.5, least=0, most=1)  # one draw for the whole batch
+    mix_group: int = number(4, least=1)  # consecutive images of the global batch that exchange content
+    patch_shuffle: bool = True  # shuffle blocks of the strong view, restore the features before the decoder
+    shuffle_probability: float = number(0.5, least=0, most=1)  # one draw per image
+    block: int = number(8, least=1)  # side of a PatchShuffle block in tokens of the coarsest grid the decoder uses
+    pasa: Literal["none", "main"] = "main"  # the attention bias of the extra student pass; none = no such pass
+    pasa_alpha: float = number(5.0, least=0)  # scale of the bias
+    pasa_confidence: Literal["probability", "mask"] = "probability"  # what is pooled over a patch
+    pasa_stages: Literal["last", "all"] = "last"  # SegFormer: only stage 4, or every stage
+    regularizer: Literal["none", "ncr"] = "ncr"  # beside the cross-entropy on pseudo labels
+    regularizer_norm: Literal["l2sq", "l2"] = "l2sq"  # squared distance, or its root as in the released code
+    regularizer_on: Literal["both", "strong", "pasa"] = "both"  # the student branches it is applied to
+    regularizer_mixed_teacher: bool = True  # mix the teacher's logits with the same boxes as the image
+    weak_colour: bool = False  # photometric distortion on the teacher's view as well
+    unsupervised_weight: float = number(1.0, least=0)  # of the mean over the student branches
+    auxiliary_weight: float = number(0.4, least=0)  # of each auxiliary head of SETR; 0 = no auxiliary heads
+    burn_in: int = number(0, least=0)  # first steps on labels only
+    ema: float = number(0.999, least=0, most=1)  # decay of the teacher
+    ema_warm_up: bool = False  # min(1 - 1/(t+1), ema): lets a short run have a teacher that follows
+    ema_order: Literal["after", "before"] = "after"  # the optimizer step
+
+
+# The choices of the released code that change the method; every one is a field, so either preset can be taken apart.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "official": {
+        "pasa_confidence": "mask",
+        "regularizer_norm": "l2",
+        "regularizer_on": "strong",
+        "regularizer_mixed_teacher": False,
+        "weak_colour": True,
+        "ema_order": "before",
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """One optimizer, two groups: the encoder, and everything after it at `head_multiplier` times the rate."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = number(1e-3, above=0)  # of the encoder
+    head_multiplier: float = number(10.0, above=0)  # of the decoder and the auxiliary heads
+    momentum: float = number(0.9, least=0, most=1)  # sgd
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    weight_decay: float = number(0.0, least=0)  # not on norms, biases and position embeddings
+    clip_norm: float = number(0.0, least=0)  # of the whole gradient; 0 = no clipping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Polynomial decay to a floor, after an optional linear warm-up."""
+
+    steps: int = number(80_000, least=1)  # optimizer steps of the run
+    power: float = number(0.9, above=0)
+    floor: float = number(1e-4, least=0)  # the same for both groups
+    warm_up: int = number(0, least=0)  # steps
+    warm_up_ratio: float = number(1e-6, least=0, most=1)  # of the rate at step 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """How a model is tested, during training and by evaluate.py."""
+
+    every: int = number(1000, least=1)  # steps
+    mode: Literal["whole", "sliding"] = "whole"
+    short_side: int = number(512, least=0)  # the image is resized to it first; 0 = original size
+    long_side: int = number(2048, least=1)  # and never beyond this
+    window: tuple[int, int] = (0, 0)  # sliding: height, width; 0 = the training crop
+    stride: tuple[int, int] = (0, 0)  # sliding: down, across; 0 = two thirds of the window
+    batch: int = number(8, least=1)  # windows, or images of one size, in one forward pass
+    limit: int = number(0, least=0)  # evaluate only the first images during training; 0 = all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images per optimizer step over all processes and accumulation rounds."""
+
+    labeled: int = number(8, least=1)
+    unlabeled: int = number(8, least=1)
+    rounds: int = number(1, least=1)  # gradient accumulation: smaller passes, the same batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run: seed, batch, precision, what is written when."""
+
+    output: str = ""  # folder of the run; empty = runs/<name of the config file>
+    seed: int = number(0, least=0)
+    batch: Batch = Batch()
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it
+    log_every: int = number(10, least=1)  # steps
+    checkpoint_every: int = number(1000, least=1)  # steps
+    keep: int = number(2, least=1)  # newest checkpoints
+    trackers: tuple[str, ...] = ()  # any that Accelerate knows: tensorboard, wandb, ...
+    push_to_hub: str = ""  # Hub repository that receives the exported model
+    push_every: int = number(0, least=0)  # steps; 0 = at the end only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    data: Data = Data()
+    model: Model = Model()
+    method: Method = Method()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    evaluation: Evaluation = Evaluation()
+    run: Run = Run()
+
+    def __post_init__(self) -> None:
+        check_together(self)
+
+
+def check_together(config: Config) -> None:
+    """Rules that hold between fields and need neither data nor a network."""
+    data, method, evaluation, batch = config.data, config.method, config.evaluation, config.run.batch
+    for key, pair in (("data.crop", data.crop), ("data.resize", data.resize)):
+        if min(pair) < 1:
+            raise ConfigError(f"{key} is {list(pair)}; both numbers must be at least 1")
+    if data.resize[0] < data.resize[1]:
+        raise ConfigError(f"data.resize is {list(data.resize)}; write the longest side first, then the shortest")
+    if not 0 < data.ratio[0] <= data.ratio[1]:
+        raise ConfigError(f"data.ratio is {list(data.ratio)}; write a range above 0, smaller number first")
+    if data.classes and data.classes_file:
+        raise ConfigError("data.classes and data.classes_file are both given; keep one of them")
+    if min(evaluation.window) < 0 or min(evaluation.stride) < 0:
+        raise ConfigError("evaluation.window and evaluation.stride cannot be negative; 0 takes the default")
+    if method.teacher != "none" and method.mix != "none" and batch.unlabeled % method.mix_group:
+        raise ConfigError(
+            f"run.batch.unlabeled = {batch.unlabeled} is not made of whole mix groups of {method.mix_group};"
+            f" use {nearest_multiples(batch.unlabeled, method.mix_group)}, or change method.mix_group"
+        )
+
+
+def share_of_process(config: Config, processes: int) -> tuple[int, int]:
+    """Labelled and unlabelled images of one process in one accumulation round, or a `ConfigError`."""
+    batch, method = config.run.batch, config.method
+    parts = processes * batch.rounds
+    over = f"over {processes} processes" + (f" of {batch.rounds} rounds each" if batch.rounds > 1 else "")
+    for key, images in (("labeled", batch.labeled), ("unlabeled", batch.unlabeled)):
+        if images % parts:
+            raise ConfigError(
+                f"run.batch.{key} = {images} cannot be divided {over}; use {nearest_multiples(images, parts)}"
+            )
+    group = method.mix_group if method.teacher != "none" and method.mix != "none" else 1
+    if (batch.unlabeled // parts) % group:
+        raise ConfigError(
+            f"run.batch.unlabeled = {batch.unlabeled} {over} leaves {batch.unlabeled // parts} images each, which is"
+            f" not made of whole mix groups of {group}; use {nearest_multiples(batch.unlabeled, parts * group)},"
+            " fewer processes or rounds, or a smaller method.mix_group"
+        )
+    return batch.labeled // parts, batch.unlabeled // parts
+
+
+def nearest_multiples(value: int, step: int) -> str:
+    """'6 or 9': the multiples of `step` just below and above `value`."""
+    below = value // step * step
+    return f"{below} or {below + step}" if below else f"{below + step}"
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a JSON config file and applies `section.key=value` overrides.
+
+    Args:
+        path: JSON file with any of the sections of `Config`.
+        overrides: as given on the command line; values are JSON, anything else is taken as a string.
+
+    Raises:
+        ConfigError: for a missing or broken file, an unknown key, a wrong type, or a value out of range.
+    """
+    path = Path(path)
+    try:
+        tree = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"there is no config file {path}; the ones that come along are in configs/") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    for override in overrides:
+        set_override(tree, override)
+    return from_dict(tree)
+
+
+def set_override(tree: dict[str, Any], override: str) -> None:
+    """Writes one `section.key=value` into a tree of dicts."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"cannot read the argument {override!r}; write section.key=value, for example run.seed=1")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"cannot set {key}: {section} is not a section")
+    tree[name] = value
+
+
+def from_dict(tree: dict[str, Any]) -> Config:
+    """Builds a `Config` from nested dicts; the preset's choices come first, explicit keys win over them."""
+    method = tree.get("method", {})
+    if isinstance(method, dict):
+        preset = PRESETS.get(method.get("preset", "paper"), {})
+        tree = {**tree, "method": {**preset, **method}}
+    return build(Config, tree, "")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The resolved config as plain JSON values; `from_dict` of it gives the same config back."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def build(kind: type, tree: Any, path: str) -> Any:
+    """One dataclass from one dict, recursively; `path` is the full name of the section, for messages."""
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path or 'the config'} is {tree!r}; it must be a section, like {{...}}")
+    hints = typing.get_type_hints(kind)
+    known = {item.name: item for item in dataclasses.fields(kind)}
+    values = {}
+    for name, value in tree.items():
+        full = f"{path}.{name}" if path else name
+        if name not in known:
+            raise ConfigError(f"unknown key {full}; {suggestion(name, known, path)}")
+        values[name] = convert(hints[name], value, full, known[name].metadata)
+    return kind(**values)
+
+
+def suggestion(name: str, known: dict[str, Any], path: str) -> str:
+    """The repair for an unknown key: the closest name, or all of them."""
+    prefix = f"{path}." if path else ""
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"did you mean {prefix}{close[0]}?"
+    return f"{path or 'the config'} has " + ", ".join(known)
+
+
+def convert(hint: Any, value: Any, path: str, limits: typing.Mapping[str, Any]) -> Any:
+    """`value` as the type `hint`, or a `ConfigError` that names `path`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, path)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{path} is {value!r}; one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        return convert_tuple(arguments, value, path)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path} is {value!r}; it must be a mapping, like {{\"key\": value}}")
+        return {str(key): convert(arguments[1], item, f"{path}.{key}", {}) for key, item in value.items()}
+    if hint is Any or isinstance(hint, types.UnionType):
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not hint:
+        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[hint]
+        raise ConfigError(f"{path} is {value!r}; it must be {wanted}")
+    check_range(value, path, limits)
+    return value
+
+
+def convert_tuple(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{path} is {value!r}; it must be a list, like [...]")
+    if arguments[-1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    if len(arguments) != len(value):
+        raise ConfigError(f"{path} is {list(value)}; it must have {len(arguments)} entries")
+    return tuple(convert(hint, item, f"{path}[{i}]", {}) for i, (hint, item) in enumerate(zip(arguments, value)))
+
+
+def check_range(value: Any, path: str, limits: typing.Mapping[str, Any]) -> None:
+    least, above, most = limits.get("least"), limits.get("above"), limits.get("most")
+    if least is not None and not value >= least:
+        raise ConfigError(f"{path} is {value}; it must be at least {least}")
+    if above is not None and not value > above:
+        raise ConfigError(f"{path} is {value}; it must be above {above}")
+    if most is not None and not value <= most:
+        raise ConfigError(f"{path} is {value}; it must be at most {most}")

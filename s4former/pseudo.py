@@ -1,0 +1,46 @@
+"""The vocabulary of the teacher: what it says of a batch of unlabelled images, as one value."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
+
+
+@dataclass(frozen=True)
+class Pseudo:
+    """The teacher's word on a batch, at the resolution of its logits. A mix moves all fields with the same box.
+
+    label: (B, h, w) long, IGNORE_INDEX where the teacher is unsure or the pixel is padding.
+    logits: (B, K, h, w) float32, without gradient.
+    confidence: (B, h, w) float32, the largest softmax probability, 0 on padding.
+    """
+
+    label: Tensor
+    logits: Tensor
+    confidence: Tensor
+
+
+def pseudo_label(logits: Tensor, valid: Tensor, threshold: float) -> Pseudo:
+    """Turns teacher logits into pseudo labels (supplement, Algorithm 1, lines 11 to 13).
+
+    Args:
+        logits: (B, K, h, w) of the teacher on the weak view, any float type.
+        valid: (B, H, W) bool, False on padding; H and W are multiples of h and w. The released code lets padding
+            become a pseudo label; here it never does.
+        threshold: a pixel counts if its confidence is strictly above.
+    """
+    logits = logits.detach().float()
+    confidence, label = logits.softmax(dim=1).max(dim=1)
+    valid = shrink(valid, label.shape[-2:])
+    label = label.masked_fill(~((confidence > threshold) & valid), IGNORE_INDEX)
+    return Pseudo(label=label, logits=logits, confidence=confidence.masked_fill(~valid, 0.0))
+
+
+def shrink(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Nearest down-sampling of a (..., H, W) map to (h, w): cell i takes pixel i * H/h, as the released code does."""
+    height, width = mask.shape[-2:]
+    if height % size[0] or width % size[1]:
+        raise ValueError(f"cannot shrink {height}x{width} to {size[0]}x{size[1]}: not a whole number of pixels per cell")
+    return mask[..., :: height // size[0], :: width // size[1]]
