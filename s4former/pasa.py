@@ -1,0 +1,152 @@
+"""Patch-Adaptive Self-Attention: unsure patches are steered to other unsure patches.
+
+A bias M is added to the scaled attention logits, ``softmax(q k^T / sqrt(d) + M) v``, the same for all heads and blocks:
+
+    M_ij = 0                      if patch i is among the confident half of its image
+    M_ij = alpha (1 - c_j)        otherwise                 (c_j: the teacher's mean confidence over patch j)
+
+M is an outer product of a row factor (which queries are steered, and how much) and a column factor (to which keys), so
+it travels as two vectors. It reaches the encoder as the keyword `pasa` of its forward call, which transformers passes
+down to the attention function registered here. Nothing is patched and nothing is saved with the model; and because the
+keyword is bound to the call, activation checkpointing recomputes every pass with its own bias.
+"""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "pasa"  # the name under which transformers knows the attention function
+
+
+def pool_confidence(confidence: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mean confidence of every patch.
+
+    Args:
+        confidence: (B, H', W') of the teacher, at the resolution of its logits.
+        grid: (h, w) tokens. A map that is not a whole number of cells per token is first resized bilinearly to one.
+
+    Returns:
+        (B, N) with N = h * w, row-major.
+    """
+    maps = confidence[:, None]
+    if maps.shape[2] % grid[0] or maps.shape[3] % grid[1]:
+        size = [-(-side // tokens) * tokens for side, tokens in zip(maps.shape[2:], grid)]
+        maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return F.avg_pool2d(maps, (maps.shape[2] // grid[0], maps.shape[3] // grid[1])).flatten(1)
+
+
+def confident_half(confidence: Tensor) -> Tensor:
+    """(B, N) bool: the floor(N/2) patches of highest confidence in each image.
+
+    The supplement compares with the median, the released code takes exactly half. By rank (ties: lower index first) both
+    agree wherever no two patches tie, and an image full of equal confidences does not lose its confident half.
+    """
+    ranking = confidence.argsort(dim=1, descending=True, stable=True)
+    half = torch.zeros_like(confidence, dtype=torch.bool)
+    return half.scatter(1, ranking[:, : confidence.shape[1] // 2], True)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a variant of PASA makes its factors from confidence (B, N): row and column, and the row of a class token."""
+
+    row: Callable[[Tensor], Tensor]
+    column: Callable[[Tensor], Tensor]
+    class_token: float
+
+
+# A class token counts as an unconfident query and is nobody's steered key (released code).
+VARIANTS: dict[str, Variant] = {
+    "main": Variant(lambda c: (~confident_half(c)).to(c), lambda c: 1 - c, 1.0),
+    "reverse1": Variant(lambda c: confident_half(c).to(c), lambda c: c, 0.0),  # supplement, eq. 2
+    "reverse2": Variant(lambda c: (~confident_half(c)).to(c), lambda c: c, 1.0),  # supplement, eq. 3
+    "product": Variant(lambda c: 1 - c, lambda c: 1 - c, 1.0),  # supplement, eq. 4
+    "all_rows": Variant(torch.ones_like, lambda c: 1 - c, 1.0),  # released code, its non-adaptive flag
+}
+
+
+def pasa_mask(confidence: Tensor, variant: str, alpha: float, noise: Tensor | None = None) -> Tensor:
+    """The dense bias over patches, prefix tokens left out: the definition, and the reference in tests.
+
+    Args:
+        confidence: (B, N) in [0, 1], the teacher's mean confidence per patch.
+        variant: a key of `VARIANTS`, or 'rand' (supplement, eq. 1).
+        alpha: scale.
+        noise: (B, N, N) uniform in [0, 1), for 'rand' only, drawn by the caller.
+
+    Returns:
+        (B, N, N) float32, query by key.
+    """
+    confidence = confidence.detach().float()
+    if variant == "rand":
+        if noise is None:
+            raise ValueError("pasa variant 'rand' needs noise: a (B, N, N) tensor drawn uniformly from [0, 1)")
+        return alpha * noise.float()
+    if variant not in VARIANTS:
+        raise ValueError(f"pasa variant is {variant!r}; one of {', '.join(map(repr, [*VARIANTS, 'rand']))}")
+    shape = VARIANTS[variant]
+    return alpha * shape.row(confidence)[:, :, None] * shape.column(confidence)[:, None, :]
+
+
+# One attention layer's bias by its (queries, keys): row factors (B, Nq) and column factors (B, Nk), prefix included.
+Bias = dict[tuple[int, int], tuple[Tensor, Tensor]]
+
+
+def attention_bias(
+    confidence: Tensor, grids: list[tuple[tuple[int, int], tuple[int, int]]], prefix: int, variant: str, alpha: float
+) -> Bias:
+    """The bias of one encoder pass.
+
+    Args:
+        confidence: (B, H', W') of the teacher on the same images.
+        grids: the (query grid, key grid) of every kind of attention layer that is to be steered.
+        prefix: class, distillation and register tokens before the patches.
+    """
+    shape = VARIANTS[variant]
+    bias: Bias = {}
+    for query_grid, key_grid in grids:
+        row = shape.row(pool_confidence(confidence, query_grid).detach().float())
+        column = alpha * shape.column(pool_confidence(confidence, key_grid).detach().float())
+        row = F.pad(row, (prefix, 0), value=shape.class_token)
+        column = F.pad(column, (prefix, 0), value=0.0)
+        key = (row.shape[1], column.shape[1])
+        if key in bias:
+            raise ValueError(f"two attention layers of {key[0]} queries and {key[1]} keys; take a larger crop")
+        bias[key] = (row, column)
+    return bias
+
+
+def pasa_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    pasa: Bias | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """SDPA of transformers; where `pasa` has a bias for this layer's (queries, keys), with that bias.
+
+    Query, key, value: (B, heads, Nq or Nk, head dim).
+    """
+    factors = None if pasa is None else pasa.get((query.shape[-2], key.shape[-2]))
+    if factors is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    row, column = factors
+    bias = (row[:, :, None] * column[:, None, :])[:, None]
+    # Autocast would round the bias to the type of the query in silence, and 2e-1 of error with it (alpha 50, bf16).
+    with torch.autocast(query.device.type, enabled=False):
+        return sdpa_attention_forward(
+            module, query, key.to(query), value.to(query), bias.to(torch.promote_types(query.dtype, bias.dtype)), **kwargs
+        )
+
+
+AttentionInterface.register(ATTENTION, pasa_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
