@@ -1,0 +1,192 @@
+"""Geometry on image and mask, colour on the image: what makes a training view of a photo.
+
+Everything random is drawn first, into a `Geometry` or a `Colour`, and then used by functions that are deterministic.
+So the weak and the strong view share one `Geometry`, and a crop can be replayed from its generator alone. The order is
+that of the released code: resize by a random ratio, random crop, flip, colour, padding at the bottom and the right.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from s4former.config import Data
+from s4former.pseudo import IGNORE_INDEX
+
+CROP_TRIES = 10  # boxes that are looked at before one is taken as it comes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Which pixels of an image a view shows. Sizes are (height, width) in pixels."""
+
+    source: tuple[int, int]  # the image as it is
+    resized: tuple[int, int]  # the image after the random ratio
+    top: int  # of the box, in the resized image
+    left: int
+    box: tuple[int, int]  # what the resized image has to give, at most the crop
+    crop: tuple[int, int]  # with padding
+    flip: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colour:
+    """One draw of the photometric distortion; the defaults change nothing."""
+
+    brightness: float = 0.0  # added, in grey levels
+    contrast: float = 1.0  # factor
+    contrast_last: bool = False  # after saturation and hue instead of before them
+    saturation: float = 1.0  # factor
+    hue: int = 0  # added, in steps of 2 degrees
+
+
+def crop_pair(
+    image: Image.Image, mask: np.ndarray | None, rng: np.random.Generator, data: Data
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """A training crop of an image, of its mask if it has one, and the pixels of it that are not padding.
+
+    Args:
+        image: RGB, any size.
+        mask: (H, W) uint8, 255 = ignore; `None` for an unlabelled image.
+
+    Returns:
+        image (h, w, 3) uint8, 0 on padding; mask (h, w) uint8, 255 on padding, or None; valid (h, w) bool.
+    """
+    geometry = draw_geometry(rng, image.height, image.width, data, mask)
+    view, valid = cut_image(image, geometry)
+    return view, None if mask is None else cut_mask(mask, geometry), valid
+
+
+def draw_geometry(
+    rng: np.random.Generator, height: int, width: int, data: Data, mask: np.ndarray | None = None
+) -> Geometry:
+    """Draws ratio, box and flip (section "Implementation details" of the paper; numbers of the released code).
+
+    With a mask, up to `CROP_TRIES` boxes are tried until one holds more than one class and the largest has less than
+    `data.max_class_share` of the pixels that are not ignored; the next one is then taken as it comes. The released
+    code tries with the ground truth of *unlabelled* images as well; here those get one plain random box.
+    """
+    resized = resized_size(height, width, rng.uniform(*data.ratio), data.resize)
+    box = (min(data.crop[0], resized[0]), min(data.crop[1], resized[1]))
+    free = (resized[0] - box[0] + 1, resized[1] - box[1] + 1)
+
+    def draw() -> Geometry:
+        return Geometry(
+            source=(height, width), resized=resized, box=box, crop=data.crop, flip=False,
+            top=int(rng.integers(free[0])), left=int(rng.integers(free[1])),
+        )  # fmt: skip
+
+    geometry = draw()
+    if mask is not None and data.max_class_share < 1 and free != (1, 1):
+        for _ in range(CROP_TRIES):
+            if is_mixed(sample_nearest(mask, geometry), data.max_class_share):
+                break
+            geometry = draw()
+    flip = bool(rng.random() < data.flip)
+    return Geometry(**{**vars(geometry), "flip": flip})
+
+
+def resized_size(height: int, width: int, ratio: float, limits: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) fitted into `limits` (longest, shortest side) times `ratio`, its proportions kept."""
+    longest, shortest = int(limits[0] * ratio), int(limits[1] * ratio)
+    scale = min(longest / max(height, width), shortest / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def is_mixed(mask: np.ndarray, share: float) -> bool:
+    """Whether a mask has more than one class and the largest holds less than `share` of the labelled pixels."""
+    count = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
+    return bool((count > 0).sum() > 1 and count.max() < share * count.sum())
+
+
+def cut_image(image: Image.Image, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """The view of an RGB image: (h, w, 3) uint8, 0 on padding; and (h, w) bool, False on padding.
+
+    Bilinear as Pillow has it, that is with antialiasing when the image shrinks (OpenCV, in the released code, has
+    none). Only the box is computed: Pillow's `box` names the part of the source that becomes the result, and still
+    reads the neighbours outside of it, so the pixels are those of resizing everything to within a grey level (two in
+    a few pixels of pure noise).
+    """
+    (height, width), (down, across) = geometry.box, (s / r for s, r in zip(geometry.source, geometry.resized))
+    box = (
+        geometry.left * across,
+        geometry.top * down,
+        min((geometry.left + width) * across, geometry.source[1]),  # rounding must not reach beyond the image
+        min((geometry.top + height) * down, geometry.source[0]),
+    )
+    part = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    view = np.zeros((*geometry.crop, 3), np.uint8)
+    view[:height, :width] = part[:, ::-1] if geometry.flip else part
+    valid = np.zeros(geometry.crop, bool)
+    valid[:height, :width] = True
+    return view, valid
+
+
+def cut_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """The same view of an (H, W) uint8 mask: (h, w) uint8, nearest pixel, 255 on padding."""
+    height, width = geometry.box
+    part = sample_nearest(mask, geometry)
+    view = np.full(geometry.crop, IGNORE_INDEX, np.uint8)
+    view[:height, :width] = part[:, ::-1] if geometry.flip else part
+    return view
+
+
+def sample_nearest(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """The box of a mask, neither flipped nor padded: the source pixel under each pixel's centre, as in Pillow."""
+    rows, columns = (
+        ((2 * np.arange(start, start + count) + 1) * source) // (2 * resized)
+        for start, count, source, resized in zip(
+            (geometry.top, geometry.left), geometry.box, geometry.source, geometry.resized
+        )
+    )
+    return mask[rows[:, None], columns]
+
+
+def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Photometric distortion of an RGB image, (h, w, 3) uint8 to the same; padding has to be masked afterwards."""
+    return apply_colour(image, draw_colour(rng))
+
+
+def draw_colour(rng: np.random.Generator) -> Colour:
+    """Draws which of the four changes happen, each with probability one half, and how strong they are."""
+    happens = rng.random(5) < 0.5
+    brightness, contrast, saturation = rng.uniform(-32, 32), rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.5)
+    hue = int(rng.integers(-18, 18))
+    return Colour(
+        brightness=brightness if happens[0] else 0.0,
+        contrast=contrast if happens[1] else 1.0,
+        contrast_last=bool(happens[2]),
+        saturation=saturation if happens[3] else 1.0,
+        hue=hue if happens[4] else 0,
+    )
+
+
+def apply_colour(image: np.ndarray, colour: Colour) -> np.ndarray:
+    """Brightness, contrast, saturation, hue and perhaps only then contrast; clipped and truncated after each.
+
+    Each change maps 256 values to 256 values, so it is a table, and tables in a row are one. Hue and saturation share
+    one trip to HSV and back. The hue circle has 180 steps of 2 degrees in the released code (OpenCV) and 255 in
+    Pillow, where 255 is red again like 0; the drawn whole step is scaled to it and rounded.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+    """
+    grey = np.arange(256)
+    contrast = truncate(grey * colour.contrast)
+    first = truncate(grey + colour.brightness)
+    if not colour.contrast_last:
+        first = contrast[first]
+    picture = Image.fromarray(image)
+    picture = picture.point(first.tolist() * 3)
+    if colour.saturation != 1 or colour.hue != 0:
+        hue = (grey + round(colour.hue * 255 / 180)) % 255
+        tables = (hue, truncate(grey * colour.saturation), grey)
+        picture = picture.convert("HSV").point(np.concatenate(tables).tolist()).convert("RGB")
+    if colour.contrast_last:
+        picture = picture.point(contrast.tolist() * 3)
+    return np.array(picture)
+
+
+def truncate(values: np.ndarray) -> np.ndarray:
+    """Grey levels as whole numbers from 0 to 255: clipped, the fraction cut off."""
+    return np.clip(values, 0, 255).astype(np.uint8)
