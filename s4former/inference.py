@@ -1,0 +1,215 @@
+"""From an image of any size to its class map: whole or in sliding windows, and many images into confusion matrices.
+
+A `Network` here is any function of normalised images (B, 3, H, W) to logits (B, K, H, W), for any H and W; `logits_at` of
+models.py makes one of a real model. It should be in eval mode. Nothing here knows what kind of network it is, or where
+the images come from.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Callable, Iterable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from s4former.config import Evaluation
+from s4former.metrics import ConfusionMatrix
+
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What has to be known to test a network.
+
+    crop: height and width of the training crop, the window where the config names none.
+    mean, std: of the three channels, for pixels in 0 .. 1; they belong to the weights.
+    """
+
+    evaluation: Evaluation
+    crop: tuple[int, int]
+    mean: Sequence[float]
+    std: Sequence[float]
+    device: torch.device | str = "cpu"
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Height and width of a sliding window, pixels."""
+        height, width = self.evaluation.window
+        return height or self.crop[0], width or self.crop[1]
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Distance between windows down and across: two thirds of the window where the config names none."""
+        down, across = self.evaluation.stride
+        return down or max(1, self.window[0] * 2 // 3), across or max(1, self.window[1] * 2 // 3)
+
+
+def resize_for_test(height: int, width: int, *, short_side: int, long_side: int) -> tuple[int, int]:
+    """The size, ratio kept, whose shorter side is `short_side` unless the longer one would pass `long_side`.
+
+    500 across and 375 down becomes 683 x 512. Rounded half up, as the released code does; 0 leaves the size as it is.
+    """
+    if not short_side:
+        return height, width
+    scale = min(short_side / min(height, width), long_side / max(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along one side: multiples of the stride, the last one moved back to end with the image.
+
+    One window at 0 where the image is not longer than the window.
+    """
+    if not 1 <= stride <= window:
+        raise ValueError(f"the stride is {stride} for windows of {window} pixels; use 1 to {window}, or pixels are missed")
+    last = max(0, length - window)
+    return [*range(0, last, stride), last]
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, K, h, w) to (B, K, H, W), bilinear, in float32."""
+    logits = logits.float()
+    if logits.shape[-2:] == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def predict_whole(network: Network, images: Tensor, *, size: tuple[int, int] | None = None) -> Tensor:
+    """Logits (B, K, H, W) float32 of whole normalised images (B, 3, h, w), at `size` or their own."""
+    return resize_logits(network(images), size or images.shape[-2:])
+
+
+@torch.no_grad()
+def predict_sliding(
+    network: Network,
+    images: Tensor,
+    *,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    batch: int,
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Logits (B, K, H, W) float32 averaged over overlapping windows (method of the released code: summed, then divided).
+
+    Args:
+        images: (B, 3, h, w) normalised; smaller than the window they are padded with 0 and the result is cut back.
+        window, stride: height and width, pixels; see `window_starts`.
+        batch: windows in one forward pass; only that many are in memory at once.
+        size: of the result; their own if not given.
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
+    tops = window_starts(padded.shape[-2], window[0], stride[0])
+    lefts = window_starts(padded.shape[-1], window[1], stride[1])
+    places = [(i, top, left) for i in range(len(images)) for top in tops for left in lefts]
+    total, hits = None, images.new_zeros(1, 1, *padded.shape[-2:], dtype=torch.float32)
+    for top in tops:
+        for left in lefts:
+            hits[..., top : top + window[0], left : left + window[1]] += 1
+    for first in range(0, len(places), batch):
+        chunk = places[first : first + batch]
+        cuts = [padded[i, :, top : top + window[0], left : left + window[1]] for i, top, left in chunk]
+        logits = resize_logits(network(torch.stack(cuts)), window)
+        if total is None:
+            total = logits.new_zeros(len(images), logits.shape[1], *padded.shape[-2:])
+        for (i, top, left), part in zip(chunk, logits):
+            total[i, :, top : top + window[0], left : left + window[1]] += part
+    return resize_logits((total / hits)[..., :height, :width], size or (height, width))
+
+
+@torch.no_grad()
+def predict(network: Network, images: Tensor, setting: Setting) -> Tensor:
+    """Class maps of images as they come from disk: resized, normalised, read whole or in windows, brought back to size.
+
+    Args:
+        images: (3, H, W) uint8, or (B, 3, H, W) of one size.
+
+    Returns:
+        (H, W) or (B, H, W) long, on the setting's device.
+    """
+    if images.dim() == 3:
+        return predict(network, images[None], setting)[0]
+    evaluation, size = setting.evaluation, tuple(images.shape[-2:])
+    resized = resize_for_test(*size, short_side=evaluation.short_side, long_side=evaluation.long_side)
+    pixels = normalise(images.to(setting.device), setting)
+    if resized != size:
+        # plain bilinear without antialiasing, as the released code resizes in testing
+        pixels = F.interpolate(pixels, size=resized, mode="bilinear", align_corners=False)
+    if evaluation.mode == "whole":
+        # argmax image by image: at full size the logits of a batch can be larger than the network itself
+        logits = network(pixels)
+        return torch.stack([resize_logits(one[None], size)[0].argmax(dim=0) for one in logits])
+    options = {"window": setting.window, "stride": setting.stride, "batch": evaluation.batch, "size": size}
+    return torch.cat([predict_sliding(network, one[None], **options).argmax(dim=1) for one in pixels])
+
+
+def normalise(images: Tensor, setting: Setting) -> Tensor:
+    """(B, 3, H, W) uint8 to float32 with the mean and deviation that the weights expect."""
+    mean, std = (torch.tensor(values, dtype=torch.float32, device=images.device) for values in (setting.mean, setting.std))
+    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+def batches_of_one_size(items: Iterable[Any], batch: int, *, patience: int = 8) -> Iterator[list[Any]]:
+    """Groups items by the size of their image, `batch` at a time, every item exactly once.
+
+    At most `patience` batches' worth of items wait for company; then the largest group goes as it is.
+    """
+    waiting: dict[tuple[int, ...], list[Any]] = {}
+    for item in items:
+        size = tuple(item.image.shape)
+        waiting.setdefault(size, []).append(item)
+        if len(waiting[size]) < batch and sum(map(len, waiting.values())) >= patience * batch:
+            size = max(waiting, key=lambda key: len(waiting[key]))
+        elif len(waiting[size]) < batch:
+            continue
+        yield waiting.pop(size)
+    yield from waiting.values()
+
+
+def predictions(
+    networks: dict[str, Network],
+    dataset: Any,
+    setting: Setting,
+    *,
+    limit: int = 0,
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> Iterator[tuple[list[Any], dict[str, Tensor]]]:
+    """Class maps of several networks in one pass over the data.
+
+    Args:
+        networks: by name.
+        dataset: a sequence of items with `image` (3, H, W) uint8, `labels` (H, W) long and `id`.
+        limit: only the first images; 0 = all.
+        process_index, num_processes: image i belongs to process i % num_processes, so none is seen twice.
+
+    Yields:
+        items of one size, and per network their maps (B, H, W) long on the setting's device.
+    """
+    end = min(limit, len(dataset)) if limit else len(dataset)
+    mine = (dataset[i] for i in range(process_index, end, num_processes))
+    for items in batches_of_one_size(mine, setting.evaluation.batch):
+        images = torch.stack([item.image for item in items])
+        yield items, {name: predict(network, images, setting) for name, network in networks.items()}
+
+
+def evaluate_networks(
+    networks: dict[str, Network], dataset: Any, setting: Setting, *, num_classes: int, **part: int
+) -> dict[str, ConfusionMatrix]:
+    """One confusion matrix per network over this process's share of the data; the caller sums over the processes.
+
+    `part` is `limit`, `process_index` and `num_processes` of `predictions`.
+    """
+    matrices = {name: ConfusionMatrix(num_classes, device=setting.device) for name in networks}
+    for items, maps in predictions(networks, dataset, setting, **part):
+        count(matrices, items, maps)
+    return matrices
+
+
+def count(matrices: dict[str, ConfusionMatrix], items: Sequence[Any], maps: dict[str, Tensor]) -> None:
+    """Adds what `predictions` yields to the matrix of each network."""
+    labels = torch.stack([item.labels for item in items])
+    for name, matrix in matrices.items():
+        matrix.update(maps[name], labels.to(maps[name].device))

@@ -1,0 +1,83 @@
+"""Mean IoU as a metric of Hugging Face `evaluate`, counted as it goes: `evaluate.load("s4former/mean_iou", ...)`.
+
+`evaluate` copies this file into its cache and runs it from there, so it imports this package by its full name. Its
+parser of imports wants one module per line, and its base class appends to the docstrings of the public methods.
+"""
+
+import datasets
+import evaluate
+import numpy
+import torch
+
+from s4former.metrics import ConfusionMatrix
+from s4former.metrics import none_for_nan
+
+DESCRIPTION = """Intersection over union per class and its mean over the classes that occur in references or predictions."""
+
+INPUTS = """
+Args:
+    predictions: segmentation maps of class ids; a batch of arrays (H, W), which may differ in size from map to map.
+    references: the true maps; pixels with the ignored id count nowhere.
+
+Returns:
+    mean_iou, mean_accuracy, overall_accuracy; per_category_iou and per_category_accuracy (lists, None where undefined).
+"""
+
+
+class MeanIou(evaluate.Metric):
+    """Adds every batch to a confusion matrix at once; no map is kept, in memory or on disk.
+
+    num_labels: number of classes K.
+    ignore_index: the id in the references that counts as no label.
+    """
+
+    def __init__(self, *args, num_labels=None, ignore_index=255, **kwargs):
+        if num_labels is None:
+            raise ValueError("mean_iou needs the number of classes: evaluate.load(folder, num_labels=21)")
+        super().__init__(*args, **kwargs)
+        if self.num_process != 1:
+            raise ValueError(
+                f"num_process is {self.num_process}; this metric counts for one process. Sum the tally of"
+                " s4former.metrics.ConfusionMatrix over the processes instead"
+            )
+        self.matrix = ConfusionMatrix(num_labels, ignore_index)
+
+    def _info(self):
+        maps = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation="",
+            inputs_description=INPUTS,
+            features=datasets.Features({"predictions": maps, "references": maps}),
+        )
+
+    def add_batch(self, *, predictions=None, references=None):
+        """Counts a batch of maps."""
+        if len(predictions) != len(references):
+            raise ValueError(f"{len(predictions)} predictions came with {len(references)} references; give one each")
+        for prediction, reference in zip(predictions, references):
+            self.add(prediction=prediction, reference=reference)
+
+    def add(self, *, prediction=None, reference=None):
+        """Counts one map."""
+        self.matrix.update(as_tensor(prediction), as_tensor(reference))
+
+    def compute(self, *, predictions=None, references=None):
+        """The scores of everything added since the last call, and of the batch given here, if any."""
+        if predictions is not None or references is not None:
+            self.add_batch(predictions=predictions, references=references)
+        matrix = self.matrix
+        self.matrix = ConfusionMatrix(matrix.num_classes, matrix.ignore_index)
+        accuracy = matrix.accuracy()
+        return {
+            "mean_iou": matrix.mean_iou(),
+            "mean_accuracy": float(accuracy.nanmean()),
+            "overall_accuracy": matrix.pixel_accuracy(),
+            "per_category_iou": [none_for_nan(value) for value in matrix.iou().tolist()],
+            "per_category_accuracy": [none_for_nan(value) for value in accuracy.tolist()],
+        }
+
+
+def as_tensor(ids):
+    """A map of class ids, whatever holds it, as a tensor."""
+    return ids if isinstance(ids, torch.Tensor) else torch.from_numpy(numpy.array(ids))

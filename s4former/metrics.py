@@ -1,0 +1,116 @@
+"""Counting predictions against labels: one streaming confusion matrix, and everything that derives from it."""
+
+from typing import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from s4former.pseudo import IGNORE_INDEX
+
+
+class ConfusionMatrix:
+    """Counts of pixels by true and predicted class, in constant memory however many images are seen.
+
+    `update` only queues work on the device of the data; nothing is read on the host before a result is asked for.
+    Values outside 0 .. K-1 cannot be refused there without waiting for the device, so they are counted like one more
+    class and reported when a result is read.
+
+    tally: (K+1, K+1) int64, rows truth, columns prediction; the last row and column hold what was outside 0 .. K-1.
+        It is the whole state: the sum of the tallies of several processes is the tally of all their images.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX, device: torch.device | str = "cpu") -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.tally = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.long, device=device)
+
+    def update(self, prediction: Tensor, labels: Tensor) -> "ConfusionMatrix":
+        """Counts one or many images.
+
+        Args:
+            prediction: (...) class ids, any integer type; never ignored by itself.
+            labels: (...) of the same shape; a pixel with `ignore_index` counts nowhere.
+        """
+        if prediction.shape != labels.shape:
+            raise ValueError(
+                f"prediction is {tuple(prediction.shape)} and labels are {tuple(labels.shape)}; they must have one shape,"
+                " so take the argmax over classes and bring it to the size of the labels first"
+            )
+        for name, values in (("prediction", prediction), ("labels", labels)):
+            if values.is_floating_point() or values.dtype == torch.bool:
+                raise TypeError(f"{name} is {values.dtype}; it must hold class ids as integers")
+        labels = labels.to(prediction.device, torch.long).flatten()
+        prediction = prediction.to(torch.long).flatten()
+        self.tally = self.tally.to(prediction.device)
+        places = self.clip(labels) * (self.num_classes + 1) + self.clip(prediction)
+        # scatter_add_ rather than bincount or a boolean index: those two make the host wait for the device
+        self.tally.view(-1).scatter_add_(0, places, (labels != self.ignore_index).long())
+        return self
+
+    def clip(self, ids: Tensor) -> Tensor:
+        """Ids with everything outside 0 .. K-1 replaced by K."""
+        return ids.masked_fill((ids < 0) | (ids >= self.num_classes), self.num_classes)
+
+    def merge(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
+        """Adds the counts of another matrix of the same classes."""
+        if other.num_classes != self.num_classes:
+            raise ValueError(f"cannot merge counts of {other.num_classes} classes into counts of {self.num_classes}")
+        self.tally = self.tally + other.tally.to(self.tally.device)
+        return self
+
+    def reduce(self, total: Callable[[Tensor], Tensor]) -> "ConfusionMatrix":
+        """Replaces the tally by its sum over processes; `total` sums one tensor over them. To be called by all."""
+        self.tally = total(self.tally)
+        return self
+
+    @property
+    def counts(self) -> Tensor:
+        """(K, K) int64: rows truth, columns prediction. The first look on the host, hence the place of the check."""
+        strange_labels = int(self.tally[-1].sum())
+        strange_predictions = int(self.tally[:-1, -1].sum())
+        for name, strange in (("labels", strange_labels), ("predictions", strange_predictions)):
+            if strange:
+                raise ValueError(
+                    f"{strange} {name} lie outside 0 .. {self.num_classes - 1} (and are not the ignored"
+                    f" {self.ignore_index}); check the number of classes and the ids in the masks"
+                )
+        return self.tally[:-1, :-1]
+
+    def iou(self) -> Tensor:
+        """(K,) float64 on the CPU: intersection over union; NaN for a class in neither truth nor prediction."""
+        counts = self.counts.double().cpu()
+        hits = counts.diagonal()
+        return hits / (counts.sum(dim=0) + counts.sum(dim=1) - hits)
+
+    def accuracy(self) -> Tensor:
+        """(K,) float64 on the CPU: the share of a class's pixels that was found; NaN for a class not in the truth."""
+        counts = self.counts.double().cpu()
+        return counts.diagonal() / counts.sum(dim=1)
+
+    def mean_iou(self) -> float:
+        """Mean IoU over the classes that occur in truth or prediction; NaN when nothing was counted."""
+        return float(self.iou().nanmean())
+
+    def pixel_accuracy(self) -> float:
+        """The share of labelled pixels that is right; NaN when nothing was counted."""
+        counts = self.counts.double().cpu()
+        return float(counts.diagonal().sum() / counts.sum())
+
+    def as_dict(self, class_names: Sequence[str]) -> dict:
+        """{"mean_iou", "pixel_accuracy", "iou": {class name: IoU}} as plain JSON values; what is NaN becomes None."""
+        if len(class_names) != self.num_classes or len(set(class_names)) != self.num_classes:
+            raise ValueError(
+                f"{len(set(class_names))} different class names for {self.num_classes} classes; give each class its own"
+            )
+        return {
+            "mean_iou": none_for_nan(self.mean_iou()),
+            "pixel_accuracy": none_for_nan(self.pixel_accuracy()),
+            "iou": {name: none_for_nan(value) for name, value in zip(class_names, self.iou().tolist())},
+        }
+
+
+def none_for_nan(value: float) -> float | None:
+    """JSON has no NaN; null says the same."""
+    return None if value != value else value

@@ -1,0 +1,186 @@
+"""Class maps of images of any size, whole and in windows, and the pass over a data set."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from s4former.config import Evaluation
+from s4former.inference import (
+    Setting,
+    batches_of_one_size,
+    evaluate_networks,
+    predict,
+    predict_sliding,
+    predict_whole,
+    predictions,
+    resize_for_test,
+    window_starts,
+)
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.5, 0.25, 0.2)
+
+
+@dataclass(frozen=True)
+class Item:
+    image: Tensor
+    labels: Tensor
+    id: str
+
+
+def setting(**evaluation) -> Setting:
+    return Setting(evaluation=Evaluation(**{"short_side": 0, **evaluation}), crop=(16, 24), mean=MEAN, std=STD)
+
+
+def pointwise(images: Tensor) -> Tensor:
+    """Five classes from the colour of the pixel alone."""
+    weights = torch.tensor([[1.0, -2, 0.5], [0.3, 1, -1], [-1, 0.2, 2], [0.9, 0.9, -3], [-0.4, 0, 0]])
+    return torch.einsum("kc,bchw->bkhw", weights.to(images.dtype), images)
+
+
+def constant(images: Tensor) -> Tensor:
+    """Class 1 of five, whatever it sees."""
+    return torch.eye(5)[1].reshape(1, 5, 1, 1).expand(len(images), 5, *images.shape[-2:])
+
+
+def make_items(count: int) -> list[Item]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(20, 30), (30, 20), (20, 30), (17, 23)]
+    items = []
+    for i in range(count):
+        height, width = sizes[i % len(sizes)]
+        image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+        labels = torch.randint(0, 5, (height, width), generator=generator)
+        labels[:3] = 255
+        items.append(Item(image, labels, f"image{i}"))
+    return items
+
+
+@pytest.mark.parametrize(
+    "size, sides, expected",
+    [
+        ((375, 500), (512, 2048), (512, 683)),
+        ((500, 375), (512, 2048), (683, 512)),
+        ((333, 500), (512, 2048), (512, 769)),
+        ((100, 1000), (512, 2048), (205, 2048)),
+        ((1024, 2048), (0, 1), (1024, 2048)),
+        ((1, 900), (8, 90), (1, 90)),
+    ],
+)
+def test_the_size_for_testing_keeps_the_ratio(size, sides, expected):
+    assert resize_for_test(*size, short_side=sides[0], long_side=sides[1]) == expected
+
+
+def test_windows_of_cityscapes_start_at_the_eight_places_of_the_method():
+    assert window_starts(1024, 768, 512) == [0, 256]
+    assert window_starts(2048, 768, 512) == [0, 512, 1024, 1280]
+
+
+@pytest.mark.parametrize("length, window, stride", [(100, 30, 20), (90, 30, 30), (30, 30, 7), (20, 30, 20), (31, 30, 1)])
+def test_windows_reach_every_pixel_and_none_twice_the_same(length, window, stride):
+    starts = window_starts(length, window, stride)
+    covered = {pixel for start in starts for pixel in range(start, start + window)}
+    assert covered == set(range(max(length, window)))
+    assert len(set(starts)) == len(starts)
+
+
+def test_a_stride_that_leaves_gaps_is_refused():
+    with pytest.raises(ValueError, match="the stride is 31 for windows of 30 pixels; use 1 to 30, or pixels are missed"):
+        window_starts(100, 30, 31)
+
+
+@pytest.mark.parametrize("height, width", [(40, 61), (16, 24), (10, 61), (7, 9)])
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_windows_of_a_pointwise_network_add_up_to_the_whole_image(height, width, batch):
+    images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    whole = predict_whole(pointwise, images)
+    sliding = predict_sliding(pointwise, images, window=(16, 24), stride=(11, 16), batch=batch)
+    assert sliding.shape == (2, 5, height, width)
+    torch.testing.assert_close(sliding, whole)
+
+
+def test_overlapping_windows_are_averaged_as_by_hand():
+    def place(windows: Tensor) -> Tensor:  # one class, whose logit is the mean over the window
+        return windows.mean(dim=(1, 2, 3), keepdim=True).expand(-1, 1, *windows.shape[-2:])
+
+    images = torch.arange(6.0).expand(1, 3, 1, 6)
+    logits = predict_sliding(place, images, window=(1, 4), stride=(1, 2), batch=8)
+    assert logits.flatten().tolist() == [1.5, 1.5, 2.5, 2.5, 3.5, 3.5]
+
+
+def test_no_more_windows_at_once_than_asked_for():
+    seen = []
+
+    def counting(windows: Tensor) -> Tensor:
+        seen.append(len(windows))
+        return pointwise(windows)
+
+    predict_sliding(counting, torch.zeros(1, 3, 40, 61), window=(16, 24), stride=(11, 16), batch=5)
+    assert max(seen) == 5 and sum(seen) == 4 * 4
+
+
+def test_class_maps_have_the_size_of_the_image_whatever_the_mode():
+    image = make_items(1)[0].image
+    for options in ({}, {"short_side": 40}, {"mode": "sliding"}, {"mode": "sliding", "short_side": 33, "stride": (3, 5)}):
+        found = predict(pointwise, image, setting(**options))
+        assert found.shape == (20, 30) and found.dtype == torch.long, options
+    normalised = (image / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    assert torch.equal(predict(pointwise, image, setting()), pointwise(normalised[None])[0].argmax(dim=0))
+
+
+def test_a_batch_is_read_like_its_images():
+    images = torch.stack([item.image for item in make_items(3)[::2]])
+    for options in ({"short_side": 26}, {"mode": "sliding"}):
+        together = predict(pointwise, images, setting(**options))
+        apart = torch.stack([predict(pointwise, image, setting(**options)) for image in images])
+        assert torch.equal(together, apart)
+
+
+def test_the_window_defaults_to_the_crop_and_the_stride_to_two_thirds_of_it():
+    default = Setting(evaluation=Evaluation(), crop=(768, 512), mean=MEAN, std=STD)
+    assert default.window == (768, 512) and default.stride == (512, 341)
+    given = Setting(evaluation=Evaluation(window=(0, 300), stride=(100, 0)), crop=(768, 512), mean=MEAN, std=STD)
+    assert given.window == (768, 300) and given.stride == (100, 200)
+
+
+def test_batches_hold_one_size_and_every_item_once():
+    items = make_items(11)
+    batches = list(batches_of_one_size(items, 2, patience=2))
+    assert sorted(item.id for batch in batches for item in batch) == sorted(item.id for item in items)
+    assert all(len({item.image.shape for item in batch}) == 1 and len(batch) <= 2 for batch in batches)
+
+
+@pytest.mark.parametrize("options", [{"batch": 1}, {"batch": 4, "short_side": 24}, {"mode": "sliding", "batch": 3}])
+def test_two_networks_in_one_pass_over_three_processes_count_every_image_once(options):
+    items = make_items(10)
+    networks = {"teacher": pointwise, "student": constant}
+    whole = evaluate_networks(networks, items, setting(**options), num_classes=5)
+    pixels = sum(int((item.labels != 255).sum()) for item in items)
+    assert all(int(matrix.counts.sum()) == pixels for matrix in whole.values())
+    parts = [
+        evaluate_networks(networks, items, setting(**options), num_classes=5, process_index=i, num_processes=3)
+        for i in range(3)
+    ]
+    for name, matrix in whole.items():
+        merged = parts[0][name].merge(parts[1][name]).merge(parts[2][name])
+        assert torch.equal(matrix.counts, merged.counts)
+    assert not torch.equal(whole["teacher"].counts, whole["student"].counts)
+
+
+def test_the_limit_takes_the_first_images_of_all_processes_together():
+    items = make_items(10)
+    ids = [
+        item.id
+        for i in range(2)
+        for batch, _ in predictions({}, items, setting(), limit=5, process_index=i, num_processes=2)
+        for item in batch
+    ]
+    assert sorted(ids) == [f"image{i}" for i in range(5)]
+
+
+def test_more_processes_than_images_leave_some_without_work():
+    matrices = evaluate_networks(
+        {"student": pointwise}, make_items(2), setting(), num_classes=5, process_index=2, num_processes=3
+    )
+    assert int(matrices["student"].counts.sum()) == 0
