@@ -1,0 +1,202 @@
+"""What turns steps into a run: the optimizer, the teacher's update, the state that is saved, the evaluation."""
+
+from contextlib import nullcontext
+from typing import Any, Iterable
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .config import Config, Method, Optimizer
+from .data import Batch
+from .models import decode, encode, encoder_of
+from .randomness import Stream, torch_seed
+from .schedules import ema_decay, learning_rate
+from .step import total_loss, train_step
+from .student import Student
+
+
+class NonFiniteLoss(RuntimeError):
+    """Training has left the numbers; the message names the first step and term."""
+
+
+class Teacher(nn.Module):
+    """A copy of the student's network that follows it; images (B, 3, H, W) to logits (B, K, h, w).
+
+    Always in eval mode, never with gradient: batch norms use the followed running statistics (paper, eq. 1).
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return decode(self.network, encode(self.network, images))
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return self  # it has no other mode
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module, decay: float) -> None:
+        """theta_T <- decay theta_T + (1 - decay) theta_S, running statistics included, counters left alone."""
+        pairs = [(own, other) for own, other in zip(self.network.parameters(), network.parameters())]
+        for own, other in zip(batch_norms(self.network), batch_norms(network)):
+            pairs += [(own.running_mean, other.running_mean), (own.running_var, other.running_var)]
+        own, other = zip(*pairs)
+        torch._foreach_lerp_(list(own), [tensor.detach() for tensor in other], 1 - decay)
+
+
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+def build_optimizer(student: Student, settings: Optimizer) -> torch.optim.Optimizer:
+    """Encoder and head, each with and without weight decay (none on norms, biases, tokens and position embeddings).
+
+    Every group remembers its rate at step 0 as `base`; `set_learning_rate` does the rest.
+    """
+    encoder = {id(parameter) for parameter in encoder_of(student.network).parameters()}
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.dim() > 1 and "position" not in name and "token" not in name
+            groups.setdefault((id(parameter) in encoder, decayed), []).append(parameter)
+    described = [
+        {
+            "params": parameters,
+            "base": settings.lr if in_encoder else settings.lr * settings.head_multiplier,
+            "weight_decay": settings.weight_decay if decayed else 0.0,
+        }
+        for (in_encoder, decayed), parameters in groups.items()
+    ]
+    if settings.name == "sgd":
+        return torch.optim.SGD(described, lr=settings.lr, momentum=settings.momentum)
+    return torch.optim.AdamW(described, lr=settings.lr, betas=settings.betas)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: Config) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(group["base"], step, config.schedule)
+
+
+def update(
+    accelerator: Accelerator,
+    student: nn.Module,
+    teacher: Teacher | None,
+    optimizer: torch.optim.Optimizer,
+    rounds: Iterable[Batch],
+    step: int,
+    config: Config,
+) -> dict[str, Tensor]:
+    """One optimizer step over the accumulation rounds of a step, and the teacher's; returns the mean loss terms.
+
+    `student` is the prepared `Student`. Nothing here waits for the device.
+    """
+    method, network = config.method, accelerator.unwrap_model(student).network
+    set_learning_rate(optimizer, step, config)
+    if teacher is not None and method.ema_order == "before":
+        teacher.follow(network, ema_decay(step, method))
+    speaking = teacher if step >= method.burn_in else None
+    sums: dict[str, Tensor] = {}
+    for round_, batch in enumerate(rounds):
+        # dropout and drop path: from seed, step and process, so that a step can be replayed
+        torch.manual_seed(torch_seed(config.run.seed, Stream.DROPOUT, step, accelerator.process_index, round_))
+        last = round_ == config.run.batch.rounds - 1
+        with nullcontext() if last else accelerator.no_sync(student):
+            with accelerator.autocast():
+                losses = train_step(student, speaking, batch, method)
+                losses["total"] = total_loss(losses, method)
+            accelerator.backward(losses["total"] / config.run.batch.rounds)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach() / config.run.batch.rounds
+    sums["gradient"] = clip(accelerator, student, config.optimizer.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    average_running_statistics(accelerator, network)
+    if teacher is not None and method.ema_order == "after":
+        teacher.follow(network, ema_decay(step, method))
+    return sums
+
+
+def clip(accelerator: Accelerator, student: nn.Module, limit: float) -> Tensor:
+    """The norm of the whole gradient before clipping; clips it where `limit` is above 0."""
+    accelerator.unscale_gradients()
+    gradients = [parameter.grad for parameter in student.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if limit > 0:
+        torch.nn.utils.clip_grads_with_norm_(student.parameters(), limit, norm)
+    return norm
+
+
+@torch.no_grad()
+def average_running_statistics(accelerator: Accelerator, network: nn.Module) -> None:
+    """Makes the running statistics of all processes one; synchronised batch norms (on GPUs) are so already."""
+    if accelerator.num_processes == 1:
+        return
+    statistics = [
+        tensor
+        for module in batch_norms(network)
+        if not isinstance(module, nn.SyncBatchNorm)
+        for tensor in (module.running_mean, module.running_var)
+    ]
+    if statistics:
+        joint = accelerator.reduce(torch.cat([tensor.flatten() for tensor in statistics]), "mean")
+        for tensor, part in zip(statistics, joint.split([tensor.numel() for tensor in statistics])):
+            tensor.copy_(part.view_as(tensor))
+
+
+class Finiteness:
+    """Notices the first non-finite term on the device, and says so only when asked."""
+
+    def __init__(self, device: torch.device):
+        self.step = torch.full((), -1, dtype=torch.long, device=device)
+        self.terms: tuple[str, ...] = ()
+        self.bad: Tensor | None = None
+
+    def watch(self, step: int, terms: dict[str, Tensor]) -> None:
+        names = tuple(terms)
+        bad = torch.stack([~torch.isfinite(terms[name].float()) for name in names])
+        first = (self.step < 0) & bad.any()
+        if self.bad is None or names != self.terms:  # other terms after the burn-in; what was seen before stays
+            self.raise_if_bad()
+            self.terms, self.bad = names, torch.zeros_like(bad)
+        self.bad = torch.where(first, bad, self.bad)
+        self.step = torch.where(first, step, self.step)
+
+    def raise_if_bad(self) -> None:
+        step = int(self.step)
+        if step >= 0 and self.bad is not None:
+            names = [name for name, bad in zip(self.terms, self.bad.tolist()) if bad and name != "total"]
+            raise NonFiniteLoss(
+                f"step {step}: {', '.join(names) or 'total'} is not finite; the last checkpoint is intact."
+                " Lower optimizer.lr, set optimizer.clip_norm, or take run.mixed_precision=no, and use --resume"
+            )
+
+
+def training_state(
+    step: int, accelerator: Accelerator, student: nn.Module, teacher: Teacher | None, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Everything that step `step` needs and that is not a function of the config. Tensors and plain values only."""
+    return {
+        "step": step,
+        "student": accelerator.unwrap_model(student).state_dict(),
+        "teacher": None if teacher is None else teacher.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+    }
+
+
+def restore_training_state(
+    state: dict[str, Any],
+    accelerator: Accelerator,
+    student: nn.Module,
+    teacher: Teacher | None,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    accelerator.unwrap_model(student).load_state_dict(state["student"])
+    if teacher is not None:
+        teacher.load_state_dict(state["teacher"])
+    optimizer.load_state_dict(state["optimizer"])
+    if accelerator.scaler is not None and state["scaler"] is not None:
+        accelerator.scaler.load_state_dict(state["scaler"])
