@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s4former.config import Evaluation
-from s4former.metrics import ConfusionMatrix
+from .config import Evaluation
+from .metrics import ConfusionMatrix
 
 Network = Callable[[Tensor], Tensor]
 
@@ -135,8 +135,8 @@ def predict(network: Network, images: Tensor, setting: Setting) -> Tensor:
     resized = resize_for_test(*size, short_side=evaluation.short_side, long_side=evaluation.long_side)
     pixels = normalise(images.to(setting.device), setting)
     if resized != size:
-        # plain bilinear without antialiasing, as the released code resizes in testing
-        pixels = F.interpolate(pixels, size=resized, mode="bilinear", align_corners=False)
+        # antialiased like the training crops and the exported image processor (the released code's OpenCV is not)
+        pixels = F.interpolate(pixels, size=resized, mode="bilinear", align_corners=False, antialias=True)
     if evaluation.mode == "whole":
         # argmax image by image: at full size the logits of a batch can be larger than the network itself
         logits = network(pixels)

@@ -5,7 +5,7 @@ from typing import Callable, Sequence
 import torch
 from torch import Tensor
 
-from s4former.pseudo import IGNORE_INDEX
+from .pseudo import IGNORE_INDEX
 
 
 class ConfusionMatrix:

@@ -1,0 +1,206 @@
+"""Class maps for the eye: palette PNGs, overlays, and the sheet of predictions at the end of a run.
+
+Everything here is numpy in, Pillow out: images (H, W, 3) uint8, masks (H, W) of class ids with 255 = no label. Files that
+other tools read have the palette of PASCAL VOC; pictures to look at have colours of even brightness and chroma.
+"""
+
+import math
+
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .pseudo import IGNORE_INDEX
+
+PAPER, INK, FAINT, EMPTY = (252, 251, 248), (38, 38, 42), (128, 128, 134), (236, 235, 231)
+BACKGROUND, UNLABELED = (231, 229, 223), (255, 255, 255)  # of masks on the sheet
+EDGE = (200, 198, 192)  # around chips too pale for the paper
+PANEL = (300, 260)  # widest and highest a picture on the sheet gets, pixels
+GAP, MARGIN, LINE = 10, 32, 26  # between panels, around the sheet, height of a line of text
+
+
+def palette(num_classes: int) -> np.ndarray:
+    """The colours of PASCAL VOC for ids 0 .. num_classes-1, at most 256: (num_classes, 3) uint8.
+
+    An id's bits are dealt to red, green and blue in turn, lowest bit first, and fill each channel from its highest bit
+    down. So 0 is black, 1 dark red (128, 0, 0), 2 dark green, and 255 comes out as (224, 224, 192).
+    """
+    ids = np.arange(num_classes)
+    colours = np.zeros((num_classes, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= ((ids >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colours
+
+
+def palette_png(mask: np.ndarray, path: str | Path) -> None:
+    """Writes an (H, W) mask as an indexed PNG that any viewer shows in colours and any reader gives back as ids."""
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
+        raise ValueError(
+            f"a palette PNG holds an (H, W) mask of ids 0 .. 255; this one is {mask.shape} with {mask.min()} .. {mask.max()}"
+        )
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.putpalette(palette(256).tobytes())
+    image.save(path)
+
+
+def display_colours(class_names: Sequence[str]) -> np.ndarray:
+    """(256, 3) uint8 by id: hues a golden angle apart, so that neighbours in id differ most, in three brightnesses.
+
+    Computed in Oklch, where equal steps look equal. A class 0 called background is pale, and so is everything unlabelled.
+    """
+    hues = math.radians(25) + np.arange(256) * math.pi * (3 - math.sqrt(5))
+    lightness = np.array([0.66, 0.78, 0.54])[np.arange(256) % 3]
+    colours = oklch_to_rgb(lightness, np.full(256, 0.125), hues)
+    if has_background(class_names):
+        colours = np.roll(colours, 1, axis=0)
+        colours[0] = BACKGROUND
+    colours[IGNORE_INDEX] = UNLABELED
+    return colours
+
+
+def has_background(class_names: Sequence[str]) -> bool:
+    """Whether class 0 is everything that is nothing else."""
+    return bool(class_names) and class_names[0].lower() == "background"
+
+
+def oklch_to_rgb(lightness: np.ndarray, chroma: np.ndarray, hue: np.ndarray) -> np.ndarray:
+    """(n,) each to (n, 3) uint8 sRGB, by the matrices of Bjoern Ottosson's Oklab (2020); what sRGB lacks is clipped."""
+    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
+    roots = np.stack([
+        lightness + 0.3963377774 * a + 0.2158037573 * b,
+        lightness - 0.1055613458 * a - 0.0638541728 * b,
+        lightness - 0.0894841775 * a - 1.2914855480 * b,
+    ])
+    to_linear = np.array([
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ])
+    linear = (to_linear @ roots**3).clip(0, 1).T
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return (encoded * 255 + 0.5).astype(np.uint8)
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, alpha: float = 0.6, *, class_names: Sequence[str] = ()) -> Image.Image:
+    """The mask in colours over the image in greys, its parts outlined in white.
+
+    Args:
+        alpha: share of the colour, 0 .. 1. Pixels without label, and a class 0 called background, show the picture.
+    """
+    image, mask = np.asarray(image), np.asarray(mask)
+    if image.shape[:2] != mask.shape:
+        raise ValueError(f"the image is {image.shape[:2]} and its mask {mask.shape}; they must have one size")
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
+    bare = (mask == IGNORE_INDEX) | ((mask == 0) & has_background(class_names))
+    colour = display_colours(class_names)[mask.astype(np.uint8)]
+    mixed = np.where(bare[..., None], grey, (1 - alpha) * grey + alpha * colour)
+    mixed = np.where(outline(mask)[..., None], 255, mixed)
+    return Image.fromarray((mixed + 0.5).astype(np.uint8))
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """(H, W) bool: pixels whose right or lower neighbour has another id."""
+    edge = np.zeros(mask.shape, bool)
+    edge[:, :-1] |= mask[:, 1:] != mask[:, :-1]
+    edge[:-1] |= mask[1:] != mask[:-1]
+    return edge
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[np.ndarray | None]], titles: Sequence[str], class_names: Sequence[str], heading: str = ""
+) -> Image.Image:
+    """One row per image: the picture, its truth, one or more predictions; below, the colours of the classes shown.
+
+    Args:
+        rows: (image, truth or None, prediction, ...) each, all of one length.
+        titles: of the columns, as many as a row has entries.
+        class_names: by id.
+        heading: a line above everything.
+    """
+    if not rows or any(len(row) != len(titles) for row in rows):
+        raise ValueError(f"a sheet wants rows of {len(titles)} pictures, one for each title; got {[len(r) for r in rows]}")
+    colours = display_colours(class_names)
+    wide, high = panel_size([row[0].shape[:2] for row in rows])
+    width = 2 * MARGIN + len(titles) * (wide + GAP) - GAP
+    legend = legend_lines(shown_classes(rows, class_names), width - 2 * MARGIN)
+    top = MARGIN + (LINE + GAP if heading else 0)
+    height = top + LINE + len(rows) * (high + GAP) + GAP + len(legend) * LINE + MARGIN
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    if heading:
+        draw.text((MARGIN, MARGIN - 6), heading, INK, font(19))
+    for column, title in enumerate(titles):
+        draw.text((MARGIN + column * (wide + GAP), top - 2), title, FAINT, font(14))
+    for r, row in enumerate(rows):
+        for column, entry in enumerate(row):
+            corner = (MARGIN + column * (wide + GAP), top + LINE + r * (high + GAP))
+            picture = colours[entry.astype(np.uint8)] if entry is not None and entry.ndim == 2 else entry
+            paste_panel(sheet, corner, (wide, high), picture, smooth=column == 0)
+    draw_legend(draw, top + LINE + len(rows) * (high + GAP) + GAP, legend)
+    return sheet
+
+
+def panel_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Width and height of the smallest panel in which all images, each made as large as PANEL allows, fit."""
+    scales = [min(PANEL[0] / width, PANEL[1] / height) for height, width in sizes]
+    return (
+        max(round(width * scale) for (_, width), scale in zip(sizes, scales)),
+        max(round(height * scale) for (height, _), scale in zip(sizes, scales)),
+    )
+
+
+def paste_panel(
+    sheet: Image.Image, corner: tuple[int, int], size: tuple[int, int], picture: np.ndarray | None, *, smooth: bool
+) -> None:
+    """Centres a picture (H, W, 3) in its panel, or writes there that there is none.
+
+    smooth: False for masks; their colours must not be blended into those of other classes.
+    """
+    if picture is None:
+        draw = ImageDraw.Draw(sheet)
+        draw.rectangle((*corner, corner[0] + size[0] - 1, corner[1] + size[1] - 1), EMPTY)
+        draw.text((corner[0] + size[0] / 2, corner[1] + size[1] / 2), "no mask", FAINT, font(14), anchor="mm")
+        return
+    height, width = picture.shape[:2]
+    scale = min(size[0] / width, size[1] / height)
+    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+    way = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+    place = (corner[0] + (size[0] - shape[0]) // 2, corner[1] + (size[1] - shape[1]) // 2)
+    sheet.paste(Image.fromarray(picture).resize(shape, way), place)
+
+
+def shown_classes(rows: Sequence[Sequence[np.ndarray | None]], class_names: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
+    """Name and colour of every class in any mask, by id; last, if there are any, the pixels without label."""
+    ids = sorted(set().union(*(np.unique(mask).tolist() for row in rows for mask in row[1:] if mask is not None)))
+    colours = [tuple(colour) for colour in display_colours(class_names).tolist()]
+    named = [(class_names[i], colours[i]) for i in ids if i < len(class_names)]
+    return named + ([("no label", UNLABELED)] if IGNORE_INDEX in ids else [])
+
+
+def legend_lines(entries: Sequence[tuple[str, tuple[int, ...]]], width: int) -> list[list[tuple[int, str, tuple[int, ...]]]]:
+    """Breaks the legend into lines of at most `width` pixels; each entry with its distance from the left."""
+    lines, x = [[]], 0
+    for name, colour in entries:
+        length = 24 + round(font(14).getlength(name)) + 20
+        if lines[-1] and x + length - 20 > width:
+            lines.append([])
+            x = 0
+        lines[-1].append((x, name, colour))
+        x += length
+    return lines
+
+
+def draw_legend(draw: ImageDraw.ImageDraw, top: int, lines: Sequence[Sequence[tuple[int, str, tuple[int, ...]]]]) -> None:
+    for number, line in enumerate(lines):
+        for x, name, colour in line:
+            left, middle = MARGIN + x, top + number * LINE + LINE // 2
+            draw.rounded_rectangle((left, middle - 8, left + 16, middle + 8), 4, colour, outline=EDGE if min(colour) > 200 else None)
+            draw.text((left + 24, middle), name, INK, font(14), anchor="lm")
+
+
+def font(size: int) -> ImageFont.ImageFont:
+    """Pillow's own scalable font, so that a sheet looks the same on every machine."""
+    return ImageFont.load_default(size)

@@ -1,0 +1,145 @@
+"""Results of several runs as one markdown table: `python -m s4former.table RUN [RUN ...]`.
+
+Runs that differ only in seed and image lists become one row, mean ± sample standard deviation (number of runs) of the
+mIoU in percent. "best" was chosen on the evaluation images and is no estimate of what the model does on others.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any, Sequence
+
+# What may differ between the runs of one row: the draw, and what has no influence on the numbers.
+DRAW = ("run.seed", "data.labeled", "data.unlabeled")
+WITHOUT_INFLUENCE = (
+    "run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push_to_hub", "run.push_every",
+    "data.workers", "data.root", "evaluation.batch",
+)
+COLUMNS = (("student", "last"), ("student", "best"), ("teacher", "last"), ("teacher", "best"))
+
+
+class TableError(ValueError):
+    """Runs that cannot be put into a table; the message says which and why."""
+
+
+def read_results(run: str | Path) -> dict[str, Any]:
+    """The results.json of a run folder, or of the file itself."""
+    path = Path(run)
+    path = path / "results.json" if path.is_dir() else path
+    try:
+        results = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise TableError(f"there is no {path}; a run writes its results.json when it ends") from None
+    except json.JSONDecodeError as error:
+        raise TableError(f"{path} is not valid JSON (line {error.lineno}); was the run stopped while writing?") from None
+    missing = [key for key in ("method", "config", "seed", "last", "best", "lists") if key not in results]
+    if missing:
+        raise TableError(f"{path} has no {', '.join(missing)}; it was not written by train_semi.py")
+    return {**results, "path": str(path)}
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """{"run": {"seed": 1}} as {"run.seed": "1"}; values as JSON text, so that they can be compared and shown."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        name = f"{prefix}.{key}" if prefix else key
+        flat.update(flatten(value, name) if isinstance(value, dict) else {name: json.dumps(value, sort_keys=True)})
+    return flat
+
+
+def setting_of(results: dict[str, Any]) -> dict[str, str]:
+    """Everything by which runs are told apart, except the draw of seed and lists."""
+    config = flatten(results["config"])
+    setting = {key: value for key, value in config.items() if key not in DRAW + WITHOUT_INFLUENCE}
+    setting["method"] = results["method"]
+    for name in ("labeled", "unlabeled"):
+        setting[f"{name} images"] = str(results["lists"].get(name, {}).get("images", 0))
+    # another evaluation list is another measurement
+    setting["evaluation list"] = results["lists"].get("validation", {}).get("sha256", "")[:12]
+    return setting
+
+
+def group(runs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
+    """(setting, its runs) in order of first appearance.
+
+    Raises:
+        TableError: when one seed with the same lists is there twice; counting it twice would shrink the spread.
+    """
+    groups: list[tuple[dict[str, str], list[dict[str, Any]]]] = []
+    for results in runs:
+        setting = setting_of(results)
+        members = next((members for known, members in groups if known == setting), None)
+        if members is None:
+            members = []
+            groups.append((setting, members))
+        twin = next((other for other in members if draw_of(other) == draw_of(results)), None)
+        if twin:
+            raise TableError(
+                f"{results['path']} and {twin['path']} have the same setting, lists and seed {results['seed']};"
+                " leave one of them out"
+            )
+        members.append(results)
+    return groups
+
+
+def draw_of(results: dict[str, Any]) -> tuple[Any, ...]:
+    """What may differ between two runs of one row."""
+    lists = results["lists"]
+    return (results["seed"], *(lists.get(name, {}).get("sha256") for name in ("labeled", "unlabeled")))
+
+
+def cell(values: Sequence[float]) -> str:
+    """'61.20 ± 0.75 (3)' in percent; '-' where there is no spread or no value at all."""
+    if not values:
+        return "-"
+    spread = f"{100 * statistics.stdev(values):.2f}" if len(values) > 1 else "-"
+    return f"{100 * statistics.mean(values):.2f} ± {spread} ({len(values)})"
+
+
+def scores(runs: Sequence[dict[str, Any]], network: str, moment: str) -> list[float]:
+    """mIoU of the runs that have this network (Sup-Only has no teacher)."""
+    found = [results[moment].get(network) for results in runs]
+    return [entry["mean_iou"] for entry in found if entry and entry["mean_iou"] is not None]
+
+
+def differences(settings: Sequence[dict[str, str]], setting: dict[str, str]) -> str:
+    """What tells a setting from the others of the same method and number of labels: 'key=value, ...'."""
+    same = [other for other in settings if row_name(other) == row_name(setting)]
+    keys = dict.fromkeys(key for other in same for key in other if any(rival.get(key) != other[key] for rival in same))
+    return ", ".join(f"{key}={setting.get(key, '-')}" for key in keys).replace('"', "").replace("|", "\\|")
+
+
+def row_name(setting: dict[str, str]) -> tuple[str, str]:
+    return setting["method"], setting["labeled images"]
+
+
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """The markdown table of results as `read_results` gives them."""
+    groups = group(runs)
+    settings = [setting for setting, _ in groups]
+    titles = ["method", "labelled", *(f"{network}, {moment}" for network, moment in COLUMNS)]
+    noted = any(differences(settings, setting) for setting in settings)
+    lines = [titles + ["differs in"] * noted]
+    for setting, members in groups:
+        cells = [cell(scores(members, network, moment)) for network, moment in COLUMNS]
+        lines.append([*row_name(setting), *cells, *([differences(settings, setting) or "-"] if noted else [])])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(text.ljust(width) for text, width in zip(line, widths)) + " |" for line in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m s4former.table", description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or its results.json")
+    options = parser.parse_args(arguments)
+    try:
+        print(table([read_results(run) for run in options.runs]))
+    except TableError as error:
+        sys.exit(f"error: {error}")
+    print("\nmIoU in percent, mean ± sample standard deviation (runs). best: chosen on the evaluation images.")
+
+
+if __name__ == "__main__":
+    main()
