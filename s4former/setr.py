@@ -52,10 +52,11 @@ class SetrConfig(PreTrainedConfig):
         out_indices = tuple(out_indices) or (depth - 1,)
         if list(out_indices) != sorted(set(out_indices)) or not 0 <= out_indices[0] <= out_indices[-1] < depth:
             raise ValueError(f"out_indices is {list(out_indices)}; write rising block numbers from 0 to {depth - 1}")
-        if decoder_stages == 0 and patch & (patch - 1):
-            raise ValueError(f"patch_size {patch} is not a power of 2; give decoder_stages, at most {int(math.log2(patch))}")
-        if 2**decoder_stages > patch:
-            raise ValueError(f"decoder_stages is {decoder_stages}; patches of {patch} px allow {int(math.log2(patch))}")
+        most = int(math.log2(patch))
+        if decoder_stages == 0 and 2**most != patch:
+            raise ValueError(f"decoder_stages is 0, up to the input size, but {patch} px is no power of 2; at most {most}")
+        if not 0 <= decoder_stages <= most:
+            raise ValueError(f"decoder_stages is {decoder_stages}; patches of {patch} px allow at most {most}")
         self.backbone_config = backbone_config
         self.grid = tuple(grid)
         self.out_indices = out_indices

@@ -1,0 +1,495 @@
+"""The networks: built from a config, loaded, saved, and read through one small set of functions.
+
+A network is a `transformers` model for semantic segmentation, SETR (setr.py) or SegFormer. What the method needs to
+know of one, where its encoder ends, which token grids it has, is a row of `FAMILIES`.
+"""
+
+import difflib
+import json
+import logging
+import math
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Iterable
+
+import safetensors
+import torch
+import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+    SegformerModel,
+    ViTConfig,
+    ViTModel,
+)
+from transformers.utils import cached_file
+
+from s4former.config import ConfigError, Model
+from s4former.setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
+
+log = logging.getLogger(__name__)
+
+AutoConfig.register("setr", SetrConfig, exist_ok=True)
+AutoModelForSemanticSegmentation.register(SetrConfig, SetrForSemanticSegmentation, exist_ok=True)
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of RGB in 0..1
+IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALVES: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the AugReg ViTs
+
+
+def vit(width: int, depth: int, image: int = 224) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": width // 64,
+        "intermediate_size": 4 * width,
+        "image_size": image,
+    }
+
+
+def mit(depths: tuple[int, ...], widths: tuple[int, ...], decoder: int) -> dict[str, Any]:
+    return {"depths": list(depths), "hidden_sizes": list(widths), "decoder_hidden_size": decoder}
+
+
+WIDE = (64, 128, 320, 512)
+
+# Name of a size: where its weights are, and the transformers config, so that random weights need no network.
+SIZES: dict[str, tuple[str, dict[str, Any]]] = {
+    "deit-tiny": ("facebook/deit-tiny-patch16-224", vit(192, 12)),
+    "deit-small": ("facebook/deit-small-patch16-224", vit(384, 12)),
+    "deit-base": ("facebook/deit-base-patch16-224", vit(768, 12)),
+    "vit-large": ("google/vit-large-patch16-384", vit(1024, 24, image=384)),
+    "mit-b0": ("nvidia/mit-b0", mit((2, 2, 2, 2), (32, 64, 160, 256), 256)),
+    "mit-b1": ("nvidia/mit-b1", mit((2, 2, 2, 2), WIDE, 256)),
+    "mit-b2": ("nvidia/mit-b2", mit((3, 4, 6, 3), WIDE, 768)),
+    "mit-b3": ("nvidia/mit-b3", mit((3, 4, 18, 3), WIDE, 768)),
+    "mit-b4": ("nvidia/mit-b4", mit((3, 8, 27, 3), WIDE, 768)),
+    "mit-b5": ("nvidia/mit-b5", mit((3, 6, 40, 3), WIDE, 768)),
+    "shapes": (str(Path(__file__).parent / "weights" / "shapes_vit"), {}),  # a small ViT; its config lies in the folder
+}
+ENCODERS: dict[str, type[PreTrainedModel]] = {"setr": ViTModel, "segformer": SegformerModel}  # by model.architecture
+WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
+# What a checkpoint may hold more, or less, than the encoder: classification heads, poolers, the norm before them.
+SPARE = re.compile(r"^(\w+\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier|pooler|layernorm|decode_head)\.")
+OURS = ("id2label", "label2id", "image_size", "model_type")  # keys of a transformers config that are set here
+
+
+def build_network(model: Model, *, id2label: dict[int, str], crop: tuple[int, int]) -> PreTrainedModel:
+    """The segmentation network of a config: encoder with its weights, decoder random, all float32.
+
+    Args:
+        model: the section `model` of the config.
+        id2label: class names by id, 0 to K-1.
+        crop: height and width of the training crop; a ViT stores its position embedding at this grid.
+
+    Raises:
+        ConfigError: weights that cannot be reached, or do not fit; anything in `model` that cannot be built.
+    """
+    encoder_config = read_encoder_config(model)
+    labels = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
+    if model.architecture == "setr":
+        network = build_setr(model, encoder_config, labels, crop)
+    else:
+        network = build_segformer(model, encoder_config, labels)
+    if model.activation_checkpointing:
+        use_activation_checkpointing(network)
+    return network
+
+
+def build_setr(model: Model, encoder_config: ViTConfig, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
+    patch = encoder_config.patch_size
+    if crop[0] % patch or crop[1] % patch:
+        raise ConfigError(f"data.crop is {list(crop)}; model.encoder = {model.encoder!r} needs multiples of {patch}")
+    tensors = read_tensors(model, encoder_config) if model.pretrained else None
+    stored = grid_of(encoder_config)
+    try:
+        config = SetrConfig(
+            backbone_config=encoder_config,
+            grid=(crop[0] // patch, crop[1] // patch),
+            out_indices=model.out_indices or default_out_indices(encoder_config.num_hidden_layers),
+            decoder_channels=model.decoder_channels,
+            decoder_stages=model.decoder_stages,
+            **labels,
+        )
+    except ValueError as error:
+        raise ConfigError(f"model.{error}") from None
+    # Blocks after the main head's would never get a gradient, which distributed training does not forgive.
+    config.backbone_config.num_hidden_layers = config.out_indices[-1] + 1
+    network = SetrForSemanticSegmentation(config)
+    if tensors is not None:
+        positions = "embeddings.position_embeddings"
+        tensors[positions] = resize_positions(tensors[positions], stored, config.grid)
+        network.vit.load_state_dict({name: tensors[name] for name in network.vit.state_dict()})
+    return network
+
+
+def build_segformer(model: Model, config: SegformerConfig, labels: dict) -> PreTrainedModel:
+    tensors = read_tensors(model, config) if model.pretrained else None
+    for key, value in labels.items():
+        setattr(config, key, value)
+    network = SegformerForSemanticSegmentation(config)
+    if tensors is not None:
+        network.segformer.load_state_dict(tensors)
+    return network
+
+
+def grid_of(config: ViTConfig) -> tuple[int, int]:
+    """(h, w) of the position embedding that belongs to a ViT config."""
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return height // config.patch_size, width // config.patch_size
+
+
+def default_out_indices(depth: int) -> tuple[int, ...]:
+    """The blocks that feed the heads: those of the released code for 12 and 24, else the same fractions of the depth."""
+    if depth == 24:
+        return (9, 14, 19, 23)
+    return tuple(sorted({max(round((index + 1) * depth / 12), 1) - 1 for index in (4, 7, 9, 11)}))
+
+
+def use_activation_checkpointing(network: PreTrainedModel) -> None:
+    """Recomputes every encoder block in the backward pass; never the re-entrant way, which loses keyword arguments."""
+    enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+# ---- where the encoder's config and weights come from
+
+
+def source_of(model: Model) -> str:
+    """A Hub id, a folder or a weights file."""
+    return SIZES[model.encoder][0] if model.encoder in SIZES else model.encoder
+
+
+def is_weights_file(source: str) -> bool:
+    return source.endswith(WEIGHT_FILES)
+
+
+def read_encoder_config(model: Model) -> PreTrainedConfig:
+    """The transformers config of the encoder, with LayerNorm eps 1e-6 (ViT) and `model.encoder_config` applied."""
+    source, kind = source_of(model), ENCODERS[model.architecture].config_class
+    size = SIZES.get(model.encoder, ("", {}))[1]
+    if size:  # known sizes are described here; only their weights need the Hub
+        config = (SegformerConfig if "depths" in size else ViTConfig)(**size)
+    elif is_weights_file(source):
+        config = infer_config(source, read_file(source)[0])
+    else:
+        try:
+            config = AutoConfig.from_pretrained(source, local_files_only=not model.pretrained)
+        except (OSError, ValueError, KeyError) as error:
+            raise unreachable(model, error) from error
+    if not isinstance(config, kind):
+        fitting = ", ".join(name for name, (_, size) in SIZES.items() if ("depths" in size) == (kind is SegformerConfig))
+        raise ConfigError(
+            f"model.encoder = {model.encoder!r} is of type {config.model_type!r}, and model.architecture ="
+            f" {model.architecture!r} is built over {kind.model_type!r}; use one of {fitting}, or change the architecture"
+        )
+    if isinstance(config, ViTConfig):
+        config.layer_norm_eps = 1e-6  # what these weights were trained with; the default of transformers is 1e-12
+    override(config, model.encoder_config)
+    return config
+
+
+def override(config: PreTrainedConfig, values: dict[str, Any]) -> None:
+    """Writes `model.encoder_config` into a transformers config."""
+    known = [key for key in config.to_dict() if key not in OURS]
+    for key, value in values.items():
+        path = f"model.encoder_config.{key}"
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            repair = f"did you mean model.encoder_config.{close[0]}?" if close else f"{config.model_type} has {', '.join(known)}"
+            raise ConfigError(f"{path} is set by s4former itself; leave it out" if key in OURS else f"unknown key {path}; {repair}")
+        try:
+            setattr(config, key, value)
+        except StrictDataclassError as error:
+            raise ConfigError(f"{path} is {value!r}; {str(error.__cause__ or error).strip()}") from error
+
+
+def unreachable(model: Model, error: Exception) -> ConfigError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ConfigError(
+        f"model.encoder = {model.encoder!r} could not be read ({reason}); give a size ({', '.join(SIZES)}), a Hub id that"
+        " can be reached, a local folder or weights file, or set model.pretrained=false to start from random weights"
+    )
+
+
+def read_tensors(model: Model, config: PreTrainedConfig) -> dict[str, Tensor]:
+    """The encoder's weights, float32, under the names of its transformers class; complete, or a `ConfigError`."""
+    source, kind = source_of(model), ENCODERS[model.architecture]
+    if is_weights_file(source):
+        return rename_timm(source, read_file(source)[0], config)
+    options = {"add_pooling_layer": False} if kind is ViTModel else {}
+    try:
+        encoder, report = kind.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,  # "auto" would keep float16 files as they are
+            ignore_mismatched_sizes=True,  # they are told below, in our words
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, safetensors.SafetensorError) as error:
+        raise unreachable(model, error) from error
+    wrong = [f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]]
+    check_complete(source, report["missing_keys"], report["unexpected_keys"], wrong)
+    return encoder.state_dict()
+
+
+def check_complete(source: str, missing: Iterable[str], unexpected: Iterable[str], wrong: Iterable[str]) -> None:
+    """Refuses a partial load; spare heads and norms are named in the log."""
+    spare = sorted(name for name in unexpected if SPARE.match(name))
+    faults = {
+        "missing": sorted(name for name in missing if not SPARE.match(name)),
+        "unexpected": sorted(name for name in unexpected if not SPARE.match(name)),
+        "of another shape": sorted(wrong),
+    }
+    parts = [f"{len(names)} {fault}: {', '.join(names[:6])}" + ", ..." * (len(names) > 6) for fault, names in faults.items() if names]
+    if parts:
+        raise ConfigError(
+            f"the weights of model.encoder = {source!r} do not fit: {'; '.join(parts)}; give the weights of a plain encoder"
+            " of this size, and check model.encoder_config"
+        )
+    if spare:
+        log.info("%s: not used, since the decoder replaces them: %s", source, ", ".join(spare))
+
+
+# ---- weights files with timm's names
+
+TIMM_NAMES = (  # name in ViTModel -> name in timm, in this order
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^layers\.", "blocks."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.[qkv]_proj\.", ".attn.qkv."),
+    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"^layernorm\.", "norm."),
+)
+
+
+def timm_name(name: str) -> str:
+    for pattern, replacement in TIMM_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def read_file(source: str) -> tuple[dict[str, Tensor], bool]:
+    """The tensors of a weights file, and whether they lay under the key "model", as in the DeiT releases."""
+    path = Path(source)
+    if not path.is_file():
+        raise ConfigError(f"model.encoder = {source!r}: there is no such file")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError) as error:
+        raise ConfigError(
+            f"model.encoder = {source!r} cannot be read as tensors alone ({str(error).strip().splitlines()[0]});"
+            " save its state_dict() with torch.save or safetensors"
+        ) from error
+    nested = isinstance(content, dict) and isinstance(content.get("model"), dict)
+    content = content["model"] if nested else content
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ConfigError(f"model.encoder = {source!r} holds no plain dict of tensors; save the state_dict() of the encoder")
+    return content, nested
+
+
+def infer_config(source: str, tensors: dict[str, Tensor]) -> ViTConfig:
+    """The shape of a timm-style ViT, read off its tensors: width, depth, patch, grid.
+
+    The number of heads leaves no trace in them: it is taken to be width / 64, as in every ViT and DeiT. The stored grid
+    is taken to be square. `model.encoder_config` can say otherwise of the heads.
+    """
+    needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
+    check_complete(source, [name for name in needed if name not in tensors], [], [])
+    width, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
+    side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
+    if width % 64 or side * side != tensors["pos_embed"].shape[1] - 1:
+        wanted = ["patch_embed.proj.weight: a width that is a multiple of 64, pos_embed: 1 + a square number of tokens"]
+        check_complete(source, [], [], wanted)
+    blocks = {int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
+    return ViTConfig(
+        **{**vit(width, max(blocks) + 1, image=side * patch), "intermediate_size": len(tensors["blocks.0.mlp.fc1.weight"])},
+        patch_size=patch,
+        num_channels=channels,
+        qkv_bias="blocks.0.attn.qkv.bias" in tensors,
+    )
+
+
+def rename_timm(source: str, tensors: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
+    """timm's tensors under the names of `ViTModel`: the fused qkv split in three, float32."""
+    with torch.device("meta"):
+        wanted = ViTModel(config, add_pooling_layer=False).state_dict()
+    renamed, missing, wrong = {}, set(), set()
+    for name, like in wanted.items():
+        key = timm_name(name)
+        tensor = tensors.get(key)
+        if tensor is None:
+            missing.add(key)
+            continue
+        shape = tuple(like.shape)
+        if ".attn.qkv." in key:
+            part, shape = "qkv".index(name.split(".attention.")[1][0]), (3 * shape[0], *shape[1:])
+        if tuple(tensor.shape) != shape:
+            wrong.add(f"{key} {tuple(tensor.shape)} instead of {shape}")
+            continue
+        renamed[name] = (tensor.chunk(3)[part] if ".attn.qkv." in key else tensor).float().clone()
+    check_complete(source, missing, set(tensors) - {timm_name(name) for name in wanted}, wrong)
+    return renamed
+
+
+def normalization(model: Model) -> Normalization:
+    """Mean and standard deviation, RGB in 0..1, that the encoder's weights were trained with.
+
+    From the `preprocessor_config.json` beside the weights, if there is one. A timm-style file has none, and 0.5 is taken,
+    as for timm's AugReg ViTs; if its tensors lie under the key "model", as in the files of the DeiT authors, the
+    constants of ImageNet. A `preprocessor_config.json` with image_mean and image_std put beside such a file wins.
+    Everything else: ImageNet.
+    """
+    source = source_of(model)
+    folder = Path(source).parent if is_weights_file(source) else Path(source)
+    found: str | Path | None = folder / "preprocessor_config.json"
+    if not is_weights_file(source) and not folder.is_dir():
+        try:
+            found = cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) if model.pretrained else None
+        except OSError as error:
+            raise unreachable(model, error) from error
+    if found is not None and Path(found).is_file():
+        settings = json.loads(Path(found).read_text())
+        if "image_mean" in settings and "image_std" in settings:
+            return tuple(settings["image_mean"]), tuple(settings["image_std"])
+    if is_weights_file(source) and not read_file(source)[1]:
+        return HALVES
+    return IMAGENET
+
+
+# ---- reading and writing whole networks
+
+
+def save_network(network: PreTrainedModel, folder: str | Path, mean: Iterable[float], std: Iterable[float], short_side: int) -> None:
+    """Writes config, weights and image processor, for `from_pretrained` and the stock image-segmentation pipeline.
+
+    Args:
+        mean, std: of RGB in 0..1, those the network was trained with.
+        short_side: to which the processor resizes an image; 0 = it keeps its size.
+    """
+    network.save_pretrained(folder)
+    resize = {"size": {"shortest_edge": short_side}} if short_side else {"do_resize": False}
+    processor = SegformerImageProcessor(do_reduce_labels=False, image_mean=list(mean), image_std=list(std), **resize)
+    processor.save_pretrained(folder)
+
+
+def load_network(source: str | Path, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A segmentation network from a folder or the Hub, complete, in eval mode; SETR needs no remote code here.
+
+    Raises:
+        ConfigError: nothing there, not a segmentation network, or weights that do not fit its config.
+    """
+    try:
+        network, report = AutoModelForSemanticSegmentation.from_pretrained(
+            source, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"{str(source)!r} cannot be loaded as a segmentation network ({reason}); give a folder that training wrote, or"
+            " the Hub id of a model for semantic segmentation"
+        ) from error
+    if report["missing_keys"]:
+        raise ConfigError(
+            f"{str(source)!r} is no complete segmentation network: {len(report['missing_keys'])} tensors are missing, such as"
+            f" {sorted(report['missing_keys'])[0]}; an encoder alone belongs into model.encoder"
+        )
+    return network
+
+
+# ---- what the method asks of a network
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of networks is taken apart; the functions below have the same signatures and say what they return."""
+
+    encoder: str  # name of the attribute
+    prefix_tokens: int  # before the patches in an attention layer
+    encode: Callable[..., tuple[Tensor, ...]]
+    decode: Callable[[PreTrainedModel, tuple[Tensor, ...]], Tensor]
+    strides: Callable[[PreTrainedModel], list[int]]
+    reductions: Callable[[PreTrainedModel], list[int]]
+
+
+def encode(network: PreTrainedModel, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:
+    """The feature maps (B, C, h, w), finest first, that decoder and auxiliary heads read.
+
+    Keyword arguments go down to the attention function of every block.
+    """
+    return FAMILIES[network.config.model_type].encode(network, pixel_values, **attention_kwargs)
+
+
+def decode(network: PreTrainedModel, features: tuple[Tensor, ...]) -> Tensor:
+    """Logits (B, K, h', w') at the resolution of the head; `decode(encode(x))` is the stock forward."""
+    return FAMILIES[network.config.model_type].decode(network, features)
+
+
+def encoder_parameters(network: PreTrainedModel) -> list[nn.Parameter]:
+    return list(getattr(network, FAMILIES[network.config.model_type].encoder).parameters())
+
+
+def prefix_tokens(network: PreTrainedModel) -> int:
+    """Tokens before those of the patches in every attention layer: the class token."""
+    return FAMILIES[network.config.model_type].prefix_tokens
+
+
+def token_grids(network: PreTrainedModel, height: int, width: int) -> list[tuple[int, int]]:
+    """(h, w) of the feature maps that the decoder uses, finest first, for an image of height x width pixels."""
+    return [(-(-height // s), -(-width // s)) for s in FAMILIES[network.config.model_type].strides(network)]
+
+
+def attention_grids(network: PreTrainedModel, height: int, width: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """For each of `token_grids`, the (query grid, key grid) of its attention layers; SegFormer reduces its keys."""
+    reductions = FAMILIES[network.config.model_type].reductions(network)
+    return [((h, w), (h // r, w // r)) for (h, w), r in zip(token_grids(network, height, width), reductions)]
+
+
+def coarsest_stride(network: PreTrainedModel) -> int:
+    """Pixels per token of the coarsest grid the decoder uses."""
+    return FAMILIES[network.config.model_type].strides(network)[-1]
+
+
+def logits_at(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """Logits (B, K, H, W) float32 of images (B, 3, H, W) of any size, by the stock forward and a bilinear resize."""
+    logits = network(pixel_values=pixel_values).logits.float()
+    return F.interpolate(logits, size=pixel_values.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def encode_segformer(network: PreTrainedModel, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:
+    return network.segformer(pixel_values, output_hidden_states=True, **attention_kwargs).hidden_states
+
+
+FAMILIES: dict[str, Family] = {
+    "setr": Family(
+        encoder="vit",
+        prefix_tokens=1,
+        encode=lambda network, pixel_values, **kwargs: network.encode(pixel_values, **kwargs),
+        decode=lambda network, features: network.decode(features),
+        strides=lambda network: [network.config.backbone_config.patch_size],
+        reductions=lambda network: [1],
+    ),
+    "segformer": Family(
+        encoder="segformer",
+        prefix_tokens=0,
+        encode=encode_segformer,
+        decode=lambda network, features: network.decode_head(features),
+        strides=lambda network: [math.prod(network.config.strides[: i + 1]) for i in range(network.config.num_encoder_blocks)],
+        reductions=lambda network: list(network.config.sr_ratios),
+    ),
+}
