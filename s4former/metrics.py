@@ -12,11 +12,10 @@ class ConfusionMatrix:
     """Counts of pixels by true and predicted class, in constant memory however many images are seen.
 
     `update` only queues work on the device of the data; nothing is read on the host before a result is asked for.
-    Values outside 0 .. K-1 cannot be refused there without waiting for the device, so they are counted like one more
-    class and reported when a result is read.
+    So values outside 0 .. K-1, which count nowhere, are complained of then.
 
-    tally: (K+1, K+1) int64, rows truth, columns prediction; the last row and column hold what was outside 0 .. K-1.
-        It is the whole state: the sum of the tallies of several processes is the tally of all their images.
+    counts: (K, K) int64, rows truth, columns prediction; summed over processes, it is that of all their images.
+    strange: (2,) int64, how many labels and predictions were outside 0 .. K-1.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX, device: torch.device | str = "cpu") -> None:
@@ -24,7 +23,8 @@ class ConfusionMatrix:
             raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.tally = torch.zeros(num_classes + 1, num_classes + 1, dtype=torch.long, device=device)
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.long, device=device)
+        self.strange = torch.zeros(2, dtype=torch.long, device=device)
 
     def update(self, prediction: Tensor, labels: Tensor) -> "ConfusionMatrix":
         """Counts one or many images.
@@ -43,50 +43,52 @@ class ConfusionMatrix:
                 raise TypeError(f"{name} is {values.dtype}; it must hold class ids as integers")
         labels = labels.to(prediction.device, torch.long).flatten()
         prediction = prediction.to(torch.long).flatten()
-        self.tally = self.tally.to(prediction.device)
-        places = self.clip(labels) * (self.num_classes + 1) + self.clip(prediction)
+        self.counts, self.strange = self.counts.to(prediction.device), self.strange.to(prediction.device)
+        labeled = labels != self.ignore_index
+        strange_labels, strange_predictions = labeled & self.outside(labels), labeled & self.outside(prediction)
+        self.strange += torch.stack([strange_labels.sum(), strange_predictions.sum()])
+        kept = labeled & ~strange_labels & ~strange_predictions
+        places = (labels * self.num_classes + prediction).masked_fill(~kept, 0)
         # scatter_add_ rather than bincount or a boolean index: those two make the host wait for the device
-        self.tally.view(-1).scatter_add_(0, places, (labels != self.ignore_index).long())
+        self.counts.view(-1).scatter_add_(0, places, kept.long())
         return self
 
-    def clip(self, ids: Tensor) -> Tensor:
-        """Ids with everything outside 0 .. K-1 replaced by K."""
-        return ids.masked_fill((ids < 0) | (ids >= self.num_classes), self.num_classes)
+    def outside(self, ids: Tensor) -> Tensor:
+        """Where ids are no classes."""
+        return (ids < 0) | (ids >= self.num_classes)
 
     def merge(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
         """Adds the counts of another matrix of the same classes."""
         if other.num_classes != self.num_classes:
             raise ValueError(f"cannot merge counts of {other.num_classes} classes into counts of {self.num_classes}")
-        self.tally = self.tally + other.tally.to(self.tally.device)
+        self.counts = self.counts + other.counts.to(self.counts.device)
+        self.strange = self.strange + other.strange.to(self.strange.device)
         return self
 
     def reduce(self, total: Callable[[Tensor], Tensor]) -> "ConfusionMatrix":
-        """Replaces the tally by its sum over processes; `total` sums one tensor over them. To be called by all."""
-        self.tally = total(self.tally)
+        """Replaces everything counted by its sum over processes; `total` sums a tensor over them. To be called by all."""
+        self.counts, self.strange = total(self.counts), total(self.strange)
         return self
 
-    @property
-    def counts(self) -> Tensor:
-        """(K, K) int64: rows truth, columns prediction. The first look on the host, hence the place of the check."""
-        strange_labels = int(self.tally[-1].sum())
-        strange_predictions = int(self.tally[:-1, -1].sum())
-        for name, strange in (("labels", strange_labels), ("predictions", strange_predictions)):
-            if strange:
+    def checked_counts(self) -> Tensor:
+        """The counts as float64 on the CPU, for reading results; a ValueError if there was anything strange."""
+        for name, number in zip(("labels", "predictions"), self.strange.tolist()):
+            if number:
                 raise ValueError(
-                    f"{strange} {name} lie outside 0 .. {self.num_classes - 1} (and are not the ignored"
+                    f"{number} {name} lie outside 0 .. {self.num_classes - 1} (and are not the ignored"
                     f" {self.ignore_index}); check the number of classes and the ids in the masks"
                 )
-        return self.tally[:-1, :-1]
+        return self.counts.double().cpu()
 
     def iou(self) -> Tensor:
         """(K,) float64 on the CPU: intersection over union; NaN for a class in neither truth nor prediction."""
-        counts = self.counts.double().cpu()
+        counts = self.checked_counts()
         hits = counts.diagonal()
         return hits / (counts.sum(dim=0) + counts.sum(dim=1) - hits)
 
     def accuracy(self) -> Tensor:
         """(K,) float64 on the CPU: the share of a class's pixels that was found; NaN for a class not in the truth."""
-        counts = self.counts.double().cpu()
+        counts = self.checked_counts()
         return counts.diagonal() / counts.sum(dim=1)
 
     def mean_iou(self) -> float:
@@ -95,7 +97,7 @@ class ConfusionMatrix:
 
     def pixel_accuracy(self) -> float:
         """The share of labelled pixels that is right; NaN when nothing was counted."""
-        counts = self.counts.double().cpu()
+        counts = self.checked_counts()
         return float(counts.diagonal().sum() / counts.sum())
 
     def as_dict(self, class_names: Sequence[str]) -> dict:

@@ -66,7 +66,7 @@ def test_images_one_by_one_all_at_once_or_merged_count_the_same():
         merged.merge(ConfusionMatrix(7).update(prediction[i].to(torch.uint8), labels[i]))
     assert torch.equal(together.counts, apart.counts)
     assert torch.equal(together.counts, merged.counts)
-    assert torch.equal(together.reduce(lambda tally: tally + tally).counts, 2 * apart.counts)
+    assert torch.equal(together.reduce(lambda counts: counts + counts).counts, 2 * apart.counts)
 
 
 def test_a_class_in_neither_truth_nor_prediction_is_left_out_of_the_mean():

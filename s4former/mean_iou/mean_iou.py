@@ -37,8 +37,8 @@ class MeanIou(evaluate.Metric):
         super().__init__(*args, **kwargs)
         if self.num_process != 1:
             raise ValueError(
-                f"num_process is {self.num_process}; this metric counts for one process. Sum the tally of"
-                " s4former.metrics.ConfusionMatrix over the processes instead"
+                f"num_process is {self.num_process}; this metric counts for one process. Sum the counts"
+                " of s4former.metrics.ConfusionMatrix over the processes instead"
             )
         self.matrix = ConfusionMatrix(num_labels, ignore_index)
 
