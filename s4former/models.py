@@ -17,7 +17,8 @@ from typing import Any, Callable, Iterable
 import safetensors
 import torch
 import torch.nn.functional as F
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
@@ -32,7 +33,6 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
-from transformers.utils import cached_file
 
 from s4former.config import ConfigError, Model
 from s4former.setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
@@ -78,6 +78,7 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "shapes": (str(Path(__file__).parent / "weights" / "shapes_vit"), {}),  # a small ViT; its config lies in the folder
 }
 ENCODERS: dict[str, type[PreTrainedModel]] = {"setr": ViTModel, "segformer": SegformerModel}  # by model.architecture
+PROCESSOR = "preprocessor_config.json"
 WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
 # What a checkpoint may hold more, or less, than the encoder: classification heads, poolers, the norm before them.
 SPARE = re.compile(r"^(\w+\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier|pooler|layernorm|decode_head)\.")
@@ -357,19 +358,29 @@ def normalization(model: Model) -> Normalization:
     """
     source = source_of(model)
     folder = Path(source).parent if is_weights_file(source) else Path(source)
-    found: str | Path | None = folder / "preprocessor_config.json"
-    if not is_weights_file(source) and not folder.is_dir():
-        try:
-            found = cached_file(source, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False) if model.pretrained else None
-        except OSError as error:
-            raise unreachable(model, error) from error
-    if found is not None and Path(found).is_file():
-        settings = json.loads(Path(found).read_text())
+    found = folder / PROCESSOR if is_weights_file(source) or folder.is_dir() else None
+    if found is None and model.pretrained:
+        found = processor_on_the_hub(model, source)
+    if found is not None and found.is_file():
+        settings = json.loads(found.read_text())
         if "image_mean" in settings and "image_std" in settings:
             return tuple(settings["image_mean"]), tuple(settings["image_std"])
     if is_weights_file(source) and not read_file(source)[1]:
         return HALVES
     return IMAGENET
+
+
+def processor_on_the_hub(model: Model, source: str) -> Path | None:
+    """The processor file of a Hub model; None if it has none, which differs from a Hub that cannot be asked."""
+    try:
+        cached = try_to_load_from_cache(source, PROCESSOR)  # a path, a mark that the model has none, or None
+        return Path(hf_hub_download(source, PROCESSOR)) if cached is None else Path(cached) if isinstance(cached, str) else None
+    except LocalEntryNotFoundError as error:
+        raise unreachable(model, error) from error
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise unreachable(model, error) from error
 
 
 # ---- reading and writing whole networks
