@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from s4former.config import Data
-from s4former.pseudo import IGNORE_INDEX
+from .config import Data
+from .pseudo import IGNORE_INDEX
 
 CROP_TRIES = 10  # boxes that are looked at before one is taken as it comes
 

@@ -87,7 +87,6 @@ def read_image(record: dict[str, Any]) -> Image.Image:
             raise DataError(
                 f"image {name_of(record)} has more than 8 bits per channel (mode {image.mode}); save it as 8-bit"
             )
-        image = ImageOps.exif_transpose(image)
         # a palette may hold transparency, which Pillow only takes apart on the way through RGBA
         return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
 
@@ -118,9 +117,9 @@ def read_mask(record: dict[str, Any], data: Data, num_classes: int) -> np.ndarra
     if values.max(initial=0) > IGNORE_INDEX:
         wrong = np.unique(ids[values > IGNORE_INDEX]).tolist()
         raise DataError(
-            f"mask {name_of(record)} has the id{'s' if len(wrong) > 1 else ''} {some(wrong)}, but the {num_classes} classes"
-            f" have ids 0 to {num_classes - 1} and {data.ignore_index} is ignored; map ids with data.id_map, or set"
-            " data.classes or data.ignore_index"
+            f"mask {name_of(record)} has the id{'s' if len(wrong) > 1 else ''} {some(wrong)}, but the {num_classes}"
+            f" classes have ids 0 to {num_classes - 1} and {data.ignore_index} is ignored; map ids with data.id_map, or"
+            " set data.classes or data.ignore_index"
         )
     return values.astype(np.uint8)
 
@@ -169,6 +168,8 @@ def opened(record: dict[str, Any], kind: str) -> Image.Image:
     try:
         image = Image.open(encoded(record))
         image.load()
+        if kind == "image":  # masks are taken as they lie; if that was wrong, the sizes mostly tell
+            image = ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise DataError(f"{kind} {name_of(record)} does not exist") from None
     except BROKEN as error:
@@ -231,7 +232,8 @@ def separate(data: Data, parts: dict[str, list[Row]]) -> list[str]:
     pool = [row for row in parts.get("unlabeled", []) if row.image not in labeled]
     if "unlabeled" in parts and len(pool) < len(parts["unlabeled"]):
         if data.unlabeled:
-            notes.append(f"{len(parts['unlabeled']) - len(pool)} images of data.unlabeled are labelled: not in the pool")
+            out = plural(len(parts["unlabeled"]) - len(pool), "labelled image")
+            notes.append(f"taken out of the pool: {out} of data.unlabeled")
         parts["unlabeled"] = pool
     held_out = {row.image for row in parts["validation"]}
     for part in ("labeled", "unlabeled"):
@@ -288,7 +290,8 @@ def class_names(data: Data, known: tuple[str, ...]) -> tuple[str, ...]:
         names, origin = names_in(path), str(path)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if len(names) < 2 or len(names) > IGNORE_INDEX or twice:
-        rule = f"{twice[0]!r} is there twice" if twice else f"{plural(len(names), 'name')}; it must be 2 to {IGNORE_INDEX}"
+        count = f"{plural(len(names), 'name')}; it must be 2 to {IGNORE_INDEX}"
+        rule = f"{twice[0]!r} is there twice" if twice else count
         raise DataError(f"the class names of {origin} cannot be used: {rule}")
     return tuple(names)
 
@@ -364,7 +367,7 @@ class Layout:
     where: str = ""  # the image folder, for messages
 
     def id_of(self, name: str) -> str | None:
-        """The id that a list means by `name`: with or without suffix, folder and tag; None if there is no such image."""
+        """The id that a list means by `name`, with or without suffix, folder and tag; None if there is no image."""
         name = bare(name.removeprefix("./").lstrip("/"), self.tags)
         short = PurePosixPath(name).name
         names = (name, short) if self.flat else (name, name.removeprefix("images/"))
@@ -389,7 +392,10 @@ def rows_of_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[R
     for line in lines:
         check_inside(key, path, line, layout.root)
         row = row_of_line(line, layout, masks)
-        rows.append(row) if row else lost.append(line)
+        if row is None:
+            lost.append(line)
+        else:
+            rows.append(row)
     if lost:
         near = difflib.get_close_matches(bare(lost[0], layout.tags), layout.images, n=1)
         raise DataError(
@@ -400,19 +406,20 @@ def rows_of_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[R
 
 
 def row_of_line(line: str, layout: Layout, masks: bool) -> Row | None:
-    """The row of one line; None if there is no such image."""
+    """The row of one line; None if there is no such image. File names may hold spaces, so one name is tried first.
+
+    Where the layout is known (`flat`), the image alone says which mask: lists of other projects name masks that were
+    never made here. In a folder of one's own, the second column counts.
+    """
     columns = line.split()
-    name = layout.id_of(line)
-    if name is None and len(columns) == 2 and layout.flat:
-        name = layout.id_of(columns[0])
-    if name is not None:
-        mask = layout.masks.get(name) if masks else None
-        return Row(str(layout.images[name]), mask and str(mask), name)
-    for files in ([line], columns) if len(columns) == 2 else ([line],):  # paths, whatever the folders are called
-        image, *rest = (layout.root / file.lstrip("/") for file in files)
-        if not layout.flat and image.is_file():
-            mask = str(rest[0]) if masks and rest and rest[0].is_file() else None
-            return Row(str(image), mask, bare(image.relative_to(layout.root).as_posix()))
+    for image, *given in ([line], columns) if len(columns) == 2 else ([line],):
+        name = layout.id_of(image)
+        path = layout.images[name] if name else layout.root / image.lstrip("/")
+        if name is None and (layout.flat or not path.is_file()):
+            continue
+        name = name or bare(path.relative_to(layout.root).as_posix())
+        mask = layout.root / given[0].lstrip("/") if given and not layout.flat else layout.masks.get(name)
+        return Row(str(path), str(mask) if masks and mask and mask.is_file() else None, name)
     return None
 
 
@@ -521,8 +528,10 @@ def folder(data: Data, parts: Sequence[str]) -> Found:
         key, value, masks = f"data.{part}", getattr(data, part), part != "unlabeled"
         if value:
             path = existing(key, value, root, root / "images")
-            rows = rows_of_folder(key, path, root, masks) if path.is_dir() else rows_of_list(key, path, layout, masks=masks)
-            found[part] = rows
+            if path.is_dir():
+                found[part] = rows_of_folder(key, path, root, masks)
+            else:
+                found[part] = rows_of_list(key, path, layout, masks=masks)
         elif masks:
             raise DataError(f"{key} is empty; write {key}=... with a list file or a subfolder of {root}")
     if "unlabeled" in parts and not data.unlabeled:
@@ -612,7 +621,8 @@ def halves_as_defaults(images: dict[str, dict[str, Path]], layout: Layout) -> di
     """The whole train half as the pool, the whole val half for evaluation."""
 
     def rows(half: str, masks: bool) -> list[Row]:
-        found = [Row(str(p), str(layout.masks[n]) if masks and n in layout.masks else None, n) for n, p in images[half].items()]
+        seen = layout.masks if masks else {}
+        found = [Row(str(path), str(seen[name]) if name in seen else None, name) for name, path in images[half].items()]
         return complete(f"data.{'validation' if masks else 'unlabeled'}", half, found, masks)
 
     return {"unlabeled": lambda: rows("train", False), "validation": lambda: rows("val", True)}
@@ -687,8 +697,9 @@ def hub(data: Data, parts: Sequence[str]) -> Found:
         rest = hub_choice("data.unlabeled", data.unlabeled, train) if data.unlabeled else range(len(train))
         pool = train.select(sorted(set(rest) - set(chosen))).remove_columns("mask")
     found |= {"labeled": train.select(chosen), "unlabeled": pool}
-    origin = f"the split {data.unlabeled!r}" if data.unlabeled in splits else f"the {len(train)} rows of its split train"
-    return Found(parts=found, notes=[f"{data.root}: the pool is what {origin} has beside the labelled: {len(pool)} images"])
+    origin = f"the split {data.unlabeled}" if data.unlabeled in splits else f"the split train ({len(train)} rows)"
+    note = f"{data.root}: the pool is what {origin} has beside the labelled: {len(pool)} images"
+    return Found(parts=found, notes=[note])
 
 
 def hub_splits(root: str) -> dict[str, datasets.Dataset]:
@@ -711,7 +722,9 @@ def hub_splits(root: str) -> dict[str, datasets.Dataset]:
 def hub_table(data: Data, splits: dict[str, datasets.Dataset], split: str, part: str) -> datasets.Dataset:
     """One split with the columns image, mask (not for the pool) and id, nothing decoded."""
     if split not in splits:
-        raise DataError(f"{data.root} has no split {split or 'validation'!r} for data.{part}; it has {some(list(splits))}")
+        raise DataError(
+            f"{data.root} has no split {split or 'validation'!r} for data.{part}; it has {some(list(splits))}"
+        )
     table, columns = splits[split], {}
     for name, known in (("image", IMAGE_COLUMNS), ("mask", MASK_COLUMNS if part != "unlabeled" else ())):
         column = next((each for each in known if each in table.column_names), None)

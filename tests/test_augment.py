@@ -170,7 +170,7 @@ def test_saturation_and_hue_agree_with_the_formula():
     for row, column in np.ndindex(16, 24):
         hue, saturation, value = colorsys.rgb_to_hsv(*(image[row, column] / 255))
         expected = colorsys.hsv_to_rgb((hue - 18 / 180) % 1, saturation * 0.7, value)
-        assert np.abs(got[row, column] - np.array(expected) * 255).max() <= 8  # whole numbers all the way: 255 hues and saturations
+        assert np.abs(got[row, column] - np.array(expected) * 255).max() <= 8  # whole numbers all the way
 
 
 def test_half_a_turn_of_hue_brings_red_to_cyan_and_a_whole_turn_back():
