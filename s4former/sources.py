@@ -365,6 +365,7 @@ class Layout:
     flat: bool  # ids are file names; otherwise they are paths below the image folder
     tags: tuple[str, ...] = ()  # endings of file names that are not part of the id
     where: str = ""  # the image folder, for messages
+    masks_where: str = ""  # the same for the masks
 
     def id_of(self, name: str) -> str | None:
         """The id that a list means by `name`, with or without suffix, folder and tag; None if there is no image."""
@@ -402,7 +403,7 @@ def rows_of_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[R
             f"{key}: {plural(len(lost), 'id')} of {path} {'has' if len(lost) == 1 else 'have'} no image in"
             f" {layout.where}, the first: {lost[0]}" + (f" (the nearest name is {near[0]})" if near else "")
         )
-    return complete(key, path, rows, masks)
+    return complete(key, path, rows, layout.masks_where if masks else "")
 
 
 def row_of_line(line: str, layout: Layout, masks: bool) -> Row | None:
@@ -429,16 +430,17 @@ def check_inside(key: str, path: Path, line: str, root: Path) -> None:
         raise DataError(f"{key}: {path} has the line {line!r}, which leaves the data folder {root}; use ids below it")
 
 
-def complete(key: str, origin: Path | str, rows: list[Row], masks: bool) -> list[Row]:
-    """The rows, after making sure that none is there twice and, if `masks`, that every one has a mask."""
+def complete(key: str, origin: Path | str, rows: list[Row], masks: str) -> list[Row]:
+    """The rows, after making sure that none is there twice and, if `masks` names their place, that all have one."""
     twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
         raise DataError(f"{key}: {origin} names {plural(len(twice), 'id')} more than once, the first: {twice[0]}")
-    lost = [row.id for row in rows if masks and row.mask is None]
+    lost = [row.id for row in rows if row.mask is None] if masks else []
     if lost:
         raise DataError(
-            f"{key}: {plural(len(lost), 'image')} of {origin} {'has' if len(lost) == 1 else 'have'} no mask, the"
-            f" first: {lost[0]}; a mask has the name of its image and one of the endings {', '.join(MASK_SUFFIXES)}"
+            f"{key}: {plural(len(lost), 'image')} of {origin} {'has' if len(lost) == 1 else 'have'} no mask in"
+            f" {masks}, the first: {lost[0]}; a mask has the name of its image and one of the endings"
+            f" {', '.join(MASK_SUFFIXES)}"
         )
     return rows
 
@@ -545,7 +547,7 @@ def folder(data: Data, parts: Sequence[str]) -> Found:
 
 def folder_layout(root: Path, images: Path, masks: Path) -> Layout:
     found = pictures(masks, flat=False, suffixes=MASK_SUFFIXES)
-    return Layout(root, pictures(images, flat=False), found, flat=False, where=str(images))
+    return Layout(root, pictures(images, flat=False), found, flat=False, where=str(images), masks_where=str(masks))
 
 
 def rows_of_folder(key: str, path: Path, root: Path, masks: bool) -> list[Row]:
@@ -561,7 +563,7 @@ def rows_of_folder(key: str, path: Path, root: Path, masks: bool) -> list[Row]:
     # the mask of an image in PATH may lie in PATH/masks, which is then no image
     names = [name for name, file in layout.images.items() if images != path or not file.is_relative_to(path / "masks")]
     rows = [Row(str(layout.images[n]), str(layout.masks[n]) if masks and n in layout.masks else None, n) for n in names]
-    return complete(key, images, rows, masks)
+    return complete(key, images, rows, str(where) if masks else "")
 
 
 def voc(data: Data, parts: Sequence[str]) -> Found:
@@ -571,7 +573,10 @@ def voc(data: Data, parts: Sequence[str]) -> Found:
     masks: dict[str, Path] = {}
     for kind in ("SegmentationClassAug", "SegmentationClass"):  # the second wins
         masks |= pictures(root / kind, flat=True, suffixes=MASK_SUFFIXES)
-    layout = Layout(root, pictures(root / "JPEGImages", flat=True), masks, flat=True, where=str(root / "JPEGImages"))
+    layout = Layout(
+        root, pictures(root / "JPEGImages", flat=True), masks, flat=True,
+        where=str(root / "JPEGImages"), masks_where=f"SegmentationClass or SegmentationClassAug of {root}",
+    )  # fmt: skip
     pool = [path for path in (lists / "train.txt", lists / "trainaug.txt", lists / "train_aug.txt") if path.is_file()]
 
     def train() -> list[Row]:
@@ -600,8 +605,9 @@ def cityscapes(data: Data, parts: Sequence[str]) -> Found:
     for kind in ("_gtFine_labelIds", "_gtFine_labelTrainIds"):  # the second wins
         masks |= pictures(root / "gtFine", flat=True, tags=(kind,), only=kind, suffixes=MASK_SUFFIXES)
     layout = Layout(
-        root, images["train"] | images["val"], masks, flat=True, tags=("_leftImg8bit",), where=str(root / "leftImg8bit")
-    )
+        root, images["train"] | images["val"], masks, flat=True, tags=("_leftImg8bit",),
+        where=str(root / "leftImg8bit"), masks_where=f"{root / 'gtFine'} (…_gtFine_labelIds.png)",
+    )  # fmt: skip
     found = listed(data, parts, layout, (root,), halves_as_defaults(images, layout))
     return Found(parts=found, classes=CITYSCAPES_CLASSES)
 
@@ -612,7 +618,9 @@ def coco(data: Data, parts: Sequence[str]) -> Found:
     places = {half: first_with(root, half, "", "images") / half for half in ("train2017", "val2017")}
     images = {half[:-4]: pictures(path, flat=True) for half, path in places.items()}
     masks = pictures(root / "masks", flat=True, suffixes=MASK_SUFFIXES)
-    layout = Layout(root, images["train"] | images["val"], masks, flat=True, where=str(root))
+    layout = Layout(
+        root, images["train"] | images["val"], masks, flat=True, where=str(root), masks_where=str(root / "masks")
+    )
     found = listed(data, parts, layout, (root,), halves_as_defaults(images, layout))
     return Found(parts=found, classes=COCO_CLASSES)
 
@@ -623,7 +631,8 @@ def halves_as_defaults(images: dict[str, dict[str, Path]], layout: Layout) -> di
     def rows(half: str, masks: bool) -> list[Row]:
         seen = layout.masks if masks else {}
         found = [Row(str(path), str(seen[name]) if name in seen else None, name) for name, path in images[half].items()]
-        return complete(f"data.{'validation' if masks else 'unlabeled'}", half, found, masks)
+        key = "data.validation" if masks else "data.unlabeled"
+        return complete(key, f"the {half} half", found, layout.masks_where if masks else "")
 
     return {"unlabeled": lambda: rows("train", False), "validation": lambda: rows("val", True)}
 

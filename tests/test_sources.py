@@ -328,15 +328,15 @@ def test_an_id_without_a_file_is_refused(root):
 def test_a_labelled_image_without_a_mask_is_refused(root):
     write(root / "labeled.txt", "a", "c")
     assert sentence(load_sources, data(root)) == (
-        f"data.labeled: 1 image of {root}/labeled.txt has no mask, the first: c; a mask has the name of its image and"
-        " one of the endings .png, .tif, .tiff, .bmp, .gif"
+        f"data.labeled: 1 image of {root}/labeled.txt has no mask in {root}/masks, the first: c; a mask has the name"
+        " of its image and one of the endings .png, .tif, .tiff, .bmp, .gif"
     )
 
 
 def test_a_jpeg_is_no_mask(root):
     save_image(root / "masks" / "c.jpg")
     write(root / "labeled.txt", "c")
-    assert "has no mask, the first: c" in sentence(load_sources, data(root))
+    assert "has no mask in" in sentence(load_sources, data(root))
 
 
 def test_duplicate_ids_are_refused(root):
@@ -461,6 +461,15 @@ def test_the_voc_pool_is_the_list_given_or_the_training_lists_minus_the_labelled
     found = load_sources(Data(**values, unlabeled=str(tmp_path / "train_aug.txt")))
     assert found.unlabeled["id"][:] == ["2007_000002", "2008_000003"]
     assert found.notes == ("taken out of the pool: 1 labelled image of data.unlabeled",)
+
+
+def test_a_voc_list_that_needs_the_augmented_masks_says_where_they_were_sought(devkit, tmp_path):
+    (devkit / "SegmentationClassAug" / "2007_000002.png").unlink()
+    write(tmp_path / "2.txt", "2007_000001", "2007_000002")
+    assert sentence(load_sources, Data(source="voc", root=str(devkit), labeled=str(tmp_path / "2.txt"))) == (
+        f"data.labeled: 1 image of {tmp_path}/2.txt has no mask in SegmentationClass or SegmentationClassAug of"
+        f" {devkit}, the first: 2007_000002; a mask has the name of its image and one of the endings .png, .tif, .tiff, .bmp, .gif"
+    )
 
 
 def test_a_folder_that_is_no_voc_tree_is_refused(tmp_path):
