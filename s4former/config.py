@@ -86,12 +86,12 @@ class Method:
     patch_shuffle: bool = True  # shuffle blocks of the strong view, restore the features before the decoder
     shuffle_probability: float = number(0.5, least=0, most=1)  # one draw per image
     block: int = number(8, least=1)  # side of a PatchShuffle block in tokens of the coarsest grid the decoder uses
-    pasa: Literal["none", "main"] = "main"  # the attention bias of the extra student pass; none = no such pass
+    pasa: Literal["none", "main", "reverse1", "reverse2", "product", "all_rows"] = "main"  # the attention bias of the extra student pass; none = no such pass
     pasa_alpha: float = number(5.0, least=0)  # scale of the bias
     pasa_confidence: Literal["probability", "mask"] = "probability"  # what is pooled over a patch
     pasa_stages: Literal["last", "all"] = "last"  # SegFormer: only stage 4, or every stage
-    regularizer: Literal["none", "ncr"] = "ncr"  # beside the cross-entropy on pseudo labels
-    regularizer_norm: Literal["l2sq", "l2"] = "l2sq"  # squared distance, or its root as in the released code
+    regularizer: Literal["none", "ncr", "all_cr"] = "ncr"  # beside the cross-entropy on pseudo labels
+    regularizer_norm: Literal["l2sq", "l2", "kl"] = "l2sq"  # squared distance, its root (released code), divergence
     regularizer_on: Literal["both", "strong", "pasa"] = "both"  # the student branches it is applied to
     regularizer_mixed_teacher: bool = True  # mix the teacher's logits with the same boxes as the image
     weak_colour: bool = False  # photometric distortion on the teacher's view as well
@@ -101,6 +101,17 @@ class Method:
     ema: float = number(0.999, least=0, most=1)  # decay of the teacher
     ema_warm_up: bool = False  # min(1 - 1/(t+1), ema): lets a short run have a teacher that follows
     ema_order: Literal["after", "before"] = "after"  # the optimizer step
+
+    @property
+    def title(self) -> str:
+        """The method's name in tables: that of the paper where it has one, else the base and the parts that are on."""
+        if self.teacher == "none":
+            return "Sup-Only"
+        base = {"none": "Mean Teacher", "cutmix": "S4Former-Base"}[self.mix]
+        parts = [name for name, on in (("PatchShuffle", self.patch_shuffle), ("PASA", self.pasa != "none")) if on]
+        parts += [self.regularizer.upper()] if self.regularizer != "none" else []
+        whole = base == "S4Former-Base" and parts == ["PatchShuffle", "PASA", "NCR"]
+        return "S4Former" if whole else " + ".join([base, *parts])
 
 
 # The choices of the released code that change the method; every one is a field, so either preset can be taken apart.

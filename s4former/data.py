@@ -5,6 +5,7 @@ by the seed, the step and the position in the *global* batch. How many processes
 ran before, changes nothing. Loader workers deliver whole batches as uint8; normalisation happens on the device.
 """
 
+import signal
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Iterator
@@ -19,7 +20,7 @@ from .config import Config, share_of_process
 from .mixing import cutmix_box, partners
 from .patch_shuffle import draw_order
 from .randomness import Stream, numpy_generator, torch_generator
-from .sources import DataError, Sources, load_sources, read_image, read_mask
+from .sources import DataError, Sources, load_sources, read_image, read_pair
 
 REPLACEMENTS = 20  # unreadable unlabelled images in a row before a step gives up
 
@@ -188,24 +189,28 @@ def no_unlabeled(height: int, width: int) -> tuple[Tensor, ...]:
     return images, images, masks, masks, torch.empty(0, dtype=torch.long), torch.empty(0, 1, 1, dtype=torch.long)
 
 
-def read_pair(row: dict, data, num_classes: int):
-    """Image and mask of a labelled row; a `DataError` names the file."""
-    image = read_image(row["image"])
-    mask = read_mask(row["mask"], data, num_classes)
-    if mask.shape != (image.height, image.width):
-        raise DataError(
-            f"{row['id']}: the image is {image.width}x{image.height} and its mask {mask.shape[1]}x{mask.shape[0]};"
-            " both must have the same size"
-        )
-    return image, mask
-
-
 def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
     """The batches of steps `first` .. `last` - 1, round after round."""
     keys = [(step, round_) for step in range(first, last) for round_ in range(steps.config.run.batch.rounds)]
-    return iter(
-        DataLoader(steps, sampler=keys, batch_size=None, num_workers=workers, pin_memory=pin_memory, prefetch_factor=2 if workers else None)
+    loader = DataLoader(
+        steps,
+        sampler=keys,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=leave_signals_to_the_parent,
     )
+    return iter(loader)
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and many a batch system signal every process; a worker that died would take the parent's last save along.
+
+    Only the first SIGTERM is let pass: the second is the parent's own, when it tidies up.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 @dataclass(frozen=True)
@@ -239,4 +244,4 @@ class ValidationSet(Dataset):
 
 def validation_set(config: Config) -> ValidationSet:
     """The evaluation images of a config, all of them."""
-    return ValidationSet(config, load_sources(config.data))
+    return ValidationSet(config, load_sources(config.data, training=False))

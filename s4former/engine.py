@@ -1,16 +1,23 @@
 """What turns steps into a run: the optimizer, the teacher's update, the state that is saved, the evaluation."""
 
-from contextlib import nullcontext
-from typing import Any, Iterable
+import resource
+import signal
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import Config, Method, Optimizer
-from .data import Batch
-from .models import decode, encode, encoder_of
+from .data import Batch, ValidationSet
+from .inference import Setting, evaluate_networks, predict
+from .models import decode, encode, logits_at
+from .pictures import contact_sheet
 from .randomness import Stream, torch_seed
 from .schedules import ema_decay, learning_rate
 from .step import total_loss, train_step
@@ -56,7 +63,7 @@ def build_optimizer(student: Student, settings: Optimizer) -> torch.optim.Optimi
 
     Every group remembers its rate at step 0 as `base`; `set_learning_rate` does the rest.
     """
-    encoder = {id(parameter) for parameter in encoder_of(student.network).parameters()}
+    encoder = {id(parameter) for parameter in student.network.base_model.parameters()}
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:
@@ -200,3 +207,94 @@ def restore_training_state(
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def evaluate_models(
+    networks: dict[str, nn.Module],
+    validation: ValidationSet,
+    setting: Setting,
+    accelerator: Accelerator,
+) -> dict[str, dict[str, Any]]:
+    """Scores of several networks by name, in one pass over the data; every image counts once over all processes."""
+    with reading(networks) as readers, accelerator.autocast():
+        matrices = evaluate_networks(
+            readers,
+            validation,
+            setting,
+            num_classes=len(validation.classes),
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+        )
+    scores = {}
+    for name, matrix in matrices.items():
+        scores[name] = matrix.reduce(partial(accelerator.reduce, reduction="sum")).as_dict(validation.classes)
+    return scores
+
+
+@contextmanager
+def reading(networks: dict[str, nn.Module]) -> Iterator[dict[str, Callable[[Tensor], Tensor]]]:
+    """The networks as functions from images to full-size logits, in eval mode as long as the context lasts."""
+    training = {name: network.training for name, network in networks.items()}
+    try:
+        yield {name: partial(logits_at, network.eval()) for name, network in networks.items()}
+    finally:
+        for name, network in networks.items():
+            network.train(training[name])
+
+
+def draw_predictions(
+    networks: dict[str, nn.Module], validation: ValidationSet, setting: Setting, path: Path, heading: str, rows: int = 6
+) -> None:
+    """A picture of evaluation images, evenly spaced in the list: image, truth, and what every network says."""
+    chosen = [validation[i] for i in sorted({round(i) for i in np.linspace(0, len(validation) - 1, rows)})]
+    sheet = []
+    with reading(networks) as readers:
+        for item in chosen:
+            maps = [predict(reader, item.image, setting).cpu().numpy() for reader in readers.values()]
+            sheet.append([item.image.permute(1, 2, 0).numpy(), item.labels.numpy(), *maps])
+    contact_sheet(sheet, ["image", "truth", *networks], validation.classes, heading).save(path)
+
+
+class Signals:
+    """SIGTERM and SIGINT as a question: was one caught? All processes give the same answer at the same step."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator, self.name = accelerator, ""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.note)
+
+    def note(self, number: int, frame: object) -> None:
+        self.name = self.name or signal.Signals(number).name
+
+    def caught(self, may_synchronize: bool) -> bool:
+        """With several processes the answer waits for a step at which they may talk to each other."""
+        if self.accelerator.num_processes == 1:
+            return bool(self.name)
+        if not may_synchronize:
+            return False
+        flag = torch.tensor(float(bool(self.name)), device=self.accelerator.device)
+        caught = bool(self.accelerator.reduce(flag, "sum") > 0)
+        self.name = self.name or ("a signal to another process" if caught else "")
+        return caught
+
+
+def precision(wanted: str) -> str:
+    """What `run.mixed_precision` means on this machine."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Of the GPU's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level of full keys."""
+    result = {}
+    for key, value in tree.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return result

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .config import Method
-from .models import attention_grids, auxiliary_heads, decode, encode, encoder_of, prefix_tokens
+from .config import Config, ConfigError, Method
+from .models import attention_grids, coarsest_stride, decode, encode, prefix_tokens
 from .pasa import ATTENTION, attention_bias
 from .patch_shuffle import inverse, patch_shuffle
+from .setr import UpHead
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,11 @@ class Student(nn.Module):
         super().__init__()
         self.network = network
         self.method = method
-        labels_only = method.auxiliary_weight == 0
-        self.auxiliary = nn.ModuleList() if labels_only else auxiliary_heads(network)
+        self.auxiliary = auxiliary_heads(network) if method.auxiliary_weight > 0 else nn.ModuleList()
         # Batch statistics must be those of one view; LayerNorm does not care what lies beside it in the batch.
-        self.shares_encoder = not any(isinstance(module, _BatchNorm) for module in encoder_of(network).modules())
+        self.shares_encoder = not any(isinstance(module, _BatchNorm) for module in network.base_model.modules())
         if method.pasa != "none" and method.teacher != "none":
-            encoder_of(network).set_attn_implementation(ATTENTION)
+            network.base_model.set_attn_implementation(ATTENTION)
 
     def forward(self, views: Sequence[View]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
         """Logits (B, K, h, w) and auxiliary logits of every view."""
@@ -73,9 +73,23 @@ class Student(nn.Module):
     def bias(self, view: View) -> dict:
         if view.confidence is None:
             return {}
-        grids = attention_grids(self.network, *view.images.shape[-2:], self.method.pasa_stages)
+        grids = attention_grids(self.network, *view.images.shape[-2:])
+        if self.method.pasa_stages == "last":
+            grids = grids[-1:]
         prefix = prefix_tokens(self.network)
         return {"pasa": attention_bias(view.confidence, grids, prefix, self.method.pasa, self.method.pasa_alpha)}
+
+
+def auxiliary_heads(network: nn.Module) -> nn.ModuleList:
+    """SETR's heads for training only, one on every output of the encoder (released code: two convolutions each)."""
+    if network.config.model_type != "setr":
+        return nn.ModuleList()
+    config = network.config
+    scale = 2 ** max(1, config.head_stages // 2)
+    return nn.ModuleList(
+        UpHead(config.backbone_config.hidden_size, config.decoder_channels, config.num_labels, convolutions=2, scale=scale)
+        for _ in config.out_indices
+    )
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
@@ -83,3 +97,53 @@ def resize_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     if logits.shape[-2:] == tuple(size):
         return logits
     return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def shuffle_grid(config: Config, network: nn.Module) -> tuple[int, int]:
+    """Rows and columns of PatchShuffle blocks in a crop, or a `ConfigError` if they do not fit."""
+    side = config.method.block * coarsest_stride(network)
+    crop = config.data.crop
+    if not config.method.patch_shuffle or config.method.teacher == "none":
+        return (1, 1)
+    if crop[0] % side or crop[1] % side:
+        fitting = sorted({max(side, round(length / side) * side) for length in crop})
+        raise ConfigError(
+            f"method.block = {config.method.block} tokens are {side} pixels, which does not divide data.crop ="
+            f" {list(crop)}; use sides that are multiples of {side} (such as {fitting[0]}), or a smaller method.block"
+        )
+    return crop[0] // side, crop[1] // side
+
+
+def check_fit(config: Config, network: nn.Module) -> list[str]:
+    """Rules between config, network and classes; returns sentences for the log.
+
+    Raises:
+        ConfigError: if the crop does not fit the encoder or its blocks, or the attention takes no bias.
+    """
+    crop, stride = config.data.crop, coarsest_stride(network)
+    if crop[0] % stride or crop[1] % stride:
+        raise ConfigError(f"data.crop is {list(crop)}; both sides must be multiples of {stride} for {config.model.encoder}")
+    shuffle_grid(config, network)
+    if config.method.teacher == "none":
+        return []
+    if config.method.pasa != "none":
+        prove_bias(network, config)
+    if config.method.regularizer == "ncr" and network.config.num_labels == 2:
+        return ["with two classes NCR is always 0, since one negative class is left; method.regularizer=none saves its time"]
+    return []
+
+
+@torch.no_grad()
+def prove_bias(network: nn.Module, config: Config) -> None:
+    """One small pass with and without a bias: some versions of transformers drop it in silence."""
+    student = Student(network, config.method).eval()
+    side = 4 * coarsest_stride(network)
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    doubt = torch.linspace(0.1, 0.9, 16).reshape(1, 4, 4)
+    (plain, _), (steered, _) = student([View(images), View(images, confidence=doubt)])
+    network.train()
+    if config.method.pasa_alpha > 0 and torch.equal(plain, steered):
+        raise ConfigError(
+            f"method.pasa = {config.method.pasa!r} has no effect: this transformers passes no bias to the attention of"
+            f" {network.config.model_type}; install transformers 5.17 or newer, or set method.pasa=none"
+        )
