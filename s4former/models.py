@@ -5,9 +5,11 @@ know of one, where its encoder ends, which token grids it has, is a row of `FAMI
 """
 
 import difflib
+import itertools
 import json
 import logging
 import math
+import operator
 import pickle
 import re
 from dataclasses import dataclass
@@ -81,7 +83,9 @@ ENCODERS: dict[str, type[PreTrainedModel]] = {"setr": ViTModel, "segformer": Seg
 PROCESSOR = "preprocessor_config.json"
 WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
 # What a checkpoint may hold more, or less, than the encoder: classification heads, poolers, the norm before them.
-SPARE = re.compile(r"^(\w+\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier|pooler|layernorm|decode_head)\.")
+SPARE = re.compile(
+    r"^(vit\.|segformer\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier|pooler|layernorm|decode_head)\."
+)
 OURS = ("id2label", "label2id", "image_size", "model_type")  # keys of a transformers config that are set here
 
 
@@ -152,7 +156,7 @@ def grid_of(config: ViTConfig) -> tuple[int, int]:
 
 
 def default_out_indices(depth: int) -> tuple[int, ...]:
-    """The blocks that feed the heads: those of the released code for 12 and 24, else the same fractions of the depth."""
+    """The blocks that feed the heads: the usual ones of depths 12 and 24, else the same fractions of the depth."""
     if depth == 24:
         return (9, 14, 19, 23)
     return tuple(sorted({max(round((index + 1) * depth / 12), 1) - 1 for index in (4, 7, 9, 11)}))
@@ -190,10 +194,11 @@ def read_encoder_config(model: Model) -> PreTrainedConfig:
         except (OSError, ValueError, KeyError) as error:
             raise unreachable(model, error) from error
     if not isinstance(config, kind):
-        fitting = ", ".join(name for name, (_, size) in SIZES.items() if ("depths" in size) == (kind is SegformerConfig))
+        fitting = [name for name, (_, size) in SIZES.items() if ("depths" in size) == (kind is SegformerConfig)]
         raise ConfigError(
             f"model.encoder = {model.encoder!r} is of type {config.model_type!r}, and model.architecture ="
-            f" {model.architecture!r} is built over {kind.model_type!r}; use one of {fitting}, or change the architecture"
+            f" {model.architecture!r} is built over {kind.model_type!r}; use one of {', '.join(fitting)},"
+            " or change the architecture"
         )
     if isinstance(config, ViTConfig):
         config.layer_norm_eps = 1e-6  # what these weights were trained with; the default of transformers is 1e-12
@@ -207,9 +212,13 @@ def override(config: PreTrainedConfig, values: dict[str, Any]) -> None:
     for key, value in values.items():
         path = f"model.encoder_config.{key}"
         if key not in known:
+            if key in OURS:
+                raise ConfigError(f"{path} is set by s4former itself; leave it out")
             close = difflib.get_close_matches(key, known, n=1)
-            repair = f"did you mean model.encoder_config.{close[0]}?" if close else f"{config.model_type} has {', '.join(known)}"
-            raise ConfigError(f"{path} is set by s4former itself; leave it out" if key in OURS else f"unknown key {path}; {repair}")
+            names = f"{config.model_type} has {', '.join(known)}"
+            raise ConfigError(
+                f"unknown key {path}; " + (f"did you mean model.encoder_config.{close[0]}?" if close else names)
+            )
         try:
             setattr(config, key, value)
         except StrictDataclassError as error:
@@ -219,8 +228,8 @@ def override(config: PreTrainedConfig, values: dict[str, Any]) -> None:
 def unreachable(model: Model, error: Exception) -> ConfigError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ConfigError(
-        f"model.encoder = {model.encoder!r} could not be read ({reason}); give a size ({', '.join(SIZES)}), a Hub id that"
-        " can be reached, a local folder or weights file, or set model.pretrained=false to start from random weights"
+        f"model.encoder = {model.encoder!r} could not be read ({reason}); give a local folder, a weights file or a Hub"
+        f" id that can be reached, or one of {', '.join(SIZES)} with model.pretrained=false to start from random weights"
     )
 
 
@@ -254,11 +263,14 @@ def check_complete(source: str, missing: Iterable[str], unexpected: Iterable[str
         "unexpected": sorted(name for name in unexpected if not SPARE.match(name)),
         "of another shape": sorted(wrong),
     }
-    parts = [f"{len(names)} {fault}: {', '.join(names[:6])}" + ", ..." * (len(names) > 6) for fault, names in faults.items() if names]
+    parts = []
+    for fault, names in faults.items():
+        if names:
+            parts.append(f"{len(names)} {fault}: {', '.join(names[:6])}" + (", ..." if len(names) > 6 else ""))
     if parts:
         raise ConfigError(
-            f"the weights of model.encoder = {source!r} do not fit: {'; '.join(parts)}; give the weights of a plain encoder"
-            " of this size, and check model.encoder_config"
+            f"the weights of model.encoder = {source!r} do not fit: {'; '.join(parts)}; give the weights of a plain"
+            " encoder of this size, and check model.encoder_config"
         )
     if spare:
         log.info("%s: not used, since the decoder replaces them: %s", source, ", ".join(spare))
@@ -291,7 +303,10 @@ def read_file(source: str) -> tuple[dict[str, Tensor], bool]:
     if not path.is_file():
         raise ConfigError(f"model.encoder = {source!r}: there is no such file")
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError) as error:
         raise ConfigError(
             f"model.encoder = {source!r} cannot be read as tensors alone ({str(error).strip().splitlines()[0]});"
@@ -300,7 +315,7 @@ def read_file(source: str) -> tuple[dict[str, Tensor], bool]:
     nested = isinstance(content, dict) and isinstance(content.get("model"), dict)
     content = content["model"] if nested else content
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ConfigError(f"model.encoder = {source!r} holds no plain dict of tensors; save the state_dict() of the encoder")
+        raise ConfigError(f"model.encoder = {source!r} holds no plain dict of tensors; save the encoder's state_dict()")
     return content, nested
 
 
@@ -318,8 +333,10 @@ def infer_config(source: str, tensors: dict[str, Tensor]) -> ViTConfig:
         wanted = ["patch_embed.proj.weight: a width that is a multiple of 64, pos_embed: 1 + a square number of tokens"]
         check_complete(source, [], [], wanted)
     blocks = {int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
+    shape = vit(width, max(blocks) + 1, image=side * patch)
+    shape["intermediate_size"] = len(tensors["blocks.0.mlp.fc1.weight"])
     return ViTConfig(
-        **{**vit(width, max(blocks) + 1, image=side * patch), "intermediate_size": len(tensors["blocks.0.mlp.fc1.weight"])},
+        **shape,
         patch_size=patch,
         num_channels=channels,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
@@ -351,8 +368,8 @@ def rename_timm(source: str, tensors: dict[str, Tensor], config: ViTConfig) -> d
 def normalization(model: Model) -> Normalization:
     """Mean and standard deviation, RGB in 0..1, that the encoder's weights were trained with.
 
-    From the `preprocessor_config.json` beside the weights, if there is one. A timm-style file has none, and 0.5 is taken,
-    as for timm's AugReg ViTs; if its tensors lie under the key "model", as in the files of the DeiT authors, the
+    From the `preprocessor_config.json` beside the weights, if there is one. A timm-style file has none, and 0.5 is
+    taken, as for timm's AugReg ViTs; if its tensors lie under the key "model", as in the files of the DeiT authors, the
     constants of ImageNet. A `preprocessor_config.json` with image_mean and image_std put beside such a file wins.
     Everything else: ImageNet.
     """
@@ -374,7 +391,9 @@ def processor_on_the_hub(model: Model, source: str) -> Path | None:
     """The processor file of a Hub model; None if it has none, which differs from a Hub that cannot be asked."""
     try:
         cached = try_to_load_from_cache(source, PROCESSOR)  # a path, a mark that the model has none, or None
-        return Path(hf_hub_download(source, PROCESSOR)) if cached is None else Path(cached) if isinstance(cached, str) else None
+        if cached is None:
+            return Path(hf_hub_download(source, PROCESSOR))
+        return Path(cached) if isinstance(cached, str) else None
     except LocalEntryNotFoundError as error:
         raise unreachable(model, error) from error
     except EntryNotFoundError:
@@ -386,7 +405,9 @@ def processor_on_the_hub(model: Model, source: str) -> Path | None:
 # ---- reading and writing whole networks
 
 
-def save_network(network: PreTrainedModel, folder: str | Path, mean: Iterable[float], std: Iterable[float], short_side: int) -> None:
+def save_network(
+    network: PreTrainedModel, folder: str | Path, mean: Iterable[float], std: Iterable[float], short_side: int
+) -> None:
     """Writes config, weights and image processor, for `from_pretrained` and the stock image-segmentation pipeline.
 
     Args:
@@ -412,13 +433,14 @@ def load_network(source: str | Path, trust_remote_code: bool = False) -> PreTrai
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"{str(source)!r} cannot be loaded as a segmentation network ({reason}); give a folder that training wrote, or"
-            " the Hub id of a model for semantic segmentation"
+            f"{str(source)!r} cannot be loaded as a segmentation network ({reason}); give a folder that training wrote,"
+            " or the Hub id of a model for semantic segmentation"
         ) from error
-    if report["missing_keys"]:
+    missing = sorted(report["missing_keys"])
+    if missing:
         raise ConfigError(
-            f"{str(source)!r} is no complete segmentation network: {len(report['missing_keys'])} tensors are missing, such as"
-            f" {sorted(report['missing_keys'])[0]}; an encoder alone belongs into model.encoder"
+            f"{str(source)!r} is no complete segmentation network: {len(missing)} tensors are missing, such as"
+            f" {missing[0]}; an encoder alone belongs into model.encoder"
         )
     return network
 
@@ -428,7 +450,7 @@ def load_network(source: str | Path, trust_remote_code: bool = False) -> PreTrai
 
 @dataclass(frozen=True)
 class Family:
-    """How one family of networks is taken apart; the functions below have the same signatures and say what they return."""
+    """How one family of networks is taken apart; the functions below say what each part returns."""
 
     encoder: str  # name of the attribute
     prefix_tokens: int  # before the patches in an attention layer
@@ -500,7 +522,7 @@ FAMILIES: dict[str, Family] = {
         prefix_tokens=0,
         encode=encode_segformer,
         decode=lambda network, features: network.decode_head(features),
-        strides=lambda network: [math.prod(network.config.strides[: i + 1]) for i in range(network.config.num_encoder_blocks)],
+        strides=lambda network: list(itertools.accumulate(network.config.strides, operator.mul)),
         reductions=lambda network: list(network.config.sr_ratios),
     ),
 }
