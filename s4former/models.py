@@ -229,7 +229,7 @@ def unreachable(model: Model, error: Exception) -> ConfigError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ConfigError(
         f"model.encoder = {model.encoder!r} could not be read ({reason}); give a local folder, a weights file or a Hub"
-        f" id that can be reached, or one of {', '.join(SIZES)} with model.pretrained=false to start from random weights"
+        f" id that can be reached, or one of {', '.join(SIZES)} with model.pretrained=false for random weights"
     )
 
 

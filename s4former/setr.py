@@ -54,7 +54,7 @@ class SetrConfig(PreTrainedConfig):
             raise ValueError(f"out_indices is {list(out_indices)}; write rising block numbers from 0 to {depth - 1}")
         most = int(math.log2(patch))
         if decoder_stages == 0 and 2**most != patch:
-            raise ValueError(f"decoder_stages is 0, to the full size, but {patch} px is no power of 2; give 1 to {most}")
+            raise ValueError(f"decoder_stages is 0, to full size, but {patch} px is no power of 2; give 1 to {most}")
         if not 0 <= decoder_stages <= most:
             raise ValueError(f"decoder_stages is {decoder_stages}; patches of {patch} px allow at most {most}")
         self.backbone_config = backbone_config

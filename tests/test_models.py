@@ -396,7 +396,7 @@ def test_a_file_that_holds_more_than_tensors_is_refused(tmp_path):
         build(Model(encoder=str(tmp_path / "object.pth")))
 
 
-@pytest.mark.skipif(not TRAINED.is_dir(), reason="a trained ViT-Tiny and its check images are not beside the repository")
+@pytest.mark.skipif(not TRAINED.is_dir(), reason="a trained ViT-Tiny is not beside the repository")
 def test_trained_weights_still_classify_photographs():
     """The loader's encoder under the file's own norm and head must name what is on 17 photographs."""
     file = "vit_tiny_patch16_224.pth"

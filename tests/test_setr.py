@@ -163,7 +163,7 @@ def test_encode_refuses_half_patches():
         ({"out_indices": (2, 1)}, r"out_indices is \[2, 1\]; write rising block numbers from 0 to 2"),
         ({"out_indices": (3,)}, r"out_indices is \[3\]"),
         ({"decoder_stages": 4}, "decoder_stages is 4; patches of 8 px allow at most 3"),
-        ({"patch": 14}, "decoder_stages is 0, to the full size, but 14 px is no power of 2; give 1 to 3"),
+        ({"patch": 14}, "decoder_stages is 0, to full size, but 14 px is no power of 2; give 1 to 3"),
     ],
 )
 def test_impossible_settings_are_told(changes, message):
