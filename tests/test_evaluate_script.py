@@ -1,0 +1,192 @@
+"""evaluate.py, mostly called in this process; run as a user runs it, alone and in two processes."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from s4former.config import from_dict, to_dict
+from s4former.data import validation_set
+from s4former.inference import Setting, evaluate_networks
+from s4former.models import logits_at, save_network
+
+ROOT = Path(__file__).parent.parent
+HALF = (0.5, 0.5, 0.5)
+
+
+def load_script():
+    """The script under another name: as `evaluate` it would stand in the way of the package of that name."""
+    spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "evaluate.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["evaluate_script"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+script = load_script()
+
+
+def tiny_network(num_labels: int, seed: int) -> SegformerForSemanticSegmentation:
+    torch.manual_seed(seed)
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 8}
+    return SegformerForSemanticSegmentation(SegformerConfig(num_labels=num_labels, **sizes)).eval()
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with runs/: `older` with teacher and student, `newer` with a student, `started` without a model."""
+    folder = tmp_path_factory.mktemp("workplace")
+    tree = {
+        "data": {"source": "shapes", "crop": [32, 48], "shapes": {"validation": 7, "height": 32, "width": 48}},
+        "evaluation": {"short_side": 0, "batch": 2},
+    }
+    for age, (run, models) in enumerate({"older": ["teacher", "student", "best-student"], "newer": ["student"], "started": []}.items()):
+        path = folder / "runs" / run
+        path.mkdir(parents=True)
+        (path / "config.json").write_text(json.dumps(to_dict(from_dict(tree))))
+        os.utime(path / "config.json", (1e9 + age, 1e9 + age))
+        for seed, name in enumerate(models):
+            save_network(tiny_network(9, seed), path / name, HALF, HALF, 0)
+    return folder
+
+
+@pytest.fixture
+def here(workplace, monkeypatch) -> Path:
+    monkeypatch.chdir(workplace)
+    return workplace
+
+
+def report_of(tmp_path: Path, *arguments: str) -> dict:
+    assert script.main([*arguments, "--json", str(tmp_path / "report.json")]) == 0
+    return json.loads((tmp_path / "report.json").read_text())
+
+
+def complaint_of(capsys, *arguments: str) -> str:
+    assert script.main([*arguments]) == 1
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def counted(folder: Path, run: str, model: str, **evaluation):
+    tree = json.loads((folder / "runs" / run / "config.json").read_text())
+    tree["evaluation"].update(evaluation)
+    config = from_dict(tree)
+    dataset = validation_set(config)
+    network = SegformerForSemanticSegmentation.from_pretrained(folder / "runs" / run / model).eval()
+    setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=HALF, std=HALF)
+    networks = {model: lambda images: logits_at(network, images)}
+    matrix = evaluate_networks(networks, dataset, setting, num_classes=9)[model]
+    return matrix, matrix.as_dict(dataset.classes)
+
+
+def scores_of(report: dict) -> dict:
+    return {key: report[key] for key in ("mean_iou", "pixel_accuracy", "iou")}
+
+
+def test_without_a_checkpoint_it_takes_the_newest_run_that_has_a_model_and_says_so(here, tmp_path, capsys):
+    report = report_of(tmp_path)
+    output = capsys.readouterr()
+    assert "evaluating the newest run, runs/newer: student, last" in output.err
+    matrix, scores = counted(here, "newer", "student")
+    assert scores_of(report) == scores
+    assert report["images"] == 7 and report["pixels"] == 7 * 32 * 48 == int(matrix.counts.sum())
+    assert f"mean IoU         {100 * scores['mean_iou']:5.2f}" in output.out
+    assert "7 images, whole images, original size" in output.out
+
+
+def test_the_teacher_comes_first_and_the_best_is_called_what_it_is(here, tmp_path):
+    report = report_of(tmp_path, "--checkpoint", "runs/older")
+    assert report["checkpoint"] == "runs/older/teacher"
+    assert scores_of(report) == counted(here, "older", "teacher")[1]
+    report = report_of(tmp_path, "--checkpoint", "runs/older", "--best", "--limit", "2")
+    assert report["model"] == "runs/older: student, best (chosen on the evaluation images)" and report["images"] == 2
+
+
+def test_the_report_goes_to_standard_output_if_asked(here, capsys):
+    assert script.main(["--limit", "1", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 1
+
+
+def test_an_exported_folder_inside_a_run_brings_the_config_of_the_run(here, tmp_path):
+    report = report_of(tmp_path, "--checkpoint", "runs/older/student")
+    assert scores_of(report) == counted(here, "older", "student")[1]
+
+
+def test_windows_slide_by_the_flags_and_predictions_are_written(here, tmp_path, capsys):
+    flags = ["--sliding-window", "--window", "32", "40", "--stride", "8", "16", "--short-side", "40", "--batch", "3"]
+    report = report_of(tmp_path, "--checkpoint", "runs/older", *flags, "--save-predictions", str(tmp_path / "seen"))
+    evaluation = {"mode": "sliding", "window": [32, 40], "stride": [8, 16], "short_side": 40, "batch": 3}
+    assert {key: report["evaluation"][key] for key in evaluation} == evaluation
+    matrix, scores = counted(here, "older", "teacher", **evaluation)
+    assert scores_of(report) == scores
+    assert "windows of 32x40 every 8x16 pixels, shorter side 40" in capsys.readouterr().out
+    masks, overlays = sorted((tmp_path / "seen/masks").iterdir()), sorted((tmp_path / "seen/overlays").iterdir())
+    assert [path.stem for path in masks] == [path.stem for path in overlays] and len(masks) == 7
+    found = [np.bincount(np.asarray(Image.open(path)).ravel(), minlength=9) for path in masks]
+    assert np.array_equal(sum(found), matrix.counts.sum(dim=0).numpy())
+
+
+def test_a_plain_folder_takes_its_data_from_the_command_line(here, tmp_path, capsys):
+    save_network(tiny_network(9, 0), tmp_path / "plain", HALF, HALF, 0)
+    assert complaint_of(capsys, "--checkpoint", str(tmp_path / "plain")).endswith(
+        "does not say on which data to test it (it has no s4former.json); add --config FILE, or data.source=..."
+        " data.root=... and the like"
+    )
+    world = ["data.source=shapes", 'data.shapes={"validation": 3, "height": 32, "width": 48}', "evaluation.short_side=0"]
+    assert report_of(tmp_path, "--checkpoint", str(tmp_path / "plain"), *world)["images"] == 3
+    (tmp_path / "plain" / "preprocessor_config.json").unlink()
+    assert "has no preprocessor_config.json with image_mean" in complaint_of(
+        capsys, "--checkpoint", str(tmp_path / "plain"), *world
+    )
+    save_network(tiny_network(5, 0), tmp_path / "five", HALF, HALF, 0)
+    assert "five tells 5 classes apart, but the data have 9 (background" in complaint_of(
+        capsys, "--checkpoint", str(tmp_path / "five"), *world
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--checkpoint", "runs/none"], "there is no folder runs/none; give a run, an exported model"),
+        (["--checkpoint", "runs/started"], "runs/started has no teacher/ or student/ yet"),
+        (["--checkpoint", "runs/newer", "--model", "teacher"], "runs/newer has no teacher/, only a student"),
+        (["--checkpoint", "runs/newer", "--best"], "runs/newer has no best-teacher/ or best-student/ yet"),
+        (["--checkpoint", "runs"], "runs has no config.json, so it is neither a run nor an exported model"),
+        (["--checkpoint", "runs/older/student", "--best"], "--model and --best choose among the models of a run"),
+        (["--checkpoint", "nobody/nothing"], "'nobody/nothing' is no folder here and cannot be had from the Hub"),
+        (["--window", "8", "8"], "--window and --stride say how windows slide; add --sliding-window"),
+        (["evaluation.bach=3"], "unknown key evaluation.bach; did you mean evaluation.batch?"),
+        (["--config", "none.json"], "there is no config file none.json"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_a_sentence(here, capsys, arguments, sentence):
+    assert complaint_of(capsys, *arguments).startswith(f"evaluate.py: {sentence}")
+
+
+def test_no_run_at_all_is_a_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert complaint_of(capsys) == (
+        "evaluate.py: there is no run below runs/; train one with train_semi.py, or say which model with --checkpoint"
+    )
+
+
+def test_two_processes_count_every_image_exactly_once(workplace, tmp_path):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "evaluate.py"),
+        "--checkpoint", "runs/older", "--json", str(tmp_path / "report.json"), "--save-predictions", str(tmp_path / "seen"),
+    ]  # fmt: skip
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    matrix, scores = counted(workplace, "older", "teacher")
+    assert report["processes"] == 2 and report["images"] == 7 and report["pixels"] == int(matrix.counts.sum())
+    assert report["mean_iou"] == pytest.approx(scores["mean_iou"], abs=1e-6)
+    assert len(list((tmp_path / "seen/masks").iterdir())) == 7
