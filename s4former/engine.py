@@ -1,5 +1,6 @@
 """What turns steps into a run: the optimizer, the teacher's update, the state that is saved, the evaluation."""
 
+import copy
 import resource
 import signal
 from contextlib import contextmanager, nullcontext
@@ -36,7 +37,7 @@ class Teacher(nn.Module):
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network = network.requires_grad_(False).eval()
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:
         return decode(self.network, encode(self.network, images))

@@ -1,0 +1,126 @@
+import math
+
+import pytest
+import torch
+
+from s4former.losses import all_class_ranking, cross_entropy, negative_class_ranking
+
+STUDENT = torch.tensor([2.0, 1, 0, -1])
+TEACHER = torch.tensor([3.0, 0.5, 0.5, -2])
+
+
+def pixel(logits):
+    return logits.reshape(1, -1, 1, 1)
+
+
+LABEL = torch.zeros(1, 1, 1, dtype=torch.long)
+
+
+@pytest.mark.parametrize("norm, expected", [("l2sq", 0.092257), ("l2", 0.303738), ("kl", 0.134812)])
+def test_the_worked_example_of_negative_class_ranking(norm, expected):
+    assert negative_class_ranking(pixel(STUDENT), pixel(TEACHER), LABEL, norm).item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("norm, expected", [("l2sq", 0.072950), ("l2", 0.270092), ("kl", 0.130694)])
+def test_the_worked_example_of_all_class_ranking(norm, expected):
+    assert all_class_ranking(pixel(STUDENT), pixel(TEACHER), LABEL, norm).item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("norm, expected", [("l2sq", [0, 0.1530, -0.1495, -0.0035]), ("l2", [0, 0.2519, -0.2462, -0.0057])])
+def test_the_worked_gradient(norm, expected):
+    student = pixel(STUDENT).clone().requires_grad_()
+    negative_class_ranking(student, pixel(TEACHER), LABEL, norm).backward()
+    assert torch.allclose(student.grad.flatten(), torch.tensor(expected), atol=1e-4)
+    assert student.grad.flatten()[0] == 0 and abs(student.grad.sum()) < 1e-6
+
+
+def test_equal_logits_cost_nothing_and_the_released_root_its_epsilon():
+    logits, labels = torch.randn(2, 21, 3, 5), torch.randint(21, (2, 3, 5))
+    assert negative_class_ranking(logits, logits, labels) == 0
+    assert negative_class_ranking(logits, logits, labels, "l2").item() == pytest.approx(1e-6 * math.sqrt(20), rel=1e-3)
+    assert negative_class_ranking(logits, logits, labels, "kl") == 0
+
+
+def test_the_positive_logit_and_a_constant_change_nothing_unlike_in_all_class_ranking():
+    student = pixel(STUDENT).clone()
+    student[0, 0] = 10
+    assert negative_class_ranking(student + 3, pixel(TEACHER), LABEL).item() == pytest.approx(0.092257, abs=1e-5)
+    assert all_class_ranking(student, pixel(TEACHER), LABEL).item() != pytest.approx(0.072950, abs=1e-3)
+
+
+def naive(student, teacher, labels, norm, leave_out):
+    total = 0.0
+    for image in range(labels.shape[0]):
+        for row in range(labels.shape[1]):
+            for column in range(labels.shape[2]):
+                label = labels[image, row, column].item()
+                if label == 255:
+                    continue
+                classes = [k for k in range(student.shape[1]) if not (leave_out and k == label)]
+                s = student[image, classes, row, column].softmax(0)
+                t = teacher[image, classes, row, column].softmax(0)
+                distance = {
+                    "l2sq": lambda: (t - s).square().sum(),
+                    "l2": lambda: (t - s + 1e-6).square().sum().sqrt(),
+                    "kl": lambda: (t * (t / s).log()).sum(),
+                }[norm]()
+                total = total + distance
+    return total / labels.numel()
+
+
+@pytest.mark.parametrize("norm", ["l2sq", "l2", "kl"])
+@pytest.mark.parametrize("loss, leave_out", [(negative_class_ranking, True), (all_class_ranking, False)])
+def test_a_loop_over_pixels_and_classes_agrees_in_value_and_gradient(loss, leave_out, norm):
+    generator = torch.Generator().manual_seed(1)
+    student, teacher = (torch.randn(2, 5, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    labels = torch.randint(5, (2, 3, 4), generator=generator)
+    labels[torch.rand(2, 3, 4, generator=generator) < 0.3] = 255
+    values, gradients = [], []
+    for function in (loss, lambda *a: naive(*a, leave_out)):
+        leaf = student.clone().requires_grad_()
+        value = function(leaf, teacher, labels, norm)
+        value.backward()
+        values.append(value.detach())
+        gradients.append(leaf.grad)
+    assert torch.allclose(*values, atol=1e-12) and torch.allclose(*gradients, atol=1e-12)
+
+
+def test_two_classes_leave_one_negative_and_no_loss():
+    student, teacher = torch.randn(2, 2, 3, 4), torch.randn(2, 2, 3, 4)
+    assert negative_class_ranking(student, teacher, torch.randint(2, (2, 3, 4))) == 0
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, *[lambda s, labels, n=n: negative_class_ranking(s, torch.randn(2, 5, 3, 4), labels, n) for n in ("l2sq", "l2", "kl")]])  # fmt: skip
+def test_nothing_confident_gives_zero_and_a_finite_gradient(loss):
+    student = torch.randn(2, 5, 3, 4, requires_grad=True)
+    value = loss(student, torch.full((2, 3, 4), 255))
+    value.backward()
+    assert value == 0 and torch.equal(student.grad, torch.zeros_like(student))
+
+
+def test_halving_the_labelled_pixels_of_equal_loss_halves_the_loss():
+    student, teacher = (z.reshape(1, 4, 1, 1).expand(1, 4, 2, 4) for z in (STUDENT, TEACHER))
+    labels = torch.zeros(1, 2, 4, dtype=torch.long)
+    half = labels.clone()
+    half[:, 1] = 255
+    for loss in (lambda y: negative_class_ranking(student, teacher, y), lambda y: cross_entropy(student, y)):
+        assert loss(half).item() == pytest.approx(loss(labels).item() / 2)
+
+
+def test_cross_entropy_divides_by_all_pixels():
+    labels = torch.tensor([[[0, 1], [1, 255]]])
+    assert cross_entropy(torch.zeros(1, 2, 2, 2), labels).item() == pytest.approx(0.519860, abs=1e-6)
+
+
+def test_the_teacher_gets_no_gradient():
+    teacher = torch.randn(1, 5, 2, 3, requires_grad=True)
+    student = torch.randn(1, 5, 2, 3, requires_grad=True)
+    negative_class_ranking(student, teacher, torch.randint(5, (1, 2, 3))).backward()
+    assert teacher.grad is None and student.grad is not None
+
+
+def test_half_precision_logits_are_compared_in_float32():
+    student, teacher = torch.randn(1, 5, 2, 3).bfloat16(), torch.randn(1, 5, 2, 3).bfloat16()
+    labels = torch.randint(5, (1, 2, 3))
+    assert negative_class_ranking(student, teacher, labels).dtype == torch.float32
+    assert torch.equal(negative_class_ranking(student, teacher, labels), negative_class_ranking(student.float(), teacher.float(), labels))  # fmt: skip

@@ -1,0 +1,170 @@
+import pytest
+import torch
+from transformers import ViTConfig, ViTModel
+
+from s4former.pasa import ATTENTION, VARIANTS, attention_bias, confident_half, pasa_attention, pasa_mask, pool_confidence
+
+CONFIDENCE = torch.tensor([[0.9, 0.2, 0.6, 0.8]])
+ZERO = [0.0, 0.0, 0.0, 0.0]
+
+
+def close(found, expected, tolerance=1e-5):
+    assert torch.allclose(found.float(), torch.tensor(expected), atol=tolerance), found
+
+
+def test_the_worked_example_of_every_variant():
+    close(pasa_mask(CONFIDENCE, "main", 5)[0], [ZERO, [0.5, 4, 2, 1], [0.5, 4, 2, 1], ZERO])
+    close(pasa_mask(CONFIDENCE, "reverse1", 5)[0], [[4.5, 1, 3, 4], ZERO, ZERO, [4.5, 1, 3, 4]])
+    close(pasa_mask(CONFIDENCE, "reverse2", 5)[0], [ZERO, [4.5, 1, 3, 4], [4.5, 1, 3, 4], ZERO])
+    product = pasa_mask(CONFIDENCE, "product", 50)[0]
+    close(product, [[0.5, 4, 2, 1], [4, 32, 16, 8], [2, 16, 8, 4], [1, 8, 4, 2]])
+    assert torch.equal(product, product.T)
+    close(pasa_mask(CONFIDENCE, "all_rows", 5)[0], [[0.5, 4, 2, 1]] * 4)
+
+
+def test_rand_is_scaled_noise_and_needs_it():
+    noise = torch.rand(1, 4, 4)
+    close(pasa_mask(CONFIDENCE, "rand", 5, noise), (5 * noise).tolist())
+    with pytest.raises(ValueError, match="'rand' needs noise"):
+        pasa_mask(CONFIDENCE, "rand", 5)
+    with pytest.raises(ValueError, match="pasa variant is 'mian'; one of 'main', 'reverse1'"):
+        pasa_mask(CONFIDENCE, "mian", 5)
+
+
+def test_both_reverses_together_are_the_confidence_on_every_row():
+    confidence = torch.rand(3, 11)
+    both = pasa_mask(confidence, "reverse1", 5) + pasa_mask(confidence, "reverse2", 5)
+    assert torch.allclose(both, 5 * confidence[:, None, :].expand(-1, 11, -1))
+
+
+@pytest.mark.parametrize("patches", [4, 7, 12])
+def test_exactly_half_of_the_rows_are_zero_and_the_others_equal(patches):
+    confidence = torch.rand(2, patches)
+    mask = pasa_mask(confidence, "main", 5)
+    zero = (mask == 0).all(dim=2)
+    assert zero.sum(dim=1).tolist() == [patches // 2] * 2
+    for image in range(2):
+        steered = mask[image][~zero[image]]
+        assert torch.equal(steered, (5 * (1 - confidence[image])).expand_as(steered))
+
+
+def test_ties_go_to_the_lower_index_and_never_empty_the_confident_half():
+    assert confident_half(torch.tensor([[1, 1, 1, 0.5]])).tolist() == [[True, True, False, False]]
+    assert confident_half(torch.ones(1, 5)).sum() == 2
+
+
+def test_the_half_is_taken_image_by_image():
+    confidence = torch.rand(2, 9)
+    other = confidence.clone()
+    other[1] = torch.rand(9)
+    assert torch.equal(pasa_mask(confidence, "main", 5)[0], pasa_mask(other, "main", 5)[0])
+
+
+def test_full_confidence_biases_nothing():
+    assert not pasa_mask(torch.ones(2, 6), "main", 5).any()
+
+
+def test_pooling_is_the_mean_over_a_patch():
+    checkerboard = (torch.arange(32)[:, None] + torch.arange(48)).remainder(2).float()[None]
+    assert torch.equal(pool_confidence(checkerboard, (2, 3)), torch.full((1, 6), 0.5))
+    assert torch.allclose(pool_confidence(torch.tensor([[[0.99, 0.96], [0.94, 0.5]]]), (1, 1)), torch.tensor([[0.8475]]))
+    assert pool_confidence(torch.rand(2, 9, 10), (4, 3)).shape == (2, 12)  # not a whole number of cells per token
+
+
+def attention(queries, bias=None):
+    module = torch.nn.Module()
+    module.is_causal = False
+    states = queries[None, None]
+    return pasa_attention(module, states, states, states, scaling=2**-0.5, pasa=bias)[0][0, :, 0]
+
+
+def test_the_worked_attention_rows():
+    states = torch.tensor([[1.0, 0], [0, 1], [1, 1], [0, 0]])
+    bias = attention_bias(CONFIDENCE.reshape(1, 2, 2), [((2, 2), (2, 2))], 0, "main", 5)
+    expected = torch.tensor([[0.334881, 0.165119, 0.334881, 0.165119], [0.012674, 0.851228, 0.115201, 0.020896],
+                             [0.022718, 0.752320, 0.206493, 0.018468], [0.25] * 4])  # fmt: skip
+    assert torch.allclose(attention(states, bias), expected @ states, atol=1e-5)
+
+
+def test_a_class_token_is_an_unconfident_query_and_no_steered_key():
+    row, column = attention_bias(CONFIDENCE.reshape(1, 2, 2), [((2, 2), (2, 2))], 1, "main", 5)[5, 5]
+    dense = row[0, :, None] * column[0]
+    close(dense, [[0, 0.5, 4, 2, 1], [0.0] * 5, [0, 0.5, 4, 2, 1], [0, 0.5, 4, 2, 1], [0.0] * 5])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_factors_are_the_dense_mask(variant):
+    confidence = torch.rand(2, 3, 4)
+    row, column = attention_bias(confidence, [((3, 4), (3, 4))], 0, variant, 5)[12, 12]
+    assert torch.allclose(row[:, :, None] * column[:, None], pasa_mask(confidence.flatten(1), variant, 5))
+
+
+def tiny_vit():
+    torch.manual_seed(0)
+    config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32,
+                       patch_size=8)  # fmt: skip
+    model = ViTModel(config, add_pooling_layer=False).double().eval()
+    model.set_attn_implementation(ATTENTION)
+    return model
+
+
+def run(model, images, confidence=None, alpha=5.0, variant="main"):
+    bias = None if confidence is None else attention_bias(confidence, [((4, 4), (4, 4))], 1, variant, alpha)
+    return model(images, pasa=bias).last_hidden_state
+
+
+def test_alpha_zero_is_plain_attention_and_another_alpha_is_not():
+    model, images, confidence = tiny_vit(), torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.rand(2, 8, 8)
+    plain = run(model, images)
+    assert torch.allclose(run(model, images, confidence, alpha=0.0), plain, atol=1e-12)
+    assert not torch.allclose(run(model, images, confidence), plain, atol=1e-3)
+
+
+def test_patches_without_positions_move_with_their_confidence():
+    model = tiny_vit()
+    torch.nn.init.zeros_(model.embeddings.position_embeddings)
+    images, confidence = torch.randn(2, 3, 32, 32, dtype=torch.float64), torch.rand(2, 4, 4)
+    moved = run(model, images.roll(8, 3), confidence.roll(1, 2))
+    expected = run(model, images, confidence)[:, 1:].reshape(2, 4, 4, -1).roll(1, 2).reshape(2, 16, -1)
+    assert torch.allclose(moved[:, 1:], expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradients_are_right_under_activation_checkpointing(reentrant):
+    images, confidence = torch.randn(2, 3, 32, 32, dtype=torch.float64, requires_grad=True), torch.rand(2, 4, 4)
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_vit().train()
+        if checkpointing:
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": reentrant})
+        loss = (run(model, images, confidence) - run(model, images)).square().sum()  # both kinds under one backward
+        loss.backward()
+        gradients.append([parameter.grad for name, parameter in model.named_parameters()])
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients))
+
+
+def test_the_bias_stays_in_float32_under_autocast():
+    module = torch.nn.Module()
+    module.is_causal = False
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 64, 16, generator=generator).bfloat16() for _ in range(3))
+    bias = attention_bias(torch.rand(1, 8, 8, generator=generator), [((8, 8), (8, 8))], 0, "product", 100.0)
+    exact, _ = pasa_attention(module, query.double(), key.double(), value.double(), scaling=0.25, pasa=bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = pasa_attention(module, query, key, value, scaling=0.25, pasa=bias)
+    rounded = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=(bias[64, 64][0][:, :, None] * bias[64, 64][1][:, None]).bfloat16()[:, None], scale=0.25
+    ).transpose(1, 2)
+    error, error_of_rounding = ((x.double() - exact).abs().max() for x in (found, rounded))
+    assert error < 0.02 < error_of_rounding
+
+
+def test_no_new_parameters_no_gradient_to_the_confidence_and_no_trace_in_a_saved_model(tmp_path):
+    model = tiny_vit()
+    names = set(ViTModel(model.config, add_pooling_layer=False).state_dict())
+    confidence = torch.rand(1, 4, 4, requires_grad=True)
+    run(model, torch.randn(1, 3, 32, 32, dtype=torch.float64), confidence).sum().backward()
+    assert confidence.grad is None and set(model.state_dict()) == names
+    model.save_pretrained(tmp_path)
+    assert ATTENTION not in (tmp_path / "config.json").read_text()
