@@ -1,24 +1,18 @@
-"""What turns steps into a run: the optimizer, the teacher's update, the state that is saved, the evaluation."""
+"""What turns losses into steps: the optimizer, the teacher that follows, precision, and two watchmen."""
 
 import copy
-import resource
 import signal
-from contextlib import contextmanager, nullcontext
-from functools import partial
-from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from contextlib import nullcontext
+from typing import Iterable
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import Config, Method, Optimizer
-from .data import Batch, ValidationSet
-from .inference import Setting, evaluate_networks, predict
-from .models import decode, encode, logits_at
-from .pictures import contact_sheet
+from .data import Batch
+from .models import decode, encode
 from .randomness import Stream, torch_seed
 from .schedules import ema_decay, learning_rate
 from .step import total_loss, train_step
@@ -162,8 +156,9 @@ class Finiteness:
         self.terms: tuple[str, ...] = ()
         self.bad: Tensor | None = None
 
-    def watch(self, step: int, terms: dict[str, Tensor]) -> None:
-        names = tuple(terms)
+    def watch(self, step: int, terms: dict[str, Tensor], *, scaled: bool = False) -> None:
+        """Looks at the terms of a step. scaled: a gradient scaler is at work, which skips what overflows by itself."""
+        names = tuple(name for name in terms if name != "gradient" or not scaled)
         bad = torch.stack([~torch.isfinite(terms[name].float()) for name in names])
         first = (self.step < 0) & bad.any()
         if self.bad is None or names != self.terms:  # other terms after the burn-in; what was seen before stays
@@ -180,80 +175,6 @@ class Finiteness:
                 f"step {step}: {', '.join(names) or 'total'} is not finite; the last checkpoint is intact."
                 " Lower optimizer.lr, set optimizer.clip_norm, or take run.mixed_precision=no, and use --resume"
             )
-
-
-def training_state(
-    step: int, accelerator: Accelerator, student: nn.Module, teacher: Teacher | None, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Everything that step `step` needs and that is not a function of the config. Tensors and plain values only."""
-    return {
-        "step": step,
-        "student": accelerator.unwrap_model(student).state_dict(),
-        "teacher": None if teacher is None else teacher.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-    }
-
-
-def restore_training_state(
-    state: dict[str, Any],
-    accelerator: Accelerator,
-    student: nn.Module,
-    teacher: Teacher | None,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    accelerator.unwrap_model(student).load_state_dict(state["student"])
-    if teacher is not None:
-        teacher.load_state_dict(state["teacher"])
-    optimizer.load_state_dict(state["optimizer"])
-    if accelerator.scaler is not None and state["scaler"] is not None:
-        accelerator.scaler.load_state_dict(state["scaler"])
-
-
-def evaluate_models(
-    networks: dict[str, nn.Module],
-    validation: ValidationSet,
-    setting: Setting,
-    accelerator: Accelerator,
-) -> dict[str, dict[str, Any]]:
-    """Scores of several networks by name, in one pass over the data; every image counts once over all processes."""
-    with reading(networks) as readers, accelerator.autocast():
-        matrices = evaluate_networks(
-            readers,
-            validation,
-            setting,
-            num_classes=len(validation.classes),
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-        )
-    scores = {}
-    for name, matrix in matrices.items():
-        scores[name] = matrix.reduce(partial(accelerator.reduce, reduction="sum")).as_dict(validation.classes)
-    return scores
-
-
-@contextmanager
-def reading(networks: dict[str, nn.Module]) -> Iterator[dict[str, Callable[[Tensor], Tensor]]]:
-    """The networks as functions from images to full-size logits, in eval mode as long as the context lasts."""
-    training = {name: network.training for name, network in networks.items()}
-    try:
-        yield {name: partial(logits_at, network.eval()) for name, network in networks.items()}
-    finally:
-        for name, network in networks.items():
-            network.train(training[name])
-
-
-def draw_predictions(
-    networks: dict[str, nn.Module], validation: ValidationSet, setting: Setting, path: Path, heading: str, rows: int = 6
-) -> None:
-    """A picture of evaluation images, evenly spaced in the list: image, truth, and what every network says."""
-    chosen = [validation[i] for i in sorted({round(i) for i in np.linspace(0, len(validation) - 1, rows)})]
-    sheet = []
-    with reading(networks) as readers:
-        for item in chosen:
-            maps = [predict(reader, item.image, setting).cpu().numpy() for reader in readers.values()]
-            sheet.append([item.image.permute(1, 2, 0).numpy(), item.labels.numpy(), *maps])
-    contact_sheet(sheet, ["image", "truth", *networks], validation.classes, heading).save(path)
 
 
 class Signals:
@@ -284,18 +205,3 @@ def precision(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Of the GPU's allocator, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one level of full keys."""
-    result = {}
-    for key, value in tree.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return result

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pseudo import IGNORE_INDEX
+from .pseudo import IGNORE_INDEX, at_least_float32
 
 EPSILON = 1e-6  # added to every difference by the released code's plain L2
 
@@ -67,10 +67,6 @@ def distance(student: Tensor, teacher: Tensor, norm: str, left_out: Tensor | Non
 def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
     """The sum over pixels of `keep`, divided by all pixels."""
     return values.where(keep, 0.0).mean()
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 # Config word -> loss; `none` has no entry.

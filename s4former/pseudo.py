@@ -13,7 +13,7 @@ class Pseudo:
     """The teacher's word on a batch, at the resolution of its logits. A mix moves all fields with the same box.
 
     label: (B, h, w) long, IGNORE_INDEX where the teacher is unsure or the pixel is padding.
-    logits: (B, K, h, w) float32, without gradient.
+    logits: (B, K, h, w) float32 (or float64), without gradient.
     confidence: (B, h, w) float32, the largest softmax probability, 0 on padding.
     """
 
@@ -31,7 +31,7 @@ def pseudo_label(logits: Tensor, valid: Tensor, threshold: float) -> Pseudo:
             become a pseudo label; here it never does.
         threshold: a pixel counts if its confidence is strictly above.
     """
-    logits = logits.detach().float()
+    logits = at_least_float32(logits.detach())
     confidence, label = logits.softmax(dim=1).max(dim=1)
     valid = shrink(valid, label.shape[-2:])
     label = label.masked_fill(~((confidence > threshold) & valid), IGNORE_INDEX)
@@ -44,3 +44,8 @@ def shrink(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     if height % size[0] or width % size[1]:
         raise ValueError(f"cannot shrink {height}x{width} to {size[0]}x{size[1]}: not a whole number of pixels per cell")
     return mask[..., :: height // size[0], :: width // size[1]]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Softmax and losses are not for half precision, whatever autocast says; float64 stays what it is."""
+    return x if x.dtype == torch.float64 else x.float()

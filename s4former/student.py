@@ -12,6 +12,7 @@ from .config import Config, ConfigError, Method
 from .models import attention_grids, coarsest_stride, decode, encode, prefix_tokens
 from .pasa import ATTENTION, attention_bias
 from .patch_shuffle import inverse, patch_shuffle
+from .pseudo import at_least_float32
 from .setr import UpHead
 
 
@@ -96,7 +97,7 @@ def resize_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Bilinear (B, K, h, w) to (B, K, H, W), in float32; nothing where the size is right already."""
     if logits.shape[-2:] == tuple(size):
         return logits
-    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(at_least_float32(logits), size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def shuffle_grid(config: Config, network: nn.Module) -> tuple[int, int]:

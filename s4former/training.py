@@ -1,0 +1,297 @@
+"""A run and its folder: what is built, saved, evaluated, exported and reported.
+
+    runs/NAME/config.json       the resolved config
+              log.jsonl         everything that was said in numbers
+              checkpoints/      to go on from
+              teacher/ student/ the last models, best-teacher/ best-student/ those chosen on the evaluation images
+              results.json      the outcome, with everything needed to repeat it
+              predictions.png   a few evaluation images
+"""
+
+import json
+import resource
+import shlex
+import shutil
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from . import checkpoint
+from .config import Config, to_dict
+from .data import Batch, Steps, ValidationSet
+from .engine import Finiteness, Teacher, build_optimizer
+from .export import Provenance, export, push
+from .inference import Setting, evaluate_networks, predict
+from .models import build_network, logits_at, normalization
+from .pictures import contact_sheet
+from .randomness import Stream, torch_seed
+from .runlog import RunLog
+from .sources import Sources
+from .student import Student, check_fit, shuffle_grid
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "pillow", "numpy")
+
+
+@dataclass(kw_only=True)
+class Training:
+    """Everything a run holds. `student` and `optimizer` are prepared by Accelerate; `networks` are the bare models."""
+
+    config: Config
+    sources: Sources
+    folder: Path
+    accelerator: Accelerator
+    student: nn.Module
+    teacher: Teacher | None
+    optimizer: torch.optim.Optimizer
+    setting: Setting
+    steps: Steps
+    validation: ValidationSet
+    finiteness: Finiteness
+    notes: list[str]
+    step: int = 0  # optimizer steps that are done
+    seconds: float = 0.0  # of training, evaluation left out
+    replaced: int = 0  # unlabelled images that could not be read
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores and step by role
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the last evaluation by role
+    evaluated_at: int = 0  # its step
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The bare models by role, the one to use first."""
+        student = {"student": self.accelerator.unwrap_model(self.student).network}
+        return student if self.teacher is None else {"teacher": self.teacher.network, **student}
+
+    @property
+    def images_per_step(self) -> int:
+        batch = self.config.run.batch
+        return batch.labeled + (batch.unlabeled if self.teacher is not None else 0)
+
+    def to_device(self, batch: Batch) -> Batch:
+        """A batch of the loader, normalised, where the student is."""
+        constants = (torch.tensor(values, device=self.accelerator.device) for values in (self.setting.mean, self.setting.std))
+        return batch.on(self.accelerator.device, *(values[:, None, None] for values in constants))
+
+
+def build_training(config: Config, sources: Sources, folder: Path, accelerator: Accelerator) -> Training:
+    """Builds a run at step 0; same config, same weights.
+
+    Raises:
+        ConfigError: anything about the network that does not fit.
+    """
+    torch.manual_seed(torch_seed(config.run.seed, Stream.INITIALIZATION))
+    network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
+    mean, std = normalization(config.model)
+    notes = [*sources.notes, *check_fit(config, network)]
+    teacher = None if config.method.teacher == "none" else Teacher(network).to(accelerator.device)
+    student = Student(network, config.method)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+    prepared, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
+    grid = shuffle_grid(config, network)
+    return Training(
+        config=config,
+        sources=sources,
+        folder=folder,
+        accelerator=accelerator,
+        student=prepared,
+        teacher=teacher,
+        optimizer=optimizer,
+        setting=Setting(
+            evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device
+        ),
+        steps=Steps(config, sources, grid, accelerator.process_index, accelerator.num_processes),
+        validation=ValidationSet(config, sources, config.evaluation.limit),
+        finiteness=Finiteness(accelerator.device),
+        notes=notes,
+    )
+
+
+# ---- the state on disk
+
+
+def save(training: Training) -> None:
+    """Writes a checkpoint, unless a loss was not finite: that never reaches the disk."""
+    training.finiteness.raise_if_bad()
+    accelerator, teacher = training.accelerator, training.teacher
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        state = {
+            "config": to_dict(training.config),
+            "step": training.step,
+            "seconds": training.seconds,
+            "replaced": training.replaced,
+            "best": training.best,
+            "scores": training.scores,
+            "evaluated_at": training.evaluated_at,
+            "student": accelerator.unwrap_model(training.student).state_dict(),
+            "teacher": None if teacher is None else teacher.state_dict(),
+            "optimizer": training.optimizer.state_dict(),
+            "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+        }
+        checkpoint.save(training.folder / "checkpoints", training.step, state, training.config.run.keep)
+    accelerator.wait_for_everyone()
+
+
+def restore(training: Training, state: dict[str, Any]) -> None:
+    """Puts a run where a checkpoint left it."""
+    training.accelerator.unwrap_model(training.student).load_state_dict(state["student"])
+    if training.teacher is not None:
+        training.teacher.load_state_dict(state["teacher"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    if training.accelerator.scaler is not None and state["scaler"] is not None:
+        training.accelerator.scaler.load_state_dict(state["scaler"])
+    for name in ("step", "seconds", "replaced", "best", "scores", "evaluated_at"):
+        setattr(training, name, state[name])
+
+
+# ---- scores and pictures
+
+
+@contextmanager
+def reading(networks: dict[str, nn.Module]) -> Iterator[dict[str, Callable[[Tensor], Tensor]]]:
+    """The networks as functions from images to full-size logits, in eval mode as long as the context lasts."""
+    modes = {name: network.training for name, network in networks.items()}
+    try:
+        yield {name: partial(logits_at, network.eval()) for name, network in networks.items()}
+    finally:
+        for name, network in networks.items():
+            network.train(modes[name])
+
+
+def evaluate(training: Training, log: RunLog) -> None:
+    """Scores teacher and student in one pass over the evaluation images, and exports whichever was never better."""
+    training.finiteness.raise_if_bad()
+    accelerator, classes = training.accelerator, training.validation.classes
+    with reading(training.networks) as readers, accelerator.autocast():
+        matrices = evaluate_networks(
+            readers,
+            training.validation,
+            training.setting,
+            num_classes=len(classes),
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+        )
+    total = partial(accelerator.reduce, reduction="sum")
+    training.scores = {role: matrix.reduce(total).as_dict(classes) for role, matrix in matrices.items()}
+    training.evaluated_at = training.step
+    for role, score in training.scores.items():
+        log.record(f"evaluation/{role}", training.step, score)
+        if role not in training.best or score["mean_iou"] > training.best[role]["mean_iou"]:
+            training.best[role] = {**score, "step": training.step}
+            write_model(training, role, f"best-{role}", chosen=True)
+    told = (f"{role} mIoU {100 * score['mean_iou']:.2f}" for role, score in training.scores.items())
+    log.say(f"step {training.step}: " + ", ".join(told))
+
+
+def draw_predictions(training: Training, rows: int = 6) -> None:
+    """A picture of evaluation images, evenly spaced in the list: image, truth, and what every network says."""
+    validation, sheet = training.validation, []
+    with reading(training.networks) as readers:
+        for index in sorted({round(i) for i in np.linspace(0, len(validation) - 1, rows)}):
+            item = validation[index]
+            maps = [predict(reader, item.image, training.setting).cpu().numpy() for reader in readers.values()]
+            sheet.append([item.image.permute(1, 2, 0).numpy(), item.labels.numpy(), *maps])
+    heading = f"{training.config.method.title} after {training.step} steps"
+    contact_sheet(sheet, ["image", "truth", *training.networks], validation.classes, heading).save(
+        training.folder / "predictions.png"
+    )
+
+
+# ---- models for others
+
+
+def write_model(training: Training, role: str, name: str, *, chosen: bool) -> None:
+    """Exports the model of a role into the folder `name` of the run."""
+    if not training.accelerator.is_main_process:
+        return
+    provenance = Provenance(
+        method=training.config.method.title,
+        role=role,
+        step=training.step,
+        scores=training.scores.get(role),
+        chosen=chosen,
+        lists=training.sources.lists,
+        command=command_line(),
+        versions=versions(),
+    )
+    setting = training.setting
+    export(
+        training.networks[role],
+        training.folder / name,
+        config=training.config,
+        mean=setting.mean,
+        std=setting.std,
+        provenance=provenance,
+    )
+
+
+def push_model(training: Training, log: RunLog) -> None:
+    """Uploads the model to use to the Hub; a failure is a warning."""
+    role, repository = next(iter(training.networks)), training.config.run.push_to_hub
+    write_model(training, role, "pushing", chosen=False)
+    if training.accelerator.is_main_process:
+        message = f"{training.config.method.title} {role}, step {training.step}"
+        complaint = push(training.folder / "pushing", repository, message)
+        shutil.rmtree(training.folder / "pushing", ignore_errors=True)
+        where = f"{repository} at step {training.step}"
+        log.say(f"pushed to {where}" if complaint is None else f"warning: could not push to {where}: {complaint}")
+
+
+def finish(training: Training, log: RunLog) -> None:
+    """Leaves the last models, results.json and the picture, and says where they are."""
+    config = training.config
+    for role in training.networks:
+        write_model(training, role, role, chosen=False)
+    if training.accelerator.is_main_process:
+        results = {
+            "method": config.method.title,
+            "seed": config.run.seed,
+            "steps": training.step,
+            "last": training.scores,
+            "best": training.best,
+            "hours": round(training.seconds / 3600, 4),
+            "images_per_second": round(training.images_per_step * training.step / max(training.seconds, 1e-9), 2),
+            "peak_memory_gib": round(peak_memory_gib(training.accelerator.device), 2),
+            "replaced_images": training.replaced,
+            "lists": training.sources.lists,
+            "command": command_line(),
+            "versions": versions(),
+            "config": to_dict(config),
+        }
+        checkpoint.write_text(training.folder / "results.json", json.dumps(results, indent=2) + "\n")
+        draw_predictions(training)
+    if config.run.push_to_hub:
+        push_model(training, log)
+    for role, score in training.scores.items():
+        best = training.best[role]
+        log.say(
+            f"{role:8s}last {100 * score['mean_iou']:.2f} mIoU, best {100 * best['mean_iou']:.2f} at step {best['step']}"
+            " (chosen on the evaluation images)"
+        )
+    log.say(f"results {training.folder / 'results.json'}, picture {training.folder / 'predictions.png'}")
+    log.say(f"evaluate with: python evaluate.py --checkpoint {training.folder}")
+
+
+def command_line() -> str:
+    """What the user typed, without --resume: the command that repeats the run."""
+    return "python " + shlex.join(argument for argument in sys.argv if argument != "--resume")
+
+
+def versions() -> dict[str, str]:
+    return {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}}
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Of the GPU's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,258 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from s4former import step as step_module
+from s4former.config import PRESETS, Method, Model, from_dict
+from s4former.data import Batch
+from s4former.engine import Teacher
+from s4former.mixing import cutmix_box, partners
+from s4former.models import build_network, decode, encode
+from s4former.patch_shuffle import inverse, patch_shuffle
+from s4former.step import total_loss, train_step
+from s4former.student import Student, View, check_fit, prove_bias, shuffle_grid
+
+CLASSES = {i: f"class {i}" for i in range(5)}
+TINY = {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+SETR = Model(encoder="deit-tiny", pretrained=False, decoder_channels=8, decoder_stages=2, encoder_config=TINY)
+SEGFORMER = Model(
+    architecture="segformer",
+    encoder="mit-b0",
+    pretrained=False,
+    encoder_config={"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16},
+)
+SIZES = {"setr": (SETR, (32, 64)), "segformer": (SEGFORMER, (64, 128))}
+
+
+def network_of(family, seed=0):
+    torch.manual_seed(seed)
+    model, crop = SIZES[family]
+    return build_network(model, id2label=CLASSES, crop=crop).double()
+
+
+def batch_of(family, images=4, seed=0):
+    height, width = SIZES[family][1]
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(5, (3, height, width), generator=generator)
+    labels[:, :3] = 255
+    weak = torch.randn(images, 3, height, width, generator=generator, dtype=torch.float64)
+    orders = torch.stack([torch.randperm(2, generator=generator).reshape(1, 2) for _ in range(images)])
+    valid = torch.ones(images, height, width, dtype=torch.bool)
+    valid[0, height // 2 :] = False
+    return Batch(
+        step=0,
+        labeled=torch.randn(3, 3, height, width, generator=generator, dtype=torch.float64),
+        labels=labels,
+        labeled_valid=torch.ones(3, height, width, dtype=torch.bool),
+        weak=weak,
+        strong=weak + 0.1 * torch.randn(weak.shape, generator=generator, dtype=torch.float64),
+        valid=valid,
+        boxes=torch.stack([cutmix_box(height, width, generator) for _ in range(images)]),
+        partner=partners(images, images),
+        orders=orders,
+    )
+
+
+TABLE_S2 = [
+    (False, False, False), (True, False, False), (False, True, False), (False, False, True),
+    (True, True, False), (False, True, True), (True, False, True), (True, True, True),
+]  # fmt: skip
+
+
+def method_of(shuffle=True, pasa=True, ncr=True, **fields):
+    values = {"threshold": 0.21, "patch_shuffle": shuffle, "pasa": "main" if pasa else "none"}
+    return Method(**{**values, "regularizer": "ncr" if ncr else "none", **fields})
+
+
+@pytest.mark.parametrize("shuffle, pasa, ncr", TABLE_S2)
+def test_every_row_of_the_component_table_trains_exactly_its_terms(shuffle, pasa, ncr):
+    method = method_of(shuffle, pasa, ncr)
+    network = network_of("setr")
+    losses = train_step(Student(network, method).double(), Teacher(network), batch_of("setr"), method)
+    branches = ["strong", "pasa"] if pasa else ["strong"]
+    expected = {"supervised", "auxiliary", "confident"} | {f"consistency_{b}" for b in branches}
+    assert set(losses) == expected | ({f"ncr_{b}" for b in branches} if ncr else set())
+    assert all(torch.isfinite(loss) for loss in losses.values()) and losses["confident"] > 0
+    total_loss(losses, method).backward()
+
+
+@pytest.mark.parametrize("family", ["setr", "segformer"])
+def test_one_joint_forward_equals_the_separate_passes_of_the_paper(family):
+    method, network, batch = method_of(), network_of(family), batch_of(family)
+    student = Student(network, method).double()
+    separate = copy.deepcopy(student)
+    doubt = torch.rand(4, 16, 32)
+    views = [View(batch.labeled, auxiliary=True), View(batch.strong, order=batch.orders), View(batch.strong, confidence=doubt)]
+    torch.manual_seed(1)
+    student.eval(), separate.eval()
+    joint = student(views)
+    for view, (logits, auxiliary) in zip(views, joint):
+        features = encode(separate.network, view.images, **separate.bias(view))
+        if view.order is not None:
+            features = tuple(patch_shuffle(x, inverse(view.order)) for x in features)
+        assert torch.allclose(logits, decode(separate.network, features), atol=1e-10)
+        assert len(auxiliary) == (len(student.auxiliary) if view.auxiliary else 0)
+
+
+def test_batch_norms_see_one_view_at_a_time():
+    method = method_of(auxiliary_weight=0.0)
+    student = Student(network_of("setr"), method).double().train()
+    seen = []
+    for module in student.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    batch = batch_of("setr")
+    student([View(batch.labeled), View(batch.strong, order=batch.orders), View(batch.strong, confidence=torch.rand(4, 8, 16))])
+    assert sorted(set(seen)) == [3, 4] and len(seen) == 3 * 2
+
+
+def test_the_sum_of_the_paper_of_the_released_code_and_of_the_base():
+    terms = {"consistency_strong": 1.0, "consistency_pasa": 2.0, "ncr_strong": 0.5, "ncr_pasa": 0.25, "supervised": 3.0}
+    terms = {name: torch.tensor(value) for name, value in terms.items()}
+    assert total_loss(terms, Method()) == 4.875
+    official = {name: value for name, value in terms.items() if name != "ncr_pasa"}
+    assert total_loss(official, Method()) == 4.75
+    assert total_loss({name: terms[name] for name in ("supervised", "consistency_strong")}, Method()) == 4
+    assert total_loss({**terms, "auxiliary": torch.tensor(1.0)}, Method(unsupervised_weight=0.0)) == pytest.approx(3.4)
+
+
+def test_the_official_preset_is_what_method_says_it_is():
+    method = from_dict({"method": {"preset": "official"}}).method
+    assert (method.pasa_confidence, method.regularizer_norm, method.regularizer_on) == ("mask", "l2", "strong")
+    assert (method.regularizer_mixed_teacher, method.weak_colour, method.ema_order) == (False, True, "before")
+    assert from_dict({"method": {"preset": "official", "weak_colour": False}}).method.weak_colour is False
+    assert set(PRESETS) == {"paper", "official"}
+
+
+def test_labels_only_has_the_gradient_of_the_whole_method_at_weight_zero():
+    network = network_of("setr")
+    gradients = []
+    for method in (method_of(unsupervised_weight=0.0), Method(teacher="none")):
+        student = Student(copy.deepcopy(network), method).double()
+        torch.manual_seed(3)
+        for head in student.auxiliary:
+            for parameter in head.parameters():
+                nn.init.normal_(parameter, std=0.1)
+        teacher = None if method.teacher == "none" else Teacher(network)
+        total_loss(train_step(student, teacher, batch_of("setr"), method), method).backward()
+        gradients.append([parameter.grad for parameter in student.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients))
+
+
+class Pointwise(nn.Module):
+    """A network that looks at single pixels: CutMix on student and teacher must then agree everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv2d(3, 5, 1).double()
+
+    def forward(self, views):
+        if isinstance(views, torch.Tensor):
+            return self.layer(views)
+        return [(self.layer(view.images), ()) for view in views]
+
+
+@pytest.mark.parametrize("preset, is_zero", [("paper", True), ("official", False)])
+def test_teacher_logits_that_are_not_mixed_are_compared_with_another_image(preset, is_zero):
+    method = Method(**{**PRESETS[preset], "threshold": 0.0, "pasa": "none", "regularizer_norm": "l2sq"})
+    batch = batch_of("setr")
+    still = torch.arange(2).reshape(1, 1, 2).expand(4, -1, -1)
+    batch = Batch(**{**vars(batch), "strong": batch.weak, "orders": still, "valid": torch.ones_like(batch.valid)})
+    network = Pointwise()
+    loss = train_step(network, network, batch, method)["ncr_strong"]
+    assert (loss.item() < 1e-12) == is_zero
+
+
+def test_the_pasa_branch_is_left_alone_by_what_happens_to_the_strong_one():
+    method, network, batch = method_of(auxiliary_weight=0.0), network_of("setr"), batch_of("setr")
+    teacher = Teacher(network)
+    student = Student(network, method).double()
+    mixed = train_step(student, teacher, batch, method)["consistency_pasa"]
+    plain = Batch(**{**vars(batch), "boxes": torch.zeros_like(batch.boxes)})
+    assert torch.equal(mixed, train_step(student, teacher, plain, method)["consistency_pasa"])
+
+
+def test_nothing_confident_gives_zero_and_finite_gradients():
+    method, network = method_of(threshold=1.0), network_of("setr")
+    student = Student(network, method).double()
+    losses = train_step(student, Teacher(network), batch_of("setr"), method)
+    assert losses["confident"] == 0 == losses["ncr_pasa"] == losses["consistency_strong"]
+    total_loss(losses, method).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in student.parameters())
+
+
+def test_the_teacher_gets_no_gradient_and_keeps_its_statistics():
+    method, network = method_of(), network_of("setr")
+    teacher = Teacher(network)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    teacher.train()
+    student = Student(network, method).double().train()
+    total_loss(train_step(student, teacher, batch_of("setr"), method), method).backward()
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_activation_checkpointing_changes_no_gradient_with_pasa_on(checkpointing):
+    gradients = []
+    for on in (False, checkpointing):
+        network, method = network_of("setr"), method_of(auxiliary_weight=0.0)
+        if on:
+            network.activation_checkpointing_enable({"use_reentrant": False})
+        student = Student(network, method).double().train()
+        total_loss(train_step(student, Teacher(network), batch_of("setr"), method), method).backward()
+        gradients.append([parameter.grad for parameter in student.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients))
+
+
+@pytest.mark.parametrize("stages, calls", [("last", 1), ("all", 4)])
+def test_segformer_is_biased_in_its_last_stage_or_in_all(stages, calls, monkeypatch):
+    student = Student(network_of("segformer"), method_of(pasa_stages=stages)).double().eval()
+    view = View(torch.randn(2, 3, 64, 128, dtype=torch.float64), confidence=torch.rand(2, 16, 32))
+    bias = student.bias(view)["pasa"]
+    assert list(bias) == [(8, 8)] if stages == "last" else len(bias) == 4
+    assert all(columns.shape[1] == 8 for rows, columns in bias.values())  # the keys of every stage lie on one grid
+    seen = []
+    from s4former import pasa
+
+    original = pasa.sdpa_attention_forward
+    monkeypatch.setattr(pasa, "sdpa_attention_forward", lambda m, q, k, v, mask, **kw: seen.append(mask is not None) or original(m, q, k, v, mask, **kw))  # fmt: skip
+    student([view])
+    assert sum(seen) == calls and len(seen) == 4
+
+
+def config_of(**sections):
+    return from_dict({"data": {"source": "shapes", "crop": [32, 64]}, **sections})
+
+
+def test_a_block_that_does_not_divide_the_crop_is_refused_in_words():
+    config = config_of(method={"block": 3})
+    with pytest.raises(ValueError, match=r"method.block = 3 tokens are 48 pixels, which does not divide data.crop = \[32, 64\]; use sides that are multiples of 48"):  # fmt: skip
+        shuffle_grid(config, network_of("setr"))
+    assert shuffle_grid(config_of(method={"block": 1}), network_of("setr")) == (2, 4)
+    assert shuffle_grid(config_of(method={"block": 3, "teacher": "none"}), network_of("setr")) == (1, 1)
+
+
+def test_an_encoder_that_drops_the_bias_is_refused(monkeypatch):
+    from s4former import student as student_module
+
+    network = network_of("setr").float()
+    prove_bias(network, config_of(method={"block": 2}))
+    monkeypatch.setattr(student_module, "encode", lambda network, images, **dropped: encode(network, images))
+    with pytest.raises(ValueError, match="method.pasa = 'main' has no effect: this transformers passes no bias"):
+        prove_bias(network, config_of(method={"block": 2}))
+
+
+def test_two_classes_are_told_that_ncr_is_nothing():
+    model, crop = SIZES["setr"]
+    network = build_network(model, id2label={0: "a", 1: "b"}, crop=crop)
+    assert "NCR is always 0" in check_fit(config_of(method={"block": 2}), network)[0]
+
+
+def test_the_step_fits_on_one_screen():
+    import inspect
+
+    assert len(inspect.getsource(step_module.train_step).splitlines()) <= 60
