@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers.utils.logging import disable_progress_bar
 
 from s4former import checkpoint
 from s4former.config import Config, ConfigError, load, share_of_process, to_dict
@@ -27,6 +28,7 @@ FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.
 
 
 def main() -> int:
+    disable_progress_bar()  # of transformers, one for every file it writes
     arguments = read_arguments()
     try:
         config = load(arguments.config, arguments.overrides)
@@ -50,12 +52,12 @@ def main() -> int:
             checkpoint.write_text(folder / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
         accelerator.wait_for_everyone()
         accelerator.init_trackers("s4former", config={key: str(value) for key, value in flat(to_dict(config)).items()})
-        train(training)
+        status = train(training)
         accelerator.end_training()
     except (ConfigError, DataError, NonFiniteLoss) as error:
         print(f"\n{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 1
-    return 0
+    return status
 
 
 def read_arguments() -> argparse.Namespace:
@@ -63,11 +65,11 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--config", required=True, help="JSON file; what it leaves out is the paper's setting")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the same command")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
-def train(training: Training) -> None:
-    """From the step the run is at to its last one, or to a signal."""
+def train(training: Training) -> int:
+    """From the step the run is at to its last one (then 0), or to a signal (then the status a shell gives it)."""
     config, accelerator = training.config, training.accelerator
     run, last = config.run, config.schedule.steps
     log = RunLog(training.folder, accelerator, last, training.step)
@@ -102,12 +104,13 @@ def train(training: Training) -> None:
         if stopping and done < last:
             log.say(f"stopped by {signals.name} after step {done}, checkpoint written; the same command with --resume goes on")
             log.close()
-            return
+            return 128 + signals.number
 
     if training.evaluated_at != last:  # a signal came between the last step and its evaluation
         evaluate(training, log)
     finish(training, log)
     log.close()
+    return 0
 
 
 def introduce(training: Training, log: RunLog) -> None:

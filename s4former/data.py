@@ -96,8 +96,14 @@ class Steps(Dataset):
         self.process, self.processes = process, processes
         self.labeled_share, self.unlabeled_share = share_of_process(config, processes)
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        step, round_ = key
+    def __getitem__(self, key: tuple[int, int]) -> Batch | DataError:
+        """The batch of (step, round); an error is handed over, since a loader worker would bury it in a traceback."""
+        try:
+            return self.batch(*key)
+        except DataError as error:
+            return error
+
+    def batch(self, step: int, round_: int) -> Batch:
         part = self.process * self.config.run.batch.rounds + round_
         labeled = [self.labeled_image(step, part * self.labeled_share + i) for i in range(self.labeled_share)]
         images, labels, labeled_valid = map(stack, zip(*labeled))
@@ -201,7 +207,10 @@ def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory
         prefetch_factor=2 if workers else None,
         worker_init_fn=leave_signals_to_the_parent,
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
 
 
 def leave_signals_to_the_parent(worker: int) -> None:

@@ -181,23 +181,23 @@ class Signals:
     """SIGTERM and SIGINT as a question: was one caught? All processes give the same answer at the same step."""
 
     def __init__(self, accelerator: Accelerator):
-        self.accelerator, self.name = accelerator, ""
+        self.accelerator, self.number = accelerator, 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.note)
 
+    @property
+    def name(self) -> str:
+        return signal.Signals(self.number).name if self.number else ""
+
     def note(self, number: int, frame: object) -> None:
-        self.name = self.name or signal.Signals(number).name
+        self.number = self.number or number
 
     def caught(self, may_synchronize: bool) -> bool:
         """With several processes the answer waits for a step at which they may talk to each other."""
-        if self.accelerator.num_processes == 1:
-            return bool(self.name)
-        if not may_synchronize:
-            return False
-        flag = torch.tensor(float(bool(self.name)), device=self.accelerator.device)
-        caught = bool(self.accelerator.reduce(flag, "sum") > 0)
-        self.name = self.name or ("a signal to another process" if caught else "")
-        return caught
+        if self.accelerator.num_processes > 1 and may_synchronize:
+            numbers = self.accelerator.gather(torch.tensor([self.number], device=self.accelerator.device))
+            self.number = int(numbers.max())
+        return bool(self.number) and (self.accelerator.num_processes == 1 or may_synchronize)
 
 
 def precision(wanted: str) -> str:

@@ -1,0 +1,116 @@
+import dataclasses
+import json
+import typing
+from pathlib import Path
+
+import pytest
+
+from s4former.config import Config, ConfigError, Method, from_dict, load, share_of_process, to_dict
+from s4former.losses import REGULARIZERS
+from s4former.pasa import VARIANTS
+from s4former.sources import SOURCES
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.json"))
+
+
+def complaint(tree):
+    with pytest.raises(ConfigError) as caught:
+        from_dict(tree)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "tree, message",
+    [
+        ({"method": {"treshold": 0.9}}, "unknown key method.treshold; did you mean method.threshold?"),
+        ({"run": {"batch": {"labelled": 8}}}, "unknown key run.batch.labelled; did you mean run.batch.labeled?"),
+        ({"method": {"mix": "cutmx"}}, "method.mix is 'cutmx'; one of 'none', 'cutmix'"),
+        ({"run": {"seed": "one"}}, "run.seed is 'one'; it must be a whole number"),
+        ({"run": {"seed": True}}, "run.seed is True; it must be a whole number"),
+        ({"method": {"threshold": 1.5}}, "method.threshold is 1.5; it must be at most 1"),
+        ({"optimizer": {"lr": 0}}, "optimizer.lr is 0.0; it must be above 0"),
+        ({"schedule": {"steps": 0}}, "schedule.steps is 0; it must be at least 1"),
+        ({"data": {"crop": 512}}, "data.crop is 512; it must be a list, like [...]"),
+        ({"data": {"crop": [512]}}, "data.crop is [512]; it must have 2 entries"),
+        ({"data": {"resize": [512, 2048]}}, "data.resize is [512, 2048]; write the longest side first, then the shortest"),
+        ({"data": []}, "data is []; it must be a section, like {...}"),
+        ({"run": {"batch": {"unlabeled": 6}}}, "run.batch.unlabeled = 6 is not made of whole mix groups of 4; use 4 or 8, or change method.mix_group"),
+        ({"data": {"classes": ["a", "b"], "classes_file": "c.json"}}, "data.classes and data.classes_file are both given; keep one of them"),
+    ],
+)  # fmt: skip
+def test_messages_name_the_key_the_value_and_the_repair(tree, message):
+    assert complaint(tree) == message
+
+
+def test_an_unknown_key_without_a_likeness_gets_the_whole_list():
+    assert complaint({"optimizer": {"zzz": 1}}).startswith("unknown key optimizer.zzz; optimizer has name, lr, head_multiplier")
+
+
+def test_the_resolved_config_gives_itself_back():
+    config = from_dict({"method": {"preset": "official"}, "data": {"id_map": {"3": 0}, "classes": ["a", "b"]}})
+    assert from_dict(to_dict(config)) == config
+
+
+def test_overrides_win_and_read_json(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text('{"run": {"seed": 3}}')
+    config = load(path, ["run.seed=4", "data.crop=[96, 64]", "data.root=some where", "run.batch.labeled=2"])
+    assert (config.run.seed, config.data.crop, config.data.root, config.run.batch.labeled) == (4, (96, 64), "some where", 2)
+    with pytest.raises(ConfigError, match="cannot read the argument 'run.seed'; write section.key=value"):
+        load(path, ["run.seed"])
+    with pytest.raises(ConfigError, match="cannot set run.seed.x: seed is not a section"):
+        load(path, ["run.seed.x=1"])
+
+
+def test_missing_and_broken_files_are_told(tmp_path):
+    with pytest.raises(ConfigError, match="there is no config file .*nowhere.json"):
+        load(tmp_path / "nowhere.json")
+    (tmp_path / "broken.json").write_text('{"run": }')
+    with pytest.raises(ConfigError, match="broken.json is not valid JSON: line 1, column 9"):
+        load(tmp_path / "broken.json")
+
+
+def test_a_batch_is_shared_over_processes_and_rounds_or_refused():
+    config = from_dict({"run": {"batch": {"labeled": 8, "unlabeled": 16, "rounds": 2}}})
+    assert share_of_process(config, 1) == (4, 8) and share_of_process(config, 2) == (2, 4)
+    with pytest.raises(ConfigError) as caught:
+        share_of_process(from_dict({}), 3)
+    assert str(caught.value) == "run.batch.labeled = 8 cannot be divided over 3 processes; use 6 or 9"
+    with pytest.raises(ConfigError, match="leaves 2 images each, which is not made of whole mix groups of 4; use 16,"):
+        share_of_process(from_dict({}), 4)
+    assert share_of_process(from_dict({"method": {"mix": "none"}}), 4) == (2, 2)
+
+
+def test_the_words_of_the_config_are_those_of_the_tables():
+    hints = typing.get_type_hints(Method)
+    assert set(typing.get_args(hints["regularizer"])) == {"none", *REGULARIZERS}
+    assert set(typing.get_args(hints["pasa"])) == {"none", *VARIANTS}
+    source = typing.get_type_hints(type(Config().data))["source"]
+    assert set(typing.get_args(source)) == set(SOURCES)
+
+
+def test_every_method_of_the_tables_has_its_name():
+    off = {"patch_shuffle": False, "pasa": "none", "regularizer": "none"}
+    assert Method().title == "S4Former" and Method(teacher="none").title == "Sup-Only"
+    assert Method(mix="none", **off).title == "Mean Teacher" and Method(**off).title == "S4Former-Base"
+    assert Method(regularizer="none").title == "S4Former-Base + PatchShuffle + PASA"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_in_the_folder_loads_and_says_only_what_differs(path):
+    load(path)
+    defaults = to_dict(Config())
+
+    def repeated(tree, default, prefix=""):
+        for key, value in tree.items():
+            if isinstance(value, dict) and isinstance(default[key], dict) and default[key]:
+                yield from repeated(value, default[key], f"{prefix}{key}.")
+            elif value == default[key]:
+                yield prefix + key
+
+    assert list(repeated(json.loads(path.read_text()), defaults)) == []
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        from_dict({}).run.seed = 3

@@ -1,0 +1,52 @@
+"""The floors of the house: a room imports from lower floors only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "s4former"
+FLOORS = [
+    {"config", "pseudo", "randomness"},
+    {"patch_shuffle", "pasa", "losses", "mixing", "augment", "schedules", "metrics", "shapes", "setr", "pictures", "checkpoint"},
+    {"class_names", "reading", "lists", "runlog", "table", "pretrain", "hf_evaluate", "weights", "inference"},
+    {"sources", "models"},
+    {"data", "student", "export"},
+    {"step"},
+    {"engine"},
+    {"training"},
+]
+OWNERS = {  # who may import a library of the ecosystem
+    "accelerate": {"runlog", "engine", "training"},
+    "datasets": {"sources", "lists"},
+    "transformers": {"pasa", "setr", "weights", "models", "pretrain", "student"},
+}
+
+
+def imports(room):
+    for node in ast.walk(ast.parse((PACKAGE / f"{room}.py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            own = node.level or (node.module or "").split(".")[0] == "s4former"
+            module = (node.module or "").removeprefix("s4former").lstrip(".")
+            names = [module] if module else [alias.name for alias in node.names]
+            yield from (("s4former." if own else "") + name for name in names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_lower_floors(room):
+    floor = next((number for number, rooms in enumerate(FLOORS) if room in rooms), None)
+    assert floor is not None, f"{room}.py has no floor yet; give it one in this file"
+    lower = set().union(*FLOORS[:floor])
+    own = {name.removeprefix("s4former.").split(".")[0] for name in imports(room) if name.startswith("s4former.")}
+    assert own <= lower, f"{room}.py imports {sorted(own - lower)}"
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_each_library_enters_through_its_own_rooms(library):
+    entered = {room for room in ROOMS if any(name.split(".")[0] == library for name in imports(room))}
+    assert entered <= OWNERS[library]

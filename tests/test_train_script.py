@@ -1,0 +1,189 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+from scripts import ROOT, TINY, command, environment, run, train, write_config
+
+from s4former import checkpoint
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run from beginning to end, with loader workers and a tracker."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_config(folder)
+    done = train(config, folder / "run", "data.workers=2", 'run.trackers=["tensorboard"]')
+    assert done.returncode == 0, done.stderr
+    return config, folder / "run", done
+
+
+def state_of(run_folder):
+    state, refused = checkpoint.newest(run_folder / "checkpoints")
+    assert not refused
+    return state
+
+
+def assert_same_weights(one, other):
+    for part in ("student", "teacher"):
+        assert all(torch.equal(value, other[part][name]) for name, value in one[part].items()), part
+    for index, slots in one["optimizer"]["state"].items():
+        assert all(torch.equal(value, other["optimizer"]["state"][index][name]) for name, value in slots.items())
+
+
+def test_a_run_leaves_models_results_log_picture_and_tracker_files(finished):
+    _, folder, done = finished
+    results = json.loads((folder / "results.json").read_text())
+    assert results["method"] == "S4Former" and results["steps"] == 6 and results["seed"] == 0
+    for role in ("teacher", "student"):
+        assert set(results["last"][role]) == {"mean_iou", "pixel_accuracy", "iou"}
+        assert results["best"][role]["step"] in (3, 6) and len(results["last"][role]["iou"]) == 9
+        assert {"config.json", "model.safetensors", "README.md", "setr.py"} <= {p.name for p in (folder / role).iterdir()}
+        assert (folder / f"best-{role}" / "model.safetensors").exists()
+    assert results["lists"]["labeled"]["images"] == 5 and len(results["lists"]["unlabeled"]["sha256"]) == 64
+    assert results["hours"] > 0 and results["images_per_second"] > 0 and results["peak_memory_gib"] > 0
+    assert torch.__version__.startswith(results["versions"]["torch"]) and "train_semi.py" in results["command"]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in trained] == [1, 2, 3, 4, 5, 6]
+    assert {"loss/total", "loss/ncr", "confident", "images_per_second", "waiting", "learning_rate"} <= set(trained[0])
+    assert [line["step"] for line in lines if line["kind"] == "evaluation/teacher"] == [3, 6]
+    assert list(folder.rglob("events.out.tfevents*"))
+    with Image.open(folder / "predictions.png") as picture:
+        assert picture.width > 400
+    assert "step 6/6" in done.stderr and "evaluate with: python evaluate.py" in done.stderr
+    assert [path.name for path in checkpoint.complete(folder / "checkpoints")] == ["step-00000004", "step-00000006"]
+
+
+def test_killed_at_any_moment_and_resumed_ends_in_the_same_bits(finished, tmp_path):
+    """kill -9, in the middle of a cycle over the images, with dropout on, and another number of workers afterwards."""
+    config, whole, _ = finished
+    process = subprocess.Popen(command(config, tmp_path / "run"), env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not checkpoint.complete(tmp_path / "run" / "checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "run" / "results.json").exists()
+    (tmp_path / "run" / "checkpoints" / ".writing-00000099").mkdir(exist_ok=True)  # half-written: never picked up
+    resumed = train(config, tmp_path / "run", "--resume", "data.workers=1")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "from step" in resumed.stderr
+    assert_same_weights(state_of(whole), state_of(tmp_path / "run"))
+    steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_sigterm_saves_says_so_and_the_run_goes_on_later(finished, tmp_path):
+    config, whole, _ = finished
+    process = subprocess.Popen(command(config, tmp_path / "run"), env=environment(), stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("step 1/"):
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step" in rest and "the same command with --resume goes on" in rest
+    assert state_of(tmp_path / "run")["step"] < 6
+    assert train(config, tmp_path / "run", "--resume").returncode == 0
+    assert_same_weights(state_of(whole), state_of(tmp_path / "run"))
+
+
+def test_a_run_is_never_overwritten_and_never_resumed_with_another_config(finished):
+    config, folder, _ = finished
+    again = train(config, folder)
+    assert again.returncode == 1 and "already holds a run; add --resume to go on with it" in again.stderr
+    other = train(config, folder, "--resume", "optimizer.lr=0.5")
+    assert other.returncode == 1 and "optimizer.lr was 0.001 and is 0.5; use the command it was started with" in other.stderr
+
+
+def test_a_damaged_checkpoint_is_passed_over_in_words(finished, tmp_path):
+    config, folder, _ = finished
+    shutil.copytree(folder, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "step-00000006" / "state.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    resumed = train(config, tmp_path / "run", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "state.pt does not match its SHA-256); taking the one before it" in resumed.stderr
+    assert "from step 4" in resumed.stderr
+    assert_same_weights(state_of(folder), state_of(tmp_path / "run"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_never_reaches_a_checkpoint(tmp_path):
+    done = train(write_config(tmp_path), tmp_path / "run", "optimizer.lr=1e30", "run.log_every=3")
+    assert done.returncode == 1
+    assert "is not finite; the last checkpoint is intact" in done.stderr and "step " in done.stderr
+    for folder in checkpoint.complete(tmp_path / "run" / "checkpoints"):
+        state = torch.load(folder / "state.pt", weights_only=True)
+        assert all(torch.isfinite(value).all() for value in state["student"].values())
+
+
+def pictures(folder, count=6):
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    for index in range(count):
+        Image.effect_noise((56, 40), 60).convert("RGB").save(folder / "images" / f"{index}.png")
+        Image.new("L", (56, 40), index % 2).save(folder / "masks" / f"{index}.png")
+    (folder / "labeled.txt").write_text("0\n1\n")
+    (folder / "validation.txt").write_text("2\n")
+    data = {**TINY["data"], "source": "folder", "root": str(folder), "classes": ["ground", "thing"]}
+    data |= {"labeled": "labeled.txt", "validation": "validation.txt"}
+    data.pop("shapes")
+    return write_config(folder, tree={**TINY, "data": data})
+
+
+def test_a_corrupt_unlabelled_image_is_replaced_counted_and_named(tmp_path):
+    config = pictures(tmp_path)
+    (tmp_path / "images" / "4.png").write_bytes(b"no picture")
+    done = train(config, tmp_path / "run", "schedule.steps=3")
+    assert done.returncode == 0, done.stderr
+    assert "replaced an unlabelled image, the 1. of this run: image" in done.stderr and "4.png" in done.stderr
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["replaced_images"] >= 1
+    assert "with two classes NCR is always 0" in done.stderr
+
+
+def test_a_corrupt_labelled_image_is_an_error_that_names_it(tmp_path):
+    config = pictures(tmp_path)
+    (tmp_path / "images" / "1.png").write_bytes(b"no picture")
+    done = train(config, tmp_path / "run", "data.workers=1")
+    assert done.returncode == 1
+    assert "1.png cannot be read" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_bad_input_is_one_sentence_before_anything_is_written(tmp_path):
+    done = train(write_config(tmp_path), tmp_path / "run", "method.treshold=0.9")
+    assert done.returncode == 1 and done.stderr.strip().endswith("unknown key method.treshold; did you mean method.threshold?")
+    done = train(write_config(tmp_path), tmp_path / "run", "method.block=5")
+    assert done.returncode == 1 and "method.block = 5 tokens are 80 pixels, which does not divide" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_path):
+    script = ROOT / "tests" / "two_processes.py"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for name, arguments in (("one", [sys.executable]), ("two", launch)):
+        done = run([*arguments, str(script), str(tmp_path / f"{name}.pt")])
+        assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    for field in ("labeled", "labels", "weak", "strong", "valid", "boxes", "orders"):
+        assert torch.equal(one["batch"][field], two["batch"][field]), field
+    assert one["gradients"].keys() == two["gradients"].keys()
+    for name, gradient in one["gradients"].items():
+        assert torch.allclose(gradient, two["gradients"][name], atol=1e-10), name
+
+
+def test_two_processes_train_and_stay_together(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = run([*launch, *command(write_config(tmp_path), tmp_path / "run")[1:]])
+    assert done.returncode == 0, done.stderr
+    assert "2 x cpu" in done.stderr
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["last"]["teacher"]["mean_iou"] > 0

@@ -1,0 +1,49 @@
+"""Writes one process's view of a step, or both processes' together: the global batch and the gradient, in float64.
+
+    python tests/two_processes.py OUT.pt
+    python -m torch.distributed.run --standalone --nproc_per_node 2 tests/two_processes.py OUT.pt
+"""
+
+import sys
+from dataclasses import fields
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from scripts import TINY
+from torch import Tensor, nn
+
+from s4former.config import from_dict
+from s4former.data import Steps
+from s4former.engine import Teacher
+from s4former.models import build_network
+from s4former.sources import load_sources
+from s4former.step import total_loss, train_step
+from s4former.student import Student, shuffle_grid
+
+accelerator = Accelerator(cpu=True)
+model = {**TINY["model"], "encoder_config": {**TINY["model"]["encoder_config"], "hidden_dropout_prob": 0.0,
+                                             "attention_probs_dropout_prob": 0.0}}  # fmt: skip
+config = from_dict({**TINY, "model": model, "method": {**TINY["method"], "mix_probability": 1.0}})
+sources = load_sources(config.data)
+torch.manual_seed(0)
+network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop).double()
+teacher = Teacher(network)
+student = Student(network, config.method).double()
+for module in student.modules():
+    if isinstance(module, nn.BatchNorm2d):
+        module.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
+grid = shuffle_grid(config, network)
+batch = Steps(config, sources, grid, accelerator.process_index, accelerator.num_processes).batch(3, 0)
+wrapped = accelerator.prepare(student)
+mean = std = torch.full((3, 1, 1), 0.5, dtype=torch.float64)
+losses = train_step(wrapped, teacher, batch.on(accelerator.device, mean, std), config.method)
+accelerator.backward(total_loss(losses, config.method))
+
+parts = gather_object([{f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}])
+if accelerator.is_main_process:
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    gradients = {name: parameter.grad for name, parameter in student.named_parameters()}
+    torch.save({"processes": accelerator.num_processes, "batch": whole, "gradients": gradients}, sys.argv[1])
+accelerator.wait_for_everyone()
+accelerator.end_training()
