@@ -1,10 +1,11 @@
 """A small painted world with exact masks: the dataset that is always there.
 
-`scene` paints picture number `index` of a world as a pure function of its arguments, in about twenty milliseconds, so
-there is nothing to download and any split is a range of indices. It is a miniature of the real task, with the same
-things in the way: objects vary in build, size and turn, stand in front of one another, cast shadows and take the colour
-of the light; the ground is textured and littered with unlabelled scraps. Colour is drawn without looking at the class,
-so that only form tells a mushroom from a tree.
+`scene` paints picture number `index` of a world as a pure function of its arguments, in some twenty milliseconds, so
+there is nothing to download and any split is a range of indices. It is a miniature of the real task, with the same things
+in the way: objects vary in build, size and turn, stand in front of one another, cast shadows and take the colour of
+the light; the ground is textured and littered with unlabelled scraps. Colour is drawn without looking at the class.
+What tells a mushroom from a tree is its form and, where light and size let it show, the pattern it is painted with, as
+fur, bricks and leaves do in photographs; some classes share a pattern but for its pitch, and a few things go plain.
 
 There are two worlds that share no class: `CLASSES` is the one to segment, `PRETRAINING_CLASSES` the one an encoder may
 see beforehand, as ImageNet is for real photographs.
@@ -307,6 +308,37 @@ def kite(u):
             (poly((0, -1), (wide, arm), (0, arm)), TRIM), (poly((0, .6), (-wide, arm), (0, arm)), TRIM)]
 
 
+# ---- patterns: the stuff a thing is made of --------------------------------------------------------------------------
+
+
+# Each maps places (u, v), in radians across and down the thing, to -1 .. 1.
+PATTERNS = {
+    "bars": lambda u, v: np.sin(u),
+    "bands": lambda u, v: np.sin(v),
+    "slants": lambda u, v: np.sin(.7 * (u + v)),
+    "checks": lambda u, v: 2 * np.sin(.8 * u) * np.sin(.8 * v),
+    "dots": lambda u, v: 3 * (np.sin(u) * np.sin(v)) - 1.1,
+    "lattice": lambda u, v: 2.2 * np.maximum(np.sin(.7 * (u + v)), np.sin(.7 * (u - v))) - 1.2,
+    "zigzag": lambda u, v: np.sin(v + 2.2 * np.arcsin(np.sin(.7 * u))),
+    "scales": lambda u, v: 1.6 * np.cos(v - 1.5 * np.abs(np.sin(.5 * u + .5 * math.pi * (np.floor(v / math.pi) % 2)))),
+    "bricks": lambda u, v: 3 * np.minimum(np.abs(np.sin(.5 * v)), np.abs(np.sin(.25 * u + .5 * math.pi * (np.floor(v / 2 / math.pi) % 2)))) - 1,
+    "rings": lambda u, v: np.sin(np.hypot(u, v)),
+    "swirl": lambda u, v: np.sin(u + 1.8 * np.sin(.6 * v)),
+}  # fmt: skip
+
+# What each thing is painted with, and the pixels from one repeat to the next.
+STUFF = {
+    "fish": ("scales", 6), "bird": ("zigzag", 5), "tree": ("dots", 4.5), "mushroom": ("dots", 8),
+    "flower": ("bars", 4), "boat": ("bands", 5), "house": ("bricks", 6), "cup": ("lattice", 6),
+    "apple": ("rings", 6), "pear": ("rings", 4), "leaf": ("slants", 4), "butterfly": ("checks", 5),
+    "cat": ("swirl", 5), "rabbit": ("swirl", 8), "turtle": ("lattice", 9), "snail": ("rings", 9),
+    "car": ("bands", 8), "aeroplane": ("bars", 8), "rocket": ("checks", 8), "balloon": ("slants", 7),
+    "umbrella": ("bars", 6), "key": ("bands", 3.5), "lamp": ("zigzag", 8), "bottle": ("scales", 9),
+    "hat": ("bricks", 9), "star": ("dots", 6), "moon": ("swirl", 3.5), "cactus": ("bars", 3),
+    "crown": ("checks", 3.5), "kite": ("slants", 10),
+}  # fmt: skip
+PLAIN = 0.12  # share of things without a pattern
+
 THINGS = {thing.__name__: thing for thing in (
     fish, bird, tree, mushroom, flower, boat, house, cup,
     apple, pear, leaf, butterfly, cat, rabbit, turtle, snail, car, aeroplane, rocket, balloon, umbrella, key, lamp,
@@ -333,14 +365,14 @@ def scene(seed: int, index: int, *, height: int = 96, width: int = 128, classes=
     canvas, mask = ground(rng, height, width), np.zeros((height, width), np.uint8)
     for _ in range(rng.integers(3, 10)):  # scraps: things of no class, so that "an object" is not yet an answer
         place, size = rng.uniform(0, (width, height)), short * rng.uniform(.02, .12)
-        paint(canvas, mask, scrap(rng), rng, place, size, light, None)
+        paint(canvas, mask, scrap(rng), rng, place, size, light)
     crowd = round(rng.uniform(3, 7) * 0.75 * max(height, width) / short)  # sizes follow the short side
     sizes = short * rng.uniform(.12, .31, crowd)
     places = spread(rng, sizes, height, width)
     for row in np.argsort(places[:, 1] + sizes):  # what stands lower on the page stands in front
         label = int(rng.integers(1, len(classes)))
         parts = THINGS[classes[label]](rng.uniform)
-        paint(canvas, mask, parts, rng, places[row], sizes[row], light, label)
+        paint(canvas, mask, parts, rng, places[row], sizes[row], light, label, STUFF[classes[label]])
     return finish(rng, canvas, light), mask
 
 
@@ -386,10 +418,11 @@ def spread(rng, sizes, height, width):
     return np.array(places)
 
 
-def paint(canvas, mask, parts, rng, place, size, light, label):
+def paint(canvas, mask, parts, rng, place, size, light, label=None, stuff=None):
     """Draw one thing into canvas (H, W, 3) and mask (H, W) in place: its shadow, then its lit and patterned body.
 
-    size: radius in pixels. label: its id for the mask, or None for a scrap, which is background.
+    size: radius in pixels. label: its id for the mask, or None for a scrap, which is background. stuff: its pattern and
+    pitch, or None to go plain.
     """
     turn, flip, stretch = rng.normal(0, .45), rng.choice((-1, 1)), rng.uniform(.8, 1.25)
     frame = size * np.array([[flip * stretch * math.cos(turn), flip * stretch * math.sin(turn)],
@@ -422,9 +455,25 @@ def paint(canvas, mask, parts, rng, place, size, light, label):
     y = (np.arange(down, dtype=np.float32)[:, None] + corner[1] - place[1]) / size
     lit = 1 - shine * (x * math.cos(light) + y * math.sin(light))
     lit = lit + ripple * np.sin((x * swing[0] + y * swing[1]) * pitch)
+    if stuff is not None:
+        colour = weave(colour, rng, stuff, turn, across, down)
     canvas[here] = blend(canvas[here], (colour * lit[..., None])[there], cover[there])
     if label is not None:
         mask[here][cover[there] >= .5] = label
+
+
+def weave(colour, rng, stuff, turn, across, down):
+    """The thing's colours (h, w, 3) with its pattern in a lighter or darker shade, turned as the thing is."""
+    kind, pitch = stuff
+    pitch, strength, shade = pitch * rng.uniform(.85, 1.18), rng.uniform(.35, .8), (DARK, CREAM)[rng.integers(2)]
+    phase, plain = rng.uniform(0, 2 * math.pi, 2), rng.uniform() < PLAIN
+    x, y = np.arange(across, dtype=np.float32), np.arange(down, dtype=np.float32)[:, None]
+    u = (x * math.cos(turn) + y * math.sin(turn)) * (2 * math.pi / pitch) + phase[0]
+    v = (y * math.cos(turn) - x * math.sin(turn)) * (2 * math.pi / pitch) + phase[1]
+    if kind == "rings":  # around the middle of the thing, not a corner of its tile
+        u, v = (x - across / 2) * (2 * math.pi / pitch), (y - down / 2) * (2 * math.pi / pitch)
+    amount = np.broadcast_to(np.clip(PATTERNS[kind](u, v) * 1.2, -1, 1) / 2 + .5, colour.shape[:2])
+    return colour if plain else blend(colour, shade, strength * amount)
 
 
 def overlap(corner, tile, sheet):
