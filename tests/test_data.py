@@ -1,0 +1,114 @@
+import collections
+from dataclasses import fields
+
+import pytest
+import torch
+from scripts import TINY
+
+from s4former.config import from_dict
+from s4former.data import Steps, ValidationSet, index_of, step_loader
+from s4former.sources import load_sources
+
+
+def steps_of(process=0, processes=1, **sections):
+    tree = {**TINY, **{name: {**TINY.get(name, {}), **values} for name, values in sections.items()}}
+    config = from_dict(tree)
+    return Steps(config, load_sources(config.data), (2, 3), process, processes)
+
+
+def same(one, other):
+    return all(
+        torch.equal(a, b) if isinstance(a := getattr(one, f.name), torch.Tensor) else a == b
+        for f in fields(one)
+        for b in [getattr(other, f.name)]
+    )
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+    steps = steps_of()
+    first = steps[5, 0]
+    steps[0, 0], steps[7, 0]
+    assert same(first, steps[5, 0]) and same(first, steps_of()[5, 0])
+    assert not torch.equal(first.strong, steps[6, 0].strong)
+    assert not torch.equal(first.strong, steps_of(run={"seed": 1})[5, 0].strong)
+
+
+def test_loader_workers_change_nothing():
+    steps = steps_of()
+    for workers in (1, 2):
+        batches = list(step_loader(steps, 2, 5, workers=workers, pin_memory=False))
+        assert [batch.step for batch in batches] == [2, 3, 4]
+        assert all(same(batch, steps[batch.step, 0]) for batch in batches)
+
+
+def joined(batches, name):
+    return torch.cat([getattr(batch, name) for batch in batches])
+
+
+@pytest.mark.parametrize("names", [("labeled", "labels", "weak", "strong", "valid", "boxes", "orders")])
+def test_processes_and_rounds_share_one_global_batch(names):
+    whole = steps_of()[3, 0]
+    processes = [steps_of(process, 2)[3, 0] for process in (0, 1)]
+    rounds = [steps_of(run={"batch": {"labeled": 2, "unlabeled": 4, "rounds": 2}})[3, round_] for round_ in (0, 1)]
+    for name in names:
+        assert torch.equal(joined(processes, name), getattr(whole, name)), name
+        assert torch.equal(joined(rounds, name), getattr(whole, name)), name
+    assert whole.partner.tolist() == [1, 0, 3, 2] and processes[0].partner.tolist() == [1, 0]
+
+
+def test_every_image_comes_up_once_in_a_cycle():
+    counts = collections.Counter(index_of(0, 1, draw, 7) for draw in range(7 * 13 + 3))
+    assert set(counts) == set(range(7)) and set(counts.values()) == {13, 14}
+    first, second = ([index_of(0, 1, draw, 7) for draw in range(7 * cycle, 7 * cycle + 7)] for cycle in (0, 1))
+    assert sorted(first) == sorted(second) and first != second
+
+
+def test_weak_and_strong_are_one_crop_in_two_colours_and_the_weak_one_is_plain():
+    steps = steps_of(data={"ratio": [1.0, 1.0], "flip": 0.0, "crop": [32, 40], "resize": [200, 40]})
+    batch = steps[0, 0]
+    assert not torch.equal(batch.weak, batch.strong)
+    coloured = steps_of(data={"ratio": [1.0, 1.0], "flip": 0.0, "crop": [32, 40], "resize": [200, 40]},
+                        method={"weak_colour": True})[0, 0]  # fmt: skip
+    assert torch.equal(batch.strong, coloured.strong) and not torch.equal(batch.weak, coloured.weak)
+
+
+def test_padding_is_invalid_black_on_the_wire_and_the_mean_on_the_device():
+    batch = steps_of(data={"ratio": [0.5, 0.6]})[0, 0]
+    assert not batch.valid.all() and not batch.labeled_valid.all()
+    assert (batch.labels[~batch.labeled_valid] == 255).all()
+    mean = std = torch.full((3, 1, 1), 0.25)
+    ready = batch.on(torch.device("cpu"), mean, std)
+    for images, valid in ((ready.strong, batch.valid), (ready.weak, batch.valid), (ready.labeled, batch.labeled_valid)):
+        assert not images[(~valid)[:, None].expand_as(images)].any()
+        assert images.dtype == torch.float32
+    assert ready.labels.dtype == torch.int64
+    inside = batch.valid[:, None].expand_as(batch.weak)
+    assert torch.allclose(ready.weak[inside], (batch.weak[inside] / 255 - 0.25) / 0.25)
+
+
+def test_one_coin_decides_for_the_whole_batch_whether_it_is_mixed():
+    steps = steps_of()
+    mixed = [steps.boxes(step, [0, 1, 2, 3]).flatten(1).any(dim=1) for step in range(200)]
+    assert all(images.all() or not images.any() for images in mixed)
+    assert 70 < sum(images.all().item() for images in mixed) < 130
+    assert not steps_of(method={"mix": "none"}).boxes(1, [0, 1, 2, 3]).any()
+
+
+def test_orders_are_identities_where_patch_shuffle_is_off():
+    orders = steps_of(method={"patch_shuffle": False}).orders(0, [0, 1, 2, 3])
+    assert (orders.flatten(1) == torch.arange(6)).all()
+
+
+def test_labels_only_has_no_unlabelled_images():
+    batch = steps_of(method={"teacher": "none"})[0, 0]
+    assert len(batch.labeled) == 2 and len(batch.weak) == len(batch.strong) == len(batch.orders) == 0
+
+
+def test_evaluation_images_keep_their_size():
+    config = from_dict(TINY)
+    validation = ValidationSet(config, load_sources(config.data), limit=3)
+    assert len(validation) == 3 and len(validation.classes) == 9
+    item = validation[2]
+    assert item.image.shape == (3, 40, 56) and item.labels.shape == (40, 56) and item.labels.dtype == torch.int64
+    with pytest.raises(IndexError):
+        validation[3]

@@ -1,0 +1,152 @@
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from s4former.config import Method, Model, Optimizer, from_dict
+from s4former.engine import Finiteness, NonFiniteLoss, Teacher, build_optimizer, set_learning_rate, update
+from s4former.models import build_network
+from s4former.student import Student
+from test_step import SETR, batch_of, method_of, network_of
+
+
+class Small(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3,), value))
+        self.norm = nn.BatchNorm1d(2)
+        self.norm.running_mean.fill_(value)
+        self.norm.running_var.fill_(value)
+
+
+def test_the_teacher_forgets_at_the_published_rate_running_statistics_too():
+    teacher, student = Teacher(Small(1.0)), Small(0.0)
+    student.norm.num_batches_tracked.fill_(7)
+    for _ in range(3):
+        teacher.follow(student, 0.999)
+    for value in (teacher.network.weight, teacher.network.norm.running_mean, teacher.network.norm.running_var):
+        assert torch.allclose(value, torch.tensor(0.997003), atol=1e-6)
+    for _ in range(997):
+        teacher.follow(student, 0.999)
+    assert torch.allclose(teacher.network.weight, torch.tensor(0.367695), atol=1e-5)
+    assert teacher.network.norm.num_batches_tracked == 0
+
+
+def test_decay_zero_copies_and_decay_one_keeps():
+    teacher, student = Teacher(Small(1.0)), Small(0.25)
+    teacher.follow(student, 1.0)
+    assert torch.equal(teacher.network.weight, torch.ones(3))
+    teacher.follow(student, 0.0)
+    assert torch.equal(teacher.network.weight, student.weight)
+
+
+def test_the_teacher_is_a_copy_without_gradient_that_is_never_in_training_mode():
+    network = network_of("setr")
+    teacher = Teacher(network)
+    assert all(torch.equal(a, b) and a is not b for a, b in zip(teacher.network.parameters(), network.parameters()))
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert not teacher.train().network.training
+
+
+def test_groups_are_encoder_and_head_each_with_and_without_decay():
+    student = Student(network_of("setr"), Method())
+    optimizer = build_optimizer(student, Optimizer(weight_decay=0.01))
+    names = {id(parameter): name for name, parameter in student.named_parameters()}
+    groups = {(g["base"], g["weight_decay"]): {names[id(p)] for p in g["params"]} for g in optimizer.param_groups}
+    assert set(groups) == {(1e-3, 0.01), (1e-3, 0.0), (1e-2, 0.01), (1e-2, 0.0)}
+    assert sum(len(group) for group in groups.values()) == len(names)
+    assert {"network.vit.embeddings.position_embeddings", "network.vit.embeddings.cls_token"} <= groups[1e-3, 0.0]
+    assert all(name.startswith("network.vit.") for rate, _ in groups for name in groups[rate, _] if rate == 1e-3)
+    assert any(name.startswith("auxiliary.") for name in groups[1e-2, 0.01])
+
+
+def test_both_groups_meet_at_the_floor():
+    config = from_dict({"schedule": {"steps": 100}})
+    optimizer = build_optimizer(Student(network_of("setr"), Method()), Optimizer())
+    set_learning_rate(optimizer, 0, config)
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-3, 1e-2}
+    set_learning_rate(optimizer, 99, config)
+    assert all(group["lr"] == pytest.approx(1e-4, rel=2.0) for group in optimizer.param_groups)
+
+
+def run_update(method, teacher_mode="after", rounds=1, clip=0.0, seed=0):
+    torch.manual_seed(seed)
+    config = from_dict({
+        "data": {"source": "shapes"}, "optimizer": {"clip_norm": clip}, "run": {"batch": {"rounds": rounds}},
+        "method": {"threshold": 0.21, "ema_order": teacher_mode, "mix_group": 2, "auxiliary_weight": 0},
+    })  # fmt: skip
+    network = build_network(SETR, id2label={i: str(i) for i in range(5)}, crop=(32, 64)).double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
+    teacher, student = Teacher(network), Student(network, config.method).double()
+    optimizer = build_optimizer(student, config.optimizer)
+    batch = batch_of("setr")
+    parts = [batch] if rounds == 1 else [half(batch, i) for i in range(2)]
+    terms = update(Accelerator(cpu=True), student, teacher, optimizer, parts, 0, config)
+    return terms, network, teacher
+
+
+def half(batch, index):
+    """Half a batch: images 2i and 2i+1 of the unlabelled ones, all labelled ones."""
+    part = slice(2 * index, 2 * index + 2)
+    names = ("weak", "strong", "valid", "boxes", "orders")
+    fields = {**vars(batch), **{name: getattr(batch, name)[part] for name in names}}
+    return type(batch)(**{**fields, "partner": torch.tensor([1, 0])})
+
+
+def test_the_teacher_follows_after_the_step_or_before_it():
+    _, network, teacher = run_update(method_of())
+    moved = [torch.equal(a, b) for a, b in zip(teacher.network.parameters(), network.parameters())]
+    assert not all(moved)
+    start = network_of("setr")
+    _, network, teacher = run_update(method_of(), teacher_mode="before")
+    torch.manual_seed(0)
+    start = build_network(SETR, id2label={i: str(i) for i in range(5)}, crop=(32, 64)).double()
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(teacher.network.parameters(), start.parameters()))
+
+
+def test_accumulation_rounds_make_the_same_step_as_one_batch():
+    _, together, _ = run_update(method_of())
+    batch = batch_of("setr")
+    assert batch.partner.tolist() == [1, 2, 3, 0]  # rounds have groups of their own, so compare rounds of equal halves
+    terms, apart, _ = run_update(method_of(), rounds=2)
+    assert all(torch.isfinite(value) for value in terms.values())
+    assert torch.allclose(terms["total"], terms["supervised"] + (terms["consistency_strong"] + terms["ncr_strong"]
+                          + terms["consistency_pasa"] + terms["ncr_pasa"]) / 2)  # fmt: skip
+
+
+def test_clipping_shortens_the_step_and_reports_the_norm_before():
+    free, long, _ = run_update(method_of())
+    clipped, short, _ = run_update(method_of(), clip=1e-4)
+    assert free["gradient"] == clipped["gradient"] > 1e-4
+    torch.manual_seed(0)
+    start = build_network(SETR, id2label={i: str(i) for i in range(5)}, crop=(32, 64)).double()
+    moved = [sum((a - b).abs().sum() for a, b in zip(n.parameters(), start.parameters())) for n in (long, short)]
+    assert 0 < moved[1] < moved[0] / 100
+
+
+def test_the_first_step_and_term_that_is_not_finite_is_named():
+    watch = Finiteness(torch.device("cpu"))
+    good, bad = torch.tensor(1.0), torch.tensor(float("nan"))
+    watch.watch(3, {"supervised": good, "total": good})
+    watch.raise_if_bad()
+    watch.watch(4, {"supervised": good, "ncr_pasa": bad, "total": bad})
+    watch.watch(5, {"supervised": bad, "ncr_pasa": bad, "total": bad})
+    with pytest.raises(NonFiniteLoss, match=r"^step 4: ncr_pasa is not finite; the last checkpoint is intact"):
+        watch.raise_if_bad()
+
+
+def test_an_overflowing_gradient_is_left_to_a_gradient_scaler():
+    watch = Finiteness(torch.device("cpu"))
+    watch.watch(0, {"total": torch.tensor(1.0), "gradient": torch.tensor(float("inf"))}, scaled=True)
+    watch.raise_if_bad()
+    watch = Finiteness(torch.device("cpu"))
+    watch.watch(0, {"total": torch.tensor(1.0), "gradient": torch.tensor(float("inf"))})
+    with pytest.raises(NonFiniteLoss, match="step 0: gradient is not finite"):
+        watch.raise_if_bad()
+
+
+def test_the_model_section_of_these_tests_is_what_it_says():
+    assert isinstance(SETR, Model) and SETR.pretrained is False
