@@ -80,18 +80,22 @@ class Method:
     preset: Literal["paper", "official"] = "paper"  # `official`: the choices of the released code, see PRESETS
     teacher: Literal["ema", "none"] = "ema"  # none = Sup-Only
     threshold: float = number(0.95, least=0, most=1)  # a pixel is a pseudo label if its confidence is above
-    mix: Literal["none", "cutmix"] = "cutmix"  # between the images of a group, on the strong view
+    # between the images of a group, on the strong view
+    mix: Literal["none", "cutmix", "cutout", "classmix", "mixunmix", "adaptive_cutmix"] = "cutmix"
     mix_probability: float = number(0.5, least=0, most=1)  # one draw for the whole batch
     mix_group: int = number(4, least=1)  # consecutive images of the global batch that exchange content
     patch_shuffle: bool = True  # shuffle blocks of the strong view, restore the features before the decoder
     shuffle_probability: float = number(0.5, least=0, most=1)  # one draw per image
     block: int = number(8, least=1)  # side of a PatchShuffle block in tokens of the coarsest grid the decoder uses
-    pasa: Literal["none", "main", "reverse1", "reverse2", "product", "all_rows"] = "main"  # the attention bias of the extra student pass; none = no such pass
+    # the attention bias of the extra student pass; none = no such pass
+    pasa: Literal["none", "main", "reverse1", "reverse2", "product", "all_rows", "rand"] = "main"
     pasa_alpha: float = number(5.0, least=0)  # scale of the bias
     pasa_confidence: Literal["probability", "mask"] = "probability"  # what is pooled over a patch
     pasa_stages: Literal["last", "all"] = "last"  # SegFormer: only stage 4, or every stage
-    regularizer: Literal["none", "ncr", "all_cr"] = "ncr"  # beside the cross-entropy on pseudo labels
-    regularizer_norm: Literal["l2sq", "l2", "kl"] = "l2sq"  # squared distance, its root (released code), divergence
+    # beside the cross-entropy on pseudo labels: negative class ranking, all classes, soft cross-entropy
+    regularizer: Literal["none", "ncr", "all_cr", "soft", "soft_labels"] = "ncr"
+    # of ncr and all_cr: squared distance, its root (released code), divergence
+    regularizer_norm: Literal["l2sq", "l2", "kl"] = "l2sq"
     regularizer_on: Literal["both", "strong", "pasa"] = "both"  # the student branches it is applied to
     regularizer_mixed_teacher: bool = True  # mix the teacher's logits with the same boxes as the image
     weak_colour: bool = False  # photometric distortion on the teacher's view as well
@@ -107,7 +111,8 @@ class Method:
         """The method's name in tables: that of the paper where it has one, else the base and the parts that are on."""
         if self.teacher == "none":
             return "Sup-Only"
-        base = {"none": "Mean Teacher", "cutmix": "S4Former-Base"}[self.mix]
+        names = {"cutout": "CutOut", "classmix": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix"}
+        base = {"none": "Mean Teacher", "cutmix": "S4Former-Base"}.get(self.mix) or f"Mean Teacher + {names[self.mix]}"
         parts = [name for name, on in (("PatchShuffle", self.patch_shuffle), ("PASA", self.pasa != "none")) if on]
         parts += [self.regularizer.upper()] if self.regularizer != "none" else []
         whole = base == "S4Former-Base" and parts == ["PatchShuffle", "PASA", "NCR"]

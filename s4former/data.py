@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .augment import crop_pair, photometric
 from .config import Config, share_of_process
-from .mixing import cutmix_box, partners
+from .mixing import MIXES, Place
 from .patch_shuffle import draw_order
 from .randomness import Stream, numpy_generator, torch_generator
 from .sources import DataError, Sources, load_sources, read_image, read_pair
@@ -32,7 +32,7 @@ class Batch:
     labeled: (B_l, 3, H, W) uint8.    labels: (B_l, H, W), 255 = ignore.    labeled_valid: (B_l, H, W) bool.
     weak, strong: (B_u, 3, H, W) uint8, the same crop of an unlabelled image in two colours.
     valid: (B_u, H, W) bool, False on padding.
-    boxes: (B_u, H, W) bool and partner: (B_u,) long, the draw of the mix.
+    mix: tensors, the draw of the mix; which ones, its row in mixing.MIXES knows.
     orders: (B_u, r, c) long, the draw of PatchShuffle.
     replaced: ids of unlabelled images that could not be read; others took their places.
     """
@@ -44,14 +44,15 @@ class Batch:
     weak: Tensor
     strong: Tensor
     valid: Tensor
-    boxes: Tensor
-    partner: Tensor
+    mix: dict[str, Tensor]
     orders: Tensor
     replaced: tuple[str, ...] = ()
 
     def map(self, function) -> "Batch":
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: function(v) for k, v in tensors.items() if isinstance(v, Tensor)})
+        """The same batch with a function applied to every tensor."""
+        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        mix = {name: function(value) for name, value in self.mix.items()}
+        return replace(self, mix=mix, **{name: function(value) for name, value in tensors.items()})
 
     def pin_memory(self) -> "Batch":
         return self.map(lambda tensor: tensor.pin_memory())
@@ -121,15 +122,10 @@ class Steps(Dataset):
             weak=weak.permute(0, 3, 1, 2),
             strong=strong.permute(0, 3, 1, 2),
             valid=valid,
-            boxes=self.boxes(step, positions),
-            partner=partners(len(positions), self.config.method.mix_group if self.mixes else 1),
+            mix=self.mix(step, positions),
             orders=self.orders(step, positions),
             replaced=tuple(name for view in views for name in view[3]),
         )
-
-    @property
-    def mixes(self) -> bool:
-        return self.config.method.mix != "none"
 
     def labeled_image(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image (H, W, 3), labels (H, W) and valid (H, W) of one labelled crop."""
@@ -165,13 +161,20 @@ class Steps(Dataset):
             crop = photometric(crop, numpy_generator(seed, Stream.WEAK_COLOUR, step, position))
         return crop, strong, valid, unreadable
 
-    def boxes(self, step: int, positions: list[int]) -> Tensor:
-        """(B_u, H, W) bool: a CutMix box for every image, or none for any; one coin for the whole global batch."""
-        seed, (height, width) = self.config.run.seed, self.config.data.crop
-        coin = numpy_generator(seed, Stream.MIX_COIN, step).random() < self.config.method.mix_probability
-        if not (self.mixes and coin):
-            return torch.zeros(len(positions), height, width, dtype=torch.bool)
-        return torch.stack([cutmix_box(height, width, torch_generator(seed, Stream.MIX_BOX, step, p)) for p in positions])
+    def mix(self, step: int, positions: list[int]) -> dict[str, Tensor]:
+        """What the method's mix needs to have drawn for these images."""
+        method = self.config.method
+        place = Place(
+            seed=self.config.run.seed,
+            step=step,
+            positions=positions,
+            size=self.config.data.crop,
+            group=method.mix_group,
+            probability=method.mix_probability,
+            classes=len(self.sources.classes),
+            labeled=self.labeled_share,
+        )
+        return MIXES[method.mix].draw(place)
 
     def orders(self, step: int, positions: list[int]) -> Tensor:
         """(B_u, r, c) long: identities where PatchShuffle is off."""
@@ -189,10 +192,10 @@ def stack(arrays) -> Tensor:
     return torch.from_numpy(np.stack(list(arrays)))
 
 
-def no_unlabeled(height: int, width: int) -> tuple[Tensor, ...]:
+def no_unlabeled(height: int, width: int) -> tuple:
     """The unlabelled part of a batch of Sup-Only: empty tensors of the right shapes."""
     images, masks = torch.empty(0, 3, height, width, dtype=torch.uint8), torch.empty(0, height, width, dtype=torch.bool)
-    return images, images, masks, masks, torch.empty(0, dtype=torch.long), torch.empty(0, 1, 1, dtype=torch.long)
+    return images, images, masks, {}, torch.empty(0, 1, 1, dtype=torch.long)
 
 
 def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory: bool) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from .pseudo import IGNORE_INDEX, at_least_float32
 
 EPSILON = 1e-6  # added to every difference by the released code's plain L2
+TEMPERATURE = 2.0  # of the soft losses (supplement, below eq. 5)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -48,6 +49,21 @@ def all_class_ranking(student: Tensor, teacher: Tensor, labels: Tensor, norm: st
     return masked_mean(distance(student, teacher, norm), labels != IGNORE_INDEX)
 
 
+def soft_cross_entropy(student: Tensor, teacher: Tensor, labels: Tensor, norm: str = "") -> Tensor:
+    """Soft as printed (supplement, eq. 5): cross-entropy of the pseudo label with student logits at temperature 2.
+
+    The text speaks of soft labels, the formula has hard ones; `soft_label_cross_entropy` follows the text.
+    """
+    return cross_entropy(student / TEMPERATURE, labels)
+
+
+def soft_label_cross_entropy(student: Tensor, teacher: Tensor, labels: Tensor, norm: str = "") -> Tensor:
+    """Soft as described: cross-entropy of the student with the teacher's probabilities, both at temperature 2."""
+    target = (at_least_float32(teacher.detach()) / TEMPERATURE).softmax(dim=1)
+    student = (at_least_float32(student) / TEMPERATURE).log_softmax(dim=1)
+    return masked_mean(-(target * student).sum(dim=1), labels != IGNORE_INDEX)
+
+
 def distance(student: Tensor, teacher: Tensor, norm: str, left_out: Tensor | None = None) -> Tensor:
     """Per pixel, (B, H, W), between two maps of log-probabilities; class `left_out` (B, 1, H, W) counts nothing."""
     if norm == "kl":
@@ -70,4 +86,9 @@ def masked_mean(values: Tensor, keep: Tensor) -> Tensor:
 
 
 # Config word -> loss; `none` has no entry.
-REGULARIZERS = {"ncr": negative_class_ranking, "all_cr": all_class_ranking}
+REGULARIZERS = {
+    "ncr": negative_class_ranking,
+    "all_cr": all_class_ranking,
+    "soft": soft_cross_entropy,
+    "soft_labels": soft_label_cross_entropy,
+}

@@ -1,14 +1,108 @@
 """Mixing content between images of a batch: the draw apart from the use.
 
-A mix is a source map, (B, H, W) long: for every pixel the image of the batch that it comes from. `gather` applies it
-to anything that has a batch dimension and that resolution, so pixels, labels, teacher logits and confidence cannot be
-moved by different rules.
+A mix is a source map, (B, H, W) long: for every pixel the image that it comes from, counted through the unlabelled images
+of the batch and then the labelled ones; ERASED is no image. `gather` applies it to anything that has a batch dimension
+and that resolution, so pixels, labels, teacher logits and confidence cannot be moved by different rules. A new mix is a
+draw, a source map and a line in `MIXES`.
 """
+
+import math
+from dataclasses import dataclass
+from typing import Callable
 
 import torch
 from torch import Tensor
 
-from .pseudo import Pseudo, shrink
+from .pseudo import IGNORE_INDEX, Pseudo, shrink
+from .randomness import Stream, numpy_generator, torch_generator
+
+ERASED = -1
+TILES = 4  # Mix/UnMix cuts an image into TILES x TILES
+
+Draws = dict[str, Tensor]
+Size = tuple[int, int] | torch.Size  # height, width of the images
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a draw belongs: everything it may depend on.
+
+    positions: of this process's unlabelled images in the global batch, whole groups.
+    """
+
+    seed: int
+    step: int
+    positions: list[int]
+    size: tuple[int, int]
+    group: int
+    probability: float
+    classes: int
+    labeled: int  # labelled images of this process
+
+    def coin(self) -> bool:
+        """One for the whole global batch."""
+        return bool(numpy_generator(self.seed, Stream.MIX_COIN, self.step).random() < self.probability)
+
+    def generators(self, stream: Stream) -> list[torch.Generator]:
+        """One for every image."""
+        return [torch_generator(self.seed, stream, self.step, position) for position in self.positions]
+
+    def group_permutations(self, count: int) -> Tensor:
+        """(B, count) long: `count` permutations inside every group, as local image numbers."""
+        groups = []
+        for first in range(0, len(self.positions), self.group):
+            generator = torch_generator(self.seed, Stream.MIX_GROUP, self.step, self.positions[first])
+            shuffled = [first + torch.randperm(self.group, generator=generator) for _ in range(count)]
+            groups.append(torch.stack(shuffled, dim=1))
+        return torch.cat(groups)
+
+
+# ---- applying a source map
+
+
+def gather(x: Tensor, source: Tensor, fill: float = 0) -> Tensor:
+    """``x[source[b, i, j], ..., i, j]`` for every b, i, j, and `fill` where the source is ERASED.
+
+    Args:
+        x: (M, H, W) or (M, C, H, W) with M images to take from.
+        source: (B, H, W) long, values ERASED .. M-1.
+    """
+    if x.dim() == 4:
+        source = source[:, None].expand(-1, x.shape[1], -1, -1)
+    return x.gather(0, source.clamp(min=0)).masked_fill(source == ERASED, fill)
+
+
+def mix_pseudo(pseudo: Pseudo, source: Tensor, *, logits: bool = True, labels: Tensor | None = None) -> Pseudo:
+    """The teacher's word on the mixed images.
+
+    Args:
+        source: (B, H, W) at image resolution; every cell of the teacher's map takes the source of its first pixel.
+        logits: False leaves the logits where they were, as the released code does: inside a box the student on one
+            image is then compared with the teacher on another.
+        labels: (B_l, H, W) long of the labelled images, if the map takes from them: the truth at full confidence, but
+            nothing that the teacher said.
+    """
+    source = shrink(source, pseudo.label.shape[-2:])
+    pool = pseudo if labels is None else with_labels(pseudo, shrink(labels, pseudo.label.shape[-2:]))
+    return Pseudo(
+        label=gather(pool.label, source, IGNORE_INDEX),
+        spoken=gather(pool.spoken, source, IGNORE_INDEX),
+        logits=gather(pool.logits, source) if logits else pseudo.logits,
+        confidence=gather(pool.confidence, source),
+    )
+
+
+def with_labels(pseudo: Pseudo, labels: Tensor) -> Pseudo:
+    """The teacher's word on the unlabelled images, followed by the truth on the labelled ones."""
+    return Pseudo(
+        label=torch.cat([pseudo.label, labels]),
+        spoken=torch.cat([pseudo.spoken, torch.full_like(labels, IGNORE_INDEX)]),
+        logits=torch.cat([pseudo.logits, pseudo.logits.new_zeros(len(labels), *pseudo.logits.shape[1:])]),
+        confidence=torch.cat([pseudo.confidence, torch.ones_like(labels, dtype=pseudo.confidence.dtype)]),
+    )
+
+
+# ---- boxes: CutMix, CutOut
 
 
 def cutmix_box(height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -38,35 +132,148 @@ def partners(batch: int, group: int) -> Tensor:
     return own - own % group + (own + 1) % group
 
 
-def mix_source(boxes: Tensor, partner: Tensor) -> Tensor:
-    """CutMix as a source map: inside its box an image shows its partner.
-
-    Args:
-        boxes: (B, H, W) bool; an empty box leaves the image alone.
-        partner: (B,) long.
-    """
-    own = torch.arange(len(boxes), device=boxes.device)
-    return torch.where(boxes, partner.to(boxes.device)[:, None, None], own[:, None, None])
+def draw_boxes(place: Place) -> Draws:
+    """A box for every image, or none for any."""
+    if place.coin():
+        boxes = torch.stack([cutmix_box(*place.size, generator) for generator in place.generators(Stream.MIX_BOX)])
+    else:
+        boxes = torch.zeros(len(place.positions), *place.size, dtype=torch.bool)
+    return {"boxes": boxes, "partner": partners(len(place.positions), place.group)}
 
 
-def gather(x: Tensor, source: Tensor) -> Tensor:
-    """``x[source[b, i, j], ..., i, j]`` for every b, i, j; `x` is (B, H, W) or (B, C, H, W) at the map's resolution."""
-    if x.dim() == 4:
-        source = source[:, None].expand(-1, x.shape[1], -1, -1)
-    return x.gather(0, source)
+def own_images(pseudo: Pseudo) -> Tensor:
+    """(B, 1, 1) long: every image's own number."""
+    return torch.arange(len(pseudo.label), device=pseudo.label.device)[:, None, None]
 
 
-def mix_pseudo(pseudo: Pseudo, source: Tensor, *, logits: bool = True) -> Pseudo:
-    """The teacher's word on the mixed images.
+def unmixed(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
+    return own_images(pseudo).expand(-1, *size)
 
-    Args:
-        source: (B, H, W) at image resolution; every cell of the teacher's map takes the source of its first pixel.
-        logits: False leaves the logits where they were, as the released code does: inside a box the student on one
-            image is then compared with the teacher on another.
-    """
-    source = shrink(source, pseudo.label.shape[-2:])
-    return Pseudo(
-        label=gather(pseudo.label, source),
-        logits=gather(pseudo.logits, source) if logits else pseudo.logits,
-        confidence=gather(pseudo.confidence, source),
-    )
+
+def cutmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
+    """Inside its box an image shows its partner."""
+    return torch.where(draws["boxes"], draws["partner"][:, None, None], own_images(pseudo))
+
+
+def cutout(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
+    """Inside its box an image shows nothing (in the released code CutOut is computed and never used)."""
+    return torch.where(draws["boxes"], ERASED, own_images(pseudo))
+
+
+# ---- classes: ClassMix
+
+
+def draw_priorities(place: Place) -> Draws:
+    """In which order an image's classes are kept; no image mixes where the coin says so."""
+    priority = [torch.rand(place.classes, generator=generator) for generator in place.generators(Stream.MIX_BOX)]
+    return {
+        "priority": torch.stack(priority),
+        "mixes": torch.tensor(place.coin()),
+        "partner": partners(len(priority), place.group),
+    }
+
+
+def classmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
+    """An image keeps floor(n/2) + 1 of its n pseudo classes (released code) and shows its partner elsewhere."""
+    priority = draws["priority"]
+    present = torch.stack([(pseudo.label == k).flatten(1).any(dim=1) for k in range(priority.shape[1])], dim=1)
+    wanted = present.sum(dim=1, keepdim=True) // 2 + 1
+    rank = priority.masked_fill(~present, -1).argsort(dim=1, descending=True).argsort(dim=1)
+    kept = present & (rank < wanted)  # (B, K)
+    none_present = ~present.any(dim=1)  # nothing but unsure pixels: the image stays as it is
+    label = pseudo.label.clamp(max=priority.shape[1] - 1)
+    keep = kept.gather(1, label.flatten(1)).view_as(label) & (pseudo.label != IGNORE_INDEX)
+    keep = keep | none_present[:, None, None] | ~draws["mixes"]
+    return torch.where(enlarge(keep, size), own_images(pseudo), draws["partner"][:, None, None])
+
+
+def enlarge(cells: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Nearest up-sampling of (B, h, w) to (B, H, W), whole pixels per cell: the inverse of `shrink`."""
+    return cells.repeat_interleave(size[0] // cells.shape[1], 1).repeat_interleave(size[1] // cells.shape[2], 2)
+
+
+# ---- tiles: Mix/UnMix
+
+
+def draw_tiles(place: Place) -> Draws:
+    """For every tile an independent permutation of the images of a group (MUM, CVPR 2022), always applied."""
+    return {"tiles": place.group_permutations(TILES * TILES).unflatten(1, (TILES, TILES))}
+
+
+def mixunmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
+    """Every tile of an image shows the same tile of one of its group; `unmix` undoes it on the features."""
+    return enlarge(draws["tiles"], size)
+
+
+def unmix(x: Tensor, tiles: Tensor) -> Tensor:
+    """Puts the tiles of features (B, C, h, w) back into the images they came from."""
+    if x.shape[2] % tiles.shape[1] or x.shape[3] % tiles.shape[2]:
+        raise ValueError(f"cannot cut {tuple(x.shape[2:])} features into {tuple(tiles.shape[1:])} tiles; take another crop")
+    return gather(x, enlarge(tiles.argsort(dim=0), x.shape[-2:]))
+
+
+# ---- adaptive CutMix (AugSeg, CVPR 2023)
+
+
+def draw_adaptive(place: Place) -> Draws:
+    """Two boxes and a chance for every image; one size of box for the batch each, one permutation in every group."""
+    lambdas = numpy_generator(place.seed, Stream.MIX_COIN, place.step).beta((8, 4), (2, 4))
+    boxes = [[square_box(place.size, lam, generator) for lam in lambdas] for generator in place.generators(Stream.MIX_BOX)]
+    chances = [torch.rand((), generator=generator) for generator in place.generators(Stream.MIX_CHANCE)]
+    permutation = place.group_permutations(1)[:, 0]
+    return {
+        "labeled_boxes": torch.stack([pair[0] for pair in boxes]),
+        "boxes": torch.stack([pair[1] for pair in boxes]),
+        "chance": torch.stack(chances),
+        "partner": permutation,
+        "labeled_partner": permutation % place.labeled,
+    }
+
+
+def square_box(size: tuple[int, int], lam: float, generator: torch.Generator) -> Tensor:
+    """A box of about 1 - lam of the area around a uniform centre, cut off at the border; (H, W) bool."""
+    box = torch.zeros(size, dtype=torch.bool)
+    spans = []
+    for length in size:
+        half = math.floor(length * math.sqrt(1 - lam)) // 2
+        centre = draw_integer(length // 8, length - 1, generator)
+        spans.append(slice(max(0, centre - half), min(length, centre + half)))
+    box[tuple(spans)] = True
+    return box
+
+
+def image_confidence(pseudo: Pseudo) -> Tensor:
+    """(B,): the mean over pixels of max p times (1 - entropy / ln K); 0 for a uniform teacher, 1 for a certain one."""
+    log = pseudo.logits.log_softmax(dim=1)
+    entropy = -(log.exp() * log).sum(dim=1) / math.log(log.shape[1])
+    return (log.exp().amax(dim=1) * (1 - entropy)).flatten(1).mean(dim=1)
+
+
+def adaptive_cutmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
+    """Unsure images first receive a box of a labelled one; then every image receives a box of such a copy."""
+    own = own_images(pseudo)
+    pastes = draws["labeled_boxes"] & (draws["chance"] < 1 - image_confidence(pseudo))[:, None, None]
+    copies = torch.where(pastes, len(own) + draws["labeled_partner"][:, None, None], own)
+    return torch.where(draws["boxes"], copies[draws["partner"]], own)
+
+
+# ---- the table
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A row of Table S3: what is drawn on the host, and the source map made of it."""
+
+    draw: Callable[[Place], Draws]
+    source: Callable[[Draws, Pseudo, Size], Tensor]
+    takes_labeled: bool = False
+
+
+MIXES: dict[str, Mix] = {
+    "none": Mix(lambda place: {}, unmixed),
+    "cutmix": Mix(draw_boxes, cutmix),
+    "cutout": Mix(draw_boxes, cutout),
+    "classmix": Mix(draw_priorities, classmix),
+    "mixunmix": Mix(draw_tiles, mixunmix),
+    "adaptive_cutmix": Mix(draw_adaptive, adaptive_cutmix, takes_labeled=True),
+}

@@ -94,8 +94,9 @@ def pasa_mask(confidence: Tensor, variant: str, alpha: float, noise: Tensor | No
     return alpha * shape.row(confidence)[:, :, None] * shape.column(confidence)[:, None, :]
 
 
-# One attention layer's bias by its (queries, keys): row factors (B, Nq) and column factors (B, Nk), prefix included.
-Bias = dict[tuple[int, int], tuple[Tensor, Tensor]]
+# One attention layer's bias by its (queries, keys), prefix tokens included: row factors (B, Nq) and column factors
+# (B, Nk), or where it has no such form the dense (B, Nq, Nk).
+Bias = dict[tuple[int, int], tuple[Tensor, Tensor] | Tensor]
 
 
 def attention_bias(
@@ -108,18 +109,27 @@ def attention_bias(
         grids: the (query grid, key grid) of every kind of attention layer that is to be steered.
         prefix: class, distillation and register tokens before the patches.
     """
-    shape = VARIANTS[variant]
     bias: Bias = {}
     for query_grid, key_grid in grids:
-        row = shape.row(pool_confidence(confidence, query_grid).detach().float())
-        column = alpha * shape.column(pool_confidence(confidence, key_grid).detach().float())
-        row = F.pad(row, (prefix, 0), value=shape.class_token)
-        column = F.pad(column, (prefix, 0), value=0.0)
-        key = (row.shape[1], column.shape[1])
+        key = tuple(prefix + grid[0] * grid[1] for grid in (query_grid, key_grid))
         if key in bias:
             raise ValueError(f"two attention layers of {key[0]} queries and {key[1]} keys; take a larger crop")
-        bias[key] = (row, column)
+        if variant == "rand":  # drawn once for an image and step, shared by heads and layers
+            shape = (len(confidence), *(grid[0] * grid[1] for grid in (query_grid, key_grid)))
+            noise = torch.rand(shape, device=confidence.device)
+            bias[key] = F.pad(pasa_mask(noise[:, :, 0], variant, alpha, noise), (prefix, 0, prefix, 0))
+        else:
+            bias[key] = factors(confidence, query_grid, key_grid, prefix, VARIANTS[variant], alpha)
     return bias
+
+
+def factors(
+    confidence: Tensor, query_grid: tuple[int, int], key_grid: tuple[int, int], prefix: int, shape: Variant, alpha: float
+) -> tuple[Tensor, Tensor]:
+    """Row factors (B, Nq) and column factors (B, Nk) of a variant, prefix tokens included."""
+    row = shape.row(pool_confidence(confidence, query_grid).detach().float())
+    column = alpha * shape.column(pool_confidence(confidence, key_grid).detach().float())
+    return F.pad(row, (prefix, 0), value=shape.class_token), F.pad(column, (prefix, 0), value=0.0)
 
 
 def pasa_attention(
@@ -136,11 +146,11 @@ def pasa_attention(
 
     Query, key, value: (B, heads, Nq or Nk, head dim).
     """
-    factors = None if pasa is None else pasa.get((query.shape[-2], key.shape[-2]))
-    if factors is None:
+    found = None if pasa is None else pasa.get((query.shape[-2], key.shape[-2]))
+    if found is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    row, column = factors
-    bias = (row[:, :, None] * column[:, None, :])[:, None]
+    bias = found if isinstance(found, Tensor) else found[0][:, :, None] * found[1][:, None, :]
+    bias = bias[:, None]  # the same for all heads
     # Autocast would round the bias to the type of the query in silence, and 2e-1 of error with it (alpha 50, bf16).
     with torch.autocast(query.device.type, enabled=False):
         return sdpa_attention_forward(

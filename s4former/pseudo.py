@@ -13,11 +13,14 @@ class Pseudo:
     """The teacher's word on a batch, at the resolution of its logits. A mix moves all fields with the same box.
 
     label: (B, h, w) long, IGNORE_INDEX where the teacher is unsure or the pixel is padding.
+    spoken: (B, h, w) long, the label where the teacher's logits stand behind it, IGNORE_INDEX where they do not (pixels
+        pasted from a labelled image have a label, but the teacher said nothing of them).
     logits: (B, K, h, w) float32 (or float64), without gradient.
     confidence: (B, h, w) float32, the largest softmax probability, 0 on padding.
     """
 
     label: Tensor
+    spoken: Tensor
     logits: Tensor
     confidence: Tensor
 
@@ -35,7 +38,7 @@ def pseudo_label(logits: Tensor, valid: Tensor, threshold: float) -> Pseudo:
     confidence, label = logits.softmax(dim=1).max(dim=1)
     valid = shrink(valid, label.shape[-2:])
     label = label.masked_fill(~((confidence > threshold) & valid), IGNORE_INDEX)
-    return Pseudo(label=label, logits=logits, confidence=confidence.masked_fill(~valid, 0.0))
+    return Pseudo(label=label, spoken=label, logits=logits, confidence=confidence.masked_fill(~valid, 0.0))
 
 
 def shrink(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:

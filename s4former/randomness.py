@@ -25,6 +25,8 @@ class Stream(IntEnum):
     SHUFFLE = 9
     DROPOUT = 10
     INITIALIZATION = 11
+    MIX_GROUP = 12
+    MIX_CHANCE = 13
 
 
 def numpy_generator(*key: int) -> np.random.Generator:

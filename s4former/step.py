@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .config import Method
 from .data import Batch
 from .losses import REGULARIZERS, cross_entropy
-from .mixing import gather, mix_pseudo, mix_source
+from .mixing import MIXES, gather, mix_pseudo
 from .patch_shuffle import patch_shuffle
 from .pseudo import IGNORE_INDEX, Pseudo, pseudo_label
 from .student import View, resize_logits
@@ -35,12 +35,15 @@ def train_step(student: nn.Module, teacher: nn.Module | None, batch: Batch, meth
         with torch.no_grad():  # the teacher reads the weak view
             pseudo = pseudo_label(teacher(batch.weak), batch.valid, method.threshold)
 
-        # Pixels move between images (CutMix), then between places (PatchShuffle); labels move with the first only,
-        # because the features are put back in place before the decoder.
-        source = mix_source(batch.boxes, batch.partner)
-        mixed = gather(batch.strong, source)
-        views.append(View(patch_shuffle(mixed, batch.orders), order=batch.orders))
-        branches["strong"] = mix_pseudo(pseudo, source, logits=method.regularizer_mixed_teacher)
+        # Pixels move between images (CutMix and its kin), then between places (PatchShuffle). Labels follow the first
+        # move only, unless the features are brought back from it too: both are undone before the decoder.
+        mix, tiles = MIXES[method.mix], batch.mix.get("tiles")
+        source = mix.source(batch.mix, pseudo, batch.strong.shape[-2:])
+        labels = batch.labels if mix.takes_labeled else None
+        mixed = gather(torch.cat([batch.strong, batch.labeled]) if mix.takes_labeled else batch.strong, source)
+        views.append(View(patch_shuffle(mixed, batch.orders), order=batch.orders, tiles=tiles))
+        moved = mix_pseudo(pseudo, source, logits=method.regularizer_mixed_teacher, labels=labels)
+        branches["strong"] = pseudo if tiles is not None else moved
 
         if method.pasa != "none":  # the image as it is, its unsure patches steered to other unsure patches
             views.append(View(batch.strong, confidence=guidance(pseudo, method)))
@@ -56,7 +59,7 @@ def train_step(student: nn.Module, teacher: nn.Module | None, batch: Batch, meth
         losses[f"consistency_{branch}"] = cross_entropy(logits, target.label)
         if method.regularizer != "none" and method.regularizer_on in ("both", branch):
             compare = REGULARIZERS[method.regularizer]
-            losses[f"{method.regularizer}_{branch}"] = compare(logits, target.logits, target.label, method.regularizer_norm)
+            losses[f"{method.regularizer}_{branch}"] = compare(logits, target.logits, target.spoken, method.regularizer_norm)
     if branches:
         confident = (pseudo.label != IGNORE_INDEX).sum()
         losses["confident"] = confident / (pseudo.confidence > 0).sum().clamp(min=1)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import Config, ConfigError, Method
-from .models import attention_grids, coarsest_stride, decode, encode, prefix_tokens
+from .models import attention_grids, coarsest_stride, decode, encode, prefix_tokens, token_grids
 from .pasa import ATTENTION, attention_bias
+from .mixing import TILES, unmix
 from .patch_shuffle import inverse, patch_shuffle
 from .pseudo import at_least_float32
 from .setr import UpHead
@@ -22,12 +23,14 @@ class View:
 
     images: (B, 3, H, W) normalised.
     order: (B, r, c) long, the PatchShuffle to undo on the features; None = in place.
+    tiles: (B, r, c) long, the mix of tiles between images to undo on the features after that; None = none.
     confidence: (B, h, w), the teacher's, for the PASA bias of this pass; None = plain attention.
     auxiliary: whether the auxiliary heads read the features too.
     """
 
     images: Tensor
     order: Tensor | None = None
+    tiles: Tensor | None = None
     confidence: Tensor | None = None
     auxiliary: bool = False
 
@@ -55,6 +58,8 @@ class Student(nn.Module):
             auxiliary = tuple(head(x) for head, x in zip(self.auxiliary, features)) if view.auxiliary else ()
             if view.order is not None:
                 features = tuple(patch_shuffle(x, inverse(view.order)) for x in features)
+            if view.tiles is not None:
+                features = tuple(unmix(x, view.tiles) for x in features)
             outputs.append((decode(self.network, features), auxiliary))
         return outputs
 
@@ -127,11 +132,24 @@ def check_fit(config: Config, network: nn.Module) -> list[str]:
     shuffle_grid(config, network)
     if config.method.teacher == "none":
         return []
+    if config.method.mix == "mixunmix":
+        check_tiles(config, network)
     if config.method.pasa != "none":
         prove_bias(network, config)
     if config.method.regularizer == "ncr" and network.config.num_labels == 2:
         return ["with two classes NCR is always 0, since one negative class is left; method.regularizer=none saves its time"]
     return []
+
+
+def check_tiles(config: Config, network: nn.Module) -> None:
+    """Mix/UnMix cuts every feature map of the decoder into the same tiles."""
+    for grid in token_grids(network, *config.data.crop):
+        if grid[0] % TILES or grid[1] % TILES:
+            side = TILES * coarsest_stride(network)
+            raise ConfigError(
+                f"method.mix = 'mixunmix' cuts features into {TILES}x{TILES} tiles, and data.crop = {list(config.data.crop)}"
+                f" has {grid[0]}x{grid[1]} tokens; use a crop whose sides are multiples of {side}"
+            )
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import pytest
 
 from s4former.config import Config, ConfigError, Method, from_dict, load, share_of_process, to_dict
 from s4former.losses import REGULARIZERS
+from s4former.mixing import MIXES
 from s4former.pasa import VARIANTS
 from s4former.sources import SOURCES
 
@@ -24,7 +25,7 @@ def complaint(tree):
     [
         ({"method": {"treshold": 0.9}}, "unknown key method.treshold; did you mean method.threshold?"),
         ({"run": {"batch": {"labelled": 8}}}, "unknown key run.batch.labelled; did you mean run.batch.labeled?"),
-        ({"method": {"mix": "cutmx"}}, "method.mix is 'cutmx'; one of 'none', 'cutmix'"),
+        ({"method": {"mix": "cutmx"}}, "method.mix is 'cutmx'; one of 'none', 'cutmix', 'cutout', 'classmix', 'mixunmix', 'adaptive_cutmix'"),
         ({"run": {"seed": "one"}}, "run.seed is 'one'; it must be a whole number"),
         ({"run": {"seed": True}}, "run.seed is True; it must be a whole number"),
         ({"method": {"threshold": 1.5}}, "method.threshold is 1.5; it must be at most 1"),
@@ -84,7 +85,8 @@ def test_a_batch_is_shared_over_processes_and_rounds_or_refused():
 def test_the_words_of_the_config_are_those_of_the_tables():
     hints = typing.get_type_hints(Method)
     assert set(typing.get_args(hints["regularizer"])) == {"none", *REGULARIZERS}
-    assert set(typing.get_args(hints["pasa"])) == {"none", *VARIANTS}
+    assert set(typing.get_args(hints["pasa"])) == {"none", "rand", *VARIANTS}
+    assert set(typing.get_args(hints["mix"])) == set(MIXES)
     source = typing.get_type_hints(type(Config().data))["source"]
     assert set(typing.get_args(source)) == set(SOURCES)
 

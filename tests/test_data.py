@@ -18,10 +18,14 @@ def steps_of(process=0, processes=1, **sections):
 
 def same(one, other):
     return all(
-        torch.equal(a, b) if isinstance(a := getattr(one, f.name), torch.Tensor) else a == b
-        for f in fields(one)
-        for b in [getattr(other, f.name)]
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for a, b in zip(parts(one).values(), parts(other).values(), strict=True)
     )
+
+
+def parts(batch):
+    flat = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "mix"}
+    return flat | {f"mix.{name}": value for name, value in batch.mix.items()}
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -42,18 +46,18 @@ def test_loader_workers_change_nothing():
 
 
 def joined(batches, name):
-    return torch.cat([getattr(batch, name) for batch in batches])
+    return torch.cat([parts(batch)[name] for batch in batches])
 
 
-@pytest.mark.parametrize("names", [("labeled", "labels", "weak", "strong", "valid", "boxes", "orders")])
+@pytest.mark.parametrize("names", [("labeled", "labels", "weak", "strong", "valid", "mix.boxes", "orders")])
 def test_processes_and_rounds_share_one_global_batch(names):
     whole = steps_of()[3, 0]
     processes = [steps_of(process, 2)[3, 0] for process in (0, 1)]
     rounds = [steps_of(run={"batch": {"labeled": 2, "unlabeled": 4, "rounds": 2}})[3, round_] for round_ in (0, 1)]
     for name in names:
-        assert torch.equal(joined(processes, name), getattr(whole, name)), name
-        assert torch.equal(joined(rounds, name), getattr(whole, name)), name
-    assert whole.partner.tolist() == [1, 0, 3, 2] and processes[0].partner.tolist() == [1, 0]
+        assert torch.equal(joined(processes, name), parts(whole)[name]), name
+        assert torch.equal(joined(rounds, name), parts(whole)[name]), name
+    assert whole.mix["partner"].tolist() == [1, 0, 3, 2] and processes[0].mix["partner"].tolist() == [1, 0]
 
 
 def test_every_image_comes_up_once_in_a_cycle():
@@ -88,10 +92,22 @@ def test_padding_is_invalid_black_on_the_wire_and_the_mean_on_the_device():
 
 def test_one_coin_decides_for_the_whole_batch_whether_it_is_mixed():
     steps = steps_of()
-    mixed = [steps.boxes(step, [0, 1, 2, 3]).flatten(1).any(dim=1) for step in range(200)]
+    mixed = [steps.mix(step, [0, 1, 2, 3])["boxes"].flatten(1).any(dim=1) for step in range(200)]
     assert all(images.all() or not images.any() for images in mixed)
     assert 70 < sum(images.all().item() for images in mixed) < 130
-    assert not steps_of(method={"mix": "none"}).boxes(1, [0, 1, 2, 3]).any()
+
+
+@pytest.mark.parametrize("mix", ["classmix", "mixunmix", "adaptive_cutmix"])
+def test_every_mix_is_drawn_for_the_global_batch(mix):
+    whole = steps_of(method={"mix": mix}).batch(3, 0).mix
+    halves = [steps_of(process, 2, method={"mix": mix}).batch(3, 0).mix for process in (0, 1)]
+    for name, value in whole.items():
+        if value.dim() == 0:
+            assert value == halves[0][name] == halves[1][name]
+        elif name in ("partner", "tiles"):  # numbers of images, counted from the first of the process
+            assert torch.equal(torch.cat([halves[0][name], halves[1][name] + 2]), value), name
+        elif name != "labeled_partner":
+            assert torch.equal(torch.cat([half[name] for half in halves]), value), name
 
 
 def test_orders_are_identities_where_patch_shuffle_is_off():

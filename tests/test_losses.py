@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from s4former.losses import all_class_ranking, cross_entropy, negative_class_ranking
+from s4former.losses import (
+    all_class_ranking,
+    cross_entropy,
+    negative_class_ranking,
+    soft_cross_entropy,
+    soft_label_cross_entropy,
+)
 
 STUDENT = torch.tensor([2.0, 1, 0, -1])
 TEACHER = torch.tensor([3.0, 0.5, 0.5, -2])
@@ -32,6 +38,14 @@ def test_the_worked_gradient(norm, expected):
     negative_class_ranking(student, pixel(TEACHER), LABEL, norm).backward()
     assert torch.allclose(student.grad.flatten(), torch.tensor(expected), atol=1e-4)
     assert student.grad.flatten()[0] == 0 and abs(student.grad.sum()) < 1e-6
+
+
+def test_the_worked_examples_of_the_soft_losses():
+    assert cross_entropy(pixel(STUDENT), LABEL).item() == pytest.approx(0.440190, abs=1e-5)
+    assert soft_cross_entropy(pixel(STUDENT), pixel(TEACHER), LABEL).item() == pytest.approx(0.787339, abs=1e-5)
+    assert soft_label_cross_entropy(pixel(STUDENT), pixel(TEACHER), LABEL).item() == pytest.approx(1.121389, abs=1e-5)
+    nothing = torch.full_like(LABEL, 255)
+    assert soft_label_cross_entropy(pixel(STUDENT), pixel(TEACHER), nothing) == 0
 
 
 def test_equal_logits_cost_nothing_and_the_released_root_its_epsilon():

@@ -1,7 +1,20 @@
 import pytest
 import torch
 
-from s4former.mixing import cutmix_box, gather, mix_pseudo, mix_source, partners
+from s4former.mixing import (
+    ERASED,
+    MIXES,
+    Place,
+    adaptive_cutmix,
+    cutmix,
+    cutmix_box,
+    gather,
+    image_confidence,
+    mix_pseudo,
+    partners,
+    square_box,
+    unmix,
+)
 from s4former.pseudo import IGNORE_INDEX, Pseudo, pseudo_label, shrink
 
 
@@ -35,6 +48,23 @@ def test_partners_are_the_next_of_the_same_group():
     assert partners(3, 1).tolist() == [0, 1, 2]
 
 
+def mix_source(boxes, partner):
+    """CutMix's map; what the teacher said does not matter to it."""
+    return cutmix({"boxes": boxes, "partner": partner}, word(len(boxes)), boxes.shape[-2:])
+
+
+def word(batch=4, height=16, width=24, classes=5):
+    generator = torch.Generator().manual_seed(0)
+    return pseudo_label(
+        5 * torch.randn(batch, classes, height, width, generator=generator), torch.ones(batch, height, width) > 0, 0.5
+    )
+
+
+def place(mix="cutmix", positions=4, group=4, seed=0, step=0, probability=1.0, size=(16, 24)):
+    return Place(seed=seed, step=step, positions=list(range(positions)), size=size, group=group, probability=probability,
+                 classes=5, labeled=3)  # fmt: skip
+
+
 def coded(batch=4, height=16, width=24):
     code = torch.arange(batch).reshape(-1, 1, 1).expand(-1, height, width)
     return code.contiguous()
@@ -60,7 +90,7 @@ def test_all_fields_of_the_teachers_word_move_together_and_unsure_pixels_with_th
     code = coded()
     label = code.clone()
     label[:, ::2] = IGNORE_INDEX
-    pseudo = Pseudo(label=label, logits=code[:, None].expand(-1, 5, -1, -1).float(), confidence=code.float() / 4)
+    pseudo = Pseudo(label=label, spoken=label, logits=code[:, None].expand(-1, 5, -1, -1).float(), confidence=code.float() / 4)
     source = mix_source(boxes_of(4, 16, 24), partners(4, 4))
     mixed = mix_pseudo(pseudo, source)
     assert torch.equal(mixed.logits[:, 2].long(), source) and torch.equal((mixed.confidence * 4).long(), source)
@@ -72,7 +102,7 @@ def test_all_fields_of_the_teachers_word_move_together_and_unsure_pixels_with_th
 def test_maps_of_a_quarter_of_the_size_take_every_fourth_source():
     assert shrink(torch.arange(64).reshape(1, 8, 8), (2, 2)).tolist() == [[[0, 4], [32, 36]]]
     code = coded()
-    small = Pseudo(label=code[:, ::4, ::4], logits=code[:, None, ::4, ::4].float(), confidence=code[:, ::4, ::4].float())
+    small = Pseudo(label=code[:, ::4, ::4], spoken=code[:, ::4, ::4], logits=code[:, None, ::4, ::4].float(), confidence=code[:, ::4, ::4].float())
     source = mix_source(boxes_of(4, 16, 24), partners(4, 4))
     assert torch.equal(mix_pseudo(small, source).label, source[:, ::4, ::4])
     with pytest.raises(ValueError, match="cannot shrink 16x24 to 5x6"):
@@ -80,11 +110,100 @@ def test_maps_of_a_quarter_of_the_size_take_every_fourth_source():
 
 
 def test_the_threshold_is_strict_and_padding_is_never_a_pseudo_label():
-    logits = torch.tensor([0.9, 0.1]).log().reshape(1, 2, 1, 1).expand(2, 2, 4, 6).double()
-    confidence = logits.float().softmax(1).max().item()
+    logits = torch.tensor([0.9, 0.1]).log().reshape(1, 2, 1, 1).expand(2, 2, 4, 6)
+    confidence = logits.softmax(1).max().item()
     valid = torch.ones(2, 4, 6, dtype=torch.bool)
     valid[1, :, 3:] = False
     assert (pseudo_label(logits, valid, confidence).label == IGNORE_INDEX).all()
     pseudo = pseudo_label(logits, valid, confidence - 1e-6)
     assert torch.equal(pseudo.label == 0, valid) and torch.equal(pseudo.confidence > 0, valid)
     assert not pseudo.logits.requires_grad
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_every_mix_moves_image_label_logits_and_confidence_by_one_map(mix):
+    code, labels = coded(4), coded(3)
+    pseudo = Pseudo(code, code, code[:, None].expand(-1, 5, -1, -1).float(), code.float() / 10)
+    row = MIXES[mix]
+    source = row.source(row.draw(place(mix)), pseudo, (16, 24))
+    assert source.shape == (4, 16, 24) and source.max() < (7 if row.takes_labeled else 4) and source.min() >= ERASED
+    moved = mix_pseudo(pseudo, source, labels=labels if row.takes_labeled else None)
+    own, erased = (source >= 0) & (source < 4), source == ERASED
+    for field, expected in ((moved.label, source), (moved.logits[:, 3].long(), source), ((moved.confidence * 10).round().long(), source)):
+        assert torch.equal(field[own], expected[own])
+    assert (moved.label[erased] == IGNORE_INDEX).all() and not moved.confidence[erased].any()
+    pasted = source >= 4
+    assert torch.equal(moved.label[pasted], source[pasted] - 4) and (moved.confidence[pasted] == 1).all()
+    assert (moved.spoken[pasted] == IGNORE_INDEX).all()
+
+
+def test_cutout_erases_half_of_every_image_and_nothing_else():
+    images = torch.rand(4, 3, 16, 24) + 1
+    source = MIXES["cutout"].source(MIXES["cutout"].draw(place()), word(), (16, 24))
+    cut = gather(images, source)
+    assert (cut == 0).float().mean() == pytest.approx(0.5, abs=0.05)
+    assert torch.equal(cut[cut != 0], images[cut != 0])
+
+
+@pytest.mark.parametrize("classes, kept", [(1, 1), (2, 2), (3, 2), (4, 3)])
+def test_classmix_keeps_half_of_the_classes_and_one_more(classes, kept):
+    label = torch.arange(24).remainder(classes).expand(2, 16, 24).clone()
+    label[:, 0] = IGNORE_INDEX  # unsure pixels are no class and show the partner
+    pseudo = Pseudo(label, label, torch.zeros(2, 5, 16, 24), torch.ones(2, 16, 24))
+    source = MIXES["classmix"].source(MIXES["classmix"].draw(place(positions=2, group=2)), pseudo, (16, 24))
+    for image in range(2):
+        shown = {k for k in range(classes) if (source[image][label[image] == k] == image).all()}
+        hidden = {k for k in range(classes) if (source[image][label[image] == k] != image).all()}
+        assert len(shown) == kept and shown | hidden == set(range(classes))
+        assert (source[image, 0] != image).all()
+
+
+def test_classmix_leaves_an_image_alone_that_has_no_sure_pixel_and_a_batch_that_lost_the_coin():
+    label = torch.full((2, 16, 24), IGNORE_INDEX)
+    pseudo = Pseudo(label, label, torch.zeros(2, 5, 16, 24), torch.zeros(2, 16, 24))
+    own = torch.arange(2)[:, None, None].expand(2, 16, 24)
+    assert torch.equal(MIXES["classmix"].source(MIXES["classmix"].draw(place(positions=2, group=2)), pseudo, (16, 24)), own)
+    never = MIXES["classmix"].draw(place(positions=2, group=2, probability=0.0))
+    assert torch.equal(MIXES["classmix"].source(never, word(2), (16, 24)), own)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_tiles_are_permuted_inside_their_group_and_unmixed_on_features(stride):
+    images = torch.randn(8, 3, 16, 24)
+    draws = MIXES["mixunmix"].draw(place(positions=8))
+    assert draws["tiles"].shape == (8, 4, 4) and (draws["tiles"][:4].sort(dim=0).values == torch.arange(4)[:, None, None]).all()
+    assert len({tuple(draws["tiles"][:4, r, c].tolist()) for r in range(4) for c in range(4)}) > 4
+    mixed = gather(images, MIXES["mixunmix"].source(draws, word(8), (16, 24)))
+    assert not torch.equal(mixed, images)
+    features = torch.nn.functional.avg_pool2d(mixed, stride)
+    assert torch.equal(unmix(features, draws["tiles"]), torch.nn.functional.avg_pool2d(images, stride))
+    with pytest.raises(ValueError, match="cannot cut"):
+        unmix(torch.zeros(8, 3, 6, 4), draws["tiles"])
+
+
+def test_image_confidence_has_the_worked_values():
+    uniform = torch.zeros(1, 21, 2, 3)
+    two = torch.tensor([0.9, 0.1]).log().reshape(1, 2, 1, 1).expand(1, 2, 2, 3)
+    many = torch.tensor([0.95] + [0.0025] * 20).log().reshape(1, 21, 1, 1).expand(1, 21, 2, 3)
+    label = torch.zeros(1, 2, 3, dtype=torch.long)
+    for logits, expected in ((uniform, 0.0), (two, 0.477904), (many, 0.841317)):
+        pseudo = Pseudo(label, label, logits, torch.ones(1, 2, 3))
+        assert image_confidence(pseudo).item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_a_sure_teacher_needs_no_labelled_content_and_an_unsure_one_gets_it_everywhere(sure):
+    pseudo = word()
+    logits = torch.zeros_like(pseudo.logits)
+    logits[:, 0] = 200.0 if sure else 0.0
+    pseudo = Pseudo(pseudo.label, pseudo.spoken, logits, pseudo.confidence)
+    draws = MIXES["adaptive_cutmix"].draw(place())
+    draws["boxes"] = torch.ones_like(draws["boxes"])  # show whole copies, so that what is in them can be seen
+    source = adaptive_cutmix(draws, pseudo, (16, 24))
+    assert torch.equal(source >= 4, draws["labeled_boxes"][draws["partner"]] & (not sure))
+
+
+def test_adaptive_boxes_have_the_drawn_area_unless_they_are_cut_off():
+    boxes = [square_box((64, 64), 0.75, torch.Generator().manual_seed(seed)) for seed in range(200)]
+    sides = [(box.any(dim=1).sum().item(), box.any(dim=0).sum().item()) for box in boxes]
+    assert max(map(max, sides)) == 32 and all(box.sum() == a * b for box, (a, b) in zip(boxes, sides))

@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from s4former import mixing
 from s4former import step as step_module
 from s4former.config import PRESETS, Method, Model, from_dict
 from s4former.data import Batch
 from s4former.engine import Teacher
-from s4former.mixing import cutmix_box, partners
+from s4former.losses import REGULARIZERS
+from s4former.mixing import MIXES, Place, cutmix_box, gather, partners
 from s4former.models import build_network, decode, encode
+from s4former.pasa import VARIANTS
 from s4former.patch_shuffle import inverse, patch_shuffle
 from s4former.step import total_loss, train_step
 from s4former.student import Student, View, check_fit, prove_bias, shuffle_grid
@@ -49,8 +52,10 @@ def batch_of(family, images=4, seed=0):
         weak=weak,
         strong=weak + 0.1 * torch.randn(weak.shape, generator=generator, dtype=torch.float64),
         valid=valid,
-        boxes=torch.stack([cutmix_box(height, width, generator) for _ in range(images)]),
-        partner=partners(images, images),
+        mix={
+            "boxes": torch.stack([cutmix_box(height, width, generator) for _ in range(images)]),
+            "partner": partners(images, images),
+        },
         orders=orders,
     )
 
@@ -171,7 +176,7 @@ def test_the_pasa_branch_is_left_alone_by_what_happens_to_the_strong_one():
     teacher = Teacher(network)
     student = Student(network, method).double()
     mixed = train_step(student, teacher, batch, method)["consistency_pasa"]
-    plain = Batch(**{**vars(batch), "boxes": torch.zeros_like(batch.boxes)})
+    plain = Batch(**{**vars(batch), "mix": {**batch.mix, "boxes": torch.zeros_like(batch.mix["boxes"])}})
     assert torch.equal(mixed, train_step(student, teacher, plain, method)["consistency_pasa"])
 
 
@@ -256,3 +261,45 @@ def test_the_step_fits_on_one_screen():
     import inspect
 
     assert len(inspect.getsource(step_module.train_step).splitlines()) <= 60
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("regularizer", ["none", *REGULARIZERS])
+def test_every_mix_trains_with_every_regularizer(mix, regularizer, monkeypatch):
+    monkeypatch.setattr(mixing, "TILES", 2)  # these features are 2 x 4 cells
+    method = method_of(mix=mix, regularizer=regularizer, auxiliary_weight=0.0)
+    batch, network = batch_of("setr"), network_of("setr")
+    place = Place(seed=0, step=0, positions=[0, 1, 2, 3], size=(32, 64), group=4, probability=1.0, classes=5, labeled=3)
+    batch = Batch(**{**vars(batch), "mix": MIXES[mix].draw(place)})
+    student = Student(network, method).double()
+    losses = train_step(student, Teacher(network), batch, method)
+    assert all(torch.isfinite(loss) for loss in losses.values()) and losses["consistency_strong"] > 0
+    total_loss(losses, method).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in student.parameters())
+
+
+def test_tiles_mixed_between_images_are_unmixed_before_the_decoder_after_blocks_are_restored():
+    network = network_of("setr").eval()
+    torch.nn.init.zeros_(network.vit.embeddings.position_embeddings)
+    for layer in network.vit.layers:  # without attention between them, tokens are a function of their own patch
+        torch.nn.init.zeros_(layer.attention.v_proj.weight), torch.nn.init.zeros_(layer.attention.v_proj.bias)
+    student = Student(network, method_of()).double().eval()
+    batch = batch_of("setr", images=4)
+    tiles = torch.stack([torch.randperm(4) for _ in range(2)], dim=1).reshape(4, 1, 2)
+    mixed = gather(batch.strong, tiles.repeat_interleave(32, 1).repeat_interleave(32, 2))
+    view = View(patch_shuffle(mixed, batch.orders), order=batch.orders, tiles=tiles)
+    assert torch.allclose(student([view])[0][0], student([View(batch.strong)])[0][0], atol=1e-10)
+
+
+@pytest.mark.parametrize("variant", ["rand", *VARIANTS])
+def test_every_variant_of_the_bias_changes_the_student(variant):
+    student = Student(network_of("setr"), method_of(pasa=True, auxiliary_weight=0.0, pasa_alpha=20.0)).double().eval()
+    student.method = Method(**{**vars(student.method), "pasa": variant})
+    images = torch.randn(2, 3, 32, 64, dtype=torch.float64)
+    (plain, _), (steered, _) = student([View(images), View(images, confidence=torch.rand(2, 8, 16))])
+    assert not torch.allclose(plain, steered, atol=1e-8)
+
+
+def test_tiles_that_do_not_cut_the_features_are_refused_in_words():
+    with pytest.raises(ValueError, match=r"cuts features into 4x4 tiles, and data.crop = \[32, 64\] has 2x4 tokens; use a crop whose sides are multiples of 64"):  # fmt: skip
+        check_fit(config_of(method={"mix": "mixunmix", "block": 2}), network_of("setr"))

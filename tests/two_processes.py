@@ -40,7 +40,8 @@ mean = std = torch.full((3, 1, 1), 0.5, dtype=torch.float64)
 losses = train_step(wrapped, teacher, batch.on(accelerator.device, mean, std), config.method)
 accelerator.backward(total_loss(losses, config.method))
 
-parts = gather_object([{f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}])
+tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)} | {"boxes": batch.mix["boxes"]}
+parts = gather_object([tensors])
 if accelerator.is_main_process:
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     gradients = {name: parameter.grad for name, parameter in student.named_parameters()}
