@@ -30,7 +30,7 @@ from s4former.inference import Setting, count, predictions
 from s4former.metrics import ConfusionMatrix
 from s4former.models import load_network, logits_at
 from s4former.pictures import overlay, palette_png
-from s4former.sources import DataError
+from s4former.reading import DataError
 
 RUNS = Path("runs")
 ROLES = ("teacher", "student")  # in order of preference

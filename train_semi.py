@@ -19,8 +19,9 @@ from s4former import checkpoint
 from s4former.config import Config, ConfigError, load, share_of_process, to_dict
 from s4former.data import Batch, step_loader
 from s4former.engine import NonFiniteLoss, Signals, precision, update
+from s4former.reading import DataError
 from s4former.runlog import RunLog
-from s4former.sources import DataError, check_masks, load_sources
+from s4former.sources import check_masks, load_sources
 from s4former.training import Training, build_training, evaluate, finish, push_model, restore, save
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.

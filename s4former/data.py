@@ -20,7 +20,8 @@ from .config import Config, share_of_process
 from .mixing import MIXES, Place
 from .patch_shuffle import draw_order
 from .randomness import Stream, numpy_generator, torch_generator
-from .sources import DataError, Sources, load_sources, read_image, read_pair
+from .reading import DataError, read_image, read_pair
+from .sources import Sources, load_sources
 
 REPLACEMENTS = 20  # unreadable unlabelled images in a row before a step gives up
 

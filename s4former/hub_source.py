@@ -1,0 +1,101 @@
+"""Datasets of the Hub, or in a folder that `datasets` can load: their splits and columns become our tables."""
+
+from pathlib import Path
+from typing import Sequence
+
+import datasets
+
+from .config import Data
+from .lists import Found, existing, read_lines
+from .reading import DataError, some
+
+IMAGE_COLUMNS = ("image", "img", "pixel_values")
+MASK_COLUMNS = ("mask", "label", "annotation", "segmentation", "segmentation_mask", "semantic_segmentation", "labels")
+ID_COLUMNS = ("id", "image_id", "file_name", "filename", "name")
+
+
+def hub(data: Data, parts: Sequence[str]) -> Found:
+    """A dataset of the Hub, or a folder with one: the splits train and validation, columns for image and mask."""
+    splits = hub_splits(data.root)
+    validation = data.validation or next((name for name in ("validation", "val", "test") if name in splits), "")
+    found = {"validation": hub_table(data, splits, validation, "validation")}
+    if "labeled" not in parts:
+        return Found(parts=found)
+    train = hub_table(data, splits, "train", "labeled")
+    chosen = hub_choice("data.labeled", data.labeled, train)
+    if data.unlabeled in splits:
+        if data.unlabeled == validation:
+            raise DataError(f"data.unlabeled and the evaluation are both the split {validation!r}; choose another")
+        pool = hub_table(data, splits, data.unlabeled, "unlabeled")
+    else:
+        rest = hub_choice("data.unlabeled", data.unlabeled, train) if data.unlabeled else range(len(train))
+        pool = train.select(sorted(set(rest) - set(chosen))).remove_columns("mask")
+    found |= {"labeled": train.select(chosen), "unlabeled": pool}
+    origin = f"the split {data.unlabeled}" if data.unlabeled in splits else f"the split train ({len(train)} rows)"
+    note = f"{data.root}: the pool is what {origin} has beside the labelled: {len(pool)} images"
+    return Found(parts=found, notes=[note])
+
+
+def hub_splits(root: str) -> dict[str, datasets.Dataset]:
+    """The splits by name, loaded from a folder or the Hub."""
+    path = Path(root).expanduser()
+    if path.is_absolute() and not path.is_dir():
+        raise DataError(f"data.root is {root!r}, but there is no such folder")
+    try:
+        if (path / "state.json").is_file():
+            return {"train": datasets.load_from_disk(str(path))}
+        if (path / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(str(path))
+        return datasets.load_dataset(str(path) if path.is_dir() else root)
+    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"data.root is {root!r}, and that dataset cannot be loaded: {error}; give the id of a Hub dataset that can"
+            " be reached from here, or a folder with a dataset"
+        ) from None
+
+
+def hub_table(data: Data, splits: dict[str, datasets.Dataset], split: str, part: str) -> datasets.Dataset:
+    """One split with the columns image, mask (not for the pool) and id."""
+    if split not in splits:
+        raise DataError(
+            f"{data.root} has no split {split or 'validation'!r} for data.{part}; it has {some(list(splits))}"
+        )
+    table, columns = splits[split], {}
+    for name, known in (("image", IMAGE_COLUMNS), ("mask", MASK_COLUMNS if part != "unlabeled" else ())):
+        column = next((each for each in known if each in table.column_names), None)
+        if column:
+            columns[name] = column
+        elif known:
+            raise DataError(
+                f"{data.root}, split {split!r}, has no {name} column; it has {some(table.column_names)}, and one of"
+                f" {', '.join(known)} is needed"
+            )
+    naming = next((each for each in ID_COLUMNS if each in table.column_names), None)
+    ids = [str(name) for name in table[naming]] if naming else [str(index) for index in range(len(table))]
+    if not ids:
+        raise DataError(f"{data.root}, split {split!r}, is empty")
+    table = table.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
+    return table.add_column("id", ids)
+
+
+def hub_choice(key: str, value: str, table: datasets.Dataset) -> list[int]:
+    """The rows meant by 'first:92', by a list file of ids, or by one of row numbers."""
+    count = value.removeprefix("first:")
+    if not value:
+        raise DataError(f"{key} is empty; write {key}=first:92 for the first rows, or name a list file of rows")
+    if count.isdecimal():
+        if not 0 < int(count) <= len(table):
+            raise DataError(f"{key} is {value!r}, but the split train has {len(table)} rows")
+        return list(range(int(count)))
+    path = existing(key, value, Path.cwd())
+    lines = [line.strip() for line in read_lines(path) if line.strip()]
+    if not lines:
+        raise DataError(f"{key}: the list {path} is empty")
+    places = {name: index for index, name in enumerate(table["id"])}
+    if lines[0] not in places:
+        places = {str(index): index for index in range(len(table))}
+    lost = [line for line in lines if line not in places]
+    if lost or len(set(lines)) < len(lines):
+        what = f"names {lost[0]}, which is no row of the split train" if lost else "names a row more than once"
+        raise DataError(f"{key}: {path} {what}")
+    return sorted(places[line] for line in lines)

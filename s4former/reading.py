@@ -1,0 +1,187 @@
+"""From a row to arrays: one image, one mask, one pair.
+
+Images and masks are opened here and nowhere else, so every error names its file, and every palette keeps its ids. A
+cell of a row is {"path", "bytes"}, as `datasets.Image(decode=False)` gives it; a path "shapes:..." is a scene that is
+drawn when it is asked for.
+"""
+
+import io
+import struct
+import zlib
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Sequence
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from . import shapes
+from .class_names import CITYSCAPES_TRAIN_IDS
+from .config import Data
+from .pseudo import IGNORE_INDEX
+
+EXIF_ORIENTATION = 0x0112
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says which file, which rule, and what to do instead."""
+
+
+def read_image(record: dict[str, Any]) -> Image.Image:
+    """The picture of a row's `image` cell as RGB, turned upright if its EXIF data says so.
+
+    Args:
+        record: {"path", "bytes"}, as `datasets.Image(decode=False)` gives it.
+
+    Raises:
+        DataError: names the file that is missing, broken, or has more than 8 bits per channel.
+    """
+    if is_drawn(record):
+        return Image.fromarray(drawn(record["path"])[0])
+    with opened(record, "image") as image:
+        if image.mode.startswith("I") or image.mode == "F":
+            raise DataError(
+                f"image {name_of(record)} has more than 8 bits per channel (mode {image.mode}); save it as 8-bit"
+            )
+        # a palette may hold transparency, which Pillow only takes apart on the way through RGBA
+        return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
+
+
+def read_mask(record: dict[str, Any], data: Data, num_classes: int) -> np.ndarray:
+    """The class ids of a row's `mask` cell: (H, W) uint8, 255 = ignore. Palettes keep their ids.
+
+    `data.id_map` is applied first, then `data.ignore_index`; a mapped value counts as a class if there is such a
+    class, else it has to be `data.ignore_index` or 255.
+
+    Raises:
+        DataError: names the file and the ids that are no classes, or says that the mask has colours instead of ids.
+    """
+    if record is None:
+        raise DataError("a labelled row of the dataset has no mask; leave such rows out of data.labeled")
+    if is_drawn(record):
+        ids = drawn(record["path"])[1]
+    else:
+        with opened(record, "mask") as mask:
+            if mask.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
+                raise DataError(
+                    f"mask {name_of(record)} holds colours (mode {mask.mode}), not class ids; save it as a palette or"
+                    " grey PNG whose pixel values are the ids"
+                )
+            ids = np.array(mask).astype(np.int64 if mask.mode.startswith("I") else np.uint8)
+    table = id_table(data, num_classes, record["path"] or "")
+    values = table[ids if ids.dtype == np.uint8 else np.where(ids < 0, len(table), ids).clip(max=len(table) - 1)]
+    if values.max(initial=0) > IGNORE_INDEX:
+        wrong = np.unique(ids[values > IGNORE_INDEX]).tolist()
+        raise DataError(
+            f"mask {name_of(record)} has the id{'s' if len(wrong) > 1 else ''} {some(wrong)}, but the {num_classes}"
+            f" classes have ids 0 to {num_classes - 1} and {data.ignore_index} is ignored; map ids with data.id_map, or"
+            " set data.classes or data.ignore_index"
+        )
+    return values.astype(np.uint8)
+
+
+def read_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:
+    """Image and mask of a labelled row; `DataError` if they do not have the same size."""
+    image, mask = read_image(row["image"]), read_mask(row["mask"], data, num_classes)
+    check_sizes(row, (image.height, image.width), mask.shape)
+    return image, mask
+
+
+def check_sizes(row: dict[str, Any], image: tuple[int, int], mask: tuple[int, int]) -> None:
+    """`DataError` if the sizes (height, width) of a row's image and mask differ."""
+    if image != mask:
+        raise DataError(
+            f"image {name_of(row['image'])} is {image[1]}x{image[0]} and its mask {name_of(row['mask'])} is"
+            f" {mask[1]}x{mask[0]} (width x height); both must have the same size"
+            + (", and the image is turned by its EXIF orientation" if image == mask[::-1] else "")
+        )
+
+
+def stated_size(record: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) of an image once it stands upright, from its header."""
+    try:
+        with Image.open(record["path"] if record["bytes"] is None else encoded(record)) as image:
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except BROKEN as error:
+        raise DataError(f"image {name_of(record)} cannot be read: {error}") from None
+
+
+def id_table(data: Data, num_classes: int, path: str) -> np.ndarray:
+    """(65536,) int16: id in a mask -> class, 255 = ignore, 256 = neither."""
+    table = np.full(65536, IGNORE_INDEX + 1, np.int16)
+    table[:num_classes] = np.arange(num_classes)
+    table[min(data.ignore_index, len(table) - 1)] = IGNORE_INDEX
+    id_map = data.id_map
+    if data.source == "cityscapes" and not id_map and "labelTrainIds" not in PurePosixPath(path).name:
+        id_map = CITYSCAPES_TRAIN_IDS
+    for raw, target in id_map.items():
+        if not (raw.isdecimal() and int(raw) < len(table)):
+            raise DataError(f"data.id_map has the key {raw!r}; keys are the ids in the masks, 0 to {len(table) - 1}")
+        if 0 <= target < num_classes:
+            table[int(raw)] = target
+        elif target in (data.ignore_index, IGNORE_INDEX):
+            table[int(raw)] = IGNORE_INDEX
+        else:
+            raise DataError(
+                f"data.id_map.{raw} is {target}; use a class id from 0 to {num_classes - 1}, or"
+                f" {data.ignore_index} to ignore it"
+            )
+    return table
+
+
+# ---- the file of a cell
+
+
+def opened(record: dict[str, Any], kind: str) -> Image.Image:
+    """The decoded picture of a cell; whatever is wrong with the file becomes a `DataError` that names it."""
+    try:
+        image = Image.open(encoded(record))
+        image.load()
+        if kind == "image":  # masks are taken as they lie; if that was wrong, the sizes mostly tell
+            image = ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise DataError(f"{kind} {name_of(record)} does not exist") from None
+    except BROKEN as error:
+        raise DataError(f"{kind} {name_of(record)} cannot be read: {error}") from None
+    return image
+
+
+def encoded(record: dict[str, Any]) -> io.BytesIO:
+    """The bytes of a cell's file, from disk or as the dataset holds them."""
+    return io.BytesIO(Path(record["path"]).read_bytes() if record["bytes"] is None else record["bytes"])
+
+
+def name_of(record: dict[str, Any]) -> str:
+    """What a message calls the file of a cell."""
+    return record["path"] or "(held in the dataset without a file name)"
+
+
+# ---- the scene of a cell
+
+
+def is_drawn(record: dict[str, Any]) -> bool:
+    """Whether a cell is a scene of the embedded world instead of a file."""
+    return record["bytes"] is None and record["path"].startswith("shapes:")
+
+
+@lru_cache(maxsize=64)  # image and mask of a row are asked for one after the other
+def drawn(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """The scene of "shapes:SEED:INDEX:HEIGHTxWIDTH": (H, W, 3) and (H, W) uint8."""
+    _, seed, index, size = path.split(":")
+    height, width = map(int, size.split("x"))
+    return shapes.scene(int(seed), int(index), height=height, width=width)
+
+
+# ---- words for messages
+
+
+def plural(count: int, word: str) -> str:
+    """'1 image', '2 images'."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def some(values: Sequence[Any], most: int = 8) -> str:
+    """'1, 2, 3': at most eight of them."""
+    return ", ".join(map(str, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")

@@ -1,0 +1,63 @@
+"""Pictures, masks and lists on disk, as small as they can be: what the tests of the data rooms read."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from s4former.config import Data
+from s4former.reading import DataError
+
+HEIGHT, WIDTH = 16, 24
+PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0] + [7] * 759
+
+
+def save_image(path, height=HEIGHT, width=WIDTH):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(path)
+
+
+def ids(height=HEIGHT, width=WIDTH):
+    """Three classes and an ignored border."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[4:8], mask[8:], mask[:, 0] = 1, 2, 255
+    return mask
+
+
+def save_mask(path, mask=None, palette=True):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(ids() if mask is None else mask)
+    if palette:
+        picture.putpalette(PALETTE)
+    picture.save(path)
+
+
+def write(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def cell(path):
+    return {"path": str(path), "bytes": None}
+
+
+def flowers(tmp_path):
+    """A data folder with six images a..f; a, b and f have masks."""
+    root = tmp_path / "flowers"
+    for name in "abcdef":
+        save_image(root / "images" / f"{name}.jpg")
+    for name in "abf":
+        save_mask(root / "masks" / f"{name}.png")
+    write(root / "labeled.txt", "b", "a")
+    write(root / "test.txt", "f")
+    return root
+
+
+def data(root, **changes):
+    values = {"source": "folder", "root": str(root), "labeled": "labeled.txt", "validation": "test.txt"}
+    return Data(**{**values, "classes": ("ground", "leaf", "bud"), **changes})
+
+
+def sentence(call, *arguments):
+    with pytest.raises(DataError) as caught:
+        call(*arguments)
+    return str(caught.value)

@@ -1,0 +1,93 @@
+"""A dataset of the Hub, or in a folder, becomes the same three tables."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+from folders import HEIGHT, PALETTE, WIDTH, ids, save_image, save_mask, sentence, write
+from PIL import Image
+
+from s4former.config import Data
+from s4former.reading import read_pair
+from s4former.sources import check_masks, load_sources
+
+
+def table(count, masks=True):
+    images = [np.full((HEIGHT, WIDTH, 3), 20 * i, np.uint8) for i in range(count)]
+    columns = {"image": [Image.fromarray(image) for image in images]}
+    if masks:
+        picture = Image.fromarray(ids())
+        picture.putpalette(PALETTE)
+        columns["annotation"] = [picture] * count
+    made = datasets.Dataset.from_dict(columns)
+    return made.cast_column("image", datasets.Image())
+
+
+@pytest.fixture
+def saved(tmp_path):
+    datasets.disable_progress_bars()
+    datasets.DatasetDict({"train": table(5), "validation": table(2)}).save_to_disk(str(tmp_path / "saved"))
+    datasets.enable_progress_bars()
+    return tmp_path / "saved"
+
+
+def test_a_dataset_on_disk_gives_the_first_rows_as_labelled_and_the_rest_as_pool(saved):
+    changed = Data(source="hub", root=str(saved), labeled="first:2", classes=("a", "b", "c"))
+    found = load_sources(changed)
+    assert (found.labeled["id"][:], found.unlabeled["id"][:]) == (["0", "1"], ["2", "3", "4"])
+    assert found.unlabeled.column_names == ["image", "id"] and len(found.validation) == 2
+    assert found.notes == (
+        f"{saved}: the pool is what the split train (5 rows) has beside the labelled: 3 images",
+    )
+    image, mask = read_pair(found.labeled[1], changed, 3)
+    assert np.asarray(image).max() == 20 and np.array_equal(mask, ids())
+    assert check_masks(found, changed) == ()
+
+
+def test_labelled_rows_may_be_listed(saved, tmp_path):
+    write(tmp_path / "rows.txt", "3", "1")
+    changed = Data(source="hub", root=str(saved), labeled=str(tmp_path / "rows.txt"), classes=("a", "b", "c"))
+    found = load_sources(changed)
+    assert (found.labeled["id"][:], found.unlabeled["id"][:]) == (["1", "3"], ["0", "2", "4"])
+    write(tmp_path / "rows.txt", "3", "5")
+    assert sentence(load_sources, changed) == (
+        f"data.labeled: {tmp_path}/rows.txt names 5, which is no row of the split train"
+    )
+
+
+def test_more_labelled_rows_than_there_are_is_refused(saved):
+    changed = Data(source="hub", root=str(saved), labeled="first:6", classes=("a", "b"))
+    assert sentence(load_sources, changed) == "data.labeled is 'first:6', but the split train has 5 rows"
+
+
+def test_a_dataset_without_masks_is_refused(tmp_path):
+    datasets.disable_progress_bars()
+    datasets.DatasetDict({"train": table(2, masks=False)}).save_to_disk(str(tmp_path / "bare"))
+    datasets.enable_progress_bars()
+    changed = Data(source="hub", root=str(tmp_path / "bare"), labeled="first:1", validation="train", classes=("a", "b"))
+    assert sentence(load_sources, changed) == (
+        f"{tmp_path}/bare, split 'train', has no mask column; it has image, and one of mask, label, annotation,"
+        " segmentation, segmentation_mask, semantic_segmentation, labels is needed"
+    )
+
+
+def test_an_image_folder_with_metadata_is_a_dataset_too(tmp_path):
+    for half in ("train", "validation"):
+        for name in "ab":
+            save_image(tmp_path / "set" / half / f"{name}.png")
+            save_mask(tmp_path / "set" / half / f"{name}_mask.png")
+        write(
+            tmp_path / "set" / half / "metadata.jsonl",
+            *(json.dumps({"file_name": f"{name}.png", "mask_file_name": f"{name}_mask.png"}) for name in "ab"),
+        )
+    changed = Data(source="hub", root=str(tmp_path / "set"), labeled="first:1", classes=("a", "b", "c"))
+    found = load_sources(changed)
+    assert (len(found.labeled), len(found.unlabeled), len(found.validation)) == (1, 1, 2)
+    assert np.array_equal(read_pair(found.labeled[0], changed, 3)[1], ids())
+
+
+def test_a_hub_that_cannot_be_reached_is_a_sentence():
+    message = sentence(load_sources, Data(source="hub", root="nobody/nothing", labeled="first:1", classes=("a", "b")))
+    assert message.startswith("data.root is 'nobody/nothing', and that dataset cannot be loaded: ")
+    assert message.endswith("; give the id of a Hub dataset that can be reached from here, or a folder with a dataset")

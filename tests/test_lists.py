@@ -1,0 +1,117 @@
+"""What a list may say, and what is answered when a name leads nowhere."""
+
+import hashlib
+
+import pytest
+from folders import cell, data, flowers, save_image, save_mask, sentence, write
+
+from s4former.sources import load_sources
+
+
+@pytest.fixture
+def root(tmp_path):
+    return flowers(tmp_path)
+
+
+def test_lists_may_name_ids_files_paths_or_pairs_of_paths(root):
+    write(root / "all.txt", "# four ways", "a", "", "b.jpg", "images/c.jpg", "/images/d.jpg /masks/a.png")
+    found = load_sources(data(root, unlabeled="all.txt", labeled="labeled.txt"))
+    assert found.unlabeled["id"][:] == ["c", "d"]
+    assert found.notes == ("taken out of the pool: 2 labelled images of data.unlabeled",)
+
+
+def test_a_list_of_pairs_needs_no_folders_of_our_names(tmp_path):
+    save_image(tmp_path / "photos/2007 one.jpg")
+    save_image(tmp_path / "photos/two.JPG")
+    save_mask(tmp_path / "truth/two_ids.png")
+    write(tmp_path / "labeled.txt", "photos/two.JPG truth/two_ids.png")
+    write(tmp_path / "pool.txt", "photos/2007 one.jpg")
+    found = load_sources(data(tmp_path, unlabeled="pool.txt", validation="labeled.txt"), training=False)
+    assert found.validation[0]["mask"] == cell(tmp_path / "truth/two_ids.png") and len(found.labeled) == 0
+
+
+def test_ids_may_lie_in_subfolders_and_may_be_named_without_them(tmp_path):
+    for half, name in (("train", "a"), ("train", "b"), ("test", "f")):
+        save_image(tmp_path / "images" / half / f"{name}.png")
+        save_mask(tmp_path / "masks" / half / f"{name}.png")
+    write(tmp_path / "labeled.txt", "a")
+    write(tmp_path / "test.txt", "test/f")
+    found = load_sources(data(tmp_path))
+    assert found.labeled["id"][:] == ["train/a"] and found.unlabeled["id"][:] == ["train/b"]
+    by_folder = load_sources(data(tmp_path, labeled="train", validation="test"))
+    assert by_folder.labeled["id"][:] == ["a", "b"]
+    assert by_folder.labeled[0]["mask"] == cell(tmp_path / "masks/train/a.png")
+
+
+def test_an_id_of_another_folder_is_not_found_by_its_name_alone(tmp_path):
+    save_image(tmp_path / "images/train/a.jpg")
+    write(tmp_path / "labeled.txt", "test/a")
+    assert sentence(load_sources, data(tmp_path)) == (
+        f"data.labeled: 1 id of {tmp_path}/labeled.txt has no image in {tmp_path}/images, the first: test/a"
+    )
+
+
+def test_the_hash_of_a_list_is_that_of_its_sorted_ids(root):
+    expected = hashlib.sha256(b"a\nb\n").hexdigest()
+    assert load_sources(data(root)).lists["labeled"] == {"images": 2, "sha256": expected}
+
+
+def test_a_missing_folder_is_refused_with_the_nearest_name(root):
+    assert sentence(load_sources, data(root.with_name("flower"))) == (
+        f"data.root is '{root.parent}/flower', but there is no such folder; did you mean {root}?"
+    )
+
+
+def test_a_missing_list_is_refused_with_the_names_near_it(root):
+    assert sentence(load_sources, data(root, labeled="labelled.txt")) == (
+        f"data.labeled is 'labelled.txt', but there is no such list or folder in {root} or {root}/images; near it are"
+        " labeled.txt"
+    )
+
+
+def test_an_id_without_a_file_is_refused(root):
+    write(root / "labeled.txt", "a", "fa", "x/y")
+    assert sentence(load_sources, data(root)) == (
+        f"data.labeled: 2 ids of {root}/labeled.txt have no image in {root}/images, the first: fa (the nearest name is"
+        " f)"
+    )
+
+
+def test_a_labelled_image_without_a_mask_is_refused(root):
+    write(root / "labeled.txt", "a", "c")
+    assert sentence(load_sources, data(root)) == (
+        f"data.labeled: 1 image of {root}/labeled.txt has no mask in {root}/masks, the first: c; a mask has the name"
+        " of its image and one of the endings .png, .tif, .tiff, .bmp, .gif"
+    )
+
+
+def test_a_jpeg_is_no_mask(root):
+    save_image(root / "masks" / "c.jpg")
+    write(root / "labeled.txt", "c")
+    assert "has no mask in" in sentence(load_sources, data(root))
+
+
+def test_duplicate_ids_are_refused(root):
+    write(root / "labeled.txt", "a", "b", "a.jpg")
+    assert sentence(load_sources, data(root)) == (
+        f"data.labeled: {root}/labeled.txt names 1 id more than once, the first: a"
+    )
+
+
+def test_an_empty_list_is_refused(root):
+    write(root / "labeled.txt", "", "# nothing")
+    assert sentence(load_sources, data(root)) == f"data.labeled: the list {root}/labeled.txt is empty"
+
+
+@pytest.mark.parametrize("line", ["../other/a", "images/../../a.jpg", "a ../masks/a.png"])
+def test_a_list_cannot_leave_the_data_folder(root, line):
+    write(root / "labeled.txt", line)
+    assert sentence(load_sources, data(root)) == (
+        f"data.labeled: {root}/labeled.txt has the line {line!r}, which leaves the data folder {root}; use ids below it"
+    )
+
+
+def test_an_absolute_path_in_a_list_is_taken_from_the_data_folder(root, tmp_path):
+    save_image(tmp_path / "outside.jpg")
+    write(root / "labeled.txt", f"{tmp_path}/outside.jpg")
+    assert "has no image in" in sentence(load_sources, data(root))

@@ -1,0 +1,140 @@
+"""One image, one mask: palettes keep their ids, and every error names its file."""
+
+import numpy as np
+import pytest
+from folders import HEIGHT, PALETTE, WIDTH, cell, ids, save_image, save_mask, sentence
+from PIL import Image
+
+from s4former.config import Data
+from s4former.reading import read_image, read_mask, read_pair, stated_size
+
+
+def test_palette_masks_keep_their_ids(tmp_path):
+    save_mask(tmp_path / "m.png")
+    with Image.open(tmp_path / "m.png") as picture:
+        assert picture.mode == "P"
+    assert np.array_equal(read_mask(cell(tmp_path / "m.png"), Data(), 3), ids())
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
+def test_every_eight_bit_image_becomes_rgb(tmp_path, mode):
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    Image.new("RGB", (WIDTH, HEIGHT)).convert(mode).save(path)
+    image = read_image(cell(path))
+    assert (image.mode, image.size) == ("RGB", (WIDTH, HEIGHT))
+
+
+def test_a_palette_image_with_transparency_is_read_without_a_warning(tmp_path):
+    picture = Image.new("P", (WIDTH, HEIGHT))
+    picture.putpalette(PALETTE)
+    picture.save(tmp_path / "x.png", transparency=b"\x00\x80")
+    assert read_image(cell(tmp_path / "x.png")).mode == "RGB"
+
+
+def test_sixteen_bit_images_are_refused(tmp_path):
+    Image.fromarray(np.full((HEIGHT, WIDTH), 9000, np.uint16)).save(tmp_path / "x.png")
+    assert sentence(read_image, cell(tmp_path / "x.png")) == (
+        f"image {tmp_path}/x.png has more than 8 bits per channel (mode I;16); save it as 8-bit"
+    )
+
+
+def test_exif_orientation_turns_the_image_and_a_mask_that_stands_upright_fits(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "x.jpg", exif=exif)
+    save_mask(tmp_path / "x.png")
+    row = {"image": cell(tmp_path / "x.jpg"), "mask": cell(tmp_path / "x.png"), "id": "x"}
+    assert read_pair(row, Data(), 3)[0].size == (WIDTH, HEIGHT)
+    assert stated_size(row["image"]) == (HEIGHT, WIDTH)
+
+
+def test_the_message_about_sizes_mentions_an_exif_orientation_that_may_be_the_cause(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "x.jpg", exif=exif)
+    save_mask(tmp_path / "x.png")
+    row = {"image": cell(tmp_path / "x.jpg"), "mask": cell(tmp_path / "x.png"), "id": "x"}
+    assert sentence(read_pair, row, Data(), 3) == (
+        f"image {tmp_path}/x.jpg is 16x24 and its mask {tmp_path}/x.png is 24x16 (width x height); both must have the"
+        " same size, and the image is turned by its EXIF orientation"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\xff\xd8\xff\xe0 broken", b"\x89PNG\r\n\x1a\n broken"])
+def test_a_broken_file_is_named(tmp_path, content):
+    (tmp_path / "x.jpg").write_bytes(content)
+    assert sentence(read_image, cell(tmp_path / "x.jpg")).startswith(f"image {tmp_path}/x.jpg cannot be read: ")
+
+
+def test_a_file_cut_short_is_named(tmp_path):
+    save_image(tmp_path / "x.jpg", 160, 240)
+    (tmp_path / "x.jpg").write_bytes((tmp_path / "x.jpg").read_bytes()[:-200])
+    assert sentence(read_image, cell(tmp_path / "x.jpg")).startswith(f"image {tmp_path}/x.jpg cannot be read: ")
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    assert sentence(read_image, cell(tmp_path / "x.jpg")) == f"image {tmp_path}/x.jpg does not exist"
+
+
+def test_masks_in_colours_are_refused(tmp_path):
+    save_image(tmp_path / "m.png")
+    assert sentence(read_mask, cell(tmp_path / "m.png"), Data(), 3) == (
+        f"mask {tmp_path}/m.png holds colours (mode RGB), not class ids; save it as a palette or grey PNG whose pixel"
+        " values are the ids"
+    )
+
+
+def test_ids_beyond_the_classes_are_refused(tmp_path):
+    mask = ids()
+    mask[0, 1:3] = 3, 9
+    save_mask(tmp_path / "m.png", mask, palette=False)
+    assert sentence(read_mask, cell(tmp_path / "m.png"), Data(), 3) == (
+        f"mask {tmp_path}/m.png has the ids 3, 9, but the 3 classes have ids 0 to 2 and 255 is ignored; map ids with"
+        " data.id_map, or set data.classes or data.ignore_index"
+    )
+
+
+def test_the_ignored_id_of_the_masks_becomes_255(tmp_path):
+    save_mask(tmp_path / "m.png", np.array([[0, 1, 2]], np.uint8))
+    assert read_mask(cell(tmp_path / "m.png"), Data(ignore_index=2), 2).tolist() == [[0, 1, 255]]
+    assert "has the id 2, but" in sentence(read_mask, cell(tmp_path / "m.png"), Data(), 2)
+
+
+def test_255_is_an_id_like_any_other_when_something_else_is_ignored(tmp_path):
+    save_mask(tmp_path / "m.png", np.array([[0, 1, 255]], np.uint8))
+    assert "has the id 255, but" in sentence(read_mask, cell(tmp_path / "m.png"), Data(ignore_index=2), 2)
+    assert read_mask(cell(tmp_path / "m.png"), Data(id_map={"255": 1}), 2).tolist() == [[0, 1, 1]]
+
+
+def test_id_map_moves_ids_and_may_ignore_some(tmp_path):
+    save_mask(tmp_path / "m.png", np.array([[0, 1, 2, 7, 255]], np.uint8))
+    mapped = Data(id_map={"0": 255, "1": 0, "2": 1, "7": 1})
+    assert read_mask(cell(tmp_path / "m.png"), mapped, 2).tolist() == [[255, 0, 1, 1, 255]]
+
+
+def test_with_zero_ignored_and_the_rest_moved_down_a_map_to_zero_means_class_zero(tmp_path):
+    save_mask(tmp_path / "m.png", np.array([[0, 1, 2]], np.uint8))
+    mapped = Data(ignore_index=0, id_map={"1": 0, "2": 1})
+    assert read_mask(cell(tmp_path / "m.png"), mapped, 2).tolist() == [[255, 0, 1]]
+
+
+def test_an_id_map_that_cannot_be_is_refused(tmp_path):
+    save_mask(tmp_path / "m.png")
+    record = cell(tmp_path / "m.png")
+    assert sentence(read_mask, record, Data(id_map={"1": 3}), 3) == (
+        "data.id_map.1 is 3; use a class id from 0 to 2, or 255 to ignore it"
+    )
+    assert sentence(read_mask, record, Data(id_map={"sky": 1}), 3) == (
+        "data.id_map has the key 'sky'; keys are the ids in the masks, 0 to 65535"
+    )
+
+
+def test_sixteen_bit_masks_are_read_through_the_map(tmp_path):
+    Image.fromarray(np.array([[0, 1000, 65535]], np.uint16)).save(tmp_path / "m.png")
+    mapped = Data(ignore_index=65535, id_map={"1000": 1})
+    assert read_mask(cell(tmp_path / "m.png"), mapped, 2).tolist() == [[0, 1, 255]]
+
+
+def test_a_bilevel_mask_has_the_ids_0_and_1(tmp_path):
+    Image.fromarray(np.array([[False, True]])).save(tmp_path / "m.png")
+    assert read_mask(cell(tmp_path / "m.png"), Data(), 2).tolist() == [[0, 1]]
