@@ -4,89 +4,34 @@ A network is a `transformers` model for semantic segmentation, SETR (setr.py) or
 know of one, where its encoder ends, which token grids it has, is a row of `FAMILIES`.
 """
 
-import difflib
 import itertools
-import json
-import logging
-import math
 import operator
-import pickle
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Callable, Iterable
 
 import safetensors
-import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, StrictDataclassError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSemanticSegmentation,
-    PreTrainedConfig,
     PreTrainedModel,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
-    SegformerModel,
     ViTConfig,
-    ViTModel,
 )
 
-from s4former.config import ConfigError, Model
-from s4former.setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
-
-log = logging.getLogger(__name__)
+from .config import ConfigError, Model
+from .setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
+from .weights import read_encoder_config, read_tensors
 
 AutoConfig.register("setr", SetrConfig, exist_ok=True)
 AutoModelForSemanticSegmentation.register(SetrConfig, SetrForSemanticSegmentation, exist_ok=True)
 
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of RGB in 0..1
-IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALVES: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the AugReg ViTs
 
-
-def vit(width: int, depth: int, image: int = 224) -> dict[str, Any]:
-    return {
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": width // 64,
-        "intermediate_size": 4 * width,
-        "image_size": image,
-    }
-
-
-def mit(depths: tuple[int, ...], widths: tuple[int, ...], decoder: int) -> dict[str, Any]:
-    return {"depths": list(depths), "hidden_sizes": list(widths), "decoder_hidden_size": decoder}
-
-
-WIDE = (64, 128, 320, 512)
-
-# Name of a size: where its weights are, and the transformers config, so that random weights need no network.
-SIZES: dict[str, tuple[str, dict[str, Any]]] = {
-    "deit-tiny": ("facebook/deit-tiny-patch16-224", vit(192, 12)),
-    "deit-small": ("facebook/deit-small-patch16-224", vit(384, 12)),
-    "deit-base": ("facebook/deit-base-patch16-224", vit(768, 12)),
-    "vit-large": ("google/vit-large-patch16-384", vit(1024, 24, image=384)),
-    "mit-b0": ("nvidia/mit-b0", mit((2, 2, 2, 2), (32, 64, 160, 256), 256)),
-    "mit-b1": ("nvidia/mit-b1", mit((2, 2, 2, 2), WIDE, 256)),
-    "mit-b2": ("nvidia/mit-b2", mit((3, 4, 6, 3), WIDE, 768)),
-    "mit-b3": ("nvidia/mit-b3", mit((3, 4, 18, 3), WIDE, 768)),
-    "mit-b4": ("nvidia/mit-b4", mit((3, 8, 27, 3), WIDE, 768)),
-    "mit-b5": ("nvidia/mit-b5", mit((3, 6, 40, 3), WIDE, 768)),
-    "shapes": (str(Path(__file__).parent / "weights" / "shapes_vit"), {}),  # a small ViT; its config lies in the folder
-}
-ENCODERS: dict[str, type[PreTrainedModel]] = {"setr": ViTModel, "segformer": SegformerModel}  # by model.architecture
-PROCESSOR = "preprocessor_config.json"
-WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
-# What a checkpoint may hold more, or less, than the encoder: classification heads, poolers, the norm before them.
-SPARE = re.compile(
-    r"^(vit\.|segformer\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier|pooler|layernorm|decode_head)\."
-)
-OURS = ("id2label", "label2id", "image_size", "model_type")  # keys of a transformers config that are set here
+# ---- building
 
 
 def build_network(model: Model, *, id2label: dict[int, str], crop: tuple[int, int]) -> PreTrainedModel:
@@ -112,6 +57,7 @@ def build_network(model: Model, *, id2label: dict[int, str], crop: tuple[int, in
 
 
 def build_setr(model: Model, encoder_config: ViTConfig, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
+    """SETR over a ViT; the stored positions are resized to the grid of the crop."""
     patch = encoder_config.patch_size
     if crop[0] % patch or crop[1] % patch:
         raise ConfigError(f"data.crop is {list(crop)}; model.encoder = {model.encoder!r} needs multiples of {patch}")
@@ -139,6 +85,7 @@ def build_setr(model: Model, encoder_config: ViTConfig, labels: dict, crop: tupl
 
 
 def build_segformer(model: Model, config: SegformerConfig, labels: dict) -> PreTrainedModel:
+    """The stock SegFormer."""
     tensors = read_tensors(model, config) if model.pretrained else None
     for key, value in labels.items():
         setattr(config, key, value)
@@ -166,240 +113,6 @@ def use_activation_checkpointing(network: PreTrainedModel) -> None:
     """Recomputes every encoder block in the backward pass; never the re-entrant way, which loses keyword arguments."""
     enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
     enable({"use_reentrant": False})
-
-
-# ---- where the encoder's config and weights come from
-
-
-def source_of(model: Model) -> str:
-    """A Hub id, a folder or a weights file."""
-    return SIZES[model.encoder][0] if model.encoder in SIZES else model.encoder
-
-
-def is_weights_file(source: str) -> bool:
-    return source.endswith(WEIGHT_FILES)
-
-
-def read_encoder_config(model: Model) -> PreTrainedConfig:
-    """The transformers config of the encoder, with LayerNorm eps 1e-6 (ViT) and `model.encoder_config` applied."""
-    source, kind = source_of(model), ENCODERS[model.architecture].config_class
-    size = SIZES.get(model.encoder, ("", {}))[1]
-    if size:  # known sizes are described here; only their weights need the Hub
-        config = (SegformerConfig if "depths" in size else ViTConfig)(**size)
-    elif is_weights_file(source):
-        config = infer_config(source, read_file(source)[0])
-    else:
-        try:
-            config = AutoConfig.from_pretrained(source, local_files_only=not model.pretrained)
-        except (OSError, ValueError, KeyError) as error:
-            raise unreachable(model, error) from error
-    if not isinstance(config, kind):
-        fitting = [name for name, (_, size) in SIZES.items() if ("depths" in size) == (kind is SegformerConfig)]
-        raise ConfigError(
-            f"model.encoder = {model.encoder!r} is of type {config.model_type!r}, and model.architecture ="
-            f" {model.architecture!r} is built over {kind.model_type!r}; use one of {', '.join(fitting)},"
-            " or change the architecture"
-        )
-    if isinstance(config, ViTConfig):
-        config.layer_norm_eps = 1e-6  # what these weights were trained with; the default of transformers is 1e-12
-    override(config, model.encoder_config)
-    return config
-
-
-def override(config: PreTrainedConfig, values: dict[str, Any]) -> None:
-    """Writes `model.encoder_config` into a transformers config."""
-    known = [key for key in config.to_dict() if key not in OURS]
-    for key, value in values.items():
-        path = f"model.encoder_config.{key}"
-        if key not in known:
-            if key in OURS:
-                raise ConfigError(f"{path} is set by s4former itself; leave it out")
-            close = difflib.get_close_matches(key, known, n=1)
-            names = f"{config.model_type} has {', '.join(known)}"
-            raise ConfigError(
-                f"unknown key {path}; " + (f"did you mean model.encoder_config.{close[0]}?" if close else names)
-            )
-        try:
-            setattr(config, key, value)
-        except StrictDataclassError as error:
-            raise ConfigError(f"{path} is {value!r}; {str(error.__cause__ or error).strip()}") from error
-
-
-def unreachable(model: Model, error: Exception) -> ConfigError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ConfigError(
-        f"model.encoder = {model.encoder!r} could not be read ({reason}); give a local folder, a weights file or a Hub"
-        f" id that can be reached, or one of {', '.join(SIZES)} with model.pretrained=false for random weights"
-    )
-
-
-def read_tensors(model: Model, config: PreTrainedConfig) -> dict[str, Tensor]:
-    """The encoder's weights, float32, under the names of its transformers class; complete, or a `ConfigError`."""
-    source, kind = source_of(model), ENCODERS[model.architecture]
-    if is_weights_file(source):
-        return rename_timm(source, read_file(source)[0], config)
-    options = {"add_pooling_layer": False} if kind is ViTModel else {}
-    try:
-        encoder, report = kind.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,  # "auto" would keep float16 files as they are
-            ignore_mismatched_sizes=True,  # they are told below, in our words
-            output_loading_info=True,
-            **options,
-        )
-    except (OSError, safetensors.SafetensorError) as error:
-        raise unreachable(model, error) from error
-    wrong = [f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]]
-    check_complete(source, report["missing_keys"], report["unexpected_keys"], wrong)
-    return encoder.state_dict()
-
-
-def check_complete(source: str, missing: Iterable[str], unexpected: Iterable[str], wrong: Iterable[str]) -> None:
-    """Refuses a partial load; spare heads and norms are named in the log."""
-    spare = sorted(name for name in unexpected if SPARE.match(name))
-    faults = {
-        "missing": sorted(name for name in missing if not SPARE.match(name)),
-        "unexpected": sorted(name for name in unexpected if not SPARE.match(name)),
-        "of another shape": sorted(wrong),
-    }
-    parts = []
-    for fault, names in faults.items():
-        if names:
-            parts.append(f"{len(names)} {fault}: {', '.join(names[:6])}" + (", ..." if len(names) > 6 else ""))
-    if parts:
-        raise ConfigError(
-            f"the weights of model.encoder = {source!r} do not fit: {'; '.join(parts)}; give the weights of a plain"
-            " encoder of this size, and check model.encoder_config"
-        )
-    if spare:
-        log.info("%s: not used, since the decoder replaces them: %s", source, ", ".join(spare))
-
-
-# ---- weights files with timm's names
-
-TIMM_NAMES = (  # name in ViTModel -> name in timm, in this order
-    (r"^embeddings\.cls_token$", "cls_token"),
-    (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^layers\.", "blocks."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"\.attention\.[qkv]_proj\.", ".attn.qkv."),
-    (r"\.attention\.o_proj\.", ".attn.proj."),
-    (r"^layernorm\.", "norm."),
-)
-
-
-def timm_name(name: str) -> str:
-    for pattern, replacement in TIMM_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def read_file(source: str) -> tuple[dict[str, Tensor], bool]:
-    """The tensors of a weights file, and whether they lay under the key "model", as in the DeiT releases."""
-    path = Path(source)
-    if not path.is_file():
-        raise ConfigError(f"model.encoder = {source!r}: there is no such file")
-    try:
-        if path.suffix == ".safetensors":
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError) as error:
-        raise ConfigError(
-            f"model.encoder = {source!r} cannot be read as tensors alone ({str(error).strip().splitlines()[0]});"
-            " save its state_dict() with torch.save or safetensors"
-        ) from error
-    nested = isinstance(content, dict) and isinstance(content.get("model"), dict)
-    content = content["model"] if nested else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ConfigError(f"model.encoder = {source!r} holds no plain dict of tensors; save the encoder's state_dict()")
-    return content, nested
-
-
-def infer_config(source: str, tensors: dict[str, Tensor]) -> ViTConfig:
-    """The shape of a timm-style ViT, read off its tensors: width, depth, patch, grid.
-
-    The number of heads leaves no trace in them: it is taken to be width / 64, as in every ViT and DeiT. The stored grid
-    is taken to be square. `model.encoder_config` can say otherwise of the heads.
-    """
-    needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
-    check_complete(source, [name for name in needed if name not in tensors], [], [])
-    width, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
-    side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
-    if width % 64 or side * side != tensors["pos_embed"].shape[1] - 1:
-        wanted = ["patch_embed.proj.weight: a width that is a multiple of 64, pos_embed: 1 + a square number of tokens"]
-        check_complete(source, [], [], wanted)
-    blocks = {int(match[1]) for name in tensors if (match := re.match(r"blocks\.(\d+)\.", name))}
-    shape = vit(width, max(blocks) + 1, image=side * patch)
-    shape["intermediate_size"] = len(tensors["blocks.0.mlp.fc1.weight"])
-    return ViTConfig(
-        **shape,
-        patch_size=patch,
-        num_channels=channels,
-        qkv_bias="blocks.0.attn.qkv.bias" in tensors,
-    )
-
-
-def rename_timm(source: str, tensors: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-    """timm's tensors under the names of `ViTModel`: the fused qkv split in three, float32."""
-    with torch.device("meta"):
-        wanted = ViTModel(config, add_pooling_layer=False).state_dict()
-    renamed, missing, wrong = {}, set(), set()
-    for name, like in wanted.items():
-        key = timm_name(name)
-        tensor = tensors.get(key)
-        if tensor is None:
-            missing.add(key)
-            continue
-        shape = tuple(like.shape)
-        if ".attn.qkv." in key:
-            part, shape = "qkv".index(name.split(".attention.")[1][0]), (3 * shape[0], *shape[1:])
-        if tuple(tensor.shape) != shape:
-            wrong.add(f"{key} {tuple(tensor.shape)} instead of {shape}")
-            continue
-        renamed[name] = (tensor.chunk(3)[part] if ".attn.qkv." in key else tensor).float().clone()
-    check_complete(source, missing, set(tensors) - {timm_name(name) for name in wanted}, wrong)
-    return renamed
-
-
-def normalization(model: Model) -> Normalization:
-    """Mean and standard deviation, RGB in 0..1, that the encoder's weights were trained with.
-
-    From the `preprocessor_config.json` beside the weights, if there is one. A timm-style file has none, and 0.5 is
-    taken, as for timm's AugReg ViTs; if its tensors lie under the key "model", as in the files of the DeiT authors, the
-    constants of ImageNet. A `preprocessor_config.json` with image_mean and image_std put beside such a file wins.
-    Everything else: ImageNet.
-    """
-    source = source_of(model)
-    folder = Path(source).parent if is_weights_file(source) else Path(source)
-    found = folder / PROCESSOR if is_weights_file(source) or folder.is_dir() else None
-    if found is None and model.pretrained:
-        found = processor_on_the_hub(model, source)
-    if found is not None and found.is_file():
-        settings = json.loads(found.read_text())
-        if "image_mean" in settings and "image_std" in settings:
-            return tuple(settings["image_mean"]), tuple(settings["image_std"])
-    if is_weights_file(source) and not read_file(source)[1]:
-        return HALVES
-    return IMAGENET
-
-
-def processor_on_the_hub(model: Model, source: str) -> Path | None:
-    """The processor file of a Hub model; None if it has none, which differs from a Hub that cannot be asked."""
-    try:
-        cached = try_to_load_from_cache(source, PROCESSOR)  # a path, a mark that the model has none, or None
-        if cached is None:
-            return Path(hf_hub_download(source, PROCESSOR))
-        return Path(cached) if isinstance(cached, str) else None
-    except LocalEntryNotFoundError as error:
-        raise unreachable(model, error) from error
-    except EntryNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise unreachable(model, error) from error
 
 
 # ---- reading and writing whole networks

@@ -31,12 +31,13 @@ from .data import Batch, Steps, ValidationSet
 from .engine import Finiteness, Teacher, build_optimizer
 from .export import Provenance, export, push
 from .inference import Setting, evaluate_networks, predict
-from .models import build_network, logits_at, normalization
+from .models import build_network, logits_at
 from .pictures import contact_sheet
 from .randomness import Stream, torch_seed
 from .runlog import RunLog
 from .sources import Sources
 from .student import Student, check_fit, shuffle_grid
+from .weights import normalization
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "pillow", "numpy")
 

@@ -28,11 +28,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from s4former import models
 from s4former.config import ConfigError, Model
-from s4former.models import HALVES, IMAGENET, build_network, load_network, normalization, save_network
+from s4former.models import build_network, load_network, save_network
+from s4former.weights import ENCODERS, HALVES, IMAGENET, SIZES, normalization
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TRAINED = REPOSITORY.parent / "shared" / "weights" / "vit_tiny_patch16_224"
-SHAPES = Path(models.SIZES["shapes"][0])
+SHAPES = Path(SIZES["shapes"][0])
 NAMES = {0: "sky", 1: "sea", 2: "sand", 3: "ship", 4: "sun"}
 SMALL_VIT = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 1, "intermediate_size": 128}
 SMALL_MIT = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
@@ -509,4 +510,4 @@ def test_what_is_no_segmentation_network_is_told(tmp_path):
 
 def test_every_architecture_of_the_config_has_its_rows():
     choices = {field.name: field for field in dataclasses.fields(Model)}["architecture"].type.__args__
-    assert set(choices) == set(models.ENCODERS) == set(models.FAMILIES)
+    assert set(choices) == set(ENCODERS) == set(models.FAMILIES)
