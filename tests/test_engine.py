@@ -6,7 +6,7 @@ from torch import nn
 from s4former.config import Method, Model, Optimizer, from_dict
 from s4former.engine import Finiteness, NonFiniteLoss, Teacher, build_optimizer, set_learning_rate, update
 from s4former.models import build_network
-from s4former.student import Student
+from s4former.student import Student, View
 from test_step import SETR, batch_of, method_of, network_of
 
 
@@ -122,6 +122,36 @@ def test_clipping_shortens_the_step_and_reports_the_norm_before():
     start = build_network(SETR, id2label={i: str(i) for i in range(5)}, crop=(32, 64)).double()
     moved = [sum((a - b).abs().sum() for a, b in zip(n.parameters(), start.parameters())) for n in (long, short)]
     assert 0 < moved[1] < moved[0] / 100
+
+
+def test_a_burn_in_trains_on_labels_only_while_the_teacher_follows():
+    config = from_dict({"data": {"source": "shapes"}, "method": {"burn_in": 2, "threshold": 0.21, "mix_group": 2, "ema": 0.5}})
+    network = network_of("setr")
+    teacher, student = Teacher(network), Student(network, config.method).double()
+    optimizer, accelerator = build_optimizer(student, config.optimizer), Accelerator(cpu=True)
+    before = [parameter.clone() for parameter in teacher.network.parameters()]
+    for step in range(3):
+        terms = update(accelerator, student, teacher, optimizer, [batch_of("setr")], step, config)
+        assert ("consistency_strong" in terms) == (step == 2)
+    assert any(not torch.equal(a, b) for a, b in zip(before, teacher.network.parameters()))
+
+
+def test_two_labelled_images_are_learned_by_heart():
+    torch.manual_seed(0)
+    config = from_dict({
+        "data": {"source": "shapes"}, "method": {"teacher": "none", "auxiliary_weight": 0},
+        "optimizer": {"name": "adamw", "lr": 5e-3, "head_multiplier": 2}, "schedule": {"steps": 220, "floor": 0},
+    })  # fmt: skip
+    network = network_of("setr").float()
+    student, batch = Student(network, config.method).train(), batch_of("setr").map(lambda t: t.float() if t.is_floating_point() else t)
+    labels = torch.randint(5, (3, 2, 4), generator=torch.Generator().manual_seed(0))
+    labels = labels.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    batch = type(batch)(**{**vars(batch), "labels": labels})
+    optimizer, accelerator = build_optimizer(student, config.optimizer), Accelerator(cpu=True)
+    for step in range(220):
+        update(accelerator, student, None, optimizer, [batch], step, config)
+    logits = torch.nn.functional.interpolate(student([View(batch.labeled)])[0][0], size=(32, 64), mode="bilinear")
+    assert (logits.argmax(dim=1) == labels).float().mean() > 0.9
 
 
 def test_the_first_step_and_term_that_is_not_finite_is_named():

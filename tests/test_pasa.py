@@ -144,6 +144,32 @@ def test_gradients_are_right_under_activation_checkpointing(reentrant):
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*gradients))
 
 
+def test_a_constant_along_the_keys_moves_attention_only_where_there_is_a_class_token():
+    """All patches equally unsure: without a class token nothing changes, with one it loses weight to the patches."""
+    states, module = torch.randn(1, 1, 5, 8, dtype=torch.float64), torch.nn.Module()
+    module.is_causal = False
+
+    def attend(prefix, confidence):
+        bias = attention_bias(confidence, [((1, 5 - prefix), (1, 5 - prefix))], prefix, "all_rows", 5.0)
+        return pasa_attention(module, states, states, states, scaling=0.3, pasa=bias)[0]
+
+    plain = pasa_attention(module, states, states, states, scaling=0.3)[0]
+    assert torch.allclose(attend(0, torch.full((1, 1, 5), 0.4)), plain, atol=1e-6)
+    assert not torch.allclose(attend(1, torch.full((1, 1, 4), 0.4)), plain, atol=1e-3)
+
+
+def test_the_fused_kernel_agrees_with_the_formula_written_out():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 12, 8, generator=generator) for _ in range(3))
+    confidence, module = torch.rand(2, 3, 4, generator=generator), torch.nn.Module()
+    module.is_causal = False
+    bias = attention_bias(confidence, [((3, 4), (3, 4))], 0, "main", 5.0)
+    fused = pasa_attention(module, query, key, value, scaling=0.3, pasa=bias)[0]
+    weights = (0.3 * query @ key.mT + pasa_mask(confidence.flatten(1), "main", 5.0)[:, None]).softmax(dim=-1)
+    assert torch.allclose(weights.sum(dim=-1), torch.ones(2, 3, 12))
+    assert torch.allclose(fused, (weights @ value).transpose(1, 2), atol=1e-5)
+
+
 def test_the_bias_stays_in_float32_under_autocast():
     module = torch.nn.Module()
     module.is_causal = False

@@ -79,6 +79,20 @@ def test_killed_at_any_moment_and_resumed_ends_in_the_same_bits(finished, tmp_pa
     assert [line["step"] for line in steps if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_segformer_with_drop_path_is_resumed_to_the_same_bits_too(tmp_path):
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "decoder_hidden_size": 8, "num_attention_heads": [1, 1, 2, 2]}
+    model = {"architecture": "segformer", "encoder": "mit-b0", "pretrained": False,
+             "encoder_config": {**sizes, "drop_path_rate": 0.3}}  # fmt: skip
+    tree = {**TINY, "model": model, "data": {**TINY["data"], "crop": [64, 96]}, "schedule": {"steps": 4, "floor": 0.0}}
+    config = write_config(tmp_path, tree=tree)
+    for name in ("whole", "parts"):
+        assert train(config, tmp_path / name).returncode == 0
+    last = tmp_path / "parts" / "checkpoints" / "step-00000004"
+    shutil.rmtree(last)  # as if it had been killed after step 2
+    assert train(config, tmp_path / "parts", "--resume").returncode == 0
+    assert_same_weights(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+
+
 def test_sigterm_saves_says_so_and_the_run_goes_on_later(finished, tmp_path):
     config, whole, _ = finished
     process = subprocess.Popen(command(config, tmp_path / "run"), env=environment(), stderr=subprocess.PIPE, text=True)
