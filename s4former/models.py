@@ -212,9 +212,16 @@ def coarsest_stride(network: PreTrainedModel) -> int:
 
 
 def logits_at(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
-    """Logits (B, K, H, W) float32 of images (B, 3, H, W) of any size, by the stock forward and a bilinear resize."""
-    logits = network(pixel_values=pixel_values).logits.float()
-    return F.interpolate(logits, size=pixel_values.shape[-2:], mode="bilinear", align_corners=False)
+    """Logits (B, K, H, W) float32 of images (B, 3, H, W) of any size, by the stock forward and a bilinear resize.
+
+    An image smaller than one cell of the coarsest grid is padded with zeros, which SegFormer does not do by itself.
+    """
+    height, width = pixel_values.shape[-2:]
+    least = coarsest_stride(network)
+    padded = F.pad(pixel_values, (0, max(0, least - width), 0, max(0, least - height)))
+    logits = network(pixel_values=padded).logits.float()
+    logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+    return logits[..., :height, :width]
 
 
 def encode_segformer(network: PreTrainedModel, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:

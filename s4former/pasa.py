@@ -140,22 +140,56 @@ def pasa_attention(
     attention_mask: Tensor | None = None,
     *,
     pasa: Bias | None = None,
+    scaling: float | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
     """SDPA of transformers; where `pasa` has a bias for this layer's (queries, keys), with that bias.
 
-    Query, key, value: (B, heads, Nq or Nk, head dim).
+    Query, key, value: (B, heads, Nq or Nk, head dim). In float32 the bias is a dense mask, the reference. In half precision
+    a mask would be rounded (2e-1 of error at alpha 50), in silence under autocast, so there the factors ride on extra
+    channels of query and key; what has no factors is computed in float32.
     """
     found = None if pasa is None else pasa.get((query.shape[-2], key.shape[-2]))
     if found is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    bias = found if isinstance(found, Tensor) else found[0][:, :, None] * found[1][:, None, :]
-    bias = bias[:, None]  # the same for all heads
-    # Autocast would round the bias to the type of the query in silence, and 2e-1 of error with it (alpha 50, bf16).
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    width, scaling = value.shape[-1], query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast(query.device.type, enabled=False):
-        return sdpa_attention_forward(
-            module, query, key.to(query), value.to(query), bias.to(torch.promote_types(query.dtype, bias.dtype)), **kwargs
-        )
+        key, value, mask = key.to(query.dtype), value.to(query.dtype), None
+        if query.dtype in (torch.float32, torch.float64):
+            mask = dense(found).to(query.dtype)
+        elif isinstance(found, Tensor):
+            query, key, value, mask = query.float(), key.float(), value.float(), dense(found)
+        else:
+            query, key, value = ride_on_channels(query, key, value, *found, scaling)
+        output, weights = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
+    return output[..., :width], weights
+
+
+def dense(found: tuple[Tensor, Tensor] | Tensor) -> Tensor:
+    """The bias as (B, 1, Nq, Nk), the same for all heads."""
+    bias = found if isinstance(found, Tensor) else found[0][:, :, None] * found[1][:, None, :]
+    return bias[:, None]
+
+
+def ride_on_channels(
+    query: Tensor, key: Tensor, value: Tensor, row: Tensor, column: Tensor, scaling: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value with 8 more channels whose products are the bias: scaling * q' k' = scaling * q k + row column.
+
+    Each factor goes as what half precision keeps of it and what it loses, so that only the product of the two losses is
+    missing. Value gets zeros: the fused kernels want all three of one width, a multiple of 8.
+    """
+    parts = []
+    for factor in (row, column / scaling):
+        kept = factor.to(query.dtype)
+        parts.append((kept, (factor - kept.float()).to(query.dtype)))
+    (row, row_rest), (column, column_rest) = parts
+    heads, nothing = query.shape[1], torch.zeros_like
+    extra_query = [row, row, row_rest] + 5 * [nothing(row)]
+    extra_key = [column, column_rest, column] + 5 * [nothing(column)]
+    query = torch.cat([query, torch.stack(extra_query, dim=-1)[:, None].expand(-1, heads, -1, -1)], dim=-1)
+    key = torch.cat([key, torch.stack(extra_key, dim=-1)[:, None].expand(-1, heads, -1, -1)], dim=-1)
+    return query, key, F.pad(value, (0, 8))
 
 
 AttentionInterface.register(ATTENTION, pasa_attention)

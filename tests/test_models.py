@@ -135,6 +135,11 @@ def test_logits_at_have_the_size_of_any_image(architecture):
 
 
 @both
+def test_logits_of_an_image_smaller_than_a_token_have_its_size(architecture):
+    assert models.logits_at(build(random_model(architecture)).eval(), images(9, 20)).shape[-2:] == (9, 20)
+
+
+@both
 def test_every_parameter_gets_a_gradient(architecture):
     network = build(random_model(architecture))
     network(pixel_values=images()).logits.square().mean().backward()

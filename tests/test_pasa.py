@@ -170,12 +170,13 @@ def test_the_fused_kernel_agrees_with_the_formula_written_out():
     assert torch.allclose(fused, (weights @ value).transpose(1, 2), atol=1e-5)
 
 
-def test_the_bias_stays_in_float32_under_autocast():
+@pytest.mark.parametrize("variant, alpha", [("main", 5.0), ("main", 100.0), ("reverse1", 50.0), ("product", 100.0)])
+def test_in_half_precision_the_bias_loses_nothing_under_autocast(variant, alpha):
     module = torch.nn.Module()
     module.is_causal = False
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 2, 64, 16, generator=generator).bfloat16() for _ in range(3))
-    bias = attention_bias(torch.rand(1, 8, 8, generator=generator), [((8, 8), (8, 8))], 0, "product", 100.0)
+    bias = attention_bias(torch.rand(1, 8, 8, generator=generator), [((8, 8), (8, 8))], 0, variant, alpha)
     exact, _ = pasa_attention(module, query.double(), key.double(), value.double(), scaling=0.25, pasa=bias)
     with torch.autocast("cpu", torch.bfloat16):
         found, _ = pasa_attention(module, query, key, value, scaling=0.25, pasa=bias)
@@ -183,7 +184,19 @@ def test_the_bias_stays_in_float32_under_autocast():
         query, key, value, attn_mask=(bias[64, 64][0][:, :, None] * bias[64, 64][1][:, None]).bfloat16()[:, None], scale=0.25
     ).transpose(1, 2)
     error, error_of_rounding = ((x.double() - exact).abs().max() for x in (found, rounded))
-    assert error < 0.02 < error_of_rounding
+    assert found.dtype == torch.bfloat16 and found.shape == (1, 64, 2, 16)
+    assert error < 0.02 and (alpha < 50 or error < error_of_rounding / 4)
+
+
+def test_noise_has_no_factors_and_goes_through_float32():
+    module = torch.nn.Module()
+    module.is_causal = False
+    states = torch.randn(1, 2, 4, 8).bfloat16()
+    bias = attention_bias(torch.rand(1, 2, 2), [((2, 2), (2, 2))], 0, "rand", 50.0)
+    assert bias[4, 4].shape == (1, 4, 4) and 0 <= bias[4, 4].min() and bias[4, 4].max() < 50
+    found, _ = pasa_attention(module, states, states, states, scaling=0.3, pasa=bias)
+    exact, _ = pasa_attention(module, *(3 * [states.double()]), scaling=0.3, pasa=bias)
+    assert torch.allclose(found.double(), exact, atol=1e-4)
 
 
 def test_no_new_parameters_no_gradient_to_the_confidence_and_no_trace_in_a_saved_model(tmp_path):
