@@ -19,6 +19,7 @@ from s4former import checkpoint
 from s4former.config import Config, ConfigError, load, share_of_process, to_dict
 from s4former.data import Batch, step_loader
 from s4former.engine import NonFiniteLoss, Signals, precision, update
+from s4former.export import check_repository
 from s4former.reading import DataError
 from s4former.runlog import RunLog
 from s4former.sources import check_masks, load_sources
@@ -33,6 +34,7 @@ def main() -> int:
     arguments = read_arguments()
     try:
         config = load(arguments.config, arguments.overrides)
+        check_repository(config.run.push_to_hub)
         folder = Path(config.run.output or Path("runs") / Path(arguments.config).stem)
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # unasked, several CPU processes would not know of each other

@@ -2,17 +2,27 @@
 
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_session
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # the last is httpx's, or httpx2's
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from torch import nn
 
 from .checkpoint import replace_folder
-from .config import Config, to_dict
+from .config import Config, ConfigError, to_dict
 from .models import save_network
+from .pseudo import IGNORE_INDEX
+
+DATASETS = {"voc": "PASCAL VOC 2012", "shapes": "drawn shapes", "coco": "COCO 2017", "cityscapes": "Cityscapes"}
+PATIENCE = 30.0  # seconds without a sign of life from the Hub; left alone huggingface_hub waits for ever
+
+# What huggingface_hub raises when a push fails. Its answers with a status are HTTPErrors and OSErrors at once, a broken,
+# refused or silent connection an HTTPError alone; offline mode, a missing token and a full disk are OSErrors; what is
+# no answer of a Hub is a ValueError or a KeyError; the upload of a large file wraps all of them in a RuntimeError.
+FAILURES = (HTTPError, OSError, ValueError, KeyError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -22,11 +32,12 @@ class Provenance:
     method: str
     role: str  # teacher or student
     step: int
-    scores: dict[str, Any] | None  # as in results.json: mean_iou, iou per class, pixel_accuracy
+    scores: dict[str, Any] | None  # at this step, as in results.json: mean_iou, iou per class, pixel_accuracy
     chosen: bool  # among several on the evaluation images
     lists: dict[str, dict[str, Any]]  # images and SHA-256 of the labelled, unlabelled and validation lists
     command: str
     versions: dict[str, str]
+    address: str = ""  # the repository on the Hub; empty = a local folder
 
 
 def export(
@@ -38,89 +49,153 @@ def export(
     std: Sequence[float],
     provenance: Provenance,
 ) -> None:
-    """Writes a folder that `AutoModelForSemanticSegmentation.from_pretrained` loads; replaces an older one whole."""
+    """Writes a folder that `AutoModelForSemanticSegmentation.from_pretrained` loads; replaces an older one whole.
+
+    Raises:
+        OSError: the disk is full or read-only; the older folder is still there.
+    """
     beside = folder.with_name(f".writing-{folder.name}")
-    shutil.rmtree(beside, ignore_errors=True)
-    save_network(network, beside, mean, std, config.evaluation.short_side or min(config.data.crop))
-    (beside / "s4former.json").write_text(json.dumps(to_dict(config), indent=2))
-    model_card(config, network, provenance).save(beside / "README.md")
-    replace_folder(beside, folder)
+    shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
+    try:
+        save_network(network, beside, mean, std, config.evaluation.short_side)
+        (beside / "s4former.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+        model_card(config, network, provenance).save(beside / "README.md")
+        replace_folder(beside, folder)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+# ---- the model card
 
 
 def model_card(config: Config, network: nn.Module, provenance: Provenance) -> ModelCard:
     """The card: what was trained on what, with which seed, how well, and how to use it."""
-    dataset = {"voc": "PASCAL VOC 2012", "shapes": "drawn shapes", "coco": "COCO 2017", "cityscapes": "Cityscapes"}
-    name = dataset.get(config.data.source, Path(config.data.root).name or config.data.source)
-    scores = provenance.scores
-    results = None
-    if scores is not None and scores.get("mean_iou") is not None:
-        results = [
-            EvalResult(
-                task_type="image-segmentation",
-                dataset_type=config.data.source,
-                dataset_name=name,
-                metric_type="mean_iou",
-                metric_value=round(scores["mean_iou"], 4),
-                metric_name="mean IoU",
-            )
-        ]
+    name = DATASETS.get(config.data.source, Path(config.data.root).name or config.data.source)
+    mean_iou = (provenance.scores or {}).get("mean_iou")
+    result = EvalResult(
+        task_type="image-segmentation",
+        dataset_type=config.data.source,
+        dataset_name=name,
+        metric_type="mean_iou",
+        metric_value=round(mean_iou or 0.0, 4),
+        metric_name="mean IoU",
+    )
+    semi_supervised = [] if config.method.teacher == "none" else ["semi-supervised"]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-segmentation",
-        tags=["semantic-segmentation", "semi-supervised", "s4former"],
+        tags=["semantic-segmentation", *semi_supervised, "s4former"],
         model_name=f"{provenance.method} {provenance.role} on {name}",
-        eval_results=results,
+        eval_results=None if mean_iou is None else [result],
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + card_text(config, network, provenance, name))
 
 
 def card_text(config: Config, network: nn.Module, provenance: Provenance, name: str) -> str:
-    scores = provenance.scores
-    remark = ", chosen among several on the evaluation images" if provenance.chosen else ""
-    score = "not evaluated" if scores is None else f"{100 * scores['mean_iou']:.1f} % mean IoU"
+    """The card without its front matter, in Markdown."""
+    mean_iou = (provenance.scores or {}).get("mean_iou")
+    score = "Not evaluated at this step." if mean_iou is None else f"**{100 * mean_iou:.1f} % mean IoU**"
+    if mean_iou is not None:
+        chosen = ", chosen among several on the evaluation images" if provenance.chosen else ""
+        score += f" on the validation list{chosen}."
+    evaluation = config.evaluation
+    size = f"short side {evaluation.short_side}" if evaluation.short_side else "original size"
+    limit = f", the first {evaluation.limit} images" if evaluation.limit else ""
+    unused = {"unlabeled"} if config.method.teacher == "none" else set()
     lists = "\n".join(
-        f"| {part} | {entry['images']} | `{entry['sha256'][:16]}` |" for part, entry in provenance.lists.items()
+        f"| {part}{' (not used)' if part in unused else ''} | {entry['images']} | `{entry['sha256']}` |"
+        for part, entry in provenance.lists.items()
     )
-    remote = ", trust_remote_code=True" if network.config.model_type == "setr" else ""
+    labels = list(network.config.id2label.values())
+    code = network.config.model_type == "setr"
+    remote = ", trust_remote_code=True" if code else ""
+    remark = "`trust_remote_code` runs `setr.py` of this model, which needs nothing but torch and transformers."
+    remark = f"\n{remark}\n" if code else ""
     versions = ", ".join(f"{package} {version}" for package, version in provenance.versions.items())
     return f"""# {provenance.method} on {name}
 
-The {provenance.role} after {provenance.step} steps: **{score}**{remark}.
-Encoder: {config.model.encoder}; architecture: {config.model.architecture}; seed {config.run.seed}.
+The {provenance.role} network after {provenance.step} steps of {provenance.method}.
+{score}
 
-| list | images | SHA-256 |
-|---|---|---|
-{lists}
+| | |
+|---|---|
+| architecture | {config.model.architecture}, encoder {config.model.encoder} |
+| data | {name} |
+| evaluation | {evaluation.mode} images, {size}{limit} |
+| seed | {config.run.seed} |
+| classes | {len(labels)}: {", ".join(labels)} |
 
-Labels: {", ".join(network.config.id2label.values())}. Id {255} counts as no label.
+Id {IGNORE_INDEX} in a mask is no class: such pixels count nowhere.
 
 ## Use
 
 ```python
 from transformers import pipeline
 
-segment = pipeline("image-segmentation", model="THIS_FOLDER_OR_ID"{remote})
-segments = segment("photo.jpg")
+segment = pipeline("image-segmentation", model="{provenance.address or "path/to/this/folder"}"{remote})
+for part in segment("photo.jpg"):
+    print(part["label"], part["mask"].size)
 ```
-
+{remark}
 ## Training
 
     {provenance.command}
 
-{versions}. The whole configuration is in `s4former.json`.
+| list | images | SHA-256 of its ids, sorted, one a line |
+|---|---|---|
+{lists}
+
+With {versions}.
+The whole configuration is in `s4former.json`.
 """
 
 
+# ---- the way to the Hub
+
+
+def check_repository(repository: str) -> None:
+    """Refuses an id that the Hub would refuse; '' means no Hub.
+
+    Raises:
+        ConfigError: what is wrong with it, in words.
+    """
+    try:
+        if repository:
+            validate_repo_id(repository)
+    except HFValidationError as error:
+        told = str(error).split(f": {repository!r}")[0]
+        raise ConfigError(f"run.push_to_hub is {repository!r}: {told}; write it as owner/name") from error
+
+
 def push(folder: Path, repository: str, message: str) -> str | None:
-    """Uploads an exported folder from a frozen copy; returns None, or why it failed. Never harms the run."""
-    with tempfile.TemporaryDirectory() as temporary:
-        frozen = Path(temporary) / "model"
-        try:
-            shutil.copytree(folder, frozen)
-            api = HfApi()
-            repository = api.create_repo(repository, exist_ok=True).repo_id
-            api.upload_folder(repo_id=repository, folder_path=frozen, commit_message=message)
-        # the Hub's errors, a broken connection and a full disk are all OSErrors; a malformed id is a ValueError
-        except (OSError, ValueError) as error:
-            return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}"
+    """Uploads an exported folder that nobody writes to meanwhile; returns None, or in one line why it failed.
+
+    huggingface_hub repeats what a Hub refuses for the moment (half a minute in all), and waits `PATIENCE` each time.
+    """
+    disable_progress_bars()  # a run has its own
+    api = HfApi()
+    try:
+        get_session().timeout = PATIENCE
+        repository = api.create_repo(repository, exist_ok=True).repo_id
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
+    except FAILURES as error:
+        return in_words(error, api.endpoint)
     return None
+
+
+def in_words(error: BaseException, endpoint: str) -> str:
+    """Why a push failed, in one line."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__  # 'Error while uploading FILE to the Hub.' keeps the reason behind it
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        told = (error.server_message or "").strip().splitlines()[:1]
+        hint = ["log in with `hf auth login`, or set HF_TOKEN"] if status in (401, 403) else []
+        return "; ".join([": ".join([f"{endpoint} answered {status} {error.response.reason_phrase}", *told]), *hint])
+    if isinstance(error, HTTPError):
+        return f"no connection to {endpoint} ({type(error).__name__}: {text})"
+    if isinstance(error, (json.JSONDecodeError, KeyError)):
+        return f"{endpoint} does not answer as a Hub does ({type(error).__name__}: {text})"
+    return f"{type(error).__name__}: {text}"

@@ -210,19 +210,20 @@ def draw_predictions(training: Training, rows: int = 6) -> None:
 # ---- models for others
 
 
-def write_model(training: Training, role: str, name: str, *, chosen: bool) -> None:
-    """Exports the model of a role into the folder `name` of the run."""
+def write_model(training: Training, role: str, name: str, *, chosen: bool = False, address: str = "") -> None:
+    """Exports the model of a role into the folder `name` of the run; `address` is where it will be on the Hub."""
     if not training.accelerator.is_main_process:
         return
     provenance = Provenance(
         method=training.config.method.title,
         role=role,
         step=training.step,
-        scores=training.scores.get(role),
+        scores=training.scores.get(role) if training.evaluated_at == training.step else None,
         chosen=chosen,
         lists=training.sources.lists,
         command=command_line(),
         versions=versions(),
+        address=address,
     )
     setting = training.setting
     export(
@@ -238,11 +239,11 @@ def write_model(training: Training, role: str, name: str, *, chosen: bool) -> No
 def push_model(training: Training, log: RunLog) -> None:
     """Uploads the model to use to the Hub; a failure is a warning."""
     role, repository = next(iter(training.networks)), training.config.run.push_to_hub
-    write_model(training, role, "pushing", chosen=False)
+    write_model(training, role, ".pushing", address=repository if "/" in repository else "")
     if training.accelerator.is_main_process:
         message = f"{training.config.method.title} {role}, step {training.step}"
-        complaint = push(training.folder / "pushing", repository, message)
-        shutil.rmtree(training.folder / "pushing", ignore_errors=True)
+        complaint = push(training.folder / ".pushing", repository, message)
+        shutil.rmtree(training.folder / ".pushing", ignore_errors=True)
         where = f"{repository} at step {training.step}"
         log.say(f"pushed to {where}" if complaint is None else f"warning: could not push to {where}: {complaint}")
 
@@ -251,7 +252,7 @@ def finish(training: Training, log: RunLog) -> None:
     """Leaves the last models, results.json and the picture, and says where they are."""
     config = training.config
     for role in training.networks:
-        write_model(training, role, role, chosen=False)
+        write_model(training, role, role)
     if training.accelerator.is_main_process:
         results = {
             "method": config.method.title,
