@@ -22,15 +22,16 @@ import platform
 import shutil
 import time
 from pathlib import Path
+from typing import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
-from s4former.shapes import PRETRAINING_CLASSES, scene
+from .shapes import PRETRAINING_CLASSES, scene
 
 SIDE, PATCH = 96, 8  # square, so that the stored position embedding is a square grid
 SHEET = (112, 152)  # pixels of a painted scene, from which views are cut
@@ -50,10 +51,12 @@ class DenseClassifier(nn.Module):
         # starting from waves instead of noise, tokens know from the first step who their neighbours are
         self.encoder.embeddings.position_embeddings.data[0, 1:] = 0.5 * waves(SIDE // PATCH, config.hidden_size)
 
-    def forward(self, pixels, window=None):
-        """pixels (B, 3, H, W) normalised; window (B, n) long, the tokens to read, or None for all of them.
+    def forward(self, pixels: Tensor, window: Tensor | None = None) -> Tensor:
+        """Logits (B, K, n, CELLS * CELLS).
 
-        Returns logits (B, K, n, CELLS * CELLS).
+        Args:
+            pixels: (B, 3, H, W) normalised.
+            window: (B, n) long, the tokens to read; None = all of them.
         """
         tokens = self.encoder.embeddings(pixels)  # the class token first; positions are added before any is left out
         if window is not None:
@@ -71,12 +74,13 @@ class Muon:
     short runs; no controlled comparison with AdamW stands behind the choice.
     """
 
-    def __init__(self, weights):
-        self.weights, self.momenta = weights, [torch.zeros_like(weight) for weight in weights]
+    def __init__(self, weights: Iterable[nn.Parameter]):
+        self.weights = list(weights)
+        self.momenta = [torch.zeros_like(weight) for weight in self.weights]
 
     @torch.no_grad()
-    def step(self, learning_rate):
-        shapes = {}  # matrices of one shape go through the iteration together
+    def step(self, learning_rate: float) -> None:
+        shapes: dict[tuple[int, ...], list[tuple[Tensor, Tensor, bool]]] = {}  # matrices of one shape go through the iteration together
         for weight, momentum in zip(self.weights, self.momenta):
             momentum.lerp_(weight.grad, 0.05)
             update = weight.grad.lerp(momentum, 0.95)
@@ -94,17 +98,17 @@ class Muon:
                                                            alpha=learning_rate * scale)
 
 
-def pick(tokens, window):
+def pick(tokens: Tensor, window: Tensor) -> Tensor:
     """The tokens (B, N, D) at the places window (B, n): (B, n, D)."""
     return tokens.gather(1, window[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
-def as_cells(labels):
+def as_cells(labels: Tensor) -> Tensor:
     """(B, SIDE / 2, SIDE / 2) long to what the head names of each token: (B, N, CELLS * CELLS) long."""
     return F.unfold(labels[:, None].float(), CELLS, stride=CELLS).mT.long()
 
 
-def draw_windows(cells, generator):
+def draw_windows(cells: Tensor, generator: torch.Generator) -> Tensor:
     """A WINDOW x WINDOW square of each token grid, the likelier the more of it is things: (B, WINDOW ** 2) long."""
     side = math.isqrt(cells.shape[1])
     things = (cells > 0).float().mean(dim=2).unflatten(1, (side, side))
@@ -115,7 +119,7 @@ def draw_windows(cells, generator):
     return ((top[:, None, None] + reach[:, None]) * side + left[:, None, None] + reach).flatten(1)
 
 
-def waves(side, width):
+def waves(side: int, width: int) -> Tensor:
     """The sines and cosines of row and column at width / 4 frequencies: (side * side, width)."""
     pitch = 10 ** -torch.linspace(0, 2, width // 4)
     down, across = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
@@ -123,7 +127,7 @@ def waves(side, width):
     return torch.cat([wave(phase) for phase in phases for wave in (torch.sin, torch.cos)], dim=1)
 
 
-def paint_scenes(seed, first, count, workers):
+def paint_scenes(seed: int, first: int, count: int, workers: int) -> tuple[Tensor, Tensor]:
     """Scenes first .. first + count - 1: images (count, 3, H, W) uint8 and masks (count, H, W) uint8."""
     draw = functools.partial(scene, seed, height=SHEET[0], width=SHEET[1], classes=PRETRAINING_CLASSES)
     indices = range(first, first + count)
@@ -136,7 +140,7 @@ def paint_scenes(seed, first, count, workers):
     return images.permute(0, 3, 1, 2).contiguous(), masks
 
 
-def draw_views(images, masks, generator):
+def draw_views(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Turn, zoom, shift, mirror and recolour each scene; cut SIDE x SIDE.
 
     images (B, 3, H, W) uint8; masks (B, H, W) uint8. Returns pixels (B, 3, SIDE, SIDE) normalised float and labels
@@ -162,13 +166,13 @@ def draw_views(images, masks, generator):
     return (gain * (views - 0.5) + shift) / STD[0], labels
 
 
-def normalise(images):
+def normalise(images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 to the float that the encoder reads."""
     return (images.float() / 255 - MEAN[0]) / STD[0]
 
 
 @torch.no_grad()
-def held_out_accuracy(model, images, masks):
+def held_out_accuracy(model: DenseClassifier, images: Tensor, masks: Tensor) -> tuple[float, float]:
     """Part of the pixels named rightly, over all and over those of things, in the middle of each scene."""
     top, left = (SHEET[0] - SIDE) // 2, (SHEET[1] - SIDE) // 2
     images = images[..., top : top + SIDE, left : left + SIDE]
@@ -178,39 +182,56 @@ def held_out_accuracy(model, images, masks):
     return right.mean().item(), right[labels > 0].mean().item()
 
 
-def learning_rate_factor(step, steps):
+def learning_rate_factor(step: int, steps: int) -> float:
     """Rises over the first twentieth, then falls along a cosine to 0."""
     rise = max(1, steps // 20)
     return min((step + 1) / rise, 0.5 * (1 + math.cos(math.pi * max(0, step - rise) / max(1, steps - rise))))
 
 
-def pretrain(options):
-    """Train and return (encoder, accuracy over all pixels, accuracy over pixels of things)."""
-    torch.manual_seed(options.seed)
-    config = ViTConfig(hidden_size=options.width, num_hidden_layers=options.layers, intermediate_size=4 * options.width,
-                       num_attention_heads=options.width // 32, image_size=SIDE, patch_size=PATCH, layer_norm_eps=1e-6,
-                       hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.05)
-    model = DenseClassifier(config)
-    images, masks = paint_scenes(options.seed, 0, options.scenes + HELD_OUT, options.workers)
-    kept = images[-HELD_OUT:], masks[-HELD_OUT:]
+def build(options: argparse.Namespace) -> DenseClassifier:
+    config = ViTConfig(
+        hidden_size=options.width,
+        num_hidden_layers=options.layers,
+        intermediate_size=4 * options.width,
+        num_attention_heads=options.width // 32,
+        image_size=SIDE,
+        patch_size=PATCH,
+        layer_norm_eps=1e-6,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.05,
+    )
+    return DenseClassifier(config)
+
+
+def loss_of_step(model: DenseClassifier, images: Tensor, masks: Tensor, step: int, options: argparse.Namespace) -> Tensor:
+    """Cross-entropy of the views of one step, which are a function of (seed, step)."""
+    generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+    whole = step >= 0.9 * options.steps  # a quarter of the views then, for the same number of tokens
+    rows = torch.randint(options.scenes, (options.batch // 4 if whole else options.batch,), generator=generator)
+    pixels, labels = draw_views(images[rows], masks[rows], generator)
+    cells = as_cells(labels)
+    window = None if whole else draw_windows(cells, generator)
     weight = torch.ones(len(PRETRAINING_CLASSES))
     weight[0] = 0.5  # the background fills most pixels and teaches least
-    matrices = [p for p in model.encoder.layers.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
+    return F.cross_entropy(model(pixels, window), cells if window is None else pick(cells, window), weight=weight)
+
+
+def pretrain(options: argparse.Namespace) -> tuple[ViTModel, float, float]:
+    """Trains, and returns the encoder and its accuracy over all pixels and over those of things."""
+    torch.manual_seed(options.seed)
+    model = build(options)
+    images, masks = paint_scenes(options.seed, 0, options.scenes + HELD_OUT, options.workers)
+    kept = images[-HELD_OUT:], masks[-HELD_OUT:]
+    matrices = [parameter for parameter in model.encoder.layers.parameters() if parameter.ndim == 2]
+    chosen = {id(parameter) for parameter in matrices}
     adam = torch.optim.AdamW([p for p in model.parameters() if id(p) not in chosen], weight_decay=0.01)
     muon = Muon(matrices)
-    size = sum(p.numel() for p in model.encoder.parameters())
+    size = sum(parameter.numel() for parameter in model.encoder.parameters())
     print(f"{options.scenes} scenes painted; {size:,} weights to train", flush=True)
     start = time.monotonic()
     for step in range(options.steps):
-        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-        whole = step >= 0.9 * options.steps  # a quarter of the views then, for the same number of tokens
-        rows = torch.randint(options.scenes, (options.batch // 4 if whole else options.batch,), generator=generator)
-        pixels, labels = draw_views(images[rows], masks[rows], generator)
-        cells = as_cells(labels)
-        window = None if whole else draw_windows(cells, generator)
-        logits = model(pixels, window)
-        loss = F.cross_entropy(logits, cells if whole else pick(cells, window), weight=weight)
+        loss = loss_of_step(model, images, masks, step, options)
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -219,16 +240,19 @@ def pretrain(options):
             group["lr"] = factor * options.learning_rate
         adam.step()
         muon.step(10 * factor * options.learning_rate)
-        if (step + 1) % 100 == 0 or step + 1 == options.steps:
-            pace = (time.monotonic() - start) / (step + 1)
+        done = step + 1
+        if done % 100 == 0 or done == options.steps:
+            pace = (time.monotonic() - start) / done
             everywhere, things = held_out_accuracy(model, *kept)
-            print(f"step {step + 1}/{options.steps}  loss {loss.item():.3f}  held-out accuracy {everywhere:.3f}, "
-                  f"on things {things:.3f}  {options.batch / pace:.1f} images/s  "
-                  f"{pace * (options.steps - step - 1) / 60:.1f} min left", flush=True)
+            print(
+                f"step {done}/{options.steps}  loss {loss.item():.3f}  held-out accuracy {everywhere:.3f}, on things"
+                f" {things:.3f}  {options.batch / pace:.1f} images/s  {pace * (options.steps - done) / 60:.1f} min left",
+                flush=True,
+            )
     return model.encoder, everywhere, things
 
 
-def write(encoder, folder, describe):
+def write(encoder: ViTModel, folder: Path, describe: Callable[[str], str]) -> None:
     """Write config, float16 weights, preprocessing and README beside `folder`, then rename: all of it or none.
 
     describe: from the SHA-256 of the weights to the text of the README.
@@ -248,7 +272,7 @@ def write(encoder, folder, describe):
     partial.rename(folder)
 
 
-def read_options(arguments=None):
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(prog="python -m s4former.pretrain", description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -272,7 +296,7 @@ def read_options(arguments=None):
     return options
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     options = read_options(arguments)
     start = time.monotonic()
     encoder, everywhere, things = pretrain(options)
