@@ -34,6 +34,7 @@ from .inference import Setting, evaluate_networks, predict
 from .models import build_network, logits_at
 from .pictures import contact_sheet
 from .randomness import Stream, torch_seed
+from .reading import DataError
 from .runlog import RunLog
 from .sources import Sources
 from .student import Student, check_fit, shuffle_grid
@@ -183,6 +184,8 @@ def evaluate(training: Training, log: RunLog) -> None:
         )
     total = partial(accelerator.reduce, reduction="sum")
     training.scores = {role: matrix.reduce(total).as_dict(classes) for role, matrix in matrices.items()}
+    if any(score["mean_iou"] is None for score in training.scores.values()):
+        raise DataError("no evaluation image has a labelled pixel; check data.validation, data.ignore_index and data.id_map")
     training.evaluated_at = training.step
     for role, score in training.scores.items():
         log.record(f"evaluation/{role}", training.step, score)

@@ -61,3 +61,25 @@ def test_a_text_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         checkpoint.write_text(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_folder_is_replaced_whole_and_put_back_if_that_fails(tmp_path, monkeypatch):
+    def folder(name, text):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model").write_text(text)
+        return tmp_path / name
+
+    target = folder("teacher", "old")
+    checkpoint.replace_folder(folder("beside", "new"), target)
+    assert (target / "model").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["teacher"]
+    beside, rename = folder("beside", "newer"), type(target).rename
+
+    def fails(self, other):
+        if self == beside:
+            raise OSError("read-only")
+        return rename(self, other)
+
+    monkeypatch.setattr(type(target), "rename", fails)
+    with pytest.raises(OSError, match="read-only"):
+        checkpoint.replace_folder(beside, target)
+    assert (target / "model").read_text() == "new"

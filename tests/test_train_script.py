@@ -201,3 +201,10 @@ def test_two_processes_train_and_stay_together(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stderr
     assert json.loads((tmp_path / "run" / "results.json").read_text())["last"]["teacher"]["mean_iou"] > 0
+
+
+def test_evaluation_masks_without_a_single_label_are_an_error_in_words(tmp_path):
+    config = pictures(tmp_path)
+    Image.new("L", (56, 40), 255).save(tmp_path / "masks" / "2.png")
+    done = train(config, tmp_path / "run", "schedule.steps=1", "method.teacher=none")
+    assert done.returncode == 1 and "no evaluation image has a labelled pixel; check data.validation" in done.stderr
