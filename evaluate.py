@@ -176,7 +176,7 @@ def resolve_config(choice: Choice, options: argparse.Namespace) -> Config:
         set_override(tree, override)
     flags = {
         "mode": "sliding" if options.sliding_window else None, "window": options.window, "stride": options.stride,
-        "short_side": options.short_side, "batch": options.batch,
+        "short_side": options.short_side, "batch": options.batch, "scales": options.scales, "flip": options.flip or None,
     }  # fmt: skip
     for name, value in flags.items():
         if value is not None:
@@ -283,6 +283,8 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--window", **pair, help="of the sliding window; default: the training crop")
     parser.add_argument("--stride", **pair, help="of the sliding window; default: two thirds of the window")
     parser.add_argument("--short-side", type=int, metavar="N", help="to which images are resized first; 0 = not at all")
+    parser.add_argument("--scales", nargs="+", type=float, metavar="S", help="average over several sizes, such as 0.75 1 1.25")
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
     parser.add_argument("--batch", type=positive, metavar="N", help="images of one size, or windows, at once")
     parser.add_argument("--limit", type=positive, default=0, metavar="N", help="only the first N images")
     parser.add_argument("--save-predictions", metavar="DIR", help="write palette PNGs and overlays")

@@ -167,6 +167,10 @@ class Evaluation:
     long_side: int = number(2048, least=1)  # and never beyond this
     window: tuple[int, int] = (0, 0)  # sliding: height, width; 0 = the training crop
     stride: tuple[int, int] = (0, 0)  # sliding: down, across; 0 = two thirds of the window
+    # sliding: the last window moved back and logits averaged, or as UniMatch does, cut short and probabilities summed
+    windows: Literal["shifted", "cut"] = "shifted"
+    scales: tuple[float, ...] = (1.0,)  # of the resized image; several = probabilities averaged
+    flip: bool = False  # average with the mirrored image
     batch: int = number(8, least=1)  # windows, or images of one size, in one forward pass
     limit: int = number(0, least=0)  # evaluate only the first images during training; 0 = all
 
@@ -222,6 +226,8 @@ def check_together(config: Config) -> None:
         raise ConfigError(f"data.ratio is {list(data.ratio)}; write a range above 0, smaller number first")
     if data.classes and data.classes_file:
         raise ConfigError("data.classes and data.classes_file are both given; keep one of them")
+    if not evaluation.scales or min(evaluation.scales) <= 0:
+        raise ConfigError(f"evaluation.scales is {list(evaluation.scales)}; write one or more factors above 0")
     if min(evaluation.window) < 0 or min(evaluation.stride) < 0:
         raise ConfigError("evaluation.window and evaluation.stride cannot be negative; 0 takes the default")
     if method.teacher != "none" and method.mix != "none" and batch.unlabeled % method.mix_group:

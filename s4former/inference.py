@@ -5,6 +5,7 @@ models.py makes one of a real model. It should be in eval mode. Nothing here kno
 the images come from.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
@@ -89,34 +90,56 @@ def predict_sliding(
     window: tuple[int, int],
     stride: tuple[int, int],
     batch: int,
+    cut: bool = False,
     size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Logits (B, K, H, W) float32 averaged over overlapping windows (method of the released code: summed, then divided).
+    """Logits, or probabilities if `cut`, (B, K, H, W) float32, averaged over overlapping windows.
 
     Args:
         images: (B, 3, h, w) normalised; smaller than the window they are padded with 0 and the result is cut back.
         window, stride: height and width, pixels; see `window_starts`.
         batch: windows in one forward pass; only that many are in memory at once.
+        cut: windows begin at every multiple of the stride and end with the image, and softmax is averaged (UniMatch);
+            else the last window is moved back and logits are averaged (released code).
         size: of the result; their own if not given.
     """
     height, width = images.shape[-2:]
-    padded = F.pad(images, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
-    tops = window_starts(padded.shape[-2], window[0], stride[0])
-    lefts = window_starts(padded.shape[-1], window[1], stride[1])
-    places = [(i, top, left) for i in range(len(images)) for top in tops for left in lefts]
-    total, hits = None, images.new_zeros(1, 1, *padded.shape[-2:], dtype=torch.float32)
-    for top in tops:
-        for left in lefts:
-            hits[..., top : top + window[0], left : left + window[1]] += 1
-    for first in range(0, len(places), batch):
-        chunk = places[first : first + batch]
-        cuts = [padded[i, :, top : top + window[0], left : left + window[1]] for i, top, left in chunk]
-        logits = resize_logits(network(torch.stack(cuts)), window)
+    padded = images if cut else F.pad(images, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
+    total = hits = None
+    for chunk in in_batches(window_places(padded.shape, window, stride, cut), batch):
+        cuts = torch.stack([padded[i, :, rows, columns] for i, rows, columns in chunk])
+        logits = resize_logits(network(cuts), cuts.shape[-2:])
+        parts = logits.softmax(dim=1) if cut else logits
         if total is None:
-            total = logits.new_zeros(len(images), logits.shape[1], *padded.shape[-2:])
-        for (i, top, left), part in zip(chunk, logits):
-            total[i, :, top : top + window[0], left : left + window[1]] += part
+            total = parts.new_zeros(len(images), parts.shape[1], *padded.shape[-2:])
+            hits = parts.new_zeros(len(images), 1, *padded.shape[-2:])
+        for (i, rows, columns), part in zip(chunk, parts):
+            total[i, :, rows, columns] += part
+            hits[i, :, rows, columns] += 1
     return resize_logits((total / hits)[..., :height, :width], size or (height, width))
+
+
+def window_places(
+    shape: torch.Size, window: tuple[int, int], stride: tuple[int, int], cut: bool
+) -> list[tuple[int, slice, slice]]:
+    """Image number, rows and columns of every window of a batch (B, 3, H, W), those of one size one after the other."""
+    spans = []
+    for length, side, step in zip(shape[-2:], window, stride):
+        starts = list(range(0, length, step)) if cut else window_starts(length, side, step)
+        spans.append([slice(start, min(start + side, length)) for start in starts])
+    places = [(i, rows, columns) for i in range(shape[0]) for rows in spans[0] for columns in spans[1]]
+    return sorted(places, key=lambda place: extent(place[1:]))
+
+
+def extent(spans: tuple[slice, slice]) -> tuple[int, int]:
+    return spans[0].stop - spans[0].start, spans[1].stop - spans[1].start
+
+
+def in_batches(places: list[tuple[int, slice, slice]], batch: int) -> Iterator[list[tuple[int, slice, slice]]]:
+    """At most `batch` windows at a time, all of one size."""
+    for _, group in itertools.groupby(places, key=lambda place: extent(place[1:])):
+        group = list(group)
+        yield from (group[first : first + batch] for first in range(0, len(group), batch))
 
 
 @torch.no_grad()
@@ -134,15 +157,43 @@ def predict(network: Network, images: Tensor, setting: Setting) -> Tensor:
     evaluation, size = setting.evaluation, tuple(images.shape[-2:])
     resized = resize_for_test(*size, short_side=evaluation.short_side, long_side=evaluation.long_side)
     pixels = normalise(images.to(setting.device), setting)
-    if resized != size:
-        # antialiased like the training crops and the exported image processor (the released code's OpenCV is not)
-        pixels = F.interpolate(pixels, size=resized, mode="bilinear", align_corners=False, antialias=True)
-    if evaluation.mode == "whole":
+    views = [(scale, mirrored) for scale in evaluation.scales for mirrored in (False, True)[: 1 + evaluation.flip]]
+    if len(views) == 1 and evaluation.mode == "whole":
+        logits = network(resize_pixels(pixels, resized, views[0][0]))
         # argmax image by image: at full size the logits of a batch can be larger than the network itself
-        logits = network(pixels)
         return torch.stack([resize_logits(one[None], size)[0].argmax(dim=0) for one in logits])
-    options = {"window": setting.window, "stride": setting.stride, "batch": evaluation.batch, "size": size}
-    return torch.cat([predict_sliding(network, one[None], **options).argmax(dim=1) for one in pixels])
+    maps = []
+    for one in pixels.split(1):
+        scores = [read_view(network, resize_pixels(one, resized, scale), mirrored, size, setting) for scale, mirrored in views]
+        # probabilities are averaged over views; a single view needs no softmax to be compared with itself
+        scores = scores if len(scores) == 1 else [as_probabilities(score, evaluation) for score in scores]
+        maps.append(sum(scores).argmax(dim=1))
+    return torch.cat(maps)
+
+
+def read_view(network: Network, pixels: Tensor, mirrored: bool, size: tuple[int, int], setting: Setting) -> Tensor:
+    """Scores (1, K, H, W) of one scale of an image, mirrored or not, whole or in windows."""
+    evaluation = setting.evaluation
+    pixels = pixels.flip(3) if mirrored else pixels
+    if evaluation.mode == "whole":
+        scores = predict_whole(network, pixels, size=size)
+    else:
+        options = {"window": setting.window, "stride": setting.stride, "batch": evaluation.batch, "size": size}
+        scores = predict_sliding(network, pixels, cut=evaluation.windows == "cut", **options)
+    return scores.flip(3) if mirrored else scores
+
+
+def as_probabilities(scores: Tensor, evaluation: Evaluation) -> Tensor:
+    """Cut windows give probabilities already."""
+    return scores if evaluation.mode == "sliding" and evaluation.windows == "cut" else scores.softmax(dim=1)
+
+
+def resize_pixels(pixels: Tensor, resized: tuple[int, int], scale: float) -> Tensor:
+    """Normalised images at the test size times a scale; bilinear with antialiasing, as the training crops are."""
+    target = tuple(max(1, int(side * scale + 0.5)) for side in resized)
+    if target == tuple(pixels.shape[-2:]):
+        return pixels
+    return F.interpolate(pixels, size=target, mode="bilinear", align_corners=False, antialias=True)
 
 
 def normalise(images: Tensor, setting: Setting) -> Tensor:

@@ -16,6 +16,7 @@ from s4former.inference import (
     predict_whole,
     predictions,
     resize_for_test,
+    window_places,
     window_starts,
 )
 
@@ -184,3 +185,53 @@ def test_more_processes_than_images_leave_some_without_work():
         {"student": pointwise}, make_items(2), setting(), num_classes=5, process_index=2, num_processes=3
     )
     assert int(matrices["student"].counts.sum()) == 0
+
+
+def single_pixels(images):
+    """A network of single pixels: any window, flip or place gives the same logits."""
+    return torch.stack([images.sum(dim=1), -images[:, 0], images[:, 1] * images[:, 2]], dim=1)
+
+
+def setting_of(**evaluation):
+    values = {"short_side": 0, "batch": 3, **evaluation}
+    return Setting(evaluation=Evaluation(**values), crop=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [
+        {"mode": "sliding", "window": (16, 16), "stride": (10, 10), "windows": "cut"},
+        {"flip": True},
+        {"mode": "sliding", "window": (16, 16), "stride": (7, 9), "flip": True},
+        {"mode": "sliding", "window": (40, 40), "stride": (20, 20), "windows": "cut", "flip": True},
+    ],
+)
+def test_windows_cut_short_and_mirrored_views_agree_with_the_whole_image_for_a_pointwise_network(evaluation):
+    images = torch.randint(0, 256, (2, 3, 24, 37), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(predict(single_pixels, images, setting_of(**evaluation)), predict(single_pixels, images, setting_of()))
+
+
+def test_several_scales_average_probabilities():
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def network(images):
+        seen.append(tuple(images.shape[-2:]))
+        return single_pixels(images)
+
+    found = predict(network, image, setting_of(scales=(0.5, 1.0, 1.75), flip=True))
+    assert seen == [(10, 15), (10, 15), (20, 30), (20, 30), (35, 53), (35, 53)]
+    pixels = (image[None] / 255 - 0.5) / 0.5
+    total = 0
+    for size in ((10, 15), (20, 30), (35, 53)):
+        scaled = torch.nn.functional.interpolate(pixels, size=size, mode="bilinear", antialias=size != (20, 30))
+        logits = torch.nn.functional.interpolate(single_pixels(scaled), size=(20, 30), mode="bilinear")
+        total = total + 2 * logits.softmax(dim=1)
+    assert (found == total[0].argmax(dim=0)).float().mean() > 0.99
+
+
+def test_unimatch_cuts_1024_by_2048_into_eight_windows():
+    places = window_places(torch.Size([1, 3, 1024, 2048]), (801, 801), (534, 534), True)
+    assert sorted((rows.start, columns.start) for _, rows, columns in places) == [(y, x) for y in (0, 534) for x in (0, 534, 1068, 1602)]
+    assert {(rows.stop, columns.stop) for _, rows, columns in places} == {(801, 801), (801, 1335), (801, 1869), (801, 2048),
+                                                                         (1024, 801), (1024, 1335), (1024, 1869), (1024, 2048)}  # fmt: skip
