@@ -78,7 +78,8 @@ class Method:
     """Sup-Only, Mean Teacher, S4Former and its ablations: rows of one table."""
 
     preset: Literal["paper", "official"] = "paper"  # `official`: the choices of the released code, see PRESETS
-    teacher: Literal["ema", "none"] = "ema"  # none = Sup-Only
+    # who gives the pseudo labels: the moving average, the student itself (FixMatch), nobody (Sup-Only)
+    teacher: Literal["ema", "student", "none"] = "ema"
     threshold: float = number(0.95, least=0, most=1)  # a pixel is a pseudo label if its confidence is above
     # between the images of a group, on the strong view
     mix: Literal["none", "cutmix", "cutout", "classmix", "mixunmix", "adaptive_cutmix"] = "cutmix"
@@ -113,6 +114,8 @@ class Method:
             return "Sup-Only"
         names = {"cutout": "CutOut", "classmix": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix"}
         base = {"none": "Mean Teacher", "cutmix": "S4Former-Base"}.get(self.mix) or f"Mean Teacher + {names[self.mix]}"
+        if self.teacher == "student":
+            base = "FixMatch" if self.mix == "cutmix" else f"FixMatch with {names.get(self.mix, 'no mix')}"
         parts = [name for name, on in (("PatchShuffle", self.patch_shuffle), ("PASA", self.pasa != "none")) if on]
         parts += [self.regularizer.upper()] if self.regularizer != "none" else []
         whole = base == "S4Former-Base" and parts == ["PatchShuffle", "PASA", "NCR"]

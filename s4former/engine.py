@@ -3,6 +3,7 @@
 import copy
 import signal
 from contextlib import nullcontext
+from functools import partial
 from typing import Iterable
 
 import torch
@@ -99,7 +100,7 @@ def update(
     set_learning_rate(optimizer, step, config)
     if teacher is not None and method.ema_order == "before":
         teacher.follow(network, ema_decay(step, method))
-    speaking = teacher if step >= method.burn_in else None
+    speaking = None if step < method.burn_in else partial(own_word, network) if method.teacher == "student" else teacher
     sums: dict[str, Tensor] = {}
     for round_, batch in enumerate(rounds):
         # dropout and drop path: from seed, step and process, so that a step can be replayed
@@ -119,6 +120,17 @@ def update(
     if teacher is not None and method.ema_order == "after":
         teacher.follow(network, ema_decay(step, method))
     return sums
+
+
+@torch.no_grad()
+def own_word(network: nn.Module, images: Tensor) -> Tensor:
+    """What the student itself says in eval mode: the teacher of FixMatch. Logits (B, K, h, w) of images (B, 3, H, W)."""
+    training = network.training
+    try:
+        network.eval()
+        return decode(network, encode(network, images))
+    finally:
+        network.train(training)
 
 
 def clip(accelerator: Accelerator, student: nn.Module, limit: float) -> Tensor:

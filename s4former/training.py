@@ -75,7 +75,7 @@ class Training:
     @property
     def images_per_step(self) -> int:
         batch = self.config.run.batch
-        return batch.labeled + (batch.unlabeled if self.teacher is not None else 0)
+        return batch.labeled + (batch.unlabeled if self.config.method.teacher != "none" else 0)
 
     def to_device(self, batch: Batch) -> Batch:
         """A batch of the loader, normalised, where the student is."""
@@ -93,7 +93,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
     mean, std = normalization(config.model)
     notes = [*sources.notes, *check_fit(config, network)]
-    teacher = None if config.method.teacher == "none" else Teacher(network).to(accelerator.device)
+    teacher = Teacher(network).to(accelerator.device) if config.method.teacher == "ema" else None
     student = Student(network, config.method)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)

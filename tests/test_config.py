@@ -95,6 +95,8 @@ def test_every_method_of_the_tables_has_its_name():
     off = {"patch_shuffle": False, "pasa": "none", "regularizer": "none"}
     assert Method().title == "S4Former" and Method(teacher="none").title == "Sup-Only"
     assert Method(mix="none", **off).title == "Mean Teacher" and Method(**off).title == "S4Former-Base"
+    assert Method(teacher="student", **off).title == "FixMatch"
+    assert Method(mix="classmix", **{**off, "patch_shuffle": True}).title == "Mean Teacher + ClassMix + PatchShuffle"
     assert Method(regularizer="none").title == "S4Former-Base + PatchShuffle + PASA"
 
 

@@ -4,7 +4,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from s4former.config import Method, Model, Optimizer, from_dict
-from s4former.engine import Finiteness, NonFiniteLoss, Teacher, build_optimizer, set_learning_rate, update
+from s4former.engine import Finiteness, NonFiniteLoss, Teacher, build_optimizer, own_word, set_learning_rate, update
 from s4former.models import build_network
 from s4former.student import Student, View
 from test_step import SETR, batch_of, method_of, network_of
@@ -134,6 +134,21 @@ def test_a_burn_in_trains_on_labels_only_while_the_teacher_follows():
         terms = update(accelerator, student, teacher, optimizer, [batch_of("setr")], step, config)
         assert ("consistency_strong" in terms) == (step == 2)
     assert any(not torch.equal(a, b) for a, b in zip(before, teacher.network.parameters()))
+
+
+def test_fixmatch_labels_with_the_student_in_eval_mode_and_leaves_it_training():
+    config = from_dict({"data": {"source": "shapes"}, "method": {"teacher": "student", "threshold": 0.21, "mix_group": 2,
+                        "pasa": "none", "regularizer": "none", "auxiliary_weight": 0}})  # fmt: skip
+    network = network_of("setr")
+    student = Student(network, config.method).double().train()
+    batch, statistics = batch_of("setr"), [b.clone() for b in network.buffers()]
+    said = own_word(network, batch.weak)
+    assert not said.requires_grad and network.training
+    assert all(torch.equal(a, b) for a, b in zip(statistics, network.buffers()))
+    assert torch.equal(said, Teacher(network)(batch.weak))
+    optimizer = build_optimizer(student, config.optimizer)
+    terms = update(Accelerator(cpu=True), student, None, optimizer, [batch], 0, config)
+    assert terms["consistency_strong"] > 0 and network.training
 
 
 def test_two_labelled_images_are_learned_by_heart():
