@@ -19,6 +19,7 @@ from .hub_source import hub
 from .layouts import cityscapes, coco, folder, voc
 from .lists import Found, Row, existing, list_facts
 from .pseudo import IGNORE_INDEX
+from .published import recognise
 from .reading import DataError, check_sizes, plural, read_mask, some, stated_size
 
 PARTS = ("labeled", "unlabeled", "validation")
@@ -61,7 +62,9 @@ def load_sources(data: Data, *, training: bool = True) -> Sources:
     tables = {part: table_of(found.parts.get(part, []), masks=part != "unlabeled") for part in PARTS}
     if training and not len(tables["unlabeled"]):
         notes.append("the unlabelled pool is empty: every training image is labelled")
-    lists = {part: list_facts(tables[part]["id"]) for part in PARTS}
+    ids = {part: tables[part]["id"][:] for part in PARTS}
+    notes += recognised(ids)
+    lists = {part: list_facts(ids[part]) for part in PARTS}
     return Sources(**tables, classes=classes, notes=tuple(notes), lists=lists)
 
 
@@ -84,6 +87,17 @@ def separate(data: Data, parts: dict[str, list[Row]]) -> list[str]:
                 f" data.validation, the first: {both[0]}; an image is either trained on or evaluated on"
             )
     return notes
+
+
+def recognised(ids: dict[str, list[str]]) -> list[str]:
+    """'labelled list: voc_classic/92': which of the lists are published ones."""
+    named = {
+        "labelled list": recognise(ids["labeled"]),
+        "unlabelled list": recognise(ids["unlabeled"]),
+        "unlabelled and labelled list together": recognise(ids["unlabeled"] + ids["labeled"]),
+        "evaluation list": recognise(ids["validation"]),
+    }
+    return [f"{what}: {name}" for what, name in named.items() if name]
 
 
 def table_of(rows: list[Row] | datasets.Dataset, *, masks: bool) -> datasets.Dataset:

@@ -11,7 +11,7 @@ FLOORS = [
     {"patch_shuffle", "pasa", "losses", "mixing", "augment", "schedules", "metrics"}
     | {"setr", "pictures", "checkpoint", "reading"},
     {"lists", "weights", "runlog", "table", "pretrain", "hf_evaluate", "inference"},
-    {"layouts", "hub_source", "models"},
+    {"layouts", "hub_source", "models", "published"},
     {"sources", "student", "export"},
     {"data"},
     {"step"},
