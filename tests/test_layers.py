@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).parent.parent / "s4former"
 FLOORS = [
     {"config", "pseudo", "randomness", "class_names", "shapes"},
     {"patch_shuffle", "pasa", "losses", "mixing", "augment", "schedules", "metrics"}
-    | {"setr", "pictures", "checkpoint", "reading"},
-    {"lists", "weights", "runlog", "table", "pretrain", "hf_evaluate", "inference"},
-    {"layouts", "hub_source", "models", "published"},
+    | {"setr", "dpt", "deeplab", "pictures", "checkpoint", "reading", "writing"},
+    {"download", "coco_masks", "lists", "weights", "runlog", "table", "pretrain", "hf_evaluate", "inference"},
+    {"layouts", "hub_source", "models", "published", "sbd"},
     {"sources", "student", "export"},
     {"data"},
     {"step"},
@@ -21,7 +21,8 @@ FLOORS = [
 OWNERS = {  # who may import a library of the ecosystem
     "accelerate": {"runlog", "engine", "training"},
     "datasets": {"sources", "hub_source", "lists"},
-    "transformers": {"pasa", "setr", "weights", "models", "pretrain", "student"},
+    "timm": {"deeplab"},
+    "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student"},
 }
 
 

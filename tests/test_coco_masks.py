@@ -1,0 +1,162 @@
+"""coco_masks.py: a tiny annotation file and the answer made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from folders import sentence
+from PIL import Image
+
+from s4former.class_names import COCO_CLASSES
+from s4former.coco_masks import decode_counts, decode_rle, instance_tasks, mask_of, panoptic_tasks, write_masks
+
+# COCO leaves out numbers, so category ids are not class ids: here every third one is missing
+CATEGORIES = [{"id": i + i // 2, "name": name} for i, name in enumerate(COCO_CLASSES) if i]
+PERSON, TABLE, CUP = (COCO_CLASSES.index(name) for name in ("person", "dining table", "cup"))
+P, T, C = PERSON, TABLE, CUP
+
+
+def category(number):
+    return number + number // 2
+
+
+def box(left, top, right, bottom):
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def annotation(number, area, segmentation, crowd=0, image=7):
+    return {"image_id": image, "category_id": category(number), "area": area, "iscrowd": crowd} | {
+        "segmentation": segmentation
+    }
+
+
+def write_json(path, annotations, categories=CATEGORIES, images=None):
+    images = images or [{"id": 7, "file_name": "000000000007.jpg", "height": 4, "width": 6}]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+def test_instances_crowds_below_then_large_below_small(tmp_path):
+    path = write_json(
+        tmp_path / "instances_val2017.json",
+        [
+            annotation(CUP, 2, [box(2, 2, 3, 4)]),  # stands on the table, and comes before it in the file
+            annotation(TABLE, 12, [box(0, 2, 6, 4)]),
+            # down the columns: the first three columns all 0, the next three 1 but for their last pixel
+            annotation(PERSON, 99, {"size": [4, 6], "counts": [12, 3, 1, 3, 1, 3, 1]}, crowd=1),
+        ],
+    )
+    (task,) = instance_tasks(path, tmp_path / "masks")
+    assert task.mask == tmp_path / "masks" / "000000000007.png"
+    assert mask_of(task).tolist() == [
+        [0, 0, 0, P, P, P],
+        [0, 0, 0, P, P, P],
+        [T, T, C, T, T, T],
+        [T, T, C, T, T, T],
+    ]
+
+
+def test_instances_of_equal_area_are_painted_in_the_order_of_the_file(tmp_path):
+    both = [annotation(CUP, 4, [box(0, 0, 2, 2)]), annotation(PERSON, 4, [box(1, 0, 3, 2)])]
+    (task,) = instance_tasks(write_json(tmp_path / "a.json", both), tmp_path)
+    assert mask_of(task)[:2].tolist() == [[C, P, P, 0, 0, 0]] * 2
+
+
+def test_polygons_of_one_thing_are_joined_and_cut_at_the_border(tmp_path):
+    thing = annotation(PERSON, 9, [box(-3, -3, 2, 1), box(1, 0, 3, 2), [5, 5]])
+    (task,) = instance_tasks(write_json(tmp_path / "a.json", [thing]), tmp_path)
+    assert mask_of(task).tolist() == [[P, P, P, 0, 0, 0], [0, P, P, 0, 0, 0], [0] * 6, [0] * 6]
+
+
+def test_a_pixel_belongs_to_a_polygon_if_its_centre_does(tmp_path):
+    thing = annotation(PERSON, 9, [[0, 0, 3.5, 0, 0, 3.5]])  # below the line x + y = 3.5
+    (task,) = instance_tasks(write_json(tmp_path / "a.json", [thing]), tmp_path)
+    assert mask_of(task)[:, :4].tolist() == [[P, P, P, 0], [P, P, 0, 0], [P, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_an_image_without_annotations_has_a_mask_of_nothing(tmp_path):
+    (task,) = instance_tasks(write_json(tmp_path / "a.json", []), tmp_path)
+    assert mask_of(task).tolist() == [[0] * 6] * 4
+
+
+def test_run_lengths_as_numbers_and_as_a_string():
+    # by hand: 3, 2, 4 as they are, then 1 - 2 = -1: characters 48 + 3, 48 + 2, 48 + 4, 48 + (-1 & 31)
+    assert decode_counts("324O") == [3, 2, 4, 1]
+    # 100 = 3 * 32 + 4: low five bits 4 with 'more', then 3
+    assert decode_counts("T3") == [100]
+    assert decode_rle({"size": [2, 5], "counts": "324O"}).tolist() == decode_rle(
+        {"size": [2, 5], "counts": [3, 2, 4, 1]}
+    ).tolist()
+    assert decode_rle({"size": [2, 5], "counts": [3, 2, 4, 1]}).tolist() == [
+        [False, False, True, False, False],
+        [False, True, False, False, True],
+    ]
+
+
+def panoptic(tmp_path):
+    """Segments 1 (person), 258 (a crowd of cups), 65536 (stuff) and 0 (none)."""
+    ids = np.array([[1, 1, 258, 258, 0, 0]] * 2 + [[65536, 65536, 65536, 1, 258, 0]] * 2)
+    colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+    (tmp_path / "panoptic_val2017").mkdir()
+    Image.fromarray(colours).save(tmp_path / "panoptic_val2017" / "000000000007.png")
+    things = [{**each, "isthing": 1} for each in CATEGORIES]
+    segments = [(1, PERSON, 0), (258, CUP, 1)]
+    info = [{"id": i, "category_id": category(number), "iscrowd": crowd} for i, number, crowd in segments]
+    info.append({"id": 65536, "category_id": 200, "iscrowd": 0})
+    entry = {"image_id": 7, "file_name": "000000000007.png", "segments_info": info}
+    stuff = {"id": 200, "name": "wall-brick", "isthing": 0}
+    return write_json(tmp_path / "panoptic_val2017.json", [entry], [stuff, *things])
+
+
+def test_panoptic_segments_of_things_get_their_class_and_all_else_0(tmp_path):
+    (task,) = panoptic_tasks(panoptic(tmp_path), tmp_path / "masks")
+    assert mask_of(task).tolist() == [[P, P, C, C, 0, 0]] * 2 + [[0, 0, 0, P, C, 0]] * 2
+
+
+def test_a_panoptic_picture_of_another_size_or_none_is_refused(tmp_path):
+    path = panoptic(tmp_path)
+    (task,) = panoptic_tasks(path, tmp_path)
+    assert sentence(mask_of, task._replace(height=5)) == (
+        f"{task.segments} is 6x4, but its annotation says 6x5 (width x height); unpack the panoptic PNGs again"
+    )
+    task.segments.unlink()
+    assert f"{task.segments} cannot be read" in sentence(mask_of, task)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_masks_are_written_once_and_only_those_that_are_missing(tmp_path, processes):
+    images = [{"id": i, "file_name": f"{i:012d}.jpg", "height": 4, "width": 6} for i in (1, 2, 3)]
+    things = [annotation(PERSON, 4, [box(0, 0, i, 1)], image=i) for i in (1, 2, 3)]
+    tasks = instance_tasks(write_json(tmp_path / "a.json", things, images=images), tmp_path / "masks")
+    assert write_masks(tasks, processes) == 3
+    masks = sorted((tmp_path / "masks").iterdir())
+    assert [path.name for path in masks] == [f"{i:012d}.png" for i in (1, 2, 3)]
+    with Image.open(masks[2]) as mask:
+        assert (mask.mode, np.asarray(mask)[0].tolist()) == ("L", [P, P, P, 0, 0, 0])
+    masks[1].unlink()
+    masks[2].write_bytes(b"left alone")
+    assert write_masks(tasks, processes) == 1 and masks[2].read_bytes() == b"left alone"
+
+
+def test_other_categories_are_refused(tmp_path):
+    path = write_json(tmp_path / "a.json", [], [{"id": 1, "name": "leaf"}])
+    assert sentence(instance_tasks, path, tmp_path) == (
+        f"{path} has 1 categories of things, the first other one is 'leaf' instead of 'person'; COCO 2017 has its 80"
+        " things in their order; data of your own are read with data.source=folder"
+    )
+
+
+def test_files_that_are_no_annotations_are_refused(tmp_path):
+    path = tmp_path / "captions.json"
+    path.write_text('{"images": []}')
+    assert sentence(instance_tasks, path, tmp_path) == (
+        f"{path} has no 'annotations'; give instances_*2017.json or panoptic_*2017.json"
+    )
+    path.write_text("{")
+    assert sentence(instance_tasks, path, tmp_path).startswith(f"{path} is not valid JSON (")
+
+
+def test_an_annotation_that_cannot_be_drawn_is_named(tmp_path):
+    broken = annotation(PERSON, 4, {"size": [4, 6], "counts": [1, 2]})
+    tasks = instance_tasks(write_json(tmp_path / "a.json", [broken]), tmp_path / "masks")
+    assert "the annotations of 000000000007 cannot be drawn" in sentence(write_masks, tasks, 1)

@@ -1,0 +1,149 @@
+"""download.py against a server on the loopback that can break off, ignore ranges, and send the wrong thing."""
+
+import hashlib
+from types import SimpleNamespace
+
+import pytest
+from folders import sentence
+from web_server import packed, serving
+
+from s4former import download
+from s4former.download import Archive, check_space, fetch, in_words, text_at, unpack
+
+CONTENT = bytes(range(256)) * 40
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A server of tmp_path/web, at server.url."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download, "PAUSE", 0)
+    with serving(tmp_path / "web") as server:
+        yield server
+
+
+@pytest.fixture
+def archive(server, tmp_path):
+    (tmp_path / "web" / "a.tar").write_bytes(CONTENT)
+    return Archive(url=f"{server.url}/a.tar", size=len(CONTENT), md5=hashlib.md5(CONTENT).hexdigest())
+
+
+def test_a_download_is_verified_and_gets_its_name_last(archive, server, tmp_path):
+    path = fetch(archive, tmp_path / "here")
+    assert path == tmp_path / "here" / "a.tar" and path.read_bytes() == CONTENT
+    assert [each.name for each in path.parent.iterdir()] == ["a.tar"]
+
+
+def test_what_is_there_already_is_not_fetched_again(archive, server, tmp_path):
+    fetch(archive, tmp_path)
+    fetch(archive, tmp_path)
+    assert len(server.asked) == 1
+
+
+def test_a_connection_that_breaks_is_taken_up_where_it_broke(archive, server, tmp_path):
+    server.troubles = [1000, 0, 5000]
+    assert fetch(archive, tmp_path).read_bytes() == CONTENT
+    assert [start for _, start in server.asked] == [0, 1000, 1000, 6000]
+
+
+def test_a_download_that_stays_broken_goes_on_with_the_next_command(archive, server, tmp_path):
+    server.troubles = [1000] + [0] * download.ATTEMPTS
+    assert sentence(fetch, archive, tmp_path) == (
+        f"the download of {archive.url} broke off after 1000 B of 10 KiB (the connection was closed early); run the"
+        " command again and it goes on from there"
+    )
+    server.asked.clear()
+    assert fetch(archive, tmp_path).read_bytes() == CONTENT
+    assert server.asked == [("/a.tar", 1000)]
+
+
+def test_a_server_without_ranges_sends_everything_again(archive, server, tmp_path):
+    server.ranges, server.troubles = False, [1000]
+    assert fetch(archive, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_wrong_digest_is_refused_and_kept_aside(archive, server, tmp_path):
+    (tmp_path / "web" / "a.tar").write_bytes(CONTENT[::-1])
+    assert sentence(fetch, archive, tmp_path) == (
+        f"what {archive.url} sent has the MD5 {hashlib.md5(CONTENT[::-1]).hexdigest()}; it must be {archive.md5}; it is"
+        f" kept as {tmp_path}/a.tar.wrong; run the command again, or use a mirror"
+    )
+    assert (tmp_path / "a.tar.wrong").read_bytes() == CONTENT[::-1] and not (tmp_path / "a.tar").exists()
+
+
+def test_a_file_of_the_user_with_the_wrong_size_is_refused_and_left_alone(archive, server, tmp_path):
+    (tmp_path / "a.tar").write_bytes(CONTENT[:10])
+    assert sentence(fetch, archive, tmp_path) == (
+        f"{tmp_path}/a.tar has 10 bytes; it must have 10,240; if the download broke off, rename it to a.tar.part and it"
+        " goes on; else move it away"
+    )
+    assert (tmp_path / "a.tar").exists() and not server.asked
+
+
+def test_a_server_that_refuses_or_is_not_there_is_said_in_words(archive, server, tmp_path):
+    gone = Archive(url=f"{server.url}/gone.tar", size=10)
+    assert sentence(fetch, gone, tmp_path) == (
+        f"the server refuses {server.url}/gone.tar: 404 Not Found; download the file elsewhere and put it in place"
+    )
+    silent = Archive(url="http://127.0.0.1:9/a.tar", size=10)
+    assert "broke off after 0 B of 10 B ([Errno 111] Connection refused)" in sentence(fetch, silent, tmp_path)
+
+
+def test_the_disk_is_looked_at_first(archive, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 2**20))
+    huge = Archive(url=archive.url, size=3 * 2**30, unpacked=2**30)
+    assert sentence(fetch, huge, tmp_path) == (
+        f"a.tar and what is in it need 4 GiB in {tmp_path}, but 5 MiB are free; make room, or use another disk with"
+        " --root"
+    )
+    assert not server.asked
+    assert check_space(tmp_path, 5 * 2**20, "masks") is None
+
+
+def test_texts_are_read_and_a_missing_one_is_none(server, tmp_path):
+    (tmp_path / "web" / "92.txt").write_text("a\nb\n")
+    assert text_at(f"{server.url}/92.txt") == "a\nb\n"
+    assert text_at(f"{server.url}/93.txt") is None
+    assert "127.0.0.1:9/92.txt cannot be read: [Errno 111]" in sentence(text_at, "http://127.0.0.1:9/92.txt")
+    assert sentence(text_at, "lists/92.txt") == (
+        "lists/92.txt cannot be read: unknown url type: 'lists/92.txt'; check the address and the connection"
+    )
+
+
+@pytest.mark.parametrize("size, words", [(0, "0 B"), (1999639040, "1.86 GiB"), (1024, "1 KiB"), (1010 * 2**20, "1010 MiB")])
+def test_sizes_in_words(size, words):
+    assert in_words(size) == words
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
+def test_unpacking_takes_up_where_it_was_interrupted(tmp_path, name):
+    archive = packed(tmp_path / name, {"x/a.txt": b"aa", "x/y/b.txt": b"bbbb"})
+    out = tmp_path / "out"
+    (out / "x").mkdir(parents=True)
+    (out / "x" / "a.txt").write_bytes(b"AA")  # whole, so it is passed over
+    (out / "x" / "y").mkdir()
+    (out / "x" / "y" / "b.txt").write_bytes(b"b")  # cut short
+    unpack(archive, out)
+    assert (out / "x" / "a.txt").read_bytes() == b"AA" and (out / "x" / "y" / "b.txt").read_bytes() == b"bbbb"
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.zip"])
+def test_no_member_leads_out_of_the_folder(tmp_path, name):
+    archive = packed(tmp_path / name, {"../outside.txt": b"x"})
+    (tmp_path / "deep").mkdir()
+    if name == "a.tar":
+        assert "cannot be unpacked" in sentence(unpack, archive, tmp_path / "deep" / "out")
+    else:  # zipfile leaves the dots out
+        unpack(archive, tmp_path / "deep" / "out")
+    assert not (tmp_path / "deep" / "outside.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
+def test_a_damaged_archive_is_said_in_words(tmp_path, name):
+    archive = packed(tmp_path / name, {"x/a.txt": bytes(range(256)) * 9})
+    content = bytearray(archive.read_bytes())
+    content[100:120] = b"?" * 20
+    archive.write_bytes(content if name == "a.zip" else content[:130])
+    message = sentence(unpack, archive, tmp_path / "out")
+    assert message.startswith(f"{archive} cannot be unpacked: ")
+    assert message.endswith("; move it away and download it again")
