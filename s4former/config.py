@@ -61,15 +61,19 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The network: an encoder of transformers and a decoder."""
+    """The network: an encoder of transformers (or a ResNet of timm) and a decoder."""
 
-    architecture: Literal["setr", "segformer"] = "setr"
-    encoder: str = "deit-base"  # a size (deit-tiny .. mit-b5), a Hub id, a folder, or a timm-style .pth/.safetensors
+    # a plain ViT under SETR-PUP, SegFormer, DINOv2 or DINOv3 under DPT or UperNet, a ResNet under DeepLabV3+
+    architecture: Literal["setr", "segformer", "dpt", "upernet", "deeplabv3plus"] = "setr"
+    # a size (deit-tiny .. resnet101), a Hub id, a folder, or a timm-style .pth/.safetensors (ViT, ResNet)
+    encoder: str = "deit-base"
     pretrained: bool = True  # false: the same encoder with random weights, nothing downloaded
-    out_indices: tuple[int, ...] = ()  # SETR: blocks whose outputs feed the heads, last = main head; empty = by depth
-    decoder_channels: int = number(256, least=1)  # SETR: channels of the heads
+    # SETR, DPT, UperNet: blocks whose outputs feed the heads (SETR: the last one the main head); empty = by depth
+    out_indices: tuple[int, ...] = ()
+    decoder_channels: int = number(256, least=1)  # channels of the heads; not SegFormer
     decoder_stages: int = number(0, least=0)  # SETR: x2 up-sampling stages; 0 = up to the input size
-    encoder_config: dict[str, Any] = field(default_factory=dict)  # overrides of the transformers config (dropout, ...)
+    # overrides of the transformers config (dropout, ...); of a ResNet: further arguments of timm
+    encoder_config: dict[str, Any] = field(default_factory=dict)
     activation_checkpointing: bool = False  # trade time for memory in every encoder block
 
 

@@ -1,7 +1,8 @@
 """The networks: built from a config, loaded, saved, and read through one small set of functions.
 
-A network is a `transformers` model for semantic segmentation, SETR (setr.py) or SegFormer. What the method needs to
-know of one, where its encoder ends, which token grids it has, is a row of `FAMILIES`.
+A network is a `transformers` model for semantic segmentation: stock (SegFormer, UperNet) or one of our own in a file
+that travels with it (setr.py, dpt.py, deeplab.py). What the method needs to know of one, where its encoder ends, which
+token grids it has, is a row of `FAMILIES`; how one is made is a row of `BUILDERS`.
 """
 
 import itertools
@@ -16,19 +17,28 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
     PreTrainedModel,
-    SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
     ViTConfig,
 )
 
 from .config import ConfigError, Model
+from .deeplab import STRIDES, DeepLabConfig, DeepLabForSemanticSegmentation
+from .dpt import DinoDptConfig, DinoDptForSemanticSegmentation, quarters
 from .setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
-from .weights import read_encoder_config, read_tensors
+from .weights import fit_resnet, read_encoder_config, read_resnet, read_tensors
 
-AutoConfig.register("setr", SetrConfig, exist_ok=True)
-AutoModelForSemanticSegmentation.register(SetrConfig, SetrForSemanticSegmentation, exist_ok=True)
+for config_class, network_class in (
+    (SetrConfig, SetrForSemanticSegmentation),
+    (DinoDptConfig, DinoDptForSemanticSegmentation),
+    (DeepLabConfig, DeepLabForSemanticSegmentation),
+):
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModelForSemanticSegmentation.register(config_class, network_class, exist_ok=True)
 
 
 # ---- building
@@ -45,22 +55,17 @@ def build_network(model: Model, *, id2label: dict[int, str], crop: tuple[int, in
     Raises:
         ConfigError: weights that cannot be reached, or do not fit; anything in `model` that cannot be built.
     """
-    encoder_config = read_encoder_config(model)
     labels = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
-    if model.architecture == "setr":
-        network = build_setr(model, encoder_config, labels, crop)
-    else:
-        network = build_segformer(model, encoder_config, labels)
+    network = BUILDERS[model.architecture](model, labels, crop)
     if model.activation_checkpointing:
         use_activation_checkpointing(network)
     return network
 
 
-def build_setr(model: Model, encoder_config: ViTConfig, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
+def build_setr(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
     """SETR over a ViT; the stored positions are resized to the grid of the crop."""
+    encoder_config = read_config_for(model, crop)
     patch = encoder_config.patch_size
-    if crop[0] % patch or crop[1] % patch:
-        raise ConfigError(f"data.crop is {list(crop)}; model.encoder = {model.encoder!r} needs multiples of {patch}")
     tensors = read_tensors(model, encoder_config) if model.pretrained else None
     stored = grid_of(encoder_config)
     try:
@@ -84,8 +89,9 @@ def build_setr(model: Model, encoder_config: ViTConfig, labels: dict, crop: tupl
     return network
 
 
-def build_segformer(model: Model, config: SegformerConfig, labels: dict) -> PreTrainedModel:
+def build_segformer(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
     """The stock SegFormer."""
+    config = read_encoder_config(model)
     tensors = read_tensors(model, config) if model.pretrained else None
     for key, value in labels.items():
         setattr(config, key, value)
@@ -93,6 +99,80 @@ def build_segformer(model: Model, config: SegformerConfig, labels: dict) -> PreT
     if tensors is not None:
         network.segformer.load_state_dict(tensors)
     return network
+
+
+def build_dpt(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
+    """DPT over a DINO; the stored positions stay as they are, and are resized for every image as DINOv2 does."""
+    encoder_config = read_config_for(model, crop)
+    tensors = read_tensors(model, encoder_config) if model.pretrained else None
+    encoder_config = up_to(encoder_config, model.out_indices or quarters(encoder_config.num_hidden_layers))
+    try:
+        config = DinoDptConfig(
+            backbone_config=encoder_config,
+            out_indices=tuple(index - 1 for index in encoder_config.out_indices),
+            decoder_channels=model.decoder_channels,
+            **labels,
+        )
+    except ValueError as error:
+        raise ConfigError(f"model.{error}") from None
+    network = DinoDptForSemanticSegmentation(config)
+    if tensors is not None:
+        network.encoder.load_state_dict({name: tensors[name] for name in network.encoder.state_dict()})
+    return network
+
+
+def build_upernet(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
+    """The stock UperNet over a DINO, without its auxiliary head; every level has the grid of the patches."""
+    encoder_config = read_config_for(model, crop)
+    tensors = read_tensors(model, encoder_config) if model.pretrained else None
+    config = UperNetConfig(
+        backbone_config=up_to(encoder_config, model.out_indices or quarters(encoder_config.num_hidden_layers)),
+        hidden_size=model.decoder_channels,
+        use_auxiliary_head=False,
+        **labels,
+    )
+    network = UperNetForSemanticSegmentation(config)
+    network.base_model_prefix = "backbone"  # the stock class names none, and the optimizer asks for the encoder by it
+    if network.backbone.embeddings.mask_token is not None:  # never used; DDP does not forgive a lack of gradient
+        network.backbone.embeddings.mask_token.requires_grad_(False)
+    if tensors is not None:
+        network.backbone.load_state_dict({name: tensors[name] for name in network.backbone.state_dict()})
+    return network
+
+
+def build_deeplab(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
+    """DeepLabV3+ over a ResNet."""
+    name, tensors = read_resnet(model)
+    config = DeepLabConfig(
+        resnet=name, resnet_options=model.encoder_config, decoder_channels=model.decoder_channels, **labels
+    )
+    try:
+        network = DeepLabForSemanticSegmentation(config)
+    except TypeError as error:  # a keyword that timm does not know
+        raise ConfigError(f"model.encoder_config is {model.encoder_config}; timm says: {error}") from error
+    if tensors is not None:
+        network.backbone.load_state_dict(fit_resnet(model, tensors, network.backbone.state_dict()))
+    return network
+
+
+def read_config_for(model: Model, crop: tuple[int, int]) -> PreTrainedConfig:
+    """The config of an encoder that reads whole patches, and a crop that is made of them."""
+    config = read_encoder_config(model)
+    patch = config.patch_size
+    if crop[0] % patch or crop[1] % patch:
+        raise ConfigError(f"data.crop is {list(crop)}; model.encoder = {model.encoder!r} needs multiples of {patch}")
+    return config
+
+
+def up_to(config: PreTrainedConfig, blocks: tuple[int, ...]) -> PreTrainedConfig:
+    """The config of a DINO that ends at the last of these blocks and gives the outputs of all of them."""
+    depth = config.num_hidden_layers
+    if list(blocks) != sorted(set(blocks)) or not 0 <= blocks[0] <= blocks[-1] < depth:
+        raise ConfigError(f"model.out_indices is {list(blocks)}; write rising block numbers from 0 to {depth - 1}")
+    derived = ("stage_names", "out_features", "model_type")
+    options = {key: value for key, value in config.to_dict().items() if key not in derived}
+    outputs = [index + 1 for index in blocks]  # stage 0 is the embedding
+    return type(config)(**{**options, "num_hidden_layers": outputs[-1], "out_indices": outputs})
 
 
 def grid_of(config: ViTConfig) -> tuple[int, int]:
@@ -111,8 +191,23 @@ def default_out_indices(depth: int) -> tuple[int, ...]:
 
 def use_activation_checkpointing(network: PreTrainedModel) -> None:
     """Recomputes every encoder block in the backward pass; never the re-entrant way, which loses keyword arguments."""
-    enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+    encoder = getattr(network, family(network).encoder)
+    if not isinstance(encoder, PreTrainedModel):
+        raise ConfigError(
+            "model.activation_checkpointing = true would run the batch norms of a ResNet twice; write false, and more"
+            " run.batch.rounds where memory is short"
+        )
+    enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+
+
+BUILDERS: dict[str, Callable[[Model, dict, tuple[int, int]], PreTrainedModel]] = {  # by model.architecture
+    "setr": build_setr,
+    "segformer": build_segformer,
+    "dpt": build_dpt,
+    "upernet": build_upernet,
+    "deeplabv3plus": build_deeplab,
+}
 
 
 # ---- reading and writing whole networks
@@ -134,7 +229,7 @@ def save_network(
 
 
 def load_network(source: str | Path, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A segmentation network from a folder or the Hub, complete, in eval mode; SETR needs no remote code here.
+    """A segmentation network from a folder or the Hub, complete, in eval mode; our own need no remote code here.
 
     Raises:
         ConfigError: nothing there, not a segmentation network, or weights that do not fit its config.
@@ -166,11 +261,16 @@ class Family:
     """How one family of networks is taken apart; the functions below say what each part returns."""
 
     encoder: str  # name of the attribute
-    prefix_tokens: int  # before the patches in an attention layer
+    prefix_tokens: Callable[[PreTrainedModel], int]  # before the patches in an attention layer
     encode: Callable[..., tuple[Tensor, ...]]
     decode: Callable[[PreTrainedModel, tuple[Tensor, ...]], Tensor]
     strides: Callable[[PreTrainedModel], list[int]]
-    reductions: Callable[[PreTrainedModel], list[int]]
+    reductions: Callable[[PreTrainedModel], list[int]]  # empty: there is no attention
+
+
+def family(network: PreTrainedModel) -> Family:
+    """The row of a network; transformers has a "dpt" of its own, so the model type of ours is "dino_dpt"."""
+    return FAMILIES[network.config.model_type.replace("dino_dpt", "dpt")]
 
 
 def encode(network: PreTrainedModel, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:
@@ -178,47 +278,55 @@ def encode(network: PreTrainedModel, pixel_values: Tensor, **attention_kwargs) -
 
     Keyword arguments go down to the attention function of every block.
     """
-    return FAMILIES[network.config.model_type].encode(network, pixel_values, **attention_kwargs)
+    return family(network).encode(network, pixel_values, **attention_kwargs)
 
 
 def decode(network: PreTrainedModel, features: tuple[Tensor, ...]) -> Tensor:
     """Logits (B, K, h', w') at the resolution of the head; `decode(encode(x))` is the stock forward."""
-    return FAMILIES[network.config.model_type].decode(network, features)
+    return family(network).decode(network, features)
 
 
 def encoder_parameters(network: PreTrainedModel) -> list[nn.Parameter]:
-    return list(getattr(network, FAMILIES[network.config.model_type].encoder).parameters())
+    return list(getattr(network, family(network).encoder).parameters())
 
 
 def prefix_tokens(network: PreTrainedModel) -> int:
-    """Tokens before those of the patches in every attention layer: the class token."""
-    return FAMILIES[network.config.model_type].prefix_tokens
+    """Tokens before those of the patches in every attention layer: the class token and registers."""
+    return family(network).prefix_tokens(network)
 
 
 def token_grids(network: PreTrainedModel, height: int, width: int) -> list[tuple[int, int]]:
     """(h, w) of the feature maps that the decoder uses, finest first, for an image of height x width pixels."""
-    return [(-(-height // s), -(-width // s)) for s in FAMILIES[network.config.model_type].strides(network)]
+    return [(-(-height // s), -(-width // s)) for s in family(network).strides(network)]
 
 
 def attention_grids(network: PreTrainedModel, height: int, width: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """For each of `token_grids`, the (query grid, key grid) of its attention layers; SegFormer reduces its keys."""
-    reductions = FAMILIES[network.config.model_type].reductions(network)
+    """For each of `token_grids`, the (query grid, key grid) of its attention layers; SegFormer reduces its keys.
+
+    Empty where there is no attention.
+    """
+    reductions = family(network).reductions(network)
     return [((h, w), (h // r, w // r)) for (h, w), r in zip(token_grids(network, height, width), reductions)]
 
 
 def coarsest_stride(network: PreTrainedModel) -> int:
     """Pixels per token of the coarsest grid the decoder uses."""
-    return FAMILIES[network.config.model_type].strides(network)[-1]
+    return family(network).strides(network)[-1]
 
 
 def logits_at(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     """Logits (B, K, H, W) float32 of images (B, 3, H, W) of any size, by the stock forward and a bilinear resize.
 
-    An image smaller than one cell of the coarsest grid is padded with zeros, which SegFormer does not do by itself.
+    An image smaller than one cell of the coarsest grid is padded with zeros, which SegFormer does not do by itself. For
+    UperNet every image is padded to whole patches: it would squeeze what is left over into the last of them.
     """
     height, width = pixel_values.shape[-2:]
     least = coarsest_stride(network)
-    padded = F.pad(pixel_values, (0, max(0, least - width), 0, max(0, least - height)))
+    if network.config.model_type == "upernet":
+        right, bottom = -width % least, -height % least
+    else:
+        right, bottom = max(0, least - width), max(0, least - height)
+    padded = F.pad(pixel_values, (0, right, 0, bottom))
     logits = network(pixel_values=padded).logits.float()
     logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
     return logits[..., :height, :width]
@@ -228,10 +336,23 @@ def encode_segformer(network: PreTrainedModel, pixel_values: Tensor, **attention
     return network.segformer(pixel_values, output_hidden_states=True, **attention_kwargs).hidden_states
 
 
+def decode_upernet(network: PreTrainedModel, features: tuple[Tensor, ...]) -> Tensor:
+    """The stock forward's logits, at the size of the image."""
+    patch = network.config.backbone_config.patch_size
+    size = [side * patch for side in features[0].shape[-2:]]
+    return F.interpolate(network.decode_head(features), size=size, mode="bilinear", align_corners=False)
+
+
+def registers(network: PreTrainedModel) -> int:
+    """Register tokens of a DINO."""
+    return getattr(network.config.backbone_config, "num_register_tokens", 0)
+
+
+# SETR, DPT and UperNet read several blocks, but all on the grid of the patches, which therefore stands once.
 FAMILIES: dict[str, Family] = {
     "setr": Family(
         encoder="vit",
-        prefix_tokens=1,
+        prefix_tokens=lambda network: 1,
         encode=lambda network, pixel_values, **kwargs: network.encode(pixel_values, **kwargs),
         decode=lambda network, features: network.decode(features),
         strides=lambda network: [network.config.backbone_config.patch_size],
@@ -239,10 +360,34 @@ FAMILIES: dict[str, Family] = {
     ),
     "segformer": Family(
         encoder="segformer",
-        prefix_tokens=0,
+        prefix_tokens=lambda network: 0,
         encode=encode_segformer,
         decode=lambda network, features: network.decode_head(features),
         strides=lambda network: list(itertools.accumulate(network.config.strides, operator.mul)),
         reductions=lambda network: list(network.config.sr_ratios),
+    ),
+    "dpt": Family(
+        encoder="encoder",
+        prefix_tokens=lambda network: 1 + registers(network),
+        encode=lambda network, pixel_values, **kwargs: network.encode(pixel_values, **kwargs),
+        decode=lambda network, features: network.decode(features),
+        strides=lambda network: [network.config.backbone_config.patch_size],
+        reductions=lambda network: [1],
+    ),
+    "upernet": Family(
+        encoder="backbone",
+        prefix_tokens=lambda network: 1 + registers(network),
+        encode=lambda network, pixel_values, **kwargs: network.backbone(pixel_values, **kwargs).feature_maps,
+        decode=decode_upernet,
+        strides=lambda network: [network.config.backbone_config.patch_size],
+        reductions=lambda network: [1],
+    ),
+    "deeplabv3plus": Family(
+        encoder="backbone",
+        prefix_tokens=lambda network: 0,
+        encode=lambda network, pixel_values: network.encode(pixel_values),
+        decode=lambda network, features: network.decode(features),
+        strides=lambda network: list(STRIDES),
+        reductions=lambda network: [],
     ),
 }

@@ -124,7 +124,7 @@ def check_fit(config: Config, network: nn.Module) -> list[str]:
     """Rules between config, network and classes; returns sentences for the log.
 
     Raises:
-        ConfigError: if the crop does not fit the encoder or its blocks, or the attention takes no bias.
+        ConfigError: if the crop does not fit the encoder or its blocks, or there is no attention that takes a bias.
     """
     crop, stride = config.data.crop, coarsest_stride(network)
     if crop[0] % stride or crop[1] % stride:
@@ -135,6 +135,11 @@ def check_fit(config: Config, network: nn.Module) -> list[str]:
     if config.method.mix == "mixunmix":
         check_tiles(config, network)
     if config.method.pasa != "none":
+        if not attention_grids(network, *crop):
+            raise ConfigError(
+                f"method.pasa = {config.method.pasa!r} steers attention, and {config.model.architecture} has none;"
+                " set method.pasa=none"
+            )
         prove_bias(network, config)
     if config.method.regularizer == "ncr" and network.config.num_labels == 2:
         return ["with two classes NCR is always 0, since one negative class is left; method.regularizer=none saves its time"]
@@ -164,5 +169,5 @@ def prove_bias(network: nn.Module, config: Config) -> None:
     if config.method.pasa_alpha > 0 and torch.equal(plain, steered):
         raise ConfigError(
             f"method.pasa = {config.method.pasa!r} has no effect: this transformers passes no bias to the attention of"
-            f" {network.config.model_type}; install transformers 5.17 or newer, or set method.pasa=none"
+            f" {network.config.model_type}; install transformers 5.17 or newer (5.23 for DINOv2), or set method.pasa=none"
         )

@@ -1,6 +1,7 @@
 """Where the config and the weights of an encoder come from: the Hub, a folder, or a file with timm's names.
 
-Weights are complete, float32, and under the names of transformers, or a `ConfigError` says what is missing.
+Weights are complete, float32, and under the names of transformers (of timm: a ResNet), or a `ConfigError` says what is
+missing.
 """
 
 import difflib
@@ -20,9 +21,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoConfig,
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    DINOv3ViTModel,
     PreTrainedConfig,
     PreTrainedModel,
-    SegformerConfig,
     SegformerModel,
     ViTConfig,
     ViTModel,
@@ -50,7 +53,25 @@ def vit(width: int, depth: int, image: int = 224) -> dict[str, Any]:
 
 def mit(depths: tuple[int, ...], widths: tuple[int, ...], decoder: int) -> dict[str, Any]:
     """The shape of a Mix Transformer, as `SegformerConfig` takes it."""
-    return {"depths": list(depths), "hidden_sizes": list(widths), "decoder_hidden_size": decoder}
+    return {
+        "model_type": "segformer",
+        "depths": list(depths),
+        "hidden_sizes": list(widths),
+        "decoder_hidden_size": decoder,
+    }
+
+
+def dinov2(width: int, depth: int, **registers: int) -> dict[str, Any]:
+    """The shape of a DINOv2, or with `num_register_tokens` of a DINOv2 with registers, as transformers takes it."""
+    shape = vit(width, depth, image=518)
+    del shape["intermediate_size"]
+    kind = "dinov2_with_registers" if registers else "dinov2"
+    return {"model_type": kind, **shape, "patch_size": 14, **registers}
+
+
+def dinov3(width: int, depth: int) -> dict[str, Any]:
+    """The shape of a DINOv3 ViT with patches of 16 px, as `DINOv3ViTConfig` takes it."""
+    return {"model_type": "dinov3_vit", **vit(width, depth), "num_register_tokens": 4}
 
 
 WIDE = (64, 128, 320, 512)
@@ -67,14 +88,33 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "mit-b3": ("nvidia/mit-b3", mit((3, 4, 18, 3), WIDE, 768)),
     "mit-b4": ("nvidia/mit-b4", mit((3, 8, 27, 3), WIDE, 768)),
     "mit-b5": ("nvidia/mit-b5", mit((3, 6, 40, 3), WIDE, 768)),
+    "dinov2-small": ("facebook/dinov2-small", dinov2(384, 12)),
+    "dinov2-base": ("facebook/dinov2-base", dinov2(768, 12)),
+    "dinov2-large": ("facebook/dinov2-large", dinov2(1024, 24)),
+    "dinov2-reg-small": ("facebook/dinov2-with-registers-small", dinov2(384, 12, num_register_tokens=4)),
+    "dinov2-reg-base": ("facebook/dinov2-with-registers-base", dinov2(768, 12, num_register_tokens=4)),
+    "dinov2-reg-large": ("facebook/dinov2-with-registers-large", dinov2(1024, 24, num_register_tokens=4)),
+    "dinov3-small": ("facebook/dinov3-vits16-pretrain-lvd1689m", dinov3(384, 12)),
+    "dinov3-base": ("facebook/dinov3-vitb16-pretrain-lvd1689m", dinov3(768, 12)),
+    "dinov3-large": ("facebook/dinov3-vitl16-pretrain-lvd1689m", dinov3(1024, 24)),
+    "resnet50": ("timm/resnet50.tv_in1k", {"model_type": "resnet"}),  # torchvision's first weights, as the papers take
+    "resnet101": ("timm/resnet101.tv_in1k", {"model_type": "resnet"}),
     "shapes": (str(Path(__file__).parent / "weights" / "shapes_vit"), {}),  # a small ViT; its config lies in the folder
 }
-ENCODERS: dict[str, type[PreTrainedModel]] = {"setr": ViTModel, "segformer": SegformerModel}  # by model.architecture
+DINO = (Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel)
+ENCODERS: dict[str, tuple[type[PreTrainedModel], ...]] = {  # by model.architecture; a ResNet is timm's
+    "setr": (ViTModel,),
+    "segformer": (SegformerModel,),
+    "dpt": DINO,
+    "upernet": DINO,
+    "deeplabv3plus": (),
+}
+RESNETS = {6: "resnet50", 23: "resnet101"}  # timm's name by the blocks of the third stage
 PROCESSOR = "preprocessor_config.json"
 WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
 # What a checkpoint may hold more, or less, than the encoder: classification heads, poolers, the norm before them.
 SPARE = re.compile(
-    r"^(vit\.|segformer\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier|pooler|layernorm|decode_head)\."
+    r"^(vit\.|segformer\.|dinov2\.|dinov2_with_registers\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier|pooler|layernorm|decode_head)\."
 )
 OURS = ("id2label", "label2id", "image_size", "model_type")  # keys of a transformers config that are set here
 
@@ -93,11 +133,15 @@ def is_weights_file(source: str) -> bool:
 
 
 def read_encoder_config(model: Model) -> PreTrainedConfig:
-    """The transformers config of the encoder, with LayerNorm eps 1e-6 (ViT) and `model.encoder_config` applied."""
-    source, kind = source_of(model), ENCODERS[model.architecture].config_class
+    """The transformers config of the encoder, with `model.encoder_config` applied.
+
+    A ViT gets LayerNorm eps 1e-6. A DINOv3 gets no `pos_embed_rescale`: in training it stretches the positions at random,
+    one draw for the whole batch, which would make two passes over the same image differ by more than the method says.
+    """
+    source, kinds = source_of(model), [kind.config_class for kind in ENCODERS[model.architecture]]
     size = SIZES.get(model.encoder, ("", {}))[1]
     if size:  # known sizes are described here; only their weights need the Hub
-        config = (SegformerConfig if "depths" in size else ViTConfig)(**size)
+        config = AutoConfig.for_model(**{"model_type": "vit", **size})
     elif is_weights_file(source):
         config = infer_config(source, read_file(source)[0])
     else:
@@ -105,17 +149,24 @@ def read_encoder_config(model: Model) -> PreTrainedConfig:
             config = AutoConfig.from_pretrained(source, local_files_only=not model.pretrained)
         except (OSError, ValueError, KeyError) as error:
             raise unreachable(model, error) from error
-    if not isinstance(config, kind):
-        fitting = [name for name, (_, size) in SIZES.items() if ("depths" in size) == (kind is SegformerConfig)]
+    if not isinstance(config, tuple(kinds)):
         raise ConfigError(
             f"model.encoder = {model.encoder!r} is of type {config.model_type!r}, and model.architecture ="
-            f" {model.architecture!r} is built over {kind.model_type!r}; use one of {', '.join(fitting)},"
-            " or change the architecture"
+            f" {model.architecture!r} is built over {' or '.join(repr(kind.model_type) for kind in kinds)}; use one of"
+            f" {', '.join(fitting_sizes(model.architecture))}, or change the architecture"
         )
     if isinstance(config, ViTConfig):
         config.layer_norm_eps = 1e-6  # what these weights were trained with; the default of transformers is 1e-12
+    if config.model_type == "dinov3_vit":
+        config.pos_embed_rescale = None
     override(config, model.encoder_config)
     return config
+
+
+def fitting_sizes(architecture: str) -> list[str]:
+    """The sizes that an architecture is built over."""
+    types = [kind.config_class.model_type for kind in ENCODERS[architecture]] or ["resnet"]
+    return [name for name, (_, size) in SIZES.items() if size.get("model_type", "vit") in types]
 
 
 def override(config: PreTrainedConfig, values: dict[str, Any]) -> None:
@@ -140,15 +191,18 @@ def override(config: PreTrainedConfig, values: dict[str, Any]) -> None:
 def unreachable(model: Model, error: Exception) -> ConfigError:
     """The error for an encoder that cannot be read, with the reason in a line and the ways out."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    gated = "; for DINOv3 accept its licence on the page of the model and log in with `hf auth login`"
     return ConfigError(
-        f"model.encoder = {model.encoder!r} could not be read ({reason}); give a local folder, a weights file or a Hub"
-        f" id that can be reached, or one of {', '.join(SIZES)} with model.pretrained=false for random weights"
+        f"model.encoder = {model.encoder!r} could not be read ({reason}){gated if 'dinov3' in model.encoder else ''};"
+        " give a local folder, a weights file or a Hub id that can be reached, or one of"
+        f" {', '.join(fitting_sizes(model.architecture))} with model.pretrained=false for random weights"
     )
 
 
 def read_tensors(model: Model, config: PreTrainedConfig) -> dict[str, Tensor]:
     """The encoder's weights, float32, under the names of its transformers class; complete, or a `ConfigError`."""
-    source, kind = source_of(model), ENCODERS[model.architecture]
+    source = source_of(model)
+    kind = next(kind for kind in ENCODERS[model.architecture] if isinstance(config, kind.config_class))
     if is_weights_file(source):
         return rename_timm(source, read_file(source)[0], config)
     options = {"add_pooling_layer": False} if kind is ViTModel else {}
@@ -164,15 +218,17 @@ def read_tensors(model: Model, config: PreTrainedConfig) -> dict[str, Tensor]:
     except (OSError, safetensors.SafetensorError) as error:
         raise unreachable(model, error) from error
     wrong = [f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]]
-    check_complete(source, report["missing_keys"], report["unexpected_keys"], wrong)
+    check_complete(source, report["missing_keys"], report["unexpected_keys"], wrong, with_norm=kind in DINO)
     return encoder.state_dict()
 
 
-def check_complete(source: str, missing: Iterable[str], unexpected: Iterable[str], wrong: Iterable[str]) -> None:
-    """Refuses a partial load; spare heads and norms are named in the log."""
+def check_complete(
+    source: str, missing: Iterable[str], unexpected: Iterable[str], wrong: Iterable[str], *, with_norm: bool = False
+) -> None:
+    """Refuses a partial load; spare heads and norms are named in the log. with_norm: the decoder reads the last norm."""
     spare = sorted(name for name in unexpected if SPARE.match(name))
     faults = {
-        "missing": sorted(name for name in missing if not SPARE.match(name)),
+        "missing": sorted(name for name in missing if with_norm or not SPARE.match(name)),
         "unexpected": sorted(name for name in unexpected if not SPARE.match(name)),
         "of another shape": sorted(wrong),
     }
@@ -279,6 +335,52 @@ def rename_timm(source: str, tensors: dict[str, Tensor], config: ViTConfig) -> d
     return renamed
 
 
+# ---- a ResNet of timm
+
+
+def read_resnet(model: Model) -> tuple[str, dict[str, Tensor] | None]:
+    """timm's name of a ResNet, and its tensors, or None where they are to be random.
+
+    The names of the tensors are those of torchvision too. A file says by its blocks which ResNet it holds.
+    """
+    source = source_of(model)
+    if model.encoder not in RESNETS.values() and (model.encoder in SIZES or not model.pretrained):
+        raise ConfigError(
+            f"model.encoder = {model.encoder!r} with model.architecture = {model.architecture!r} and model.pretrained ="
+            f" {str(model.pretrained).lower()}; use one of {', '.join(RESNETS.values())}, or pretrained weights of one"
+        )
+    if not model.pretrained:
+        return model.encoder, None
+    try:
+        if is_weights_file(source):
+            tensors = read_file(source)[0]
+        elif Path(source).is_dir():
+            tensors = load_file(Path(source) / "model.safetensors")
+        else:
+            tensors = load_file(hf_hub_download(source, "model.safetensors"))
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise unreachable(model, error) from error
+    blocks = {match[1] for name in tensors if (match := re.match(r"layer3\.(\d+)\.", name))}
+    if len(blocks) not in RESNETS and model.encoder not in SIZES:
+        check_complete(source, [], [], [f"layer3 with {len(blocks)} blocks instead of {' or '.join(map(str, RESNETS))}"])
+    return model.encoder if model.encoder in SIZES else RESNETS[len(blocks)], tensors
+
+
+def fit_resnet(model: Model, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of `wanted`, float32; the classifier is left out, and counters of batches may be missing."""
+    counters = {name: value for name, value in wanted.items() if name.endswith("num_batches_tracked")}
+    tensors = {**counters, **{name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}}
+    wrong = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(like.shape)}"
+        for name, like in wanted.items()
+        if name in tensors and tensors[name].shape != like.shape
+    ]
+    check_complete(source_of(model), set(wanted) - set(tensors), set(tensors) - set(wanted), wrong, with_norm=True)
+    return {name: tensors[name].to(like.dtype) for name, like in wanted.items()}
+
+
 # ---- the normalization that belongs to the weights
 
 
@@ -287,7 +389,7 @@ def normalization(model: Model) -> Normalization:
 
     From the `preprocessor_config.json` beside the weights, if there is one. A timm-style file has none, and 0.5 is
     taken, as for timm's AugReg ViTs; if its tensors lie under the key "model", as in the files of the DeiT authors, the
-    constants of ImageNet. A `preprocessor_config.json` with image_mean and image_std put beside such a file wins.
+    constants of ImageNet, which a ResNet always has. A `preprocessor_config.json` with image_mean and image_std put beside such a file wins.
     Everything else: ImageNet.
     """
     source = source_of(model)
@@ -299,7 +401,7 @@ def normalization(model: Model) -> Normalization:
         settings = json.loads(found.read_text())
         if "image_mean" in settings and "image_std" in settings:
             return tuple(settings["image_mean"]), tuple(settings["image_std"])
-    if is_weights_file(source) and not read_file(source)[1]:
+    if is_weights_file(source) and model.architecture != "deeplabv3plus" and not read_file(source)[1]:
         return HALVES
     return IMAGENET
 

@@ -1,0 +1,258 @@
+"""A DINO vision transformer under a DPT head (Ranftl et al., ICCV 2021), the network that UniMatch V2 trains.
+
+The DPT of transformers builds its own encoder, so here is one over DINOv2, DINOv2 with registers and DINOv3. The file
+imports torch and transformers only: `save_pretrained` copies it beside the weights, and the folder then loads with
+`trust_remote_code=True` where this package is not installed.
+
+    network = DinoDptForSemanticSegmentation(DinoDptConfig(num_labels=21))
+    logits = network(pixel_values).logits  # (B, 21, H / 2, W / 2) with patches of 14 px, (B, 21, H / 4, W / 4) with 16
+"""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, Dinov2Config, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
+from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersModel
+from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+
+ENCODERS = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel, "dinov3_vit": DINOv3ViTModel}
+LEVELS = 4  # feature maps of the head: 4, 2, 1 and 1/2 cells per patch
+
+
+class DinoDptConfig(PreTrainedConfig):
+    """What a DPT is made of.
+
+    Args:
+        backbone_config: of the encoder, a transformers config of type dinov2, dinov2_with_registers or dinov3_vit, or
+            its dict. Its `image_size` is the grid of the stored position embedding; images may have any size.
+        out_indices: four blocks, from 0, whose outputs `encode` returns; the first is read at the finest scale. Empty:
+            at quarters of the depth.
+        decoder_channels: of the maps that are fused.
+        kwargs: those of every config, such as `num_labels` or `id2label`.
+    """
+
+    model_type = "dino_dpt"  # "dpt" is another network of transformers
+    sub_configs = {"backbone_config": AutoConfig}
+
+    def __init__(
+        self,
+        backbone_config: PreTrainedConfig | dict | None = None,
+        out_indices: tuple[int, ...] = (),
+        decoder_channels: int = 256,
+        **kwargs,
+    ):
+        if backbone_config is None:
+            backbone_config = Dinov2Config(image_size=518)
+        if isinstance(backbone_config, dict):
+            options = dict(backbone_config)
+            backbone_config = AutoConfig.for_model(options.pop("model_type", "dinov2"), **options)
+        if backbone_config.model_type not in ENCODERS:
+            known = ", ".join(ENCODERS)
+            raise ValueError(f"backbone_config is of type {backbone_config.model_type!r}; use one of {known}")
+        depth = backbone_config.num_hidden_layers
+        blocks = tuple(out_indices) or quarters(depth)
+        if len(blocks) != LEVELS or list(blocks) != sorted(set(blocks)) or not 0 <= blocks[0] <= blocks[-1] < depth:
+            raise ValueError(f"out_indices is {list(blocks)}; write four rising block numbers from 0 to {depth - 1}")
+        self.backbone_config = backbone_config
+        self.out_indices = blocks
+        self.decoder_channels = decoder_channels
+        super().__init__(**kwargs)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """The class token and the registers."""
+        return 1 + getattr(self.backbone_config, "num_register_tokens", 0)
+
+    @property
+    def scale(self) -> int:
+        """Logits per patch and side: as many as the head's finest map has, or a few more, for whole pixels per logit."""
+        patch = self.backbone_config.patch_size
+        return next((cells for cells in range(LEVELS, patch) if patch % cells == 0), patch)
+
+
+def quarters(depth: int) -> tuple[int, ...]:
+    """The blocks that end a quarter of the depth; of 24, those that DINOv2 and UniMatch V2 take."""
+    if depth == 24:
+        return (4, 11, 17, 23)
+    return tuple(round(depth * quarter / LEVELS) - 1 for quarter in range(1, LEVELS + 1))
+
+
+class ResidualUnit(nn.Module):
+    """x + conv(relu(conv(relu(x)))), 3x3, without batch norm."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps + self.second(F.relu(self.first(F.relu(maps))))
+
+
+class Fusion(nn.Module):
+    """One level's map joined with the coarser result. The coarsest level has nothing to join."""
+
+    def __init__(self, channels: int, coarsest: bool):
+        super().__init__()
+        self.level = None if coarsest else ResidualUnit(channels)
+        self.joint = ResidualUnit(channels)
+        self.projection = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, maps: Tensor, coarser: Tensor | None) -> Tensor:
+        if self.level is not None:
+            maps = self.level(maps) + enlarge(coarser, maps.shape[-2:])
+        return self.projection(self.joint(maps))  # before the up-sampling, with which a 1x1 convolution commutes
+
+
+def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class DptHead(nn.Module):
+    """Four token maps to logits: reassembled at x4, x2, x1 and 1/2, fused from coarse to fine, classified.
+
+    As in UniMatch V2 the class token is not read out and there is no batch norm. The channels of the four levels are
+    1/8, 1/4, 1/2 and the whole of the encoder's width. The last x2 up-sampling of DPT is left to the logits.
+    """
+
+    def __init__(self, width: int, channels: int, num_labels: int, scale: int):
+        super().__init__()
+        self.scale = scale
+        widths = [max(1, width >> (LEVELS - 1 - level)) for level in range(LEVELS)]
+        resizes = [
+            nn.ConvTranspose2d(widths[0], widths[0], 4, stride=4),
+            nn.ConvTranspose2d(widths[1], widths[1], 2, stride=2),
+            nn.Identity(),
+            nn.Conv2d(widths[3], widths[3], 3, stride=2, padding=1),
+        ]
+        self.reassemble = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, own, 1), resize, nn.Conv2d(own, channels, 3, padding=1, bias=False))
+            for own, resize in zip(widths, resizes)
+        )
+        self.fusions = nn.ModuleList(Fusion(channels, coarsest=level == LEVELS - 1) for level in range(LEVELS))
+        self.last = nn.Conv2d(channels, channels, 3, padding=1)
+        self.classifier = nn.Conv2d(channels, num_labels, 1)
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        """Four maps (B, D, h, w) to logits (B, K, h*s, w*s), s = `scale`."""
+        height, width = features[0].shape[-2:]
+        levels = [reassemble(maps) for reassemble, maps in zip(self.reassemble, features)]
+        maps = None
+        for level, fusion in zip(reversed(levels), reversed(self.fusions)):
+            maps = fusion(level, maps)
+        logits = self.classifier(F.relu(self.last(maps)))
+        size = (height * self.scale, width * self.scale)
+        return logits if logits.shape[-2:] == size else enlarge(logits, size)
+
+
+class DinoDptForSemanticSegmentation(PreTrainedModel):
+    """DPT: `encode` then `decode`; `forward` is both, for images of any size."""
+
+    config_class = DinoDptConfig
+    base_model_prefix = "encoder"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Dinov2Layer", "Dinov2WithRegistersLayer", "DINOv3ViTLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: DinoDptConfig):
+        super().__init__(config)
+        self.encoder = ENCODERS[config.backbone_config.model_type](config.backbone_config)
+        mask_token = self.encoder.embeddings.mask_token
+        if mask_token is not None:  # of the pre-training; a parameter without gradient would stop distributed training
+            mask_token.requires_grad_(False)
+        width = config.backbone_config.hidden_size
+        self.head = DptHead(width, config.decoder_channels, config.num_labels, config.scale)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Convolutions as PyTorch draws them, biases 0, and small first logits: the cross-entropy starts near ln K."""
+        super()._init_weights(module)
+        if module is self.head.classifier:
+            init.normal_(module.weight, std=0.01)
+        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.bias is not None:
+            init.zeros_(module.bias)
+
+    def encode(self, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:
+        """Four feature maps (B, D, h, w), one for each of `config.out_indices`, each after the encoder's final norm.
+
+        The norm stands behind every map, as DINOv2 and DINOv3 give their intermediate layers to decoders: block outputs
+        have channels a hundred times larger than others.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalized; H and W are multiples of the patch size.
+            attention_kwargs: handed down to the attention function of every block.
+        """
+        return self.feature_maps(self.run_encoder(pixel_values, **attention_kwargs).hidden_states, pixel_values)
+
+    def run_encoder(self, pixel_values: Tensor, **kwargs):
+        patch = self.config.backbone_config.patch_size
+        height, width = pixel_values.shape[-2:]
+        if height % patch or width % patch:
+            raise ValueError(f"image of {height}x{width}; pad both sides to multiples of {patch}, as forward does")
+        return self.encoder(pixel_values, output_hidden_states=True, **kwargs)
+
+    def feature_maps(self, hidden_states: tuple[Tensor, ...], pixel_values: Tensor) -> tuple[Tensor, ...]:
+        patch, prefix = self.config.backbone_config.patch_size, self.config.prefix_tokens
+        grid = [side // patch for side in pixel_values.shape[-2:]]
+        norm = self.encoder.norm if hasattr(self.encoder, "norm") else self.encoder.layernorm
+        tokens = [norm(hidden_states[index + 1]) for index in self.config.out_indices]  # the first state is the embedding
+        return tuple(t[:, prefix:].transpose(1, 2).unflatten(2, grid) for t in tokens)
+
+    def decode(self, features: tuple[Tensor, ...]) -> Tensor:
+        """Logits (B, K, h*s, w*s) with s = `config.scale`."""
+        return self.head(features)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> SemanticSegmenterOutput | tuple:
+        """Logits of images of any size; they are padded with zeros to whole patches, and the logits are cut back.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalized.
+            labels: (B, H, W) long, 255 = ignore; with them the output has the mean cross-entropy over the other pixels.
+            kwargs: handed down to the attention function of every block.
+
+        Returns:
+            logits: (B, K, ceil(H * s / patch), ceil(W * s / patch)).
+        """
+        patch, scale = self.config.backbone_config.patch_size, self.config.scale
+        height, width = pixel_values.shape[-2:]
+        padded = F.pad(pixel_values, (0, -width % patch, 0, -height % patch))
+        if output_attentions is not None:
+            kwargs["output_attentions"] = output_attentions
+        outputs = self.run_encoder(padded, **kwargs)
+        logits = self.decode(self.feature_maps(outputs.hidden_states, padded))
+        logits = logits[..., : -(-height * scale // patch), : -(-width * scale // patch)]
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(enlarge(logits.float(), labels.shape[-2:]), labels, ignore_index=255)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        output = SemanticSegmenterOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states if wanted else None,
+            attentions=outputs.get("attentions"),
+        )
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+
+DinoDptConfig.register_for_auto_class()
+DinoDptForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
