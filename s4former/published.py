@@ -177,6 +177,10 @@ def lists_in(folder: Path, benchmark: str) -> tuple[dict[str, list[str]], list[P
         if claim:
             verify(ids, claim, path)
         name = claim or recognise(ids)
+        labeled = path.with_name("labeled.txt")
+        if name is None and path.name == "unlabeled.txt" and labeled.is_file():  # the whole pool is the two together
+            ids = sorted({*ids, *ids_of(read_lines(labeled))})
+            name = recognise(ids)
         if name in wanted:
             found[name] = ids
         else:

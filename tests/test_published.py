@@ -79,6 +79,14 @@ def test_lists_in_a_folder_are_found_by_content_and_others_are_told(known, tmp_p
     assert [path.name for path in others] == ["unlabeled.txt"]
 
 
+def test_a_pool_is_found_as_a_labelled_and_an_unlabelled_list_together(monkeypatch, tmp_path):
+    monkeypatch.setitem(PUBLISHED, "voc_train_aug_10582", Published(**list_facts(CPS)))
+    write(tmp_path / "92" / "labeled.txt", CPS[1])
+    write(tmp_path / "92" / "unlabeled.txt", CPS[0])
+    found, others = lists_in(tmp_path, "voc")
+    assert found == {"voc_train_aug_10582": CPS} and [path.name for path in others] == ["labeled.txt"]
+
+
 def test_a_folder_with_a_wrong_list_is_refused(known, tmp_path):
     write(tmp_path / "voc_blend_cps" / "662.txt", *U2PL)
     assert "this is voc_blend_u2pl/662, not voc_blend_cps/662" in sentence(lists_in, tmp_path, "voc")

@@ -1,0 +1,313 @@
+"""prepare.py and benchmarks.py: tiny archives of the official layout become what training reads."""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import HEIGHT, WIDTH, ids, save_image, save_mask, sentence, write
+from PIL import Image
+from web_server import packed, serving
+
+from s4former import benchmarks, download, prepare
+from s4former.benchmarks import Wish, cityscapes, coco, voc
+from s4former.class_names import COCO_CLASSES
+from s4former.config import Data
+from s4former.download import Archive
+from s4former.lists import list_facts
+from s4former.published import PUBLISHED, Published
+from s4former.sources import check_masks, load_sources
+
+TRAIN, VAL = ["2007_000001", "2007_000002"], ["2007_000003"]
+VOC_COUNTS = {"JPEGImages/*.jpg": 4, "SegmentationClass/*.png": 3}
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download, "PAUSE", 0)
+    with serving(tmp_path / "web") as server:
+        yield server
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """The tiny VOC's lists stand for published ones."""
+    lists = {"voc_classic/1464": TRAIN, "voc_val_1449": VAL, "voc_classic/92": TRAIN[:1], "voc_classic/183": TRAIN[1:]}
+    pool = {"voc_train_aug_10582": [*TRAIN, "2007_000004"]}
+    for name, names in (lists | pool).items():
+        monkeypatch.setitem(PUBLISHED, name, Published(**list_facts(names), unimatch=PUBLISHED[name].unimatch))
+
+
+def in_memory(picture, kind="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind)
+    return file.getvalue()
+
+
+PHOTO = in_memory(np.full((HEIGHT, WIDTH, 3), 90, np.uint8), "JPEG")
+MASK = in_memory(ids())
+
+
+def file_facts(path, url):
+    content = path.read_bytes()
+    return Archive(url=f"{url}/{path.name}", size=len(content), md5=hashlib.md5(content).hexdigest())
+
+
+@pytest.fixture
+def voc_archive(server, tmp_path):
+    """The official tar on the server, with four images."""
+    below = "VOCdevkit/VOC2012"
+    files = {f"{below}/JPEGImages/{name}.jpg": PHOTO for name in [*TRAIN, *VAL, "2007_000004"]}
+    files |= {f"{below}/SegmentationClass/{name}.png": MASK for name in [*TRAIN, *VAL]}
+    for half, names in {"train": TRAIN, "val": VAL}.items():
+        files[f"{below}/ImageSets/Segmentation/{half}.txt"] = "".join(f"{name}\n" for name in names).encode()
+    return file_facts(packed(tmp_path / "web" / "VOCtrainval_11-May-2012.tar", files), server.url)
+
+
+def wish(root, **changes):
+    return Wish(**{"root": root, "archives": root, "processes": 1, **changes})
+
+
+# ---- VOC
+
+
+def test_voc_is_downloaded_unpacked_and_trained_on_without_sbd(voc_archive, server, known, tmp_path):
+    server.troubles = [100]  # the first connection breaks off
+    ready = voc(wish(tmp_path / "data", download=True), voc_archive, VOC_COUNTS)
+    assert ready.tree == tmp_path / "data" / "VOCdevkit" / "VOC2012"
+    assert list(ready.halves.values()) == [TRAIN, VAL]
+    write(tmp_path / "mine" / "pascal" / "92" / "labeled.txt", f"JPEGImages/{TRAIN[0]}.jpg SegmentationClass/x.png")
+    write(tmp_path / "mine" / "pascal" / "92" / "unlabeled.txt", TRAIN[1], "2007_000004")
+    lists = prepare.collect_lists("voc", ready, tmp_path / "mine", "")
+    assert lists == ["voc_classic/92", "voc_classic/1464", "voc_train_aug_10582", "voc_val_1449"]
+    data = Data(
+        source="voc", root=str(tmp_path / "data" / "VOCdevkit"), labeled="splits/voc_classic/92.txt",
+        unlabeled="splits/voc_train_aug_10582.txt", validation="splits/voc_val_1449.txt",
+    )  # fmt: skip
+    sources = load_sources(data)
+    assert sources.unlabeled["id"][:] == [TRAIN[1], "2007_000004"]
+    assert "labelled list: voc_classic/92" in sources.notes
+    check_masks(sources, data)
+
+
+def test_what_is_complete_needs_no_archive_and_no_server(voc_archive, server, tmp_path):
+    root = tmp_path / "data"
+    voc(wish(root, download=True), voc_archive, VOC_COUNTS)
+    (root / "VOCtrainval_11-May-2012.tar").unlink()
+    server.asked.clear()
+    for place in (root, root / "VOCdevkit", root / "VOCdevkit" / "VOC2012"):
+        assert voc(wish(place), voc_archive, VOC_COUNTS).tree == root / "VOCdevkit" / "VOC2012"
+    assert not server.asked
+
+
+def test_an_archive_that_lies_there_is_unpacked_and_fills_what_is_missing(voc_archive, server, tmp_path):
+    root = tmp_path / "data"
+    tree = voc(wish(root, archives=tmp_path / "web"), voc_archive, VOC_COUNTS).tree
+    (tree / "JPEGImages" / f"{TRAIN[0]}.jpg").unlink()
+    assert voc(wish(root / "VOCdevkit", archives=tmp_path / "web"), voc_archive, VOC_COUNTS).tree == tree
+    assert (tree / "JPEGImages" / f"{TRAIN[0]}.jpg").is_file() and not server.asked
+
+
+def test_without_an_archive_and_a_download_the_way_is_said(tmp_path):
+    assert sentence(voc, wish(tmp_path)) == (
+        f"VOC 2012 is not complete ({tmp_path}/VOCdevkit/VOC2012/JPEGImages/*.jpg: 0 of 17,125); put"
+        f" VOCtrainval_11-May-2012.tar into {tmp_path}, or add --download (1.86 GiB from"
+        " http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar)"
+    )
+
+
+def test_an_archive_with_other_files_is_refused(voc_archive, tmp_path):
+    counts = {"JPEGImages/*.jpg": 5}
+    message = sentence(voc, wish(tmp_path / "data", archives=tmp_path / "web"), voc_archive, counts)
+    assert message.startswith("after unpacking VOCtrainval_11-May-2012.tar there are other files than expected: ")
+    assert message.endswith("/JPEGImages/*.jpg: 4 of 5; get the archive again")
+
+
+def test_lists_come_from_an_address_and_a_wrong_one_is_refused(voc_archive, server, known, tmp_path):
+    ready = voc(wish(tmp_path / "data", archives=tmp_path / "web"), voc_archive, VOC_COUNTS)
+    web = tmp_path / "web" / "splits"
+    write(web / "voc_classic" / "183.txt", *TRAIN[1:])  # our layout
+    write(web / "pascal" / "92" / "labeled.txt", f"JPEGImages/{TRAIN[0]}.jpg SegmentationClass/x.png")  # UniMatch's
+    write(web / "pascal" / "92" / "unlabeled.txt", TRAIN[1], "2007_000004")
+    lists = prepare.collect_lists("voc", ready, None, f"{server.url}/splits/")
+    assert lists[:2] == ["voc_classic/92", "voc_classic/183"] and "voc_train_aug_10582" in lists
+    assert (ready.tree / "splits" / "voc_classic" / "92.txt").read_text() == f"{TRAIN[0]}\n"
+    write(web / "voc_classic" / "183.txt", *TRAIN[:1])
+    assert sentence(prepare.collect_lists, "voc", ready, None, f"{server.url}/splits").startswith(
+        f"{server.url}/splits/voc_classic/183.txt: this is voc_classic/92, not voc_classic/183; "
+    )
+    assert f"--lists-url is '{server.url}/none', but no published list of voc is there" in sentence(
+        prepare.collect_lists, "voc", ready, None, f"{server.url}/none"
+    )
+
+
+# ---- Cityscapes
+
+CITYSCAPES_COUNTS = {"train": 2, "val": 1, "test": 1}
+NAMES = {"train/jena": ["jena_000000_000019", "jena_000001_000019"], "val/lindau": ["lindau_000000_000019"]}
+
+
+def cityscapes_zips(folder, raw):
+    photos = {f"leftImg8bit/{place}/{n}_leftImg8bit.png": PHOTO for place, names in NAMES.items() for n in names}
+    masks = {f"gtFine/{place}/{n}_gtFine_labelIds.png": in_memory(raw) for place, names in NAMES.items() for n in names}
+    folder.mkdir()
+    packed(folder / "leftImg8bit_trainvaltest.zip", photos)
+    packed(folder / "gtFine_trainvaltest.zip", masks)
+
+
+def test_cityscapes_gets_masks_of_the_19_train_ids(tmp_path):
+    raw = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH) % 34
+    cityscapes_zips(tmp_path / "zips", raw)
+    root = tmp_path / "data"
+    root.mkdir()
+    ready = cityscapes(wish(root, archives=tmp_path / "zips"), CITYSCAPES_COUNTS)
+    assert list(ready.halves.values()) == list(NAMES.values())
+    with Image.open(root / "gtFine" / "train" / "jena" / "jena_000000_000019_gtFine_labelTrainIds.png") as mask:
+        made = np.asarray(mask)
+    # by hand: 7 = road, 8 = sidewalk, 11 = building, 33 = bicycle; 0 unlabelled, 9 parking, 29 caravan are ignored
+    assert {int(made[raw == i][0]) for i in (0, 9, 29)} == {255}
+    assert [int(made[raw == i][0]) for i in (7, 8, 11, 33)] == [0, 1, 2, 18]
+    for path in root.glob("gtFine/*/*/*_labelIds.png"):
+        path.unlink()  # a folder that has the train ids already is accepted
+    cityscapes(wish(root), CITYSCAPES_COUNTS)
+    write(tmp_path / "labeled.txt", "jena_000001_000019")
+    data = Data(source="cityscapes", root=str(root), labeled=str(tmp_path / "labeled.txt"))
+    sources = load_sources(data)
+    assert (len(sources.unlabeled), len(sources.validation)) == (1, 1)
+    check_masks(sources, data)
+
+
+def test_cityscapes_is_never_downloaded_and_says_where_it_is(tmp_path):
+    assert sentence(cityscapes, wish(tmp_path, download=True)) == (
+        f"Cityscapes is not complete ({tmp_path}/leftImg8bit/train/*/*_leftImg8bit.png: 0 of 2,975); get it from"
+        " https://www.cityscapes-dataset.com/downloads/ (it needs a registration, so it is not fetched here) and put"
+        f" leftImg8bit_trainvaltest.zip into {tmp_path}"
+    )
+
+
+def test_a_cityscapes_mask_with_other_ids_is_refused(tmp_path):
+    path = tmp_path / "x_gtFine_labelIds.png"
+    save_mask(path, np.full((2, 3), 40, np.uint8), palette=False)
+    assert sentence(benchmarks.write_train_ids, path) == (
+        f"{path} has the ids 40; labelIds of Cityscapes are 0 to 33; unpack gtFine_trainvaltest.zip again"
+    )
+
+
+# ---- COCO
+
+COCO_COUNTS = {"train2017": 2, "val2017": 1}
+COCO_IMAGES = {"train2017": (1, 2), "val2017": (3,)}
+
+
+@pytest.fixture
+def coco_archives(server, tmp_path):
+    """The three official zips on the server: in image i, a person covers the first i columns."""
+    categories = [{"id": i, "name": name} for i, name in enumerate(COCO_CLASSES) if i]
+    annotations, archives = {}, {}
+    for half, numbers in COCO_IMAGES.items():
+        photos = {f"{half}/{i:012d}.jpg": PHOTO for i in numbers}
+        archives[half] = file_facts(packed(tmp_path / "web" / f"{half}.zip", photos), server.url)
+        content = {
+            "images": [{"id": i, "file_name": f"{i:012d}.jpg", "height": HEIGHT, "width": WIDTH} for i in numbers],
+            "categories": categories,
+            "annotations": [
+                {"image_id": i, "category_id": 1, "area": 9, "segmentation": [[0, 0, i, 0, i, 16, 0, 16]]}
+                for i in numbers
+            ],
+        }
+        annotations[f"annotations/instances_{half}.json"] = json.dumps(content)
+    path = packed(tmp_path / "web" / "annotations_trainval2017.zip", annotations)
+    return {**archives, "annotations": file_facts(path, server.url)}
+
+
+def test_coco_is_downloaded_and_gets_masks(coco_archives, tmp_path):
+    root = tmp_path / "coco"
+    coco(wish(root, download=True), coco_archives, COCO_COUNTS)
+    with Image.open(root / "masks" / "train2017" / "000000000002.png") as mask:
+        assert np.asarray(mask)[0].tolist() == [1, 1] + [0] * 22
+    (root / "masks" / "val2017" / "000000000003.png").unlink()  # as if it had been interrupted
+    ready = coco(wish(root), coco_archives, COCO_COUNTS)
+    assert list(ready.halves.values()) == [["000000000001", "000000000002"], ["000000000003"]]
+    write(tmp_path / "labeled.txt", "train2017/000000000001.jpg masks/000000000001.png")
+    data = Data(source="coco", root=str(root), labeled=str(tmp_path / "labeled.txt"))
+    sources = load_sources(data)
+    assert (len(sources.unlabeled), len(sources.validation)) == (1, 1)
+    check_masks(sources, data)
+    assert sentence(coco, wish(root, masks="panoptic"), coco_archives, COCO_COUNTS) == (
+        f"the masks in {root}/masks are made from instances annotations, not panoptic; write --masks instances, or"
+        " move them away"
+    )
+
+
+def test_ready_masks_are_accepted_if_every_image_has_one(coco_archives, tmp_path):
+    root = tmp_path / "coco"
+    for half, numbers in COCO_IMAGES.items():
+        for i in numbers:
+            save_image(root / half / f"{i:012d}.jpg")
+    save_mask(root / "masks" / "000000000001.png")
+    assert sentence(coco, wish(root), coco_archives, COCO_COUNTS) == (
+        f"{root}/masks holds 1 masks not made here, and 2 images have none; complete it, or move it away and masks are"
+        " made from the annotations"
+    )
+    save_mask(root / "masks" / "000000000002.png")
+    save_mask(root / "masks" / "000000000003.png")
+    coco(wish(root), coco_archives, COCO_COUNTS)
+    assert not (root / "annotations").exists()
+
+
+def test_panoptic_annotations_are_unpacked_from_the_zip_in_the_zip(coco_archives, tmp_path):
+    root, files = tmp_path / "coco", {}
+    for half, numbers in COCO_IMAGES.items():
+        segments = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        segments[:, 0] = 5, 1, 0  # segment 261
+        inner = packed(tmp_path / f"{half}.zip", {f"panoptic_{half}/{i:012d}.png": in_memory(segments) for i in numbers})
+        files[f"annotations/panoptic_{half}.zip"] = inner.read_bytes()
+        content = {
+            "images": [{"id": i, "height": HEIGHT, "width": WIDTH} for i in numbers],
+            "categories": [{"id": i, "name": name, "isthing": 1} for i, name in enumerate(COCO_CLASSES) if i],
+            "annotations": [
+                {"image_id": i, "file_name": f"{i:012d}.png", "segments_info": [{"id": 261, "category_id": 80}]}
+                for i in numbers
+            ],
+        }
+        files[f"annotations/panoptic_{half}.json"] = json.dumps(content)
+    packed(tmp_path / "web" / "panoptic_annotations_trainval2017.zip", files)
+    coco(wish(root, archives=tmp_path / "web", masks="panoptic"), coco_archives, COCO_COUNTS)
+    with Image.open(root / "masks" / "val2017" / "000000000003.png") as mask:
+        assert np.asarray(mask)[0].tolist() == [80] + [0] * 23
+
+
+# ---- the command
+
+
+def test_the_command_prepares_and_says_how_to_go_on(voc_archive, known, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(prepare.BENCHMARKS, "voc", lambda wish: voc(wish, voc_archive, VOC_COUNTS))
+    prepare.main(["voc", "--archives", "web"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "voc is ready in data/VOCdevkit/VOC2012",
+        "       2 images  data/VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt",
+        "       1 images  data/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt",
+    ]
+    assert lines[3] == "published lists, verified: voc_classic/1464, voc_val_1449"
+    assert lines[4].startswith("not here (--lists FOLDER or --lists-url URL brings them): voc_classic/92, ")
+    assert lines[5] == "train: accelerate launch train_semi.py --config configs/voc_92.json"
+
+
+def test_the_command_says_what_is_missing_in_one_line(tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        prepare.main(["cityscapes", "--root", str(tmp_path)])
+    assert str(caught.value).startswith("error: Cityscapes is not complete (")
+
+
+def test_every_config_finds_its_lists_where_they_are_put():
+    for path in (Path(__file__).parent.parent / "configs").rglob("*.json"):
+        data = json.loads(path.read_text()).get("data", {})
+        for key in ("labeled", "unlabeled", "validation"):
+            value = data.get(key, "")
+            if value.startswith("splits/"):
+                assert value.removeprefix("splits/").removesuffix(".txt") in PUBLISHED, f"{path.name}: data.{key}"
