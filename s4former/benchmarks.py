@@ -229,7 +229,7 @@ def wrong_counts(tree: Path, counts: Mapping[str, int]) -> str:
 def check_counts(tree: Path, counts: Mapping[str, int], archive: str) -> None:
     """`DataError` if an archive did not hold what it should."""
     if wrong := wrong_counts(tree, counts):
-        raise DataError(f"after unpacking {archive} there are other files than expected: {wrong}; get the archive again")
+        raise DataError(f"after unpacking {archive}, other files are there than expected: {wrong}; get it again")
 
 
 def obtainable(wish: Wish, archive: Archive) -> bool:

@@ -62,8 +62,9 @@ def classes_of_things(categories: Sequence[dict[str, Any]], path: Path) -> dict[
     if names != list(COCO_CLASSES[1:]):
         wrong = next((pair for pair in zip(names, COCO_CLASSES[1:]) if pair[0] != pair[1]), ("nothing", "a thing"))
         raise DataError(
-            f"{path} has {len(names)} categories of things, the first other one is {wrong[0]!r} instead of {wrong[1]!r};"
-            " COCO 2017 has its 80 things in their order; data of your own are read with data.source=folder"
+            f"{path} has {len(names)} categories of things, the first other one is {wrong[0]!r} instead of"
+            f" {wrong[1]!r}; COCO 2017 has its 80 things in their order; data of your own are read with"
+            " data.source=folder"
         )
     return {category: index for index, (category, _) in enumerate(things, start=1)}
 

@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import lzma
 import shutil
+import ssl
 import tarfile
 import time
 import urllib.error
@@ -28,7 +29,7 @@ ATTEMPTS = 5  # connections that may break off without a byte of progress
 SILENCE = 60  # seconds without a byte after which a connection counts as broken
 LARGEST_TEXT = 1 << 23  # bytes; the longest published list is a hundredth of it
 PAUSE = 2.0  # seconds before a broken connection is tried again
-BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
+BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
 
 
@@ -71,8 +72,8 @@ def fetch(archive: Archive, folder: Path) -> Path:
         left = ATTEMPTS if have > before else left - 1
         if not complete and not left:
             raise DataError(
-                f"the download of {archive.url} broke off after {in_words(have)} of {in_words(archive.size)} ({reason});"
-                " run the command again and it goes on from there"
+                f"the download of {archive.url} broke off after {in_words(have)} of {in_words(archive.size)}"
+                f" ({reason}); run the command again and it goes on from there"
             )
         if not complete:
             time.sleep(PAUSE)
@@ -202,11 +203,10 @@ def unpack(path: Path, folder: Path) -> None:
 def files_of_tar(path: Path, folder: Path) -> Iterator[str]:
     """Unpacks file after file, and says which; no member can lead out of the folder, or be anything but a file."""
     with tarfile.open(path) as archive:
-        for member in archive:
-            if not member.isfile():
-                continue
-            if missing(folder / member.name, member.size):
-                archive.extract(member, folder, filter="data")
+        lost = [each for each in archive if each.isfile() and missing(folder / each.name, each.size)]
+        check_space(folder, sum(member.size for member in lost), f"the contents of {path.name}")
+        for member in lost:
+            archive.extract(member, folder, filter="data")
             yield member.name
 
 

@@ -1,7 +1,7 @@
 """python -m s4former.prepare voc|cityscapes|coco: makes a benchmark ready to train on, and verifies it.
 
-    python -m s4former.prepare voc --download --lists-url https://raw.githubusercontent.com/LiheYoung/UniMatch/main/splits
-    python -m s4former.prepare cityscapes --archives ~/Downloads --lists my/splits
+    python -m s4former.prepare voc --download --lists my/splits
+    python -m s4former.prepare cityscapes --archives ~/Downloads --lists-url https://...
     python -m s4former.prepare coco --root data/coco --masks instances
 
 It takes what is there, unpacks or downloads what is missing, makes the masks, counts, and puts the published lists that
@@ -95,6 +95,8 @@ def report(benchmark: str, ready: Ready, lists: Sequence[str]) -> str:
         lines.append("published lists, verified: " + ", ".join(lists))
     if absent := [name for name in of_benchmark(benchmark) if name not in lists]:
         lines.append("not here (--lists FOLDER or --lists-url URL brings them): " + ", ".join(absent))
+    if any(name.startswith("voc_blend") for name in lists) and not (ready.tree / "SegmentationClassAug").is_dir():
+        lines.append("the voc_blend lists need the masks of SBD too: --sbd brings them; voc_classic does not")
     config, usual = CONFIGS[benchmark]
     tree = ready.tree.absolute()
     other = "" if tree in (Path(usual).absolute(), Path(usual).absolute() / "VOC2012") else f" data.root={ready.tree}"
@@ -134,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         ready = BENCHMARKS[options.benchmark](wish)
         lists = collect_lists(options.benchmark, ready, options.lists, options.lists_url)
-    except DataError as error:
+    except (DataError, OSError) as error:  # a disk that is full, a folder that cannot be written
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; run the command again and it goes on")

@@ -19,7 +19,7 @@ from .hub_source import hub
 from .layouts import cityscapes, coco, folder, voc
 from .lists import Found, Row, existing, list_facts
 from .pseudo import IGNORE_INDEX
-from .published import recognise
+from .published import claimed, recognise, verify
 from .reading import DataError, check_sizes, plural, read_mask, some, stated_size
 
 PARTS = ("labeled", "unlabeled", "validation")
@@ -58,6 +58,7 @@ def load_sources(data: Data, *, training: bool = True) -> Sources:
     classes = classes_of(data, found.classes)
     notes = list(found.notes)
     if all(isinstance(rows, list) for rows in found.parts.values()):
+        check_claims(data, found.parts)
         notes += separate(data, found.parts)
     tables = {part: table_of(found.parts.get(part, []), masks=part != "unlabeled") for part in PARTS}
     if training and not len(tables["unlabeled"]):
@@ -66,6 +67,14 @@ def load_sources(data: Data, *, training: bool = True) -> Sources:
     notes += recognised(ids)
     lists = {part: list_facts(ids[part]) for part in PARTS}
     return Sources(**tables, classes=classes, notes=tuple(notes), lists=lists)
+
+
+def check_claims(data: Data, parts: dict[str, list[Row]]) -> None:
+    """Refuses a list that has the name of a published one, as voc_blend_cps/662.txt, but other ids."""
+    for part, rows in parts.items():
+        value = getattr(data, part)
+        if data.source in ("voc", "cityscapes", "coco") and value and (name := claimed(Path(value))):
+            verify([row.id for row in rows], name, f"data.{part} is {value!r}")
 
 
 def separate(data: Data, parts: dict[str, list[Row]]) -> list[str]:

@@ -110,7 +110,9 @@ def test_texts_are_read_and_a_missing_one_is_none(server, tmp_path):
     )
 
 
-@pytest.mark.parametrize("size, words", [(0, "0 B"), (1999639040, "1.86 GiB"), (1024, "1 KiB"), (1010 * 2**20, "1010 MiB")])
+@pytest.mark.parametrize(
+    "size, words", [(0, "0 B"), (1999639040, "1.86 GiB"), (1024, "1 KiB"), (1010 * 2**20, "1010 MiB")]
+)
 def test_sizes_in_words(size, words):
     assert in_words(size) == words
 

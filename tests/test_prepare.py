@@ -91,6 +91,11 @@ def test_voc_is_downloaded_unpacked_and_trained_on_without_sbd(voc_archive, serv
     assert sources.unlabeled["id"][:] == [TRAIN[1], "2007_000004"]
     assert "labelled list: voc_classic/92" in sources.notes
     check_masks(sources, data)
+    write(ready.tree / "splits" / "voc_classic" / "92.txt", TRAIN[1])
+    assert sentence(load_sources, data) == (
+        "data.labeled is 'splits/voc_classic/92.txt': this is voc_classic/183, not voc_classic/92; name it"
+        " voc_classic/183.txt, or get the right list"
+    )
 
 
 def test_what_is_complete_needs_no_archive_and_no_server(voc_archive, server, tmp_path):
@@ -122,8 +127,8 @@ def test_without_an_archive_and_a_download_the_way_is_said(tmp_path):
 def test_an_archive_with_other_files_is_refused(voc_archive, tmp_path):
     counts = {"JPEGImages/*.jpg": 5}
     message = sentence(voc, wish(tmp_path / "data", archives=tmp_path / "web"), voc_archive, counts)
-    assert message.startswith("after unpacking VOCtrainval_11-May-2012.tar there are other files than expected: ")
-    assert message.endswith("/JPEGImages/*.jpg: 4 of 5; get the archive again")
+    assert message.startswith("after unpacking VOCtrainval_11-May-2012.tar, other files are there than expected: ")
+    assert message.endswith("/JPEGImages/*.jpg: 4 of 5; get it again")
 
 
 def test_lists_come_from_an_address_and_a_wrong_one_is_refused(voc_archive, server, known, tmp_path):
@@ -263,7 +268,8 @@ def test_panoptic_annotations_are_unpacked_from_the_zip_in_the_zip(coco_archives
     for half, numbers in COCO_IMAGES.items():
         segments = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         segments[:, 0] = 5, 1, 0  # segment 261
-        inner = packed(tmp_path / f"{half}.zip", {f"panoptic_{half}/{i:012d}.png": in_memory(segments) for i in numbers})
+        pictures = {f"panoptic_{half}/{i:012d}.png": in_memory(segments) for i in numbers}
+        inner = packed(tmp_path / f"{half}.zip", pictures)
         files[f"annotations/panoptic_{half}.zip"] = inner.read_bytes()
         content = {
             "images": [{"id": i, "height": HEIGHT, "width": WIDTH} for i in numbers],
@@ -296,6 +302,13 @@ def test_the_command_prepares_and_says_how_to_go_on(voc_archive, known, tmp_path
     assert lines[3] == "published lists, verified: voc_classic/1464, voc_val_1449"
     assert lines[4].startswith("not here (--lists FOLDER or --lists-url URL brings them): voc_classic/92, ")
     assert lines[5] == "train: accelerate launch train_semi.py --config configs/voc_92.json"
+
+
+def test_the_command_says_that_blend_lists_need_sbd(tmp_path):
+    ready = benchmarks.Ready(tree=tmp_path, halves={})
+    line = "the voc_blend lists need the masks of SBD too: --sbd brings them; voc_classic does not"
+    assert line in prepare.report("voc", ready, ["voc_blend_cps/662"])
+    assert line not in prepare.report("voc", ready, ["voc_classic/92"])
 
 
 def test_the_command_says_what_is_missing_in_one_line(tmp_path):
