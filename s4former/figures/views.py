@@ -1,0 +1,94 @@
+"""Figure S3: what the student sees of unlabelled images: weak view, colour, CutMix, PatchShuffle, and both.
+
+The images are those of one step of training, from the same reader, with the same boxes and orders; only the coins that
+leave some images as they are are set to "always".
+"""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import Config, ConfigError, load
+from ..data import Batch, Steps
+from ..mixing import MIXES, gather
+from ..models import build_network
+from ..patch_shuffle import patch_shuffle
+from ..pseudo import Pseudo, pseudo_label
+from ..sources import load_sources
+from ..student import shuffle_grid
+from .checkpoints import Checkpoint, FigureError, open_checkpoint
+from .page import Page, Panel, Row, grid_page
+
+NAMES = {
+    "none": "Strong view", "cutmix": "CutMix", "cutout": "CutOut", "classmix": "ClassMix", "mixunmix": "Mix/UnMix",
+    "adaptive_cutmix": "Adaptive CutMix",
+}  # fmt: skip
+MEAN, STD = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)  # what is erased or padded shows as grey
+
+
+def always(config: Config) -> Config:
+    """The config with every image mixed and every image shuffled."""
+    if config.method.teacher == "none":
+        raise ConfigError("method.teacher = 'none' has no unlabelled images to show; use method.teacher=ema")
+    return replace(config, method=replace(config.method, mix_probability=1.0, patch_shuffle=True, shuffle_probability=1.0))
+
+
+def batch_of(config: Config, step: int) -> tuple[Batch, int]:
+    """The batch of a step as one process would get it, and the number of classes."""
+    sources = load_sources(config.data)
+    with torch.device("meta"):  # only its token grid is asked for
+        network = build_network(
+            replace(config.model, pretrained=False), id2label=dict(enumerate(sources.classes)), crop=config.data.crop
+        )
+    batch = Steps(config, sources, shuffle_grid(config, network), process=0, processes=1).batch(step, 0)
+    return batch.on(torch.device("cpu"), MEAN, STD), len(sources.classes)
+
+
+def teacher_says(batch: Batch, classes: int, config: Config, teacher: Checkpoint | None) -> Pseudo:
+    """What the mix may follow; CutMix and its like do not ask, ClassMix needs a real teacher."""
+    if teacher is None and config.method.mix in ("classmix", "adaptive_cutmix"):
+        raise FigureError(f"method.mix = {config.method.mix!r} follows what a teacher says; give one with --teacher CHECKPOINT")
+    if teacher is None:
+        return pseudo_label(torch.zeros(len(batch.weak), classes, *batch.weak.shape[-2:]), batch.valid, 1.0)
+    return pseudo_label(teacher.logits(255 * (batch.weak * STD + MEAN)), batch.valid, config.method.threshold)
+
+
+@torch.no_grad()
+def views(batch: Batch, pseudo: Pseudo, mix_name: str) -> list[Tensor]:
+    """(B, 3, H, W) each, made as in step.py: weak, colour, mixed, shuffled, mixed and shuffled."""
+    mix = MIXES[mix_name]
+    source = mix.source(batch.mix, pseudo, batch.strong.shape[-2:])
+    mixed = gather(torch.cat([batch.strong, batch.labeled]) if mix.takes_labeled else batch.strong, source)
+    return [batch.weak, batch.strong, mixed, patch_shuffle(batch.strong, batch.orders), patch_shuffle(mixed, batch.orders)]
+
+
+def picture(image: Tensor) -> np.ndarray:
+    """(3, H, W) normalised to (H, W, 3) uint8."""
+    return (255 * (image * STD + MEAN)).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+
+
+# ---- the command
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE")
+    parser.add_argument("--step", type=int, default=0, metavar="N", help="of which the images are shown; default 0")
+    parser.add_argument("--count", type=int, default=4, metavar="N", help="of images; default 4, a group that mixes")
+    parser.add_argument("--teacher", metavar="CHECKPOINT", help="for mixes that follow the pseudo labels")
+
+
+def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Page:
+    if sources:
+        raise FigureError(f"cannot read {sources[0]!r}; write section.key=value")
+    config = always(load(options.config, overrides))
+    batch, classes = batch_of(config, options.step)
+    pseudo = teacher_says(batch, classes, config, open_checkpoint(options.teacher) if options.teacher else None)
+    columns = views(batch, pseudo, config.method.mix)
+    titles = ["Weak view", "Colour jitter", NAMES[config.method.mix], "PatchShuffle", f"PatchShuffle + {NAMES[config.method.mix]}"]
+    if config.method.mix == "none":
+        columns, titles = [columns[i] for i in (0, 1, 3)], [titles[i] for i in (0, 1, 3)]
+    rows = [Row([Panel(picture(column[i])) for column in columns]) for i in range(min(options.count, len(batch.weak)))]
+    return grid_page(rows, titles, [], ())

@@ -1,0 +1,238 @@
+"""The figures: right patches, right numbers, files that are there; on the smallest networks and worlds there can be."""
+
+import builtins
+import json
+
+import numpy as np
+import pytest
+import torch
+from scripts import TINY
+from PIL import Image
+
+from s4former.config import from_dict, to_dict
+from s4former.data import validation_set
+from s4former.figures import attention, checkpoints, classes, page, views
+from s4former.figures.__main__ import main
+from s4former.models import build_network, load_network, logits_at, save_network
+from s4former.shapes import CLASSES
+
+SMALL_MIT = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 2], "decoder_hidden_size": 16}
+SEGFORMER = {"architecture": "segformer", "encoder": "mit-b0", "pretrained": False, "encoder_config": SMALL_MIT}
+IMAGE = "1000002"
+
+
+def save_run(folder, seed, model=None):
+    """What a run leaves that a figure needs, of random weights."""
+    shapes = {**TINY["data"]["shapes"], "height": 64, "width": 96}
+    tree = {**TINY, "data": {**TINY["data"], "shapes": shapes}, "model": model or TINY["model"]}
+    config = from_dict(tree | {"evaluation": {"short_side": 0}})
+    torch.manual_seed(seed)
+    network = build_network(config.model, id2label=dict(enumerate(CLASSES)), crop=config.data.crop)
+    with torch.no_grad():  # the queries far from zero, so that attention is far from uniform
+        for name, parameter in network.named_parameters():
+            parameter.mul_(6.0 if "q_proj.weight" in name or "k_proj.weight" in name else 1.0)
+    save_network(network, folder / "teacher", [0.5] * 3, [0.5] * 3, 0)
+    (folder / "teacher" / "s4former.json").write_text(json.dumps(to_dict(config)))
+    iou = {name: (i + seed) % 7 / 7 for i, name in enumerate(CLASSES)}
+    (folder / "results.json").write_text(json.dumps({"last": {"teacher": {"iou": iou | {CLASSES[-1]: None}}}}))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return [save_run(root / "a", 0), save_run(root / "b", 1), save_run(root / "segformer", 2, SEGFORMER)]
+
+
+def written(output):
+    with Image.open(output.with_suffix(".png")) as image:
+        assert len(set(image.convert("L").tobytes())) > 20  # there is something on it
+        assert image.width > 1000
+    assert output.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+# ---- the weights of attention
+
+
+def random_pixels(height=64, width=96):
+    return torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(("which", "grid"), [(0, (4, 6)), (2, (2, 3))])
+def test_the_weights_are_those_of_eager_attention_at_the_chosen_patch_and_leave_the_model_as_it_was(runs, which, grid):
+    network, pixels = load_network(runs[which] + "/teacher"), random_pixels()
+    before, name = logits_at(network, pixels), network.base_model.config._attn_implementation
+    rows = {patch: attention.attention_of(network, pixels, patch) for patch in [(0, 0), (1, 2), (grid[0] - 1, grid[1] - 1)]}
+    first = attention.attention_of(network, pixels, (1, 2), layer=0)
+    assert network.base_model.config._attn_implementation == name
+    assert torch.equal(logits_at(network, pixels), before)
+
+    network.base_model.set_attn_implementation("eager")
+    with torch.no_grad():
+        matrices = [m.mean(dim=1)[0] for m in network(pixel_values=pixels, output_attentions=True).attentions][-2:]
+    prefix = 1 if which == 0 else 0
+    for (row, column), weights in rows.items():
+        expected = matrices[-1][prefix + row * grid[1] + column, prefix:]
+        assert weights.shape == grid
+        assert weights.sum().item() == pytest.approx(1, abs=1e-5)
+        torch.testing.assert_close(weights.flatten(), expected / expected.sum())
+    expected = matrices[0][prefix + grid[1] + 2, prefix:]
+    torch.testing.assert_close(first.flatten(), expected / expected.sum())
+    assert (rows[0, 0] - rows[1, 2]).abs().max() > 1e-3 and (first - rows[1, 2]).abs().max() > 1e-3
+
+
+def test_a_patch_or_a_layer_that_is_not_there_is_refused(runs):
+    network = load_network(runs[0] + "/teacher")
+    with pytest.raises(checkpoints.FigureError, match="there is no patch 4 0; this image has 4 rows and 6 columns"):
+        attention.attention_of(network, random_pixels(), (4, 0))
+    with pytest.raises(checkpoints.FigureError, match="--layer is 2; the blocks are 0 to 1, or -1 for the last"):
+        attention.attention_of(network, random_pixels(), (0, 0), layer=2)
+
+
+def test_a_patch_and_the_pixel_in_its_middle_are_one_place(runs):
+    first, image = checkpoints.open_checkpoint(runs[0]), np.zeros((64, 90, 3), np.uint8)  # 4 x 5.6 patches
+    by_patch = attention.Point(1, 4, pixel=False).on(image, first)
+    assert by_patch == pytest.approx((24 / 64, 72 / 90))
+    assert attention.Point(24, 72, pixel=True).on(image, first) == pytest.approx((24.5 / 64, 72.5 / 90))
+    assert attention.Point(0, 5, pixel=False).on(image, first)[1] == pytest.approx(88 / 90)
+    with pytest.raises(checkpoints.FigureError, match="--patch 4 0 lies outside the image; there are 4 x 6 patches"):
+        attention.Point(4, 0, pixel=False).on(image, first)
+    with pytest.raises(checkpoints.FigureError, match="--pixel 90 3 lies outside the image; X is below 90 and Y below 64"):
+        attention.Point(3, 90, pixel=True).on(image, first)
+
+
+def test_the_heat_lies_where_the_weights_are(runs, monkeypatch):
+    checkpoint = checkpoints.open_checkpoint(runs[0])
+    asked = []
+
+    def one_patch(network, pixels, patch, layer):
+        asked.append(patch)
+        weights = torch.full((4, 6), 1e-6)
+        weights[3, 5] = 1.0
+        return weights
+
+    monkeypatch.setattr(attention, "attention_of", one_patch)
+    heat = attention.heat_map(checkpoint, np.zeros((50, 90, 3), np.uint8), (0.5, 0.9), -1).astype(int)  # no whole patches
+    assert asked == [(1, 5)]
+    assert heat.shape == (50, 90, 3)
+    assert heat[49, 89].sum() > 200 > 10 > heat[:30, :60].sum(axis=-1).max()
+
+
+# ---- the commands
+
+
+def test_attention_writes_a_picture_for_several_networks_and_images(runs, tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.full((70, 50, 3), 90, np.uint8)).save(path)
+    arguments = ["attention", *runs, "--image", IMAGE, "--patch", "1", "4", "--image", str(path), "--pixel", "49", "69"]
+    assert main([*arguments, "--output", str(tmp_path / "S1")]) == 0
+    written(tmp_path / "S1")
+
+
+def test_classes_compare_and_views_write_their_pictures(runs, tmp_path):
+    assert main(["classes", *runs[:2], "--examples", "2", "--look", "3", "--output", str(tmp_path / "S2")]) == 0
+    assert main(["compare", *runs, "--count", "2", "--output", str(tmp_path / "S4.pdf")]) == 0  # the suffix is no matter
+    config = tmp_path / "tiny.json"
+    config.write_text(json.dumps(TINY))
+    assert main(["views", "--config", str(config), "run.seed=1", "--output", str(tmp_path / "deeper" / "S3")]) == 0
+    for name in ("S2", "S4", "deeper/S3"):
+        written(tmp_path / name)
+
+
+def test_views_are_made_of_the_pixels_of_their_batch():
+    config = views.always(from_dict(TINY))
+    batch, number = views.batch_of(config, step=3)
+    weak, strong, mixed, shuffled, both = views.views(batch, views.teacher_says(batch, number, config, None), "cutmix")
+    own = ~batch.mix["boxes"][:, None].expand_as(strong)
+    assert torch.equal(mixed[own], strong[own]) and not torch.equal(mixed, strong)
+    assert torch.equal(shuffled.flatten(2).sort().values, strong.flatten(2).sort().values) and not torch.equal(shuffled, strong)
+    assert torch.equal(both.flatten(2).sort().values, mixed.flatten(2).sort().values)
+    assert weak.shape == strong.shape and not torch.equal(weak, strong)
+
+
+def test_a_mix_that_follows_pseudo_labels_wants_a_teacher(runs, tmp_path, capsys):
+    config = tmp_path / "tiny.json"
+    config.write_text(json.dumps(TINY))
+    arguments = ["views", "--config", str(config), "method.mix=classmix", "--output", str(tmp_path / "S3")]
+    assert main(arguments) == 1
+    assert "method.mix = 'classmix' follows what a teacher says; give one with --teacher CHECKPOINT" in capsys.readouterr().err
+    assert main([*arguments, "--teacher", runs[0]]) == 0
+    written(tmp_path / "S3")
+
+
+# ---- numbers and words
+
+
+def test_changes_are_sorted_and_leave_out_what_was_not_measured():
+    a = {"sky": 0.5, "sea": 0.25, "sand": None, "ship": 0.75}
+    b = {"sky": 0.25, "sea": 0.5, "sand": 0.5, "ship": 0.75}
+    assert classes.changes(a, b) == [("sea", 25, 50), ("ship", 75, 75), ("sky", 50, 25), ("mean", 50, 50)]
+    assert [name for name, *_ in classes.most_changed(classes.changes(a, b), 2)] == ["sea", "sky", "mean"]
+    assert [classes.signed(value) for value in (1.26, -0.5, -0.04)] == ["+1.3", "\N{MINUS SIGN}0.5", "0.0"]
+
+
+def test_examples_are_the_images_with_most_disagreement_on_labelled_pixels(runs):
+    a, b = map(checkpoints.open_checkpoint, runs[:2])
+    found = classes.most_different(a, b, look=5, count=5)
+    shares = [(one != two)[each.truth != 255].mean() for each, one, two in found]
+    assert shares == sorted(shares, reverse=True) and len({each.name for each, *_ in found}) == 5
+    assert classes.most_different(a, b, look=5, count=1)[0][0].name == found[0][0].name
+
+
+def test_images_are_found_by_path_and_by_id(runs, tmp_path):
+    config = checkpoints.open_checkpoint(runs[0]).config
+    Image.fromarray(np.full((5, 7, 3), 90, np.uint8)).save(tmp_path / "photo.png")
+    photo, known = checkpoints.find_images([str(tmp_path / "photo.png"), IMAGE], config)
+    assert photo.image.shape == (5, 7, 3) and photo.truth is None
+    item = validation_set(config)[2]
+    assert known.name == item.id and np.array_equal(known.truth, item.labels)
+    with pytest.raises(checkpoints.FigureError, match="there is no file nowhere, and no evaluation image of this id; the first is"):
+        checkpoints.find_images(["nowhere"], config)
+
+
+def test_names_are_told_apart_by_their_folders_only_where_they_must():
+    assert checkpoints.tell_apart(["S4Former", "Sup-Only"], ["runs/a", "runs/b"]) == ["S4Former", "Sup-Only"]
+    names = checkpoints.tell_apart(["S4Former", "S4Former", "Sup-Only"], ["runs/a", "runs/b/teacher", "runs/c"])
+    assert names == ["S4Former (a)", "S4Former (b/teacher)", "Sup-Only"]
+
+
+def test_a_run_that_has_not_ended_is_said_to_have_not(tmp_path):
+    (tmp_path / "best-teacher").mkdir()
+    (tmp_path / "best-teacher" / "config.json").write_text("{}")
+    with pytest.raises(checkpoints.FigureError, match="has not ended; wait, or give .*best-teacher, which was chosen on the eval"):
+        checkpoints.model_folder(str(tmp_path))
+
+
+def test_titles_break_between_words():
+    lines = page.wrapped("Mean Teacher + PatchShuffle + NCR", 1.0, 8)
+    assert len(lines) > 1 and " ".join(lines) == "Mean Teacher + PatchShuffle + NCR"
+    assert all(page.length_of(line, 8) <= 1.0 for line in lines)
+
+
+def test_without_matplotlib_the_command_says_what_to_install(monkeypatch, capsys):
+    real = builtins.__import__
+
+    def without(name, *arguments):
+        if name == "matplotlib":
+            raise ModuleNotFoundError(name)
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert main(["views", "--config", "x", "--output", "y"]) == 1
+    assert "needs matplotlib; pip install matplotlib" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["compare"], "give one checkpoint or more"),
+        (["compare", "./nowhere"], "there is no folder ./nowhere"),
+        (["attention", "A", "--image", "x"], "1 --image and 0 --patch or --pixel; give one for each image"),
+        (["classes", "A"], "a change is from one run to another; got 1 runs"),
+        (["views", "--config", "none.json", "demo"], "cannot read 'demo'; write section.key=value"),
+        (["views", "--config", "none.json"], "there is no config file none.json"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence(arguments, complaint, tmp_path, capsys):
+    assert main([*arguments, "--output", str(tmp_path / "S")]) == 1
+    assert complaint in capsys.readouterr().err
