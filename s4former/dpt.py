@@ -166,9 +166,11 @@ class DinoDptForSemanticSegmentation(PreTrainedModel):
     def __init__(self, config: DinoDptConfig):
         super().__init__(config)
         self.encoder = ENCODERS[config.backbone_config.model_type](config.backbone_config)
-        mask_token = self.encoder.embeddings.mask_token
+        embeddings = self.encoder.embeddings
+        mask_token = embeddings.mask_token
         if mask_token is not None:  # of the pre-training; a parameter without gradient would stop distributed training
-            mask_token.requires_grad_(False)
+            del embeddings.mask_token
+            embeddings.register_buffer("mask_token", mask_token.detach())
         width = config.backbone_config.hidden_size
         self.head = DptHead(width, config.decoder_channels, config.num_labels, config.scale)
         self.post_init()

@@ -1,0 +1,61 @@
+"""The stock UperNet over a DINO; what the method asks of it is tested beside DPT, in test_dpt.py."""
+
+import pytest
+import torch
+from test_dpt import SMALL, build, encoders, images, model_of, tiny
+from transformers import AutoModelForSemanticSegmentation, UperNetForSemanticSegmentation
+
+from s4former import models
+from s4former.config import ConfigError, from_dict
+from s4former.models import load_network, save_network
+from s4former.student import check_fit, shuffle_grid
+from s4former.weights import IMAGENET
+
+
+@encoders
+def test_decode_of_encode_is_the_stock_forward(encoder):
+    network, x = tiny("upernet", encoder), images(28, 56)
+    assert type(network) is UperNetForSemanticSegmentation and network.auxiliary_head is None
+    features = models.encode(network, x)
+    assert [tuple(f.shape) for f in features] == [(2, 32, 2, 4)] * 4
+    assert torch.equal(models.decode(network, features), network(pixel_values=x).logits)
+
+
+def test_any_number_of_rising_blocks_feeds_it():
+    network = tiny("upernet", out_indices=(1, 4))
+    assert len(models.encode(network, images())) == 2 and len(network.backbone.encoder.layer) == 5
+    assert network.decode_head.channels == 16
+    with pytest.raises(ConfigError, match=r"model.out_indices is \[4, 1\]; write rising block numbers from 0 to 4"):
+        build(model_of("upernet", out_indices=(4, 1)))
+
+
+@pytest.mark.parametrize("size", [(28, 42), (29, 41), (9, 20)])
+def test_images_of_any_size_are_padded_to_whole_patches(size):
+    network = tiny("upernet")
+    logits = models.logits_at(network, images(*size))
+    assert logits.shape == (2, 5, *size)
+    padded = torch.zeros(2, 3, -(-size[0] // 14) * 14, -(-size[1] // 14) * 14)
+    padded[..., : size[0], : size[1]] = images(*size)
+    assert torch.equal(logits, network(pixel_values=padded).logits[..., : size[0], : size[1]])
+
+
+def test_a_crop_of_half_patches_is_refused():
+    with pytest.raises(ConfigError, match=r"data.crop is \[30, 42\]; model.encoder = 'dinov2-small' needs multiples of 14"):
+        build(model_of("upernet"), crop=(30, 42))
+
+
+def test_a_run_fits_it():
+    config = {"data": {"crop": [504, 504]}, "method": {"block": 9}, "model": {"architecture": "upernet"}}
+    network = tiny("upernet")
+    assert check_fit(from_dict(config), network) == [] and shuffle_grid(from_dict(config), network) == (4, 4)
+
+
+@pytest.mark.parametrize("encoder", SMALL)
+def test_a_saved_folder_loads_with_the_stock_class_to_equal_weights_and_logits(encoder, tmp_path):
+    network, x = tiny("upernet", encoder), images(28, 42)
+    save_network(network, tmp_path, *IMAGENET, short_side=28)
+    assert not list(tmp_path.glob("*.py"))
+    for again in (load_network(tmp_path), AutoModelForSemanticSegmentation.from_pretrained(tmp_path)):
+        state = again.state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+        torch.testing.assert_close(again(x).logits, network(x).logits)
