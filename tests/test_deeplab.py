@@ -8,11 +8,11 @@ import test_step
 import timm
 import torch
 from safetensors.torch import save_file
-from test_dpt import images, runs_alone
+from test_dpt import CONFIGS, images, runs_alone
 from transformers import AutoModelForSemanticSegmentation
 
 from s4former import models
-from s4former.config import ConfigError, Method, Model, from_dict
+from s4former.config import ConfigError, Method, Model, from_dict, load
 from s4former.deeplab import DeepLabConfig, DeepLabForSemanticSegmentation
 from s4former.engine import Teacher, build_optimizer
 from s4former.models import build_network, load_network, save_network
@@ -189,6 +189,13 @@ def test_views_are_encoded_one_by_one_and_a_step_reaches_every_parameter(monkeyp
     groups = build_optimizer(student, from_dict({"optimizer": {"lr": 0.1}}).optimizer).param_groups
     slow = {id(p) for group in groups if group["base"] == 0.1 for p in group["params"]}
     assert slow == {id(p) for p in models.encoder_parameters(network)}
+
+
+def test_the_config_for_voc_fits_its_network():
+    config = load(CONFIGS / "voc_92_deeplabv3plus.json", ["model.pretrained=false"])
+    with torch.device("meta"):
+        network = build(config.model)
+    assert check_fit(config, network) == [] and shuffle_grid(config, network) == (4, 4)
 
 
 # ---- saving and loading

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import test_step
@@ -24,7 +25,7 @@ from transformers import (
 from transformers.masking_utils import sdpa_mask
 
 from s4former import models
-from s4former.config import ConfigError, Method, Model, from_dict
+from s4former.config import ConfigError, Method, Model, from_dict, load
 from s4former.dpt import DinoDptConfig, DinoDptForSemanticSegmentation, quarters
 from s4former.engine import Teacher, build_optimizer
 from s4former.models import build_network, load_network, save_network
@@ -34,6 +35,7 @@ from s4former.step import total_loss, train_step
 from s4former.student import Student, View, check_fit, shuffle_grid
 from s4former.weights import IMAGENET
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 CLASSES = 5
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2, "patch_size": 14}
 SMALL = {
@@ -336,6 +338,14 @@ def test_blocks_are_counted_in_tokens_of_fourteen_pixels():
     assert shuffle_grid(config, tiny()) == (10, 9)
     with pytest.raises(ConfigError, match=r"method.block = 8 tokens are 112 pixels, which does not divide data.crop = \[504, 504\]"):
         check_fit(from_dict({"data": {"crop": [504, 504]}, "model": {"architecture": "dpt"}}), tiny())
+
+
+def test_the_config_for_voc_fits_its_network():
+    config = load(CONFIGS / "voc_92_dinov2_base.json", ["model.pretrained=false"])
+    with torch.device("meta"):
+        network = build_network(config.model, id2label=dict(enumerate("abcde")), crop=config.data.crop)
+    assert network.config.scale == 7 and network.config.out_indices == (2, 5, 8, 11)
+    assert shuffle_grid(config, network) == (4, 4) and config.schedule.floor < config.optimizer.lr
 
 
 # ---- saving and loading
