@@ -3,8 +3,7 @@
 From instance annotations (instances_*2017.json): every annotation is painted with its class, over what lies there
 already, in this order: crowd regions first, then from the largest area to the smallest, and of equal areas in the order
 of the file. So a cup on a table stays a cup, and a person in front of a crowd does not change. A pixel belongs to a
-polygon if its centre does (within a quarter of a pixel); the polygons of one annotation are joined. Crowd regions count
-as what they are a crowd of.
+polygon if its centre does; the polygons of one annotation are joined. Crowd regions count as what they are a crowd of.
 
 From panoptic annotations (panoptic_*2017.json and its PNGs): a pixel has one segment, so nothing overlaps. Segments of
 things get their class, crowds too; stuff and what has no segment get 0.
@@ -20,13 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from .class_names import COCO_CLASSES
 from .reading import BROKEN, DataError
 from .writing import in_parallel, save_ids
-
-FINER = 4  # sub-pixels along each side of a pixel, of which the one at its centre counts
 
 
 class Task(NamedTuple):
@@ -137,18 +134,23 @@ def mask_of_segments(task: Task) -> np.ndarray:
 
 
 def paint(mask: np.ndarray, polygon: Sequence[float], number: int) -> None:
-    """Sets the pixels of `mask` whose centres lie in a polygon x0, y0, x1, y1 ...; pixel 0 reaches from 0 to 1."""
-    points = np.asarray(polygon, float).reshape(-1, 2)
-    if len(points) < 3:
-        return
-    left, top = np.clip(np.floor(points.min(0)).astype(int), 0, mask.shape[::-1])
-    right, bottom = np.clip(np.ceil(points.max(0)).astype(int), 0, mask.shape[::-1])
-    if left >= right or top >= bottom:
-        return
-    canvas = Image.new("L", (int(right - left) * FINER, int(bottom - top) * FINER))
-    ImageDraw.Draw(canvas).polygon(((points - (left, top)) * FINER).ravel().tolist(), fill=1)
-    inside = np.asarray(canvas)[FINER // 2 :: FINER, FINER // 2 :: FINER].astype(bool)
-    mask[top:bottom, left:right][inside] = number
+    """Sets the pixels of `mask` whose centres lie in a polygon x0, y0, x1, y1 ...; pixel 0 reaches from 0 to 1.
+
+    Pillow's polygons hold their rim too, which makes things 2 to 3 % larger; this is exact. Each edge turns the pixels
+    to the right of it over, row by row, so that those are inside which are turned over an odd number of times.
+    """
+    points = np.asarray(polygon, float).reshape(-1, 2) - 0.5  # so that centres have whole numbers
+    top, bottom = np.clip([np.ceil(points[:, 1].min()), np.ceil(points[:, 1].max())], 0, len(mask)).astype(int)
+    ends = np.roll(points, -1, axis=0)
+    upper, lower = (np.where((points[:, 1] <= ends[:, 1])[:, None], *pair) for pair in ((points, ends), (ends, points)))
+    first, last = (np.clip(np.ceil(end[:, 1]), top, bottom).astype(int) for end in (upper, lower))  # rows it crosses
+    edges = np.repeat(np.arange(len(points)), last - first)
+    rows = np.arange(len(edges)) - np.repeat(np.cumsum(last - first) - last, last - first)
+    (x, y), (right, below) = upper[edges].T, lower[edges].T
+    columns = np.ceil(x + (rows - y) / (below - y) * (right - x)).clip(0, mask.shape[1]).astype(int)
+    turns = np.zeros((bottom - top, mask.shape[1] + 1), np.int32)
+    np.add.at(turns, (rows - top, columns), 1)
+    mask[top:bottom][np.cumsum(turns, axis=1)[:, :-1] % 2 == 1] = number
 
 
 def decode_rle(segmentation: dict[str, Any]) -> np.ndarray:

@@ -8,7 +8,7 @@ from folders import sentence
 from PIL import Image
 
 from s4former.class_names import COCO_CLASSES
-from s4former.coco_masks import decode_counts, decode_rle, instance_tasks, mask_of, panoptic_tasks, write_masks
+from s4former.coco_masks import decode_counts, decode_rle, instance_tasks, mask_of, paint, panoptic_tasks, write_masks
 
 # COCO leaves out numbers, so category ids are not class ids: here every third one is missing
 CATEGORIES = [{"id": i + i // 2, "name": name} for i, name in enumerate(COCO_CLASSES) if i]
@@ -72,6 +72,26 @@ def test_a_pixel_belongs_to_a_polygon_if_its_centre_does(tmp_path):
     thing = annotation(PERSON, 9, [[0, 0, 3.5, 0, 0, 3.5]])  # below the line x + y = 3.5
     (task,) = instance_tasks(write_json(tmp_path / "a.json", [thing]), tmp_path)
     assert mask_of(task)[:, :4].tolist() == [[P, P, P, 0], [P, P, 0, 0], [P, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def inside(x, y, points):
+    """Whether a ray to the left of (x, y) meets an odd number of edges: the loop that `paint` does at once."""
+    odd = False
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0)):
+        if (y0 <= y) != (y1 <= y) and x0 + (y - y0) / (y1 - y0) * (x1 - x0) <= x:
+            odd = not odd
+    return odd
+
+
+def test_polygons_are_those_of_a_loop_over_pixels_and_edges():
+    draw = np.random.default_rng(0)
+    for corners in (3, 4, 9, 30):  # they cross themselves, and reach over the border
+        points = np.round(draw.uniform(-4, 20, (corners, 2)), 1)
+        points[0] = 2.5, 3.5  # a corner in the centre of a pixel
+        mask = np.zeros((13, 17), np.uint8)
+        paint(mask, points.ravel().tolist(), 1)
+        expected = [[inside(x + 0.5, y + 0.5, points) for x in range(17)] for y in range(13)]
+        assert np.array_equal(mask, expected), corners
 
 
 def test_an_image_without_annotations_has_a_mask_of_nothing(tmp_path):
