@@ -16,9 +16,11 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
@@ -185,41 +187,46 @@ def in_words(size: int) -> str:
 # ---- unpacking
 
 
+class Member(NamedTuple):
+    """A file in an archive."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
 def unpack(path: Path, folder: Path) -> None:
     """Unpacks a tar or zip archive; what is there in its full size already is passed over, so it can be interrupted.
 
     Raises:
-        DataError: if the archive is damaged, or none.
+        DataError: if the archive is damaged or none, leads out of the folder, or has not room enough there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    unpacked = files_of_zip(path, folder) if zipfile.is_zipfile(path) else files_of_tar(path, folder)
     try:
-        for _ in tqdm(unpacked, desc=f"unpacking {path.name}", unit=" files"):
-            pass
+        with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else tarfile.open(path) as archive:
+            members = [each for each in members_of(archive) if size_of(folder / each.name) != each.size]
+            folder.mkdir(parents=True, exist_ok=True)
+            check_space(folder, sum(member.size for member in members), f"the contents of {path.name}")
+            for member in tqdm(members, desc=f"unpacking {path.name}", unit=" files"):
+                extract(member, folder, path)
     except DAMAGED as error:
         raise DataError(f"{path} cannot be unpacked: {error}; move it away and download it again") from None
 
 
-def files_of_tar(path: Path, folder: Path) -> Iterator[str]:
-    """Unpacks file after file, and says which; no member can lead out of the folder, or be anything but a file."""
-    with tarfile.open(path) as archive:
-        lost = [each for each in archive if each.isfile() and missing(folder / each.name, each.size)]
-        check_space(folder, sum(member.size for member in lost), f"the contents of {path.name}")
-        for member in lost:
-            archive.extract(member, folder, filter="data")
-            yield member.name
+def members_of(archive: zipfile.ZipFile | tarfile.TarFile) -> list[Member]:
+    """The files of an archive; folders come with them, and links are left out."""
+    if isinstance(archive, zipfile.ZipFile):
+        files = (each for each in archive.infolist() if not each.is_dir())
+        return [Member(each.filename, each.file_size, partial(archive.open, each)) for each in files]
+    return [Member(each.name, each.size, partial(archive.extractfile, each)) for each in archive if each.isfile()]
 
 
-def files_of_zip(path: Path, folder: Path) -> Iterator[str]:
-    """The same for a zip archive."""
-    with zipfile.ZipFile(path) as archive:
-        files = [member for member in archive.infolist() if not member.is_dir()]
-        lost = [each for each in files if missing(folder / each.filename, each.file_size)]
-        check_space(folder, sum(member.file_size for member in lost), f"the contents of {path.name}")
-        for member in lost:
-            archive.extract(member, folder)
-            yield member.filename
-
-
-def missing(path: Path, size: int) -> bool:
-    return not path.is_file() or path.stat().st_size != size
+def extract(member: Member, folder: Path, archive: Path) -> None:
+    """Writes one file beside its place and renames it, so that a file that is there is whole."""
+    target = folder / member.name
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{archive} holds {member.name!r}, which leads out of {folder}; get it from its publisher")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    with member.open() as source, part.open("wb") as file:
+        shutil.copyfileobj(source, file, BLOCK)
+    part.replace(target)
