@@ -43,7 +43,7 @@ def collect_lists(benchmark: str, ready: Ready, folder: Path | None, url: str) -
         given, others = lists_in(folder, benchmark)
         found |= given
         if others:
-            print(f"passed over in {folder}: {plural(len(others), 'file')} that are no published list of {benchmark}")
+            print(f"passed over in {folder}: {plural(len(others), 'text file')}, no published list of {benchmark}")
         if not given:
             raise DataError(f"--lists is {str(folder)!r}, but no published list of {benchmark} is in it; give another")
     if url:
