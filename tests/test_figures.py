@@ -6,10 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from scripts import TINY
 from PIL import Image
+from scripts import TINY
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
 
-from s4former.config import from_dict, to_dict
+from s4former import models
+from s4former.config import Model, from_dict, to_dict
 from s4former.data import validation_set
 from s4former.figures import attention, checkpoints, classes, page, views
 from s4former.figures.__main__ import main
@@ -18,6 +21,7 @@ from s4former.shapes import CLASSES
 
 SMALL_MIT = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 2], "decoder_hidden_size": 16}
 SEGFORMER = {"architecture": "segformer", "encoder": "mit-b0", "pretrained": False, "encoder_config": SMALL_MIT}
+SMALL_RESNET = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 IMAGE = "1000002"
 
 
@@ -79,6 +83,39 @@ def test_the_weights_are_those_of_eager_attention_at_the_chosen_patch_and_leave_
     expected = matrices[0][prefix + grid[1] + 2, prefix:]
     torch.testing.assert_close(first.flatten(), expected / expected.sum())
     assert (rows[0, 0] - rows[1, 2]).abs().max() > 1e-3 and (first - rows[1, 2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["dpt", "upernet"])
+def test_the_weights_of_a_dino_leave_its_registers_out(architecture):
+    shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 14, "mlp_ratio": 2}
+    options = {"encoder": "dinov2-reg-small", "encoder_config": shape, "decoder_channels": 16, "out_indices": (0, 1, 2, 3)}
+    model = Model(architecture=architecture, pretrained=False, **options)
+    network = build_network(model, id2label={0: "sky", 1: "sea"}, crop=(28, 42)).eval()
+    matrices = []
+
+    def naive(module, query, key, value, attention_mask=None, **kwargs):
+        weights = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1)
+        matrices.append(weights.mean(dim=1)[0])
+        return (weights @ value).transpose(1, 2), weights
+
+    pixels = random_pixels(28, 40)  # the last column of patches is padded
+    before = logits_at(network, pixels)
+    weights = attention.attention_of(network, pixels, (1, 2))
+    assert torch.equal(logits_at(network, pixels), before)
+    AttentionInterface.register("naive_of_figures", naive)
+    AttentionMaskInterface.register("naive_of_figures", sdpa_mask)
+    getattr(network, models.family(network).encoder).set_attn_implementation("naive_of_figures")
+    models.encode(network, torch.nn.functional.pad(pixels, (0, 2)))
+    expected = matrices[-1][5 + 5, 5:]
+    torch.testing.assert_close(weights.flatten(), expected / expected.sum())
+    assert weights.shape == (2, 3)
+
+
+def test_a_network_without_attention_is_named(runs):
+    model = Model(architecture="deeplabv3plus", encoder="resnet50", pretrained=False, encoder_config=SMALL_RESNET)
+    network = build_network(model, id2label={0: "sky", 1: "sea"}, crop=(32, 48)).eval()
+    with pytest.raises(checkpoints.FigureError, match="a deeplab\\w* network has no attention; leave its checkpoint out"):
+        attention.attention_of(network, random_pixels(), (0, 0))
 
 
 def test_a_patch_or_a_layer_that_is_not_there_is_refused(runs):
@@ -145,8 +182,8 @@ def test_views_are_made_of_the_pixels_of_their_batch():
     weak, strong, mixed, shuffled, both = views.views(batch, views.teacher_says(batch, number, config, None), "cutmix")
     own = ~batch.mix["boxes"][:, None].expand_as(strong)
     assert torch.equal(mixed[own], strong[own]) and not torch.equal(mixed, strong)
-    assert torch.equal(shuffled.flatten(2).sort().values, strong.flatten(2).sort().values) and not torch.equal(shuffled, strong)
-    assert torch.equal(both.flatten(2).sort().values, mixed.flatten(2).sort().values)
+    for before, after in ((strong, shuffled), (mixed, both)):
+        assert torch.equal(after.flatten(2).sort().values, before.flatten(2).sort().values) and not torch.equal(after, before)
     assert weak.shape == strong.shape and not torch.equal(weak, strong)
 
 
@@ -186,7 +223,7 @@ def test_images_are_found_by_path_and_by_id(runs, tmp_path):
     assert photo.image.shape == (5, 7, 3) and photo.truth is None
     item = validation_set(config)[2]
     assert known.name == item.id and np.array_equal(known.truth, item.labels)
-    with pytest.raises(checkpoints.FigureError, match="there is no file nowhere, and no evaluation image of this id; the first is"):
+    with pytest.raises(checkpoints.FigureError, match="no file nowhere, and no evaluation image of this id; the first is"):
         checkpoints.find_images(["nowhere"], config)
 
 
@@ -199,7 +236,7 @@ def test_names_are_told_apart_by_their_folders_only_where_they_must():
 def test_a_run_that_has_not_ended_is_said_to_have_not(tmp_path):
     (tmp_path / "best-teacher").mkdir()
     (tmp_path / "best-teacher" / "config.json").write_text("{}")
-    with pytest.raises(checkpoints.FigureError, match="has not ended; wait, or give .*best-teacher, which was chosen on the eval"):
+    with pytest.raises(checkpoints.FigureError, match="has not ended; wait, or give .*best-teacher, which was chosen"):
         checkpoints.model_folder(str(tmp_path))
 
 

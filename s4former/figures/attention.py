@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ..models import attention_grids, coarsest_stride, prefix_tokens
+from ..models import attention_grids, coarsest_stride, encode, family, prefix_tokens
 from .checkpoints import Checkpoint, FigureError, Shown, find_images, open_checkpoints
 from .page import GAP, LINE, MARGIN, SMALL, Page, Panel, Row, grid_page, length_of, mask_panel
 
@@ -71,23 +71,33 @@ def attention_of(network: nn.Module, pixels: Tensor, patch: tuple[int, int], lay
 
     Args:
         pixels: (1, 3, H, W) normalised.
-        patch: row and column on the coarsest token grid, that of a ViT or of SegFormer's stage 4.
+        patch: row and column on the coarsest token grid, that of a ViT, a DINO, or of SegFormer's stage 4.
         layer: number of the block on that grid, from 0; negative ones count from the last.
 
     Returns:
         (h, w) float32, mean over heads, prefix tokens left out.
+
+    Raises:
+        FigureError: no such patch or block, or a network without attention.
     """
-    queries, keys = attention_grids(network, *pixels.shape[-2:])[-1]
+    encoder, whole = getattr(network, family(network).encoder), coarsest_stride(network)
+    if network.config.model_type != "segformer":  # which alone reads any size; the others are padded as for predictions
+        pixels = F.pad(pixels, (0, -pixels.shape[3] % whole, 0, -pixels.shape[2] % whole))
+    grids = attention_grids(network, *pixels.shape[-2:])
+    if not grids:
+        raise FigureError(f"a {network.config.model_type} network has no attention; leave its checkpoint out")
+    queries, keys = grids[-1]
     if not (0 <= patch[0] < queries[0] and 0 <= patch[1] < queries[1]):
-        raise FigureError(f"there is no patch {patch[0]} {patch[1]}; this image has {queries[0]} rows and {queries[1]} columns")
+        rule = f"this image has {queries[0]} rows and {queries[1]} columns"
+        raise FigureError(f"there is no patch {patch[0]} {patch[1]}; {rule}")
     prefix = prefix_tokens(network)
     watch = Watch((prefix + queries[0] * queries[1], prefix + keys[0] * keys[1]), prefix + patch[0] * queries[1] + patch[1])
-    before = network.base_model.config._attn_implementation
-    network.base_model.set_attn_implementation(WATCHED)
+    before = encoder.config._attn_implementation
+    encoder.set_attn_implementation(WATCHED)
     try:
-        network(pixel_values=pixels, watch=watch)
+        encode(network, pixels, watch=watch)
     finally:
-        network.base_model.set_attn_implementation(before)
+        encoder.set_attn_implementation(before)
     if not -len(watch.rows) <= layer < len(watch.rows):
         raise FigureError(f"--layer is {layer}; the blocks are 0 to {len(watch.rows) - 1}, or -1 for the last")
     weights = watch.rows[layer][0, prefix:]
@@ -111,9 +121,11 @@ class Point:
         step = 1 if self.pixel else coarsest_stride(first.network)
         counts = [-(-side // step) for side in sides]
         if not (0 <= self.row < counts[0] and 0 <= self.column < counts[1]):
-            most = f"X is below {counts[1]} and Y below {counts[0]}" if self.pixel else f"there are {counts[0]} x {counts[1]} patches"
-            name, pair = ("pixel", (self.column, self.row)) if self.pixel else ("patch", (self.row, self.column))
-            raise FigureError(f"--{name} {pair[0]} {pair[1]} lies outside the image; {most}")
+            if self.pixel:
+                what, rule = f"--pixel {self.column} {self.row}", f"X is below {counts[1]} and Y below {counts[0]}"
+            else:
+                what, rule = f"--patch {self.row} {self.column}", f"there are {counts[0]} x {counts[1]} patches"
+            raise FigureError(f"{what} lies outside the image; {rule}")
         # the middle of a last, partial patch may lie beyond the border
         return tuple(min((i + 0.5) * step / side, 1 - 1e-6) for i, side in zip((self.row, self.column), sides))
 
@@ -122,7 +134,8 @@ def heat_map(checkpoint: Checkpoint, image: np.ndarray, place: tuple[float, floa
     """The attention weights in colours over the image in greys, (H, W, 3) uint8."""
     pixels, stride = checkpoint.pixels(image), coarsest_stride(checkpoint.network)
     height, width = pixels.shape[-2:]
-    weights = attention_of(checkpoint.network, pixels, (int(place[0] * height / stride), int(place[1] * width / stride)), layer)
+    patch = (int(place[0] * height / stride), int(place[1] * width / stride))
+    weights = attention_of(checkpoint.network, pixels, patch, layer)
     share = (weights / weights.quantile(TOP)).clamp(max=1)[None, None].cpu()
     cells = [-(-height // stride) * stride, -(-width // stride) * stride]  # the last patch may reach beyond the image
     share = F.interpolate(share, size=cells, mode="bilinear", align_corners=False)[..., :height, :width]
@@ -171,7 +184,7 @@ class Place(argparse.Action):
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", action="append", required=True, metavar="PATH_OR_ID", help="may be repeated")
     pair = {"nargs": 2, "type": int, "action": Place, "dest": "points", "default": []}
-    parser.add_argument("--patch", metavar=("ROW", "COLUMN"), help="on the token grid of the first checkpoint; one per image", **pair)
+    parser.add_argument("--patch", metavar=("ROW", "COLUMN"), help="on the first checkpoint's grid; one per image", **pair)
     parser.add_argument("--pixel", metavar=("X", "Y"), help="the same by a pixel of the image", **pair)
     parser.add_argument("--layer", type=int, default=-1, metavar="N", help="block, from 0; default: the last")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="of the checkpoints; default: their methods")
@@ -179,7 +192,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Page:
     if len(options.points) != len(options.image):
-        raise FigureError(f"{len(options.image)} --image and {len(options.points)} --patch or --pixel; give one for each image")
+        count = f"{len(options.image)} --image and {len(options.points)} --patch or --pixel"
+        raise FigureError(f"{count}; give one for each image")
     checkpoints = open_checkpoints(sources, overrides, options.names)
     rows, masks = [], []
     for shown, point in zip(find_images(options.image, checkpoints[0].config), options.points):

@@ -92,7 +92,8 @@ def model_folder(source: str) -> str:
         return str(there[0])
     best = [str(path / f"best-{role}") for role in ROLES if (path / f"best-{role}" / "config.json").is_file()]
     if best:
-        raise FigureError(f"the run {source} has not ended; wait, or give {best[0]}, which was chosen on the evaluation images")
+        rest = f"give {best[0]}, which was chosen on the evaluation images"
+        raise FigureError(f"the run {source} has not ended; wait, or {rest}")
     if not path.exists() and (source.count("/") > 1 or source.startswith((".", "~"))):
         raise FigureError(f"there is no folder {source}; give a run, a model in it, or the id of one on the Hub")
     return source
@@ -103,7 +104,8 @@ def read_json(source: str, name: str) -> dict[str, Any]:
     try:
         found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
     except OSError as error:
-        raise FigureError(f"{source!r} is no folder here and cannot be had from the Hub ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0]
+        raise FigureError(f"{source!r} is no folder here and cannot be had from the Hub ({reason})") from error
     if found is None:
         raise FigureError(f"{source} has no {name}; give a run, or a model that train_semi.py exported")
     return json.loads(Path(found).read_text())

@@ -8,7 +8,7 @@ from .page import Page, Panel, Row, grid_page, mask_panel
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", nargs="+", metavar="PATH_OR_ID", help="default: evaluation images, evenly spaced in the list")
+    parser.add_argument("--images", nargs="+", metavar="PATH_OR_ID", help="default: evaluation images, evenly spaced")
     parser.add_argument("--count", type=int, default=5, metavar="N", help="of images, where --images names none; default 5")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="of the checkpoints; default: their methods")
 

@@ -23,7 +23,7 @@ from .checkpoints import Checkpoint, FigureError, open_checkpoint
 from .page import Page, Panel, Row, grid_page
 
 NAMES = {
-    "none": "Strong view", "cutmix": "CutMix", "cutout": "CutOut", "classmix": "ClassMix", "mixunmix": "Mix/UnMix",
+    "none": "", "cutmix": "CutMix", "cutout": "CutOut", "classmix": "ClassMix", "mixunmix": "Mix/UnMix",
     "adaptive_cutmix": "Adaptive CutMix",
 }  # fmt: skip
 MEAN, STD = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)  # what is erased or padded shows as grey
@@ -50,7 +50,8 @@ def batch_of(config: Config, step: int) -> tuple[Batch, int]:
 def teacher_says(batch: Batch, classes: int, config: Config, teacher: Checkpoint | None) -> Pseudo:
     """What the mix may follow; CutMix and its like do not ask, ClassMix needs a real teacher."""
     if teacher is None and config.method.mix in ("classmix", "adaptive_cutmix"):
-        raise FigureError(f"method.mix = {config.method.mix!r} follows what a teacher says; give one with --teacher CHECKPOINT")
+        mix = f"method.mix = {config.method.mix!r}"
+        raise FigureError(f"{mix} follows what a teacher says; give one with --teacher CHECKPOINT")
     if teacher is None:
         return pseudo_label(torch.zeros(len(batch.weak), classes, *batch.weak.shape[-2:]), batch.valid, 1.0)
     return pseudo_label(teacher.logits(255 * (batch.weak * STD + MEAN)), batch.valid, config.method.threshold)
@@ -87,7 +88,8 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
     batch, classes = batch_of(config, options.step)
     pseudo = teacher_says(batch, classes, config, open_checkpoint(options.teacher) if options.teacher else None)
     columns = views(batch, pseudo, config.method.mix)
-    titles = ["Weak view", "Colour jitter", NAMES[config.method.mix], "PatchShuffle", f"PatchShuffle + {NAMES[config.method.mix]}"]
+    mix = NAMES[config.method.mix]
+    titles = ["Weak view", "Colour jitter", mix, "PatchShuffle", f"PatchShuffle + {mix}"]
     if config.method.mix == "none":
         columns, titles = [columns[i] for i in (0, 1, 3)], [titles[i] for i in (0, 1, 3)]
     rows = [Row([Panel(picture(column[i])) for column in columns]) for i in range(min(options.count, len(batch.weak)))]
