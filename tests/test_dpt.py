@@ -1,5 +1,6 @@
 """DINOv2, DINOv2 with registers and DINOv3 under DPT; and what the method asks of them there and under UperNet."""
 
+import inspect
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from transformers import (
     DINOv3ViTConfig,
 )
 from transformers.masking_utils import sdpa_mask
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 
 from s4former import models
 from s4former.config import ConfigError, Method, Model, from_dict, load
@@ -64,6 +66,12 @@ def tiny(architecture="dpt", encoder="dinov2-small", **changes):
 
 def images(height=28, width=42, batch=2, **kwargs):
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1), **kwargs)
+
+
+def needs_keywords(encoder):
+    """Skips where transformers (5.17) hands no keyword to the blocks of a DINOv2; `prove_bias` refuses PASA there."""
+    if "dinov2" in encoder and "kwargs" not in inspect.signature(Dinov2Layer.forward).parameters:
+        pytest.skip("this transformers passes no keyword to the blocks of a DINOv2")
 
 
 def blocks_of(network):
@@ -236,6 +244,7 @@ def test_dinov3_does_not_stretch_its_positions_in_training(architecture):
 @architectures
 @encoders
 def test_a_bias_reaches_every_block_and_steers_it_as_an_unsure_query_of_sure_prefix_tokens(architecture, encoder):
+    needs_keywords(encoder)
     network = tiny(architecture, encoder)
     assert models.prefix_tokens(network) == PREFIX[encoder]
     assert models.attention_grids(network, 28, 42) == [((2, 3), (2, 3))]
@@ -263,6 +272,7 @@ def test_a_bias_reaches_every_block_and_steers_it_as_an_unsure_query_of_sure_pre
 @architectures
 @encoders
 def test_a_bias_of_zero_changes_nothing_and_another_does(architecture, encoder):
+    needs_keywords(encoder)
     network, x = tiny(architecture, encoder).double(), images(dtype=torch.float64)
     plain = models.encode(network, x)
     network.base_model.set_attn_implementation(ATTENTION)
@@ -279,7 +289,7 @@ def test_a_bias_of_zero_changes_nothing_and_another_does(architecture, encoder):
 def test_shuffled_blocks_are_restored_on_every_feature_map(architecture, encoder):
     network = tiny(architecture, encoder).double()
     for block in blocks_of(network):  # without attention, and without positions, a token is a function of its own patch
-        torch.nn.init.zeros_(block.attention.v_proj.weight), torch.nn.init.zeros_(block.attention.v_proj.bias)
+        torch.nn.init.zeros_(block.layer_scale1.lambda1)
     embeddings = getattr(network, models.family(network).encoder).embeddings
     if hasattr(embeddings, "position_embeddings"):
         torch.nn.init.zeros_(embeddings.position_embeddings)

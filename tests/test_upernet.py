@@ -46,7 +46,7 @@ def test_a_crop_of_half_patches_is_refused():
 
 def test_a_run_fits_it():
     config = {"data": {"crop": [504, 504]}, "method": {"block": 9}, "model": {"architecture": "upernet"}}
-    network = tiny("upernet")
+    network = tiny("upernet", "dinov3-small")
     assert check_fit(from_dict(config), network) == [] and shuffle_grid(from_dict(config), network) == (4, 4)
 
 
