@@ -17,6 +17,12 @@ from .models import save_network
 from .pseudo import IGNORE_INDEX
 
 DATASETS = {"voc": "PASCAL VOC 2012", "shapes": "drawn shapes", "coco": "COCO 2017", "cityscapes": "Cityscapes"}
+# Model types that transformers does not have: the file that travels with the weights, and what it needs.
+TRAVELLING_CODE = {
+    "setr": ("setr.py", "torch and transformers"),
+    "dino_dpt": ("dpt.py", "torch and transformers"),
+    "deeplabv3plus": ("deeplab.py", "torch, transformers and timm"),
+}
 PATIENCE = 30.0  # seconds without a sign of life from the Hub; left alone huggingface_hub waits for ever
 
 # What huggingface_hub raises when a push fails. Its answers with a status are HTTPErrors and OSErrors at once, a broken,
@@ -108,10 +114,9 @@ def card_text(config: Config, network: nn.Module, provenance: Provenance, name: 
         for part, entry in provenance.lists.items()
     )
     labels = list(network.config.id2label.values())
-    code = network.config.model_type == "setr"
+    code = TRAVELLING_CODE.get(network.config.model_type)
     remote = ", trust_remote_code=True" if code else ""
-    remark = "`trust_remote_code` runs `setr.py` of this model, which needs nothing but torch and transformers."
-    remark = f"\n{remark}\n" if code else ""
+    remark = "\n`trust_remote_code` runs `{}` of this model, which needs nothing but {}.\n".format(*code) if code else ""
     versions = ", ".join(f"{package} {version}" for package, version in provenance.versions.items())
     return f"""# {provenance.method} on {name}
 
