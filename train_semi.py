@@ -7,9 +7,10 @@ import argparse
 import json
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -77,9 +78,17 @@ def train(training: Training) -> int:
     run, last = config.run, config.schedule.steps
     log = RunLog(training.folder, accelerator, last, training.step)
     introduce(training, log)
-    signals, speed = Signals(accelerator), Speed()
     pin = accelerator.device.type == "cuda"
     batches = step_loader(training.steps, training.step, last, workers=config.data.workers, pin_memory=pin)
+    with closing(batches):
+        return run_steps(training, batches, log)
+
+
+def run_steps(training: Training, batches: Iterator[Batch], log: RunLog) -> int:
+    """The loop."""
+    config, accelerator = training.config, training.accelerator
+    run, last = config.run, config.schedule.steps
+    signals, speed = Signals(accelerator), Speed()
 
     for step in range(training.step, last):
         started = time.perf_counter()

@@ -23,6 +23,7 @@ from .randomness import Stream, numpy_generator, torch_generator
 from .reading import DataError, read_image, read_pair
 from .sources import Sources, load_sources
 
+GRACE = 120  # seconds that a loader worker outlives a SIGTERM
 REPLACEMENTS = 20  # unreadable unlabelled images in a row before a step gives up
 
 
@@ -211,19 +212,23 @@ def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory
         prefetch_factor=2 if workers else None,
         worker_init_fn=leave_signals_to_the_parent,
     )
-    for batch in loader:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch
+    iterator = iter(loader)
+    try:
+        for batch in iterator:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
+    finally:
+        del iterator  # its workers end with it; left to the interpreter's exit they might be waited for
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
     """Ctrl-C and many a batch system signal every process; a worker that died would take the parent's last save along.
 
-    Only the first SIGTERM is let pass: the second is the parent's own, when it tidies up.
+    So SIGINT is the parent's alone, and of SIGTERM a worker dies later, when the parent has long saved and gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 
 @dataclass(frozen=True)
