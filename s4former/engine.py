@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import Config, Method, Optimizer
 from .data import Batch
-from .models import decode, encode
+from .models import decode, encode, encoder_parameters
 from .randomness import Stream, torch_seed
 from .schedules import ema_decay, learning_rate
 from .step import total_loss, train_step
@@ -59,7 +59,7 @@ def build_optimizer(student: Student, settings: Optimizer) -> torch.optim.Optimi
 
     Every group remembers its rate at step 0 as `base`; `set_learning_rate` does the rest.
     """
-    encoder = {id(parameter) for parameter in student.network.base_model.parameters()}
+    encoder = {id(parameter) for parameter in encoder_parameters(student.network)}
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .config import Evaluation
 from .metrics import ConfusionMatrix
+from .pseudo import resize_logits
 
 Network = Callable[[Tensor], Tensor]
 
@@ -66,14 +67,6 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
         raise ValueError(f"the stride is {stride} for windows of {window} pixels; use 1 to {window}, or pixels are missed")
     last = max(0, length - window)
     return [*range(0, last, stride), last]
-
-
-def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, K, h, w) to (B, K, H, W), bilinear, in float32."""
-    logits = logits.float()
-    if logits.shape[-2:] == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 @torch.no_grad()

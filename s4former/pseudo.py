@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
@@ -52,3 +53,11 @@ def shrink(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 def at_least_float32(x: Tensor) -> Tensor:
     """Softmax and losses are not for half precision, whatever autocast says; float64 stays what it is."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """(B, K, h, w) to (B, K, H, W), bilinear, in float32 at least."""
+    logits = at_least_float32(logits)
+    if logits.shape[-2:] == tuple(size):
+        return logits
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)

@@ -11,8 +11,8 @@ from .data import Batch
 from .losses import REGULARIZERS, cross_entropy
 from .mixing import MIXES, gather, mix_pseudo
 from .patch_shuffle import patch_shuffle
-from .pseudo import IGNORE_INDEX, Pseudo, pseudo_label
-from .student import View, resize_logits
+from .pseudo import IGNORE_INDEX, Pseudo, pseudo_label, resize_logits
+from .student import View
 
 
 def train_step(student: nn.Module, teacher: nn.Module | None, batch: Batch, method: Method) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -13,7 +12,6 @@ from .models import attention_grids, coarsest_stride, decode, encode, prefix_tok
 from .pasa import ATTENTION, attention_bias
 from .mixing import TILES, unmix
 from .patch_shuffle import inverse, patch_shuffle
-from .pseudo import at_least_float32
 from .setr import UpHead
 
 
@@ -96,13 +94,6 @@ def auxiliary_heads(network: nn.Module) -> nn.ModuleList:
         UpHead(config.backbone_config.hidden_size, config.decoder_channels, config.num_labels, convolutions=2, scale=scale)
         for _ in config.out_indices
     )
-
-
-def resize_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Bilinear (B, K, h, w) to (B, K, H, W), in float32; nothing where the size is right already."""
-    if logits.shape[-2:] == tuple(size):
-        return logits
-    return F.interpolate(at_least_float32(logits), size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def shuffle_grid(config: Config, network: nn.Module) -> tuple[int, int]:
