@@ -1,6 +1,7 @@
 """Trains a segmentation model from labelled and unlabelled images.
 
     accelerate launch train_semi.py --config configs/demo.json [--resume] [section.key=value ...]
+    accelerate launch train_semi.py --config configs/voc_92.json --config configs/methods/unimatch_ema.json
 """
 
 import argparse
@@ -24,6 +25,7 @@ from s4former.export import check_repository
 from s4former.reading import DataError
 from s4former.runlog import RunLog
 from s4former.sources import check_masks, load_sources
+from s4former.step import BRANCHES
 from s4former.training import Training, build_training, evaluate, finish, push_model, restore, save
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
@@ -36,7 +38,7 @@ def main() -> int:
     try:
         config = load(arguments.config, arguments.overrides)
         check_repository(config.run.push_to_hub)
-        folder = Path(config.run.output or Path("runs") / Path(arguments.config).stem)
+        folder = Path(config.run.output or Path("runs") / "-".join(Path(file).stem for file in arguments.config))
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # unasked, several CPU processes would not know of each other
             mixed_precision=precision(config.run.mixed_precision),
@@ -66,7 +68,10 @@ def main() -> int:
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="JSON file; what it leaves out is the paper's setting")
+    parser.add_argument(
+        "--config", required=True, action="append", metavar="FILE",
+        help="JSON file; what it leaves out is the paper's setting. Given again, the later file goes over the earlier one",
+    )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the same command")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
     return parser.parse_intermixed_args()
@@ -143,7 +148,7 @@ def read_terms(training: Training, terms: dict[str, torch.Tensor]) -> dict[str, 
     training.finiteness.raise_if_bad()
     shown = {"loss/total": terms["total"], "loss/supervised": terms["supervised"]}
     for name in ("auxiliary", "consistency", training.config.method.regularizer):
-        branches = [value for key, value in terms.items() if key == name or key in (f"{name}_strong", f"{name}_pasa")]
+        branches = [value for key, value in terms.items() if key in (name, *(name + branch for branch in BRANCHES))]
         if branches:
             shown[f"loss/{name}"] = sum(branches) / len(branches)
     shown |= {name: terms[name] for name in ("confident", "gradient") if name in terms}

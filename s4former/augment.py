@@ -1,8 +1,8 @@
-"""Geometry on image and mask, colour on the image: what makes a training view of a photo.
+"""Geometry on image and mask: which part of a photo a training view shows.
 
-Everything random is drawn first, into a `Geometry` or a `Colour`, and then used by functions that are deterministic.
-So the weak and the strong view share one `Geometry`, and a crop can be replayed from its generator alone. The order is
-that of the released code: resize by a random ratio, random crop, flip, colour, padding at the bottom and the right.
+Everything random is drawn first, into a `Geometry`, and then used by functions that are deterministic. So the weak and
+the strong views share one, and a crop can be replayed from its generator alone. The order is that of the released code:
+resize by a random ratio, random crop, flip, colour (colour.py), padding at the bottom and the right.
 """
 
 from dataclasses import dataclass
@@ -27,17 +27,6 @@ class Geometry:
     box: tuple[int, int]  # what the resized image has to give, at most the crop
     crop: tuple[int, int]  # with padding
     flip: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Colour:
-    """One draw of the photometric distortion; the defaults change nothing."""
-
-    brightness: float = 0.0  # added, in grey levels
-    contrast: float = 1.0  # factor
-    contrast_last: bool = False  # after saturation and hue instead of before them
-    saturation: float = 1.0  # factor
-    hue: int = 0  # added, in steps of 2 degrees
 
 
 def crop_pair(
@@ -140,53 +129,3 @@ def sample_nearest(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
         )
     )
     return mask[rows[:, None], columns]
-
-
-def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Photometric distortion of an RGB image, (h, w, 3) uint8 to the same; padding has to be masked afterwards."""
-    return apply_colour(image, draw_colour(rng))
-
-
-def draw_colour(rng: np.random.Generator) -> Colour:
-    """Draws which of the four changes happen, each with probability one half, and how strong they are."""
-    happens = rng.random(5) < 0.5
-    brightness, contrast, saturation = rng.uniform(-32, 32), rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.5)
-    hue = int(rng.integers(-18, 18))
-    return Colour(
-        brightness=brightness if happens[0] else 0.0,
-        contrast=contrast if happens[1] else 1.0,
-        contrast_last=bool(happens[2]),
-        saturation=saturation if happens[3] else 1.0,
-        hue=hue if happens[4] else 0,
-    )
-
-
-def apply_colour(image: np.ndarray, colour: Colour) -> np.ndarray:
-    """Brightness, contrast, saturation, hue and perhaps only then contrast; clipped and truncated after each.
-
-    Each change maps 256 values to 256 values, so it is a table, and tables in a row are one. Hue and saturation share
-    one trip to HSV and back. The hue circle has 180 steps of 2 degrees in the released code (OpenCV) and 255 in
-    Pillow, where 255 is red again like 0; the drawn whole step is scaled to it and rounded.
-
-    Args:
-        image: (h, w, 3) uint8 RGB.
-    """
-    grey = np.arange(256)
-    contrast = truncate(grey * colour.contrast)
-    first = truncate(grey + colour.brightness)
-    if not colour.contrast_last:
-        first = contrast[first]
-    picture = Image.fromarray(image)
-    picture = picture.point(first.tolist() * 3)
-    if colour.saturation != 1 or colour.hue != 0:
-        hue = (grey + round(colour.hue * 255 / 180)) % 255
-        tables = (hue, truncate(grey * colour.saturation), grey)
-        picture = picture.convert("HSV").point(np.concatenate(tables).tolist()).convert("RGB")
-    if colour.contrast_last:
-        picture = picture.point(contrast.tolist() * 3)
-    return np.array(picture)
-
-
-def truncate(values: np.ndarray) -> np.ndarray:
-    """Grey levels as whole numbers from 0 to 255: clipped, the fraction cut off."""
-    return np.clip(values, 0, 255).astype(np.uint8)

@@ -82,12 +82,19 @@ class Method:
     """Sup-Only, Mean Teacher, S4Former and its ablations: rows of one table."""
 
     preset: Literal["paper", "official"] = "paper"  # `official`: the choices of the released code, see PRESETS
-    # who gives the pseudo labels: the moving average, the student itself (FixMatch), nobody (Sup-Only)
-    teacher: Literal["ema", "student", "none"] = "ema"
+    # who gives the pseudo labels: the moving average; the student itself, in eval mode or as it trains; nobody (Sup-Only)
+    teacher: Literal["ema", "student", "student_in_training", "none"] = "ema"
     threshold: float = number(0.95, least=0, most=1)  # a pixel is a pseudo label if its confidence is above
-    # between the images of a group, on the strong view
-    mix: Literal["none", "cutmix", "cutout", "classmix", "mixunmix", "adaptive_cutmix"] = "cutmix"
-    mix_probability: float = number(0.5, least=0, most=1)  # one draw for the whole batch
+    strong_views: int = number(1, least=1)  # of an unlabelled image, each with its own colours, mix and order
+    # the colours of a strong view: photometric distortion; jitter, grey and blur (UniMatch); 1 to 3 of 11 changes (AugSeg)
+    strong_colour: Literal["photometric", "jitter", "random_intensity"] = "photometric"
+    weak_colour: bool = False  # photometric distortion on the teacher's view as well
+    labeled_colour: bool = True  # photometric distortion on the labelled images
+    # what a strong view receives from other images; "cutmix_small": UniMatch's boxes
+    mix: Literal["none", "cutmix", "cutmix_small", "cutout", "classmix", "mixunmix", "adaptive_cutmix"] = "cutmix"
+    mix_probability: float = number(0.5, least=0, most=1)  # one draw for the whole batch; cutmix_small: one per image
+    # where the content comes from: the next image of a group, or an image of a second unlabelled batch (UniMatch)
+    mix_from: Literal["group", "second_batch"] = "group"
     mix_group: int = number(4, least=1)  # consecutive images of the global batch that exchange content
     patch_shuffle: bool = True  # shuffle blocks of the strong view, restore the features before the decoder
     shuffle_probability: float = number(0.5, least=0, most=1)  # one draw per image
@@ -97,33 +104,53 @@ class Method:
     pasa_alpha: float = number(5.0, least=0)  # scale of the bias
     pasa_confidence: Literal["probability", "mask"] = "probability"  # what is pooled over a patch
     pasa_stages: Literal["last", "all"] = "last"  # SegFormer: only stage 4, or every stage
+    feature_dropout: float = number(0.0, least=0, most=1)  # share of channels dropped in another student pass; 0 = none
+    feature_view: Literal["strong", "weak"] = "strong"  # which colours that pass sees
     # beside the cross-entropy on pseudo labels: negative class ranking, all classes, soft cross-entropy
     regularizer: Literal["none", "ncr", "all_cr", "soft", "soft_labels"] = "ncr"
     # of ncr and all_cr: squared distance, its root (released code), divergence
     regularizer_norm: Literal["l2sq", "l2", "kl"] = "l2sq"
     regularizer_on: Literal["both", "strong", "pasa"] = "both"  # the student branches it is applied to
     regularizer_mixed_teacher: bool = True  # mix the teacher's logits with the same boxes as the image
-    weak_colour: bool = False  # photometric distortion on the teacher's view as well
+    # what a loss is divided by: all pixels, or (UniMatch) those of labels and of no padding, over all processes of a round
+    normalizer: Literal["all", "valid"] = "all"
     unsupervised_weight: float = number(1.0, least=0)  # of the mean over the student branches
     auxiliary_weight: float = number(0.4, least=0)  # of each auxiliary head of SETR; 0 = no auxiliary heads
     burn_in: int = number(0, least=0)  # first steps on labels only
     ema: float = number(0.999, least=0, most=1)  # decay of the teacher
     ema_warm_up: bool = False  # min(1 - 1/(t+1), ema): lets a short run have a teacher that follows
+    ema_copies: int = number(0, least=0)  # first steps at which the teacher becomes the student (AugSeg: its first epoch)
     ema_order: Literal["after", "before"] = "after"  # the optimizer step
 
     @property
+    def mixes_groups(self) -> bool:
+        """Whether images exchange content inside groups, which then have to stay in one piece."""
+        return self.teacher != "none" and self.mix != "none" and self.mix_from == "group"
+
+    @property
     def title(self) -> str:
-        """The method's name in tables: that of the paper where it has one, else the base and the parts that are on."""
+        """The method's name in tables: that of its authors where it has one, else the base and the parts that are on."""
         if self.teacher == "none":
             return "Sup-Only"
-        names = {"cutout": "CutOut", "classmix": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix"}
-        base = {"none": "Mean Teacher", "cutmix": "S4Former-Base"}.get(self.mix) or f"Mean Teacher + {names[self.mix]}"
-        if self.teacher == "student":
-            base = "FixMatch" if self.mix == "cutmix" else f"FixMatch with {names.get(self.mix, 'no mix')}"
         parts = [name for name, on in (("PatchShuffle", self.patch_shuffle), ("PASA", self.pasa != "none")) if on]
         parts += [self.regularizer.upper()] if self.regularizer != "none" else []
-        whole = base == "S4Former-Base" and parts == ["PatchShuffle", "PASA", "NCR"]
-        return "S4Former" if whole else " + ".join([base, *parts])
+        base = self.base
+        if base in ("S4Former-Base", "UniMatch", "AugSeg") and parts == ["PatchShuffle", "PASA", "NCR"]:
+            return "S4Former" if base == "S4Former-Base" else f"{base} + S4Former"
+        return " + ".join([base, *parts])
+
+    @property
+    def base(self) -> str:
+        """What the parts are added to."""
+        if self.strong_views > 1:
+            return "UniMatch"
+        if self.mix == "adaptive_cutmix" and self.strong_colour == "random_intensity":
+            return "AugSeg"
+        mixes = {"none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutout": "CutOut", "classmix": "ClassMix",
+                 "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix"}  # fmt: skip
+        if self.teacher != "ema":
+            return "FixMatch" if mixes[self.mix] == "CutMix" else f"FixMatch with {mixes[self.mix] or 'no mix'}"
+        return "S4Former-Base" if self.mix == "cutmix" else " + ".join(filter(None, ["Mean Teacher", mixes[self.mix]]))
 
 
 # The choices of the released code that change the method; every one is a field, so either preset can be taken apart.
@@ -237,7 +264,9 @@ def check_together(config: Config) -> None:
         raise ConfigError(f"evaluation.scales is {list(evaluation.scales)}; write one or more factors above 0")
     if min(evaluation.window) < 0 or min(evaluation.stride) < 0:
         raise ConfigError("evaluation.window and evaluation.stride cannot be negative; 0 takes the default")
-    if method.teacher != "none" and method.mix != "none" and batch.unlabeled % method.mix_group:
+    if method.mix_from == "second_batch" and method.mix not in ("none", "cutmix", "cutmix_small", "classmix"):
+        raise ConfigError(f"method.mix = {method.mix!r} takes nothing from a second batch; set method.mix_from=group")
+    if method.mixes_groups and batch.unlabeled % method.mix_group:
         raise ConfigError(
             f"run.batch.unlabeled = {batch.unlabeled} is not made of whole mix groups of {method.mix_group};"
             f" use {nearest_multiples(batch.unlabeled, method.mix_group)}, or change method.mix_group"
@@ -254,7 +283,7 @@ def share_of_process(config: Config, processes: int) -> tuple[int, int]:
             raise ConfigError(
                 f"run.batch.{key} = {images} cannot be divided {over}; use {nearest_multiples(images, parts)}"
             )
-    group = method.mix_group if method.teacher != "none" and method.mix != "none" else 1
+    group = method.mix_group if method.mixes_groups else 1
     if (batch.unlabeled // parts) % group:
         raise ConfigError(
             f"run.batch.unlabeled = {batch.unlabeled} {over} leaves {batch.unlabeled // parts} images each, which is"
@@ -270,26 +299,45 @@ def nearest_multiples(value: int, step: int) -> str:
     return f"{below} or {below + step}" if below else f"{below + step}"
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a JSON config file and applies `section.key=value` overrides.
+def load(paths: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+    """Reads JSON config files, the later over the earlier ones, and applies `section.key=value` overrides.
 
     Args:
-        path: JSON file with any of the sections of `Config`.
+        paths: one file or several, each with any of the sections of `Config`.
         overrides: as given on the command line; values are JSON, anything else is taken as a string.
 
     Raises:
         ConfigError: for a missing or broken file, an unknown key, a wrong type, or a value out of range.
     """
-    path = Path(path)
+    tree: dict[str, Any] = {}
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        tree = merged(tree, read_tree(Path(path)))
+    for override in overrides:
+        set_override(tree, override)
+    return from_dict(tree)
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """A config file as nested dicts."""
     try:
         tree = json.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"there is no config file {path}; the ones that come along are in configs/") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
-    for override in overrides:
-        set_override(tree, override)
-    return from_dict(tree)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {tree!r}; it must hold sections, like {{\"data\": {{...}}}}")
+    return tree
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two trees as one; where both have a section its keys are merged, elsewhere the one above wins.
+
+    A mapping that is a value, such as data.id_map, is merged key by key too.
+    """
+    both = {key: merged(below[key], value) for key, value in above.items()
+            if isinstance(value, dict) and isinstance(below.get(key), dict)}  # fmt: skip
+    return {**below, **above, **both}
 
 
 def set_override(tree: dict[str, Any], override: str) -> None:

@@ -12,14 +12,16 @@ from typing import Iterator
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .augment import crop_pair, photometric
+from .augment import crop_pair
+from .colour import STRONG_COLOURS, photometric
 from .config import Config, share_of_process
 from .mixing import MIXES, Place
 from .patch_shuffle import draw_order
-from .randomness import Stream, numpy_generator, torch_generator
+from .randomness import Stream, numpy_generator, of_view, torch_generator
 from .reading import DataError, read_image, read_pair
 from .sources import Sources, load_sources
 
@@ -28,14 +30,32 @@ REPLACEMENTS = 20  # unreadable unlabelled images in a row before a step gives u
 
 
 @dataclass(frozen=True)
+class Strong:
+    """A strong view of the unlabelled images of a batch, and what is to be done to it.
+
+    images: (B_u, 3, H, W) uint8, followed by those of the second batch, if there is one.
+    mix: tensors, the draw of the mix; which ones, its row in mixing.MIXES knows.
+    orders: (B_u, r, c) long, the draw of PatchShuffle.
+    """
+
+    images: Tensor
+    mix: dict[str, Tensor]
+    orders: Tensor
+
+    def map(self, function) -> "Strong":
+        """The same view with a function applied to every tensor."""
+        mix = {name: function(value) for name, value in self.mix.items()}
+        return Strong(function(self.images), mix, function(self.orders))
+
+
+@dataclass(frozen=True)
 class Batch:
     """One process's share of one step (one accumulation round of it). Crops are (H, W) = data.crop.
 
     labeled: (B_l, 3, H, W) uint8.    labels: (B_l, H, W), 255 = ignore.    labeled_valid: (B_l, H, W) bool.
-    weak, strong: (B_u, 3, H, W) uint8, the same crop of an unlabelled image in two colours.
-    valid: (B_u, H, W) bool, False on padding.
-    mix: tensors, the draw of the mix; which ones, its row in mixing.MIXES knows.
-    orders: (B_u, r, c) long, the draw of PatchShuffle.
+    weak: (B_u, 3, H, W) uint8, a crop of every unlabelled image, followed by those of the second batch, if there is one.
+    valid: (B_u, H, W) bool, False on padding; likewise.
+    strong: the strong views, the same crops in other colours.
     replaced: ids of unlabelled images that could not be read; others took their places.
     """
 
@@ -44,17 +64,20 @@ class Batch:
     labels: Tensor
     labeled_valid: Tensor
     weak: Tensor
-    strong: Tensor
     valid: Tensor
-    mix: dict[str, Tensor]
-    orders: Tensor
+    strong: tuple[Strong, ...]
     replaced: tuple[str, ...] = ()
+
+    @property
+    def unlabeled(self) -> int:
+        """B_u, the unlabelled images to train on; those of a second batch only give content to them."""
+        return len(self.strong[0].orders) if self.strong else 0
 
     def map(self, function) -> "Batch":
         """The same batch with a function applied to every tensor."""
         tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
-        mix = {name: function(value) for name, value in self.mix.items()}
-        return replace(self, mix=mix, **{name: function(value) for name, value in tensors.items()})
+        strong = tuple(view.map(function) for view in self.strong)
+        return replace(self, strong=strong, **{name: function(value) for name, value in tensors.items()})
 
     def pin_memory(self) -> "Batch":
         return self.map(lambda tensor: tensor.pin_memory())
@@ -66,12 +89,13 @@ class Batch:
             mean, std: (3, 1, 1) in 0..1, on the device.
         """
         moved = self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        valid = moved.valid[:, None]
         return replace(
             moved,
             labeled=normalize(moved.labeled, mean, std) * moved.labeled_valid[:, None],
             labels=moved.labels.long(),
-            weak=normalize(moved.weak, mean, std) * moved.valid[:, None],
-            strong=normalize(moved.strong, mean, std) * moved.valid[:, None],
+            weak=normalize(moved.weak, mean, std) * valid,
+            strong=tuple(replace(view, images=normalize(view.images, mean, std) * valid) for view in moved.strong),
         )
 
 
@@ -89,6 +113,16 @@ def index_of(seed: int, stream: int, draw: int, length: int) -> int:
     """Which image the draw-th place of an endless stream gets: cycle after cycle of fresh permutations."""
     cycle, place = divmod(draw, length)
     return int(permutation(seed, int(stream), cycle, length)[place])
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One unlabelled crop on the host: weak and strong (H, W, 3) uint8, valid (H, W), and the ids that could not be read."""
+
+    weak: np.ndarray
+    strong: list[np.ndarray]
+    valid: np.ndarray
+    replaced: list[str]
 
 
 class Steps(Dataset):
@@ -112,22 +146,29 @@ class Steps(Dataset):
         images, labels, labeled_valid = map(stack, zip(*labeled))
         images = images.permute(0, 3, 1, 2)
         if self.config.method.teacher == "none":
-            return Batch(step, images, labels, labeled_valid, *no_unlabeled(*self.config.data.crop))
+            height, width = self.config.data.crop
+            no_images, no_masks = torch.empty(0, 3, height, width, dtype=torch.uint8), torch.empty(0, height, width) > 0
+            return Batch(step, images, labels, labeled_valid, no_images, no_masks, ())
         positions = [part * self.unlabeled_share + i for i in range(self.unlabeled_share)]
-        views = [self.unlabeled_image(step, position) for position in positions]
-        weak, strong, valid = (stack([view[i] for view in views]) for i in range(3))
-        return Batch(
-            step=step,
-            labeled=images,
-            labels=labels,
-            labeled_valid=labeled_valid,
-            weak=weak.permute(0, 3, 1, 2),
-            strong=strong.permute(0, 3, 1, 2),
-            valid=valid,
-            mix=self.mix(step, positions),
-            orders=self.orders(step, positions),
-            replaced=tuple(name for view in views for name in view[3]),
+        crops = [self.unlabeled_image(step, position) for position in positions + self.second_batch(positions)]
+        weak, valid = stack(crop.weak for crop in crops), stack(crop.valid for crop in crops)
+        strong = tuple(
+            Strong(
+                images=stack(crop.strong[view] for crop in crops).permute(0, 3, 1, 2),
+                mix=self.mix(step, positions, view),
+                orders=self.orders(step, positions, view),
+            )
+            for view in range(self.config.method.strong_views)
         )
+        replaced = tuple(name for crop in crops for name in crop.replaced)
+        return Batch(step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, replaced)
+
+    def second_batch(self, positions: list[int]) -> list[int]:
+        """The positions of the images that only give content: behind those of the global batch."""
+        method = self.config.method
+        if method.mix == "none" or method.mix_from != "second_batch":
+            return []
+        return [self.config.run.batch.unlabeled + position for position in positions]
 
     def labeled_image(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image (H, W, 3), labels (H, W) and valid (H, W) of one labelled crop."""
@@ -137,33 +178,40 @@ class Steps(Dataset):
         rng = numpy_generator(seed, Stream.LABELED_IMAGE, step, position)
         image, mask = read_pair(row, data, len(self.sources.classes))
         crop, labels, valid = crop_pair(image, mask, rng, data)
-        return photometric(crop, rng), labels, valid
+        return photometric(crop, rng) if self.config.method.labeled_colour else crop, labels, valid
 
-    def unlabeled_image(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-        """Weak and strong (H, W, 3) and valid (H, W) of one crop, and the ids that could not be read."""
-        seed, data = self.config.run.seed, self.config.data
-        pool = self.sources.unlabeled
-        index = index_of(seed, Stream.UNLABELED_ORDER, step * self.config.run.batch.unlabeled + position, len(pool))
+    def unlabeled_image(self, step: int, position: int) -> Crop:
+        """One crop in all its colours."""
+        seed, data, method = self.config.run.seed, self.config.data, self.config.method
+        image, unreadable = self.readable_image(step, position)
+        crop, _, valid = crop_pair(image, None, numpy_generator(seed, Stream.UNLABELED_IMAGE, step, position), data)
+        generators = (
+            numpy_generator(*of_view((seed, Stream.STRONG_COLOUR, step, position), view))
+            for view in range(method.strong_views)
+        )
+        strong = [STRONG_COLOURS[method.strong_colour](crop, rng) for rng in generators]
+        if method.weak_colour:
+            crop = photometric(crop, numpy_generator(seed, Stream.WEAK_COLOUR, step, position))
+        return Crop(crop, strong, valid, unreadable)
+
+    def readable_image(self, step: int, position: int) -> tuple[Image.Image, list[str]]:
+        """The image of a place in the global batch or behind it, and what could not be read before it was found."""
+        seed, pool, places = self.config.run.seed, self.sources.unlabeled, self.config.run.batch.unlabeled
+        stream = Stream.UNLABELED_ORDER if position < places else Stream.SECOND_ORDER
+        index = index_of(seed, stream, step * places + position % places, len(pool))
         unreadable: list[str] = []
         for attempt in range(REPLACEMENTS):
             try:
-                image = read_image(pool[index]["image"])
-                break
+                return read_image(pool[index]["image"]), unreadable
             except DataError as error:
                 unreadable.append(str(error))
                 index = int(numpy_generator(seed, Stream.REPLACEMENT, step, position, attempt).integers(len(pool)))
-        else:
-            raise DataError(
-                f"{REPLACEMENTS} unlabelled images in a row could not be read, the last: {unreadable[-1]};"
-                " check data.root and data.unlabeled"
-            )
-        crop, _, valid = crop_pair(image, None, numpy_generator(seed, Stream.UNLABELED_IMAGE, step, position), data)
-        strong = photometric(crop, numpy_generator(seed, Stream.STRONG_COLOUR, step, position))
-        if self.config.method.weak_colour:
-            crop = photometric(crop, numpy_generator(seed, Stream.WEAK_COLOUR, step, position))
-        return crop, strong, valid, unreadable
+        raise DataError(
+            f"{REPLACEMENTS} unlabelled images in a row could not be read, the last: {unreadable[-1]};"
+            " check data.root and data.unlabeled"
+        )
 
-    def mix(self, step: int, positions: list[int]) -> dict[str, Tensor]:
+    def mix(self, step: int, positions: list[int], view: int = 0) -> dict[str, Tensor]:
         """What the method's mix needs to have drawn for these images."""
         method = self.config.method
         place = Place(
@@ -175,29 +223,21 @@ class Steps(Dataset):
             probability=method.mix_probability,
             classes=len(self.sources.classes),
             labeled=self.labeled_share,
+            view=view,
+            second_batch=method.mix_from == "second_batch",
         )
         return MIXES[method.mix].draw(place)
 
-    def orders(self, step: int, positions: list[int]) -> Tensor:
+    def orders(self, step: int, positions: list[int], view: int = 0) -> Tensor:
         """(B_u, r, c) long: identities where PatchShuffle is off."""
         seed, method = self.config.run.seed, self.config.method
         probability = method.shuffle_probability if method.patch_shuffle else 0.0
-        return torch.stack(
-            [
-                draw_order(*self.shuffle_grid, probability, torch_generator(seed, Stream.SHUFFLE, step, position))
-                for position in positions
-            ]
-        )
+        keys = [of_view((seed, Stream.SHUFFLE, step, position), view) for position in positions]
+        return torch.stack([draw_order(*self.shuffle_grid, probability, torch_generator(*key)) for key in keys])
 
 
 def stack(arrays) -> Tensor:
     return torch.from_numpy(np.stack(list(arrays)))
-
-
-def no_unlabeled(height: int, width: int) -> tuple:
-    """The unlabelled part of a batch of Sup-Only: empty tensors of the right shapes."""
-    images, masks = torch.empty(0, 3, height, width, dtype=torch.uint8), torch.empty(0, height, width, dtype=torch.bool)
-    return images, images, masks, {}, torch.empty(0, 1, 1, dtype=torch.long)
 
 
 def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory: bool) -> Iterator[Batch]:

@@ -4,14 +4,14 @@ import copy
 import signal
 from contextlib import nullcontext
 from functools import partial
-from typing import Iterable
+from typing import Callable, Iterable
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .config import Config, Method, Optimizer
+from .config import Config, Optimizer, share_of_process
 from .data import Batch
 from .models import decode, encode, encoder_parameters
 from .randomness import Stream, torch_seed
@@ -100,7 +100,8 @@ def update(
     set_learning_rate(optimizer, step, config)
     if teacher is not None and method.ema_order == "before":
         teacher.follow(network, ema_decay(step, method))
-    speaking = None if step < method.burn_in else partial(own_word, network) if method.teacher == "student" else teacher
+    speaking = speaker(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None
+    average = partial(accelerator.reduce, reduction="mean")
     sums: dict[str, Tensor] = {}
     for round_, batch in enumerate(rounds):
         # dropout and drop path: from seed, step and process, so that a step can be replayed
@@ -108,7 +109,7 @@ def update(
         last = round_ == config.run.batch.rounds - 1
         with nullcontext() if last else accelerator.no_sync(student):
             with accelerator.autocast():
-                losses = train_step(student, speaking, batch, method)
+                losses = train_step(student, speaking, batch, method, average)
                 losses["total"] = total_loss(losses, method)
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():
@@ -122,15 +123,33 @@ def update(
     return sums
 
 
+def speaker(
+    network: nn.Module, teacher: Teacher | None, config: Config, processes: int
+) -> Callable[[Tensor], Tensor] | None:
+    """Who gives the pseudo labels, images to logits; None = nobody."""
+    if config.method.teacher in ("ema", "none"):
+        return teacher
+    learning = share_of_process(config, processes)[1] if config.method.teacher == "student_in_training" else 0
+    return partial(own_word, network, learning=learning)
+
+
 @torch.no_grad()
-def own_word(network: nn.Module, images: Tensor) -> Tensor:
-    """What the student itself says in eval mode: the teacher of FixMatch. Logits (B, K, h, w) of images (B, 3, H, W)."""
-    training = network.training
+def own_word(network: nn.Module, images: Tensor, learning: int = 0) -> Tensor:
+    """What the student itself says: logits (B, K, h, w) of images (B, 3, H, W).
+
+    Args:
+        learning: so many images first it reads in training mode, as FixMatch and UniMatch do with those they train on;
+            the others in eval mode.
+    """
+    mode, said = network.training, []
     try:
-        network.eval()
-        return decode(network, encode(network, images))
+        for part, training in ((images[:learning], True), (images[learning:], False)):
+            if len(part):
+                network.train(training)
+                said.append(decode(network, encode(network, part)))
     finally:
-        network.train(training)
+        network.train(mode)
+    return torch.cat(said)
 
 
 def clip(accelerator: Accelerator, student: nn.Module, limit: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Mixing content between images of a batch: the draw apart from the use.
 
 A mix is a source map, (B, H, W) long: for every pixel the image that it comes from, counted through the unlabelled images
-of the batch and then the labelled ones; ERASED is no image. `gather` applies it to anything that has a batch dimension
+of the batch, then those of a second batch if there is one, or the labelled ones; ERASED is no image. `gather` applies it to anything that has a batch dimension
 and that resolution, so pixels, labels, teacher logits and confidence cannot be moved by different rules. A new mix is a
 draw, a source map and a line in `MIXES`.
 """
@@ -10,11 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .pseudo import IGNORE_INDEX, Pseudo, shrink
-from .randomness import Stream, numpy_generator, torch_generator
+from .randomness import Stream, numpy_generator, of_view, torch_generator
 
 ERASED = -1
 TILES = 4  # Mix/UnMix cuts an image into TILES x TILES
@@ -38,20 +39,32 @@ class Place:
     probability: float
     classes: int
     labeled: int  # labelled images of this process
+    view: int = 0  # which strong view; every one has its own draw
+    second_batch: bool = False  # content comes from there instead of from the group
 
     def coin(self) -> bool:
         """One for the whole global batch."""
-        return bool(numpy_generator(self.seed, Stream.MIX_COIN, self.step).random() < self.probability)
+        return bool(self.numpy_generator(Stream.MIX_COIN).random() < self.probability)
+
+    def numpy_generator(self, stream: Stream) -> np.random.Generator:
+        """One for the whole global batch."""
+        return numpy_generator(*of_view((self.seed, stream, self.step), self.view))
 
     def generators(self, stream: Stream) -> list[torch.Generator]:
         """One for every image."""
-        return [torch_generator(self.seed, stream, self.step, position) for position in self.positions]
+        return [torch_generator(*of_view((self.seed, stream, self.step, position), self.view)) for position in self.positions]
+
+    def partners(self) -> Tensor:
+        """(B,) long: the image that gives each its content; that of the second batch, or the next of its group."""
+        batch = len(self.positions)
+        return batch + torch.arange(batch) if self.second_batch else partners(batch, self.group)
 
     def group_permutations(self, count: int) -> Tensor:
         """(B, count) long: `count` permutations inside every group, as local image numbers."""
         groups = []
         for first in range(0, len(self.positions), self.group):
-            generator = torch_generator(self.seed, Stream.MIX_GROUP, self.step, self.positions[first])
+            key = (self.seed, Stream.MIX_GROUP, self.step, self.positions[first])
+            generator = torch_generator(*of_view(key, self.view))
             shuffled = [first + torch.randperm(self.group, generator=generator) for _ in range(count)]
             groups.append(torch.stack(shuffled, dim=1))
         return torch.cat(groups)
@@ -87,7 +100,7 @@ def mix_pseudo(pseudo: Pseudo, source: Tensor, *, logits: bool = True, labels: T
     return Pseudo(
         label=gather(pool.label, source, IGNORE_INDEX),
         spoken=gather(pool.spoken, source, IGNORE_INDEX),
-        logits=gather(pool.logits, source) if logits else pseudo.logits,
+        logits=gather(pool.logits, source) if logits else pseudo.logits[: len(source)],
         confidence=gather(pool.confidence, source),
     )
 
@@ -138,7 +151,35 @@ def draw_boxes(place: Place) -> Draws:
         boxes = torch.stack([cutmix_box(*place.size, generator) for generator in place.generators(Stream.MIX_BOX)])
     else:
         boxes = torch.zeros(len(place.positions), *place.size, dtype=torch.bool)
-    return {"boxes": boxes, "partner": partners(len(place.positions), place.group)}
+    return {"boxes": boxes, "partner": place.partners()}
+
+
+def draw_small_boxes(place: Place) -> Draws:
+    """A box of 2 to 40 % of the area for every image by its own coin (UniMatch, CVPR 2023)."""
+    boxes = torch.zeros(len(place.positions), *place.size, dtype=torch.bool)
+    for box, generator in zip(boxes, place.generators(Stream.MIX_BOX)):
+        if float(torch.rand((), generator=generator)) < place.probability:
+            box.copy_(small_box(*place.size, generator))
+    return {"boxes": boxes, "partner": place.partners()}
+
+
+def small_box(height: int, width: int, generator: torch.Generator) -> Tensor:
+    """(H, W) bool: 2 to 40 % of the area, 0.3 to 1 / 0.3 times as high as wide; drawn again until it lies inside."""
+    area = draw_number(0.02, 0.4, generator) * height * width
+    while True:
+        ratio = draw_number(0.3, 1 / 0.3, generator)
+        box_height, box_width = int(math.sqrt(area * ratio)), int(math.sqrt(area / ratio))
+        top, left = draw_integer(0, height - 1, generator), draw_integer(0, width - 1, generator)
+        if top + box_height <= height and left + box_width <= width:
+            break
+    box = torch.zeros(height, width, dtype=torch.bool)
+    box[top : top + box_height, left : left + box_width] = True
+    return box
+
+
+def draw_number(least: float, most: float, generator: torch.Generator) -> float:
+    """Uniform."""
+    return least + (most - least) * float(torch.rand((), generator=generator))
 
 
 def own_images(pseudo: Pseudo) -> Tensor:
@@ -169,7 +210,7 @@ def draw_priorities(place: Place) -> Draws:
     return {
         "priority": torch.stack(priority),
         "mixes": torch.tensor(place.coin()),
-        "partner": partners(len(priority), place.group),
+        "partner": place.partners(),
     }
 
 
@@ -217,7 +258,7 @@ def unmix(x: Tensor, tiles: Tensor) -> Tensor:
 
 def draw_adaptive(place: Place) -> Draws:
     """Two boxes and a chance for every image; one size of box for the batch each, one permutation in every group."""
-    lambdas = numpy_generator(place.seed, Stream.MIX_COIN, place.step).beta((8, 4), (2, 4))
+    lambdas = place.numpy_generator(Stream.MIX_COIN).beta((8, 4), (2, 4))
     boxes = [[square_box(place.size, lam, generator) for lam in lambdas] for generator in place.generators(Stream.MIX_BOX)]
     chances = [torch.rand((), generator=generator) for generator in place.generators(Stream.MIX_CHANCE)]
     permutation = place.group_permutations(1)[:, 0]
@@ -262,7 +303,10 @@ def adaptive_cutmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
 
 @dataclass(frozen=True)
 class Mix:
-    """A row of Table S3: what is drawn on the host, and the source map made of it."""
+    """A row of Table S3: what is drawn on the host, and the source map made of it.
+
+    source: (draws, the teacher's word on the images themselves, image size) -> (B, H, W) long.
+    """
 
     draw: Callable[[Place], Draws]
     source: Callable[[Draws, Pseudo, Size], Tensor]
@@ -272,6 +316,7 @@ class Mix:
 MIXES: dict[str, Mix] = {
     "none": Mix(lambda place: {}, unmixed),
     "cutmix": Mix(draw_boxes, cutmix),
+    "cutmix_small": Mix(draw_small_boxes, cutmix),
     "cutout": Mix(draw_boxes, cutout),
     "classmix": Mix(draw_priorities, classmix),
     "mixunmix": Mix(draw_tiles, mixunmix),

@@ -25,6 +25,10 @@ class Pseudo:
     logits: Tensor
     confidence: Tensor
 
+    def first(self, images: int) -> "Pseudo":
+        """The word on the first images of the batch."""
+        return Pseudo(self.label[:images], self.spoken[:images], self.logits[:images], self.confidence[:images])
+
 
 def pseudo_label(logits: Tensor, valid: Tensor, threshold: float) -> Pseudo:
     """Turns teacher logits into pseudo labels (supplement, Algorithm 1, lines 11 to 13).

@@ -27,6 +27,12 @@ class Stream(IntEnum):
     INITIALIZATION = 11
     MIX_GROUP = 12
     MIX_CHANCE = 13
+    SECOND_ORDER = 14
+
+
+def of_view(key: tuple[int, ...], view: int) -> tuple[int, ...]:
+    """The key of a strong view; the first one has the plain key, so that further ones change nothing for it."""
+    return (*key, view) if view else key
 
 
 def numpy_generator(*key: int) -> np.random.Generator:

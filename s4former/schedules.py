@@ -19,6 +19,8 @@ def learning_rate(base: float, step: int, schedule: Schedule) -> float:
 
 def ema_decay(step: int, method: Method) -> float:
     """The share of itself that the teacher keeps at the update of step 0, 1, ..."""
+    if step < method.ema_copies:
+        return 0.0
     if method.ema_warm_up:
         return min(1 - 1 / (step + 1), method.ema)
     return method.ema

@@ -3,6 +3,8 @@
 Devices, ranks, scaling, logging and files are somebody else's business.
 """
 
+from typing import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +16,13 @@ from .patch_shuffle import patch_shuffle
 from .pseudo import IGNORE_INDEX, Pseudo, pseudo_label, resize_logits
 from .student import View
 
+Average = Callable[[Tensor], Tensor]
+BRANCHES = ("_strong", "_pasa", "_features")  # endings of the terms on unlabelled images
 
-def train_step(student: nn.Module, teacher: nn.Module | None, batch: Batch, method: Method) -> dict[str, Tensor]:
+
+def train_step(
+    student: nn.Module, teacher: nn.Module | None, batch: Batch, method: Method, average: Average = lambda number: number
+) -> dict[str, Tensor]:
     """The loss terms of one step of S4Former (supplement, Algorithm 1), by name, not yet weighted.
 
     Args:
@@ -23,47 +30,72 @@ def train_step(student: nn.Module, teacher: nn.Module | None, batch: Batch, meth
         teacher: images (B, 3, H, W) to logits (B, K, h, w), in eval mode; None = labels only.
         batch: normalised, on the device.
         method: which parts are on.
+        average: of a number over the processes, for `method.normalizer` = "valid".
 
     Returns:
-        Scalars: `supervised`, `auxiliary`, `consistency_strong`, `ncr_strong`, `consistency_pasa`, `ncr_pasa`, as far as
-        they are on, and, without gradient, `confident`: the share of valid pixels that became pseudo labels.
+        Scalars: `supervised`, `auxiliary`, and `consistency_BRANCH` and `ncr_BRANCH` (or another regulariser) of the
+        branches strong, pasa and features, as far as they are on; without gradient `confident`, the share of valid
+        pixels that became pseudo labels.
     """
     views = [View(batch.labeled, auxiliary=True)]
-    branches: dict[str, Pseudo] = {}  # what each student branch on unlabelled images is compared with
+    targets: list[tuple[str, Pseudo]] = []  # branch of every further view, and what the teacher says of its pixels
 
     if teacher is not None:
         with torch.no_grad():  # the teacher reads the weak view
-            pseudo = pseudo_label(teacher(batch.weak), batch.valid, method.threshold)
+            everything = pseudo_label(teacher(batch.weak), batch.valid, method.threshold)
+        pseudo = everything.first(batch.unlabeled)  # a second batch is only there to be pasted from
 
         # Pixels move between images (CutMix and its kin), then between places (PatchShuffle). Labels follow the first
         # move only, unless the features are brought back from it too: both are undone before the decoder.
-        mix, tiles = MIXES[method.mix], batch.mix.get("tiles")
-        source = mix.source(batch.mix, pseudo, batch.strong.shape[-2:])
-        labels = batch.labels if mix.takes_labeled else None
-        mixed = gather(torch.cat([batch.strong, batch.labeled]) if mix.takes_labeled else batch.strong, source)
-        views.append(View(patch_shuffle(mixed, batch.orders), order=batch.orders, tiles=tiles))
-        moved = mix_pseudo(pseudo, source, logits=method.regularizer_mixed_teacher, labels=labels)
-        branches["strong"] = pseudo if tiles is not None else moved
+        for strong in batch.strong:
+            mix, tiles = MIXES[method.mix], strong.mix.get("tiles")
+            source = mix.source(strong.mix, pseudo, strong.images.shape[-2:])
+            labels = batch.labels if mix.takes_labeled else None
+            mixed = gather(torch.cat([strong.images, batch.labeled]) if mix.takes_labeled else strong.images, source)
+            views.append(View(patch_shuffle(mixed, strong.orders), order=strong.orders, tiles=tiles))
+            moved = mix_pseudo(everything, source, logits=method.regularizer_mixed_teacher, labels=labels)
+            targets.append(("strong", pseudo if tiles is not None else moved))
 
+        plain = batch.strong[0].images[: batch.unlabeled]
         if method.pasa != "none":  # the image as it is, its unsure patches steered to other unsure patches
-            views.append(View(batch.strong, confidence=guidance(pseudo, method)))
-            branches["pasa"] = pseudo
+            views.append(View(plain, confidence=guidance(pseudo, method)))
+            targets.append(("pasa", pseudo))
+        if method.feature_dropout:
+            images = plain if method.feature_view == "strong" else batch.weak[: batch.unlabeled]
+            views.append(View(images, dropout=method.feature_dropout))
+            targets.append(("features", pseudo))
 
     (labeled, auxiliary), *unlabeled = student(views)
 
-    size = batch.labels.shape[-2:]
-    losses = {"supervised": cross_entropy(resize_logits(labeled, size), batch.labels)}
-    if auxiliary:
-        losses["auxiliary"] = sum(cross_entropy(resize_logits(logits, size), batch.labels) for logits in auxiliary)
-    for (branch, target), (logits, _) in zip(branches.items(), unlabeled):
-        losses[f"consistency_{branch}"] = cross_entropy(logits, target.label)
-        if method.regularizer != "none" and method.regularizer_on in ("both", branch):
-            compare = REGULARIZERS[method.regularizer]
-            losses[f"{method.regularizer}_{branch}"] = compare(logits, target.logits, target.spoken, method.regularizer_norm)
-    if branches:
+    scale = normalizer(batch.labels != IGNORE_INDEX, method, average)
+    fitted = [resize_logits(logits, batch.labels.shape[-2:]) for logits in (labeled, *auxiliary)]
+    supervised, *auxiliaries = (scale * cross_entropy(logits, batch.labels) for logits in fitted)
+    losses = {"supervised": supervised} | ({"auxiliary": sum(auxiliaries)} if auxiliaries else {})
+    for (branch, target), (logits, _) in zip(targets, unlabeled):
+        scale = normalizer(target.confidence > 0, method, average)
+        share = 1 / method.strong_views if branch == "strong" else 1.0  # of several strong views the mean
+        for name, term in compare(logits, target, branch, method).items():
+            losses[f"{name}_{branch}"] = losses.get(f"{name}_{branch}", 0) + scale * share * term
+    if targets:
         confident = (pseudo.label != IGNORE_INDEX).sum()
         losses["confident"] = confident / (pseudo.confidence > 0).sum().clamp(min=1)
     return losses
+
+
+def compare(logits: Tensor, target: Pseudo, branch: str, method: Method) -> dict[str, Tensor]:
+    """The terms of one student view (B, K, h, w) against what the teacher says of it: consistency, and a regulariser."""
+    terms = {"consistency": cross_entropy(logits, target.label)}
+    if method.regularizer != "none" and method.regularizer_on in ("both", branch):
+        regularize = REGULARIZERS[method.regularizer]
+        terms[method.regularizer] = regularize(logits, target.logits, target.spoken, method.regularizer_norm)
+    return terms
+
+
+def normalizer(valid: Tensor, method: Method, average: Average) -> Tensor | float:
+    """The factor from a mean over all pixels to one over the valid pixels (B, h, w) of all processes."""
+    if method.normalizer == "all":
+        return 1.0
+    return valid.numel() / average(valid.sum().float()).clamp(min=1)
 
 
 def guidance(pseudo: Pseudo, method: Method) -> Tensor:
@@ -72,11 +104,14 @@ def guidance(pseudo: Pseudo, method: Method) -> Tensor:
 
 
 def total_loss(losses: dict[str, Tensor], method: Method) -> Tensor:
-    """The sum that is trained on: labels plus `unsupervised_weight` times the mean over the student branches."""
+    """The sum that is trained on: labels plus `unsupervised_weight` times the mean over the student branches.
+
+    With two strong views and one branch on features this is a quarter each and a half, the weights of UniMatch.
+    """
     total = losses["supervised"]
     if "auxiliary" in losses:
         total = total + method.auxiliary_weight * losses["auxiliary"]
-    unsupervised = [loss for name, loss in losses.items() if name.endswith(("_strong", "_pasa"))]
+    unsupervised = [loss for name, loss in losses.items() if name.endswith(BRANCHES)]
     if unsupervised:
         branches = sum(name.startswith("consistency_") for name in losses)
         total = total + method.unsupervised_weight * sum(unsupervised) / branches

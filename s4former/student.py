@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -23,6 +24,7 @@ class View:
     order: (B, r, c) long, the PatchShuffle to undo on the features; None = in place.
     tiles: (B, r, c) long, the mix of tiles between images to undo on the features after that; None = none.
     confidence: (B, h, w), the teacher's, for the PASA bias of this pass; None = plain attention.
+    dropout: the share of feature channels that the decoder does not get (UniMatch's feature perturbation).
     auxiliary: whether the auxiliary heads read the features too.
     """
 
@@ -30,6 +32,7 @@ class View:
     order: Tensor | None = None
     tiles: Tensor | None = None
     confidence: Tensor | None = None
+    dropout: float = 0.0
     auxiliary: bool = False
 
 
@@ -58,6 +61,8 @@ class Student(nn.Module):
                 features = tuple(patch_shuffle(x, inverse(view.order)) for x in features)
             if view.tiles is not None:
                 features = tuple(unmix(x, view.tiles) for x in features)
+            if view.dropout:
+                features = tuple(F.dropout2d(x, view.dropout, self.training) for x in features)
             outputs.append((decode(self.network, features), auxiliary))
         return outputs
 

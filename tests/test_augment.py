@@ -1,24 +1,11 @@
-"""augment.py: one geometry for image, mask and every view; colour step by step."""
-
-import colorsys
-import dataclasses
+"""augment.py: one geometry for image, mask and every view."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from s4former.augment import (
-    Colour,
-    apply_colour,
-    crop_pair,
-    cut_image,
-    cut_mask,
-    draw_colour,
-    draw_geometry,
-    is_mixed,
-    photometric,
-    resized_size,
-)
+from s4former.augment import crop_pair, cut_image, cut_mask, draw_geometry, is_mixed, resized_size
+from s4former.colour import photometric
 from s4former.config import Data
 
 SMALL = Data(crop=(16, 24), resize=(96, 24))
@@ -136,61 +123,3 @@ def test_views_of_one_geometry_differ_in_colour_only():
     (one, valid), (two, _) = (cut_image(picture(), geometry) for _ in range(2))
     assert np.array_equal(one, two)
     assert not np.array_equal(photometric(one, np.random.default_rng(3)), one)
-
-
-def test_the_colour_that_changes_nothing_changes_nothing():
-    image = np.asarray(picture())
-    assert np.array_equal(apply_colour(image, Colour()), image)
-
-
-def test_brightness_is_added_clipped_and_truncated():
-    image = np.array([[[0, 100, 250]]], np.uint8)
-    assert apply_colour(image, Colour(brightness=10.7)).tolist() == [[[10, 110, 255]]]
-    assert apply_colour(image, Colour(brightness=-10.7)).tolist() == [[[0, 89, 239]]]
-
-
-def test_contrast_multiplies_what_brightness_left():
-    image = np.array([[[0, 100, 250]]], np.uint8)
-    assert apply_colour(image, Colour(brightness=10.7, contrast=0.5)).tolist() == [[[5, 55, 127]]]
-    last = apply_colour(image, Colour(brightness=10.7, contrast=0.5, contrast_last=True))
-    assert last.tolist() == [[[5, 55, 127]]]
-
-
-def test_contrast_before_saturation_is_not_contrast_after_it():
-    image = np.array([[[200, 100, 50]]], np.uint8)
-    first = apply_colour(image, Colour(contrast=1.5, saturation=1.5))
-    last = apply_colour(image, Colour(contrast=1.5, saturation=1.5, contrast_last=True))
-    assert first.tolist() != last.tolist()
-
-
-def test_saturation_and_hue_agree_with_the_formula():
-    image = np.asarray(picture(16, 24))
-    colour = Colour(saturation=0.7, hue=-18)
-    got = apply_colour(image, colour).astype(int)
-    for row, column in np.ndindex(16, 24):
-        hue, saturation, value = colorsys.rgb_to_hsv(*(image[row, column] / 255))
-        expected = colorsys.hsv_to_rgb((hue - 18 / 180) % 1, saturation * 0.7, value)
-        assert np.abs(got[row, column] - np.array(expected) * 255).max() <= 8  # whole numbers all the way
-
-
-def test_half_a_turn_of_hue_brings_red_to_cyan_and_a_whole_turn_back():
-    red = np.array([[[255, 0, 0]]], np.uint8)
-    assert np.abs(apply_colour(red, Colour(hue=90)).astype(int) - [0, 255, 255]).max() <= 6
-    assert apply_colour(red, Colour(hue=180)).tolist() == red.tolist()
-
-
-def test_grey_has_no_hue():
-    grey = np.full((2, 3, 3), 130, np.uint8)
-    assert np.array_equal(apply_colour(grey, Colour(hue=17, saturation=1.5)), grey)
-
-
-def test_draws_stay_in_their_ranges_and_each_happens_half_of_the_time():
-    rng = np.random.default_rng(0)
-    draws = [dataclasses.asdict(draw_colour(rng)) for _ in range(2000)]
-    column = {name: np.array([draw[name] for draw in draws], float) for name in draws[0]}
-    assert np.abs(column["brightness"]).max() < 32 and np.abs(column["brightness"]).max() > 31
-    for name in ("contrast", "saturation"):
-        assert 0.5 <= column[name].min() < 0.52 and 1.48 < column[name].max() < 1.5
-        assert 0.45 < (column[name] != 1).mean() < 0.55
-    assert (column["hue"].min(), column["hue"].max()) == (-18, 17)
-    assert 0.45 < column["contrast_last"].mean() < 0.55

@@ -24,8 +24,12 @@ def same(one, other):
 
 
 def parts(batch):
-    flat = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "mix"}
-    return flat | {f"mix.{name}": value for name, value in batch.mix.items()}
+    """Every part of a batch by name, those of the strong views with the view's number."""
+    flat = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "strong"}
+    for number, view in enumerate(batch.strong):
+        flat |= {f"images{number}": view.images, f"orders{number}": view.orders}
+        flat |= {f"{name}{number}": value for name, value in view.mix.items()}
+    return flat
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -33,8 +37,8 @@ def test_a_batch_is_a_function_of_seed_and_step():
     first = steps[5, 0]
     steps[0, 0], steps[7, 0]
     assert same(first, steps[5, 0]) and same(first, steps_of()[5, 0])
-    assert not torch.equal(first.strong, steps[6, 0].strong)
-    assert not torch.equal(first.strong, steps_of(run={"seed": 1})[5, 0].strong)
+    assert not torch.equal(first.weak, steps[6, 0].weak)
+    assert not torch.equal(first.weak, steps_of(run={"seed": 1})[5, 0].weak)
 
 
 def test_loader_workers_change_nothing():
@@ -49,7 +53,7 @@ def joined(batches, name):
     return torch.cat([parts(batch)[name] for batch in batches])
 
 
-@pytest.mark.parametrize("names", [("labeled", "labels", "weak", "strong", "valid", "mix.boxes", "orders")])
+@pytest.mark.parametrize("names", [("labeled", "labels", "weak", "images0", "valid", "boxes0", "orders0")])
 def test_processes_and_rounds_share_one_global_batch(names):
     whole = steps_of()[3, 0]
     processes = [steps_of(process, 2)[3, 0] for process in (0, 1)]
@@ -57,7 +61,7 @@ def test_processes_and_rounds_share_one_global_batch(names):
     for name in names:
         assert torch.equal(joined(processes, name), parts(whole)[name]), name
         assert torch.equal(joined(rounds, name), parts(whole)[name]), name
-    assert whole.mix["partner"].tolist() == [1, 0, 3, 2] and processes[0].mix["partner"].tolist() == [1, 0]
+    assert parts(whole)["partner0"].tolist() == [1, 0, 3, 2] and parts(processes[0])["partner0"].tolist() == [1, 0]
 
 
 def test_every_image_comes_up_once_in_a_cycle():
@@ -70,10 +74,11 @@ def test_every_image_comes_up_once_in_a_cycle():
 def test_weak_and_strong_are_one_crop_in_two_colours_and_the_weak_one_is_plain():
     steps = steps_of(data={"ratio": [1.0, 1.0], "flip": 0.0, "crop": [32, 40], "resize": [200, 40]})
     batch = steps[0, 0]
-    assert not torch.equal(batch.weak, batch.strong)
+    strong = batch.strong[0].images
+    assert not torch.equal(batch.weak, strong)
     coloured = steps_of(data={"ratio": [1.0, 1.0], "flip": 0.0, "crop": [32, 40], "resize": [200, 40]},
                         method={"weak_colour": True})[0, 0]  # fmt: skip
-    assert torch.equal(batch.strong, coloured.strong) and not torch.equal(batch.weak, coloured.weak)
+    assert torch.equal(strong, coloured.strong[0].images) and not torch.equal(batch.weak, coloured.weak)
 
 
 def test_padding_is_invalid_black_on_the_wire_and_the_mean_on_the_device():
@@ -82,7 +87,8 @@ def test_padding_is_invalid_black_on_the_wire_and_the_mean_on_the_device():
     assert (batch.labels[~batch.labeled_valid] == 255).all()
     mean = std = torch.full((3, 1, 1), 0.25)
     ready = batch.on(torch.device("cpu"), mean, std)
-    for images, valid in ((ready.strong, batch.valid), (ready.weak, batch.valid), (ready.labeled, batch.labeled_valid)):
+    strong = ready.strong[0].images
+    for images, valid in ((strong, batch.valid), (ready.weak, batch.valid), (ready.labeled, batch.labeled_valid)):
         assert not images[(~valid)[:, None].expand_as(images)].any()
         assert images.dtype == torch.float32
     assert ready.labels.dtype == torch.int64
@@ -99,8 +105,8 @@ def test_one_coin_decides_for_the_whole_batch_whether_it_is_mixed():
 
 @pytest.mark.parametrize("mix", ["classmix", "mixunmix", "adaptive_cutmix"])
 def test_every_mix_is_drawn_for_the_global_batch(mix):
-    whole = steps_of(method={"mix": mix}).batch(3, 0).mix
-    halves = [steps_of(process, 2, method={"mix": mix}).batch(3, 0).mix for process in (0, 1)]
+    whole = steps_of(method={"mix": mix}).batch(3, 0).strong[0].mix
+    halves = [steps_of(process, 2, method={"mix": mix}).batch(3, 0).strong[0].mix for process in (0, 1)]
     for name, value in whole.items():
         if value.dim() == 0:
             assert value == halves[0][name] == halves[1][name]
@@ -117,7 +123,42 @@ def test_orders_are_identities_where_patch_shuffle_is_off():
 
 def test_labels_only_has_no_unlabelled_images():
     batch = steps_of(method={"teacher": "none"})[0, 0]
-    assert len(batch.labeled) == 2 and len(batch.weak) == len(batch.strong) == len(batch.orders) == 0
+    assert len(batch.labeled) == 2 and len(batch.weak) == len(batch.strong) == batch.unlabeled == 0
+
+
+UNIMATCH = {"mix": "cutmix_small", "mix_from": "second_batch", "strong_views": 2, "strong_colour": "jitter",
+            "labeled_colour": False, "mix_probability": 1.0}  # fmt: skip
+
+
+def test_two_strong_views_are_one_crop_with_colours_boxes_and_orders_of_their_own():
+    steps = steps_of(method=UNIMATCH, data={"crop": [64, 96], "resize": [200, 64]})
+    batch = steps[0, 0]
+    assert batch.unlabeled == 4 and len(batch.strong) == 2
+    one, two = batch.strong
+    assert one.images.shape == batch.weak.shape == (8, 3, 64, 96)  # the second batch lies behind
+    for name in ("images", "orders"):
+        assert not torch.equal(getattr(one, name), getattr(two, name)), name
+    assert not torch.equal(one.mix["boxes"], two.mix["boxes"])
+    assert one.mix["partner"].tolist() == two.mix["partner"].tolist() == [4, 5, 6, 7]
+    single = steps_of(method={**UNIMATCH, "strong_views": 1}, data={"crop": [64, 96], "resize": [200, 64]})[0, 0]
+    assert torch.equal(single.strong[0].images, one.images) and torch.equal(single.strong[0].orders, one.orders)
+
+
+def test_a_second_batch_comes_in_an_order_of_its_own_and_is_shared_like_the_first():
+    whole = steps_of(method=UNIMATCH)[3, 0]
+    assert not torch.equal(whole.weak[:4], whole.weak[4:])
+    halves = [steps_of(process, 2, method=UNIMATCH)[3, 0] for process in (0, 1)]
+    for part in (0, 1):  # own images first, then those of the second batch
+        joint = torch.cat([half.weak[2 * part : 2 * part + 2] for half in halves])
+        assert torch.equal(joint, whole.weak[4 * part : 4 * part + 4])
+    for view in (0, 1):
+        joint = torch.cat([half.strong[view].mix["boxes"] for half in halves])
+        assert torch.equal(joint, whole.strong[view].mix["boxes"])
+
+
+def test_labelled_images_keep_their_colours_where_the_config_says_so():
+    coloured, plain = (steps_of(method={"labeled_colour": on})[0, 0] for on in (True, False))
+    assert torch.equal(coloured.labels, plain.labels) and not torch.equal(coloured.labeled, plain.labeled)
 
 
 def test_evaluation_images_keep_their_size():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -6,6 +8,7 @@ from torch import nn
 from s4former.config import Method, Model, Optimizer, from_dict
 from s4former.engine import Finiteness, NonFiniteLoss, Teacher, build_optimizer, own_word, set_learning_rate, update
 from s4former.models import build_network
+from s4former.schedules import ema_decay
 from s4former.student import Student, View
 from test_step import SETR, batch_of, method_of, network_of
 
@@ -91,9 +94,10 @@ def run_update(method, teacher_mode="after", rounds=1, clip=0.0, seed=0):
 def half(batch, index):
     """Half a batch: images 2i and 2i+1 of the unlabelled ones, all labelled ones."""
     part = slice(2 * index, 2 * index + 2)
-    names = ("weak", "strong", "valid", "orders")
-    fields = {**vars(batch), **{name: getattr(batch, name)[part] for name in names}}
-    return type(batch)(**{**fields, "mix": {"boxes": batch.mix["boxes"][part], "partner": torch.tensor([1, 0])}})
+    strong = batch.strong[0]
+    mix = {"boxes": strong.mix["boxes"][part], "partner": torch.tensor([1, 0])}
+    view = type(strong)(images=strong.images[part], mix=mix, orders=strong.orders[part])
+    return replace(batch, weak=batch.weak[part], valid=batch.valid[part], strong=(view,))
 
 
 def test_the_teacher_follows_after_the_step_or_before_it():
@@ -149,6 +153,23 @@ def test_fixmatch_labels_with_the_student_in_eval_mode_and_leaves_it_training():
     optimizer = build_optimizer(student, config.optimizer)
     terms = update(Accelerator(cpu=True), student, None, optimizer, [batch], 0, config)
     assert terms["consistency_strong"] > 0 and network.training
+
+
+def test_unimatch_reads_its_own_images_in_training_mode_and_those_of_the_second_batch_in_eval_mode():
+    network = network_of("setr").train()
+    images = batch_of("setr").weak
+    statistics = [b.clone() for b in network.buffers()]
+    said = own_word(network, images, learning=3)
+    assert network.training and not said.requires_grad
+    assert any(not torch.equal(a, b) for a, b in zip(statistics, network.buffers()))
+    assert torch.equal(said[3:], Teacher(network)(images[3:]))
+    assert not torch.allclose(said[:3], Teacher(network)(images[:3]))
+
+
+def test_a_teacher_that_starts_warm_is_the_student_until_it_follows():
+    method = Method(ema=0.9, ema_warm_up=True, ema_copies=3)
+    assert [ema_decay(step, method) for step in (0, 2)] == [0.0, 0.0]
+    assert ema_decay(3, method) == 0.75 and ema_decay(100, method) == 0.9
 
 
 def test_two_labelled_images_are_learned_by_heart():

@@ -180,7 +180,7 @@ def test_views_are_made_of_the_pixels_of_their_batch():
     config = views.always(from_dict(TINY))
     batch, number = views.batch_of(config, step=3)
     weak, strong, mixed, shuffled, both = views.views(batch, views.teacher_says(batch, number, config, None), "cutmix")
-    own = ~batch.mix["boxes"][:, None].expand_as(strong)
+    own = ~batch.strong[0].mix["boxes"][:, None].expand_as(strong)
     assert torch.equal(mixed[own], strong[own]) and not torch.equal(mixed, strong)
     for before, after in ((strong, shuffled), (mixed, both)):
         assert torch.equal(after.flatten(2).sort().values, before.flatten(2).sort().values) and not torch.equal(after, before)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from s4former.mixing import (
     image_confidence,
     mix_pseudo,
     partners,
+    small_box,
     square_box,
     unmix,
 )
@@ -207,3 +210,32 @@ def test_adaptive_boxes_have_the_drawn_area_unless_they_are_cut_off():
     boxes = [square_box((64, 64), 0.75, torch.Generator().manual_seed(seed)) for seed in range(200)]
     sides = [(box.any(dim=1).sum().item(), box.any(dim=0).sum().item()) for box in boxes]
     assert max(map(max, sides)) == 32 and all(box.sum() == a * b for box, (a, b) in zip(boxes, sides))
+
+
+def test_small_boxes_have_the_published_areas_and_shapes_and_every_image_its_own_coin():
+    boxes = [small_box(100, 200, torch.Generator().manual_seed(seed)) for seed in range(300)]
+    sides = [(box.any(dim=1).sum().item(), box.any(dim=0).sum().item()) for box in boxes]
+    assert all(box.sum() == height * width for box, (height, width) in zip(boxes, sides))
+    areas = [height * width / 20_000 for height, width in sides]
+    assert 0.01 < min(areas) < 0.04 and 0.35 < max(areas) <= 0.4
+    assert all(0.25 < height / width < 3.8 for height, width in sides if min(height, width) > 20)
+    mixed = torch.cat([MIXES["cutmix_small"].draw(place("cutmix_small", probability=0.5, step=step))["boxes"].flatten(1).any(dim=1)
+                       for step in range(100)]).float()  # fmt: skip
+    assert 0.4 < mixed.mean() < 0.6 and 0 < mixed.reshape(100, 4).std(dim=1).max()
+
+
+@pytest.mark.parametrize("mix", ["cutmix", "cutmix_small", "classmix"])
+def test_a_second_batch_gives_its_images_and_the_teachers_word_on_them(mix):
+    code = coded(8)
+    pseudo = Pseudo(code, code, code[:, None].expand(-1, 8, -1, -1).float(), code.float() / 10)
+    row = MIXES[mix]
+    source = row.source(row.draw(replace(place(mix), second_batch=True)), pseudo.first(4), (16, 24))
+    own = torch.arange(4)[:, None, None]
+    assert ((source == own) | (source == own + 4)).all()
+    assert (source >= 4).any() == (mix != "classmix")  # of an image of one class ClassMix keeps everything
+    assert torch.equal(mix_pseudo(pseudo, source).label, source)
+
+
+def test_views_draw_for_themselves_and_the_first_as_if_it_were_alone():
+    alone, first, second = (MIXES["cutmix"].draw(replace(place(), view=view))["boxes"] for view in (0, 0, 1))
+    assert torch.equal(alone, first) and not torch.equal(first, second)

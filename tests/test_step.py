@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 from s4former import mixing
 from s4former import step as step_module
 from s4former.config import PRESETS, Method, Model, from_dict
-from s4former.data import Batch
+from s4former.data import Batch, Strong
 from s4former.engine import Teacher
 from s4former.losses import REGULARIZERS
 from s4former.mixing import MIXES, Place, cutmix_box, gather, partners
@@ -50,14 +51,25 @@ def batch_of(family, images=4, seed=0):
         labels=labels,
         labeled_valid=torch.ones(3, height, width, dtype=torch.bool),
         weak=weak,
-        strong=weak + 0.1 * torch.randn(weak.shape, generator=generator, dtype=torch.float64),
         valid=valid,
-        mix={
-            "boxes": torch.stack([cutmix_box(height, width, generator) for _ in range(images)]),
-            "partner": partners(images, images),
-        },
-        orders=orders,
+        strong=(
+            Strong(
+                images=weak + 0.1 * torch.randn(weak.shape, generator=generator, dtype=torch.float64),
+                mix={
+                    "boxes": torch.stack([cutmix_box(height, width, generator) for _ in range(images)]),
+                    "partner": partners(images, images),
+                },
+                orders=orders,
+            ),
+        ),
     )
+
+
+def changed(batch, **fields):
+    """The batch with other fields, and those of its strong view where they are images, mix or orders."""
+    strong = {name: fields.pop(name) for name in ("images", "mix", "orders") if name in fields}
+    views = tuple(replace(view, **strong) for view in batch.strong)
+    return replace(batch, **{"strong": views, **fields})
 
 
 TABLE_S2 = [
@@ -89,7 +101,7 @@ def test_one_joint_forward_equals_the_separate_passes_of_the_paper(family):
     student = Student(network, method).double()
     separate = copy.deepcopy(student)
     doubt = torch.rand(4, 16, 32)
-    views = [View(batch.labeled, auxiliary=True), View(batch.strong, order=batch.orders), View(batch.strong, confidence=doubt)]
+    views = [View(batch.labeled, auxiliary=True), View(batch.strong[0].images, order=batch.strong[0].orders), View(batch.strong[0].images, confidence=doubt)]
     torch.manual_seed(1)
     student.eval(), separate.eval()
     joint = student(views)
@@ -109,7 +121,7 @@ def test_batch_norms_see_one_view_at_a_time():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
     batch = batch_of("setr")
-    student([View(batch.labeled), View(batch.strong, order=batch.orders), View(batch.strong, confidence=torch.rand(4, 8, 16))])
+    student([View(batch.labeled), View(batch.strong[0].images, order=batch.strong[0].orders), View(batch.strong[0].images, confidence=torch.rand(4, 8, 16))])
     assert sorted(set(seen)) == [3, 4] and len(seen) == 3 * 2
 
 
@@ -165,7 +177,7 @@ def test_teacher_logits_that_are_not_mixed_are_compared_with_another_image(prese
     method = Method(**{**PRESETS[preset], "threshold": 0.0, "pasa": "none", "regularizer_norm": "l2sq"})
     batch = batch_of("setr")
     still = torch.arange(2).reshape(1, 1, 2).expand(4, -1, -1)
-    batch = Batch(**{**vars(batch), "strong": batch.weak, "orders": still, "valid": torch.ones_like(batch.valid)})
+    batch = changed(batch, images=batch.weak, orders=still, valid=torch.ones_like(batch.valid))
     network = Pointwise()
     loss = train_step(network, network, batch, method)["ncr_strong"]
     assert (loss.item() < 1e-12) == is_zero
@@ -176,7 +188,8 @@ def test_the_pasa_branch_is_left_alone_by_what_happens_to_the_strong_one():
     teacher = Teacher(network)
     student = Student(network, method).double()
     mixed = train_step(student, teacher, batch, method)["consistency_pasa"]
-    plain = Batch(**{**vars(batch), "mix": {**batch.mix, "boxes": torch.zeros_like(batch.mix["boxes"])}})
+    mix = batch.strong[0].mix
+    plain = changed(batch, mix={**mix, "boxes": torch.zeros_like(mix["boxes"])})
     assert torch.equal(mixed, train_step(student, teacher, plain, method)["consistency_pasa"])
 
 
@@ -270,7 +283,7 @@ def test_every_mix_trains_with_every_regularizer(mix, regularizer, monkeypatch):
     method = method_of(mix=mix, regularizer=regularizer, auxiliary_weight=0.0)
     batch, network = batch_of("setr"), network_of("setr")
     place = Place(seed=0, step=0, positions=[0, 1, 2, 3], size=(32, 64), group=4, probability=1.0, classes=5, labeled=3)
-    batch = Batch(**{**vars(batch), "mix": MIXES[mix].draw(place)})
+    batch = changed(batch, mix=MIXES[mix].draw(place))
     student = Student(network, method).double()
     losses = train_step(student, Teacher(network), batch, method)
     assert all(torch.isfinite(loss) for loss in losses.values()) and losses["consistency_strong"] > 0
@@ -286,9 +299,10 @@ def test_tiles_mixed_between_images_are_unmixed_before_the_decoder_after_blocks_
     student = Student(network, method_of()).double().eval()
     batch = batch_of("setr", images=4)
     tiles = torch.stack([torch.randperm(4) for _ in range(2)], dim=1).reshape(4, 1, 2)
-    mixed = gather(batch.strong, tiles.repeat_interleave(32, 1).repeat_interleave(32, 2))
-    view = View(patch_shuffle(mixed, batch.orders), order=batch.orders, tiles=tiles)
-    assert torch.allclose(student([view])[0][0], student([View(batch.strong)])[0][0], atol=1e-10)
+    strong = batch.strong[0]
+    mixed = gather(strong.images, tiles.repeat_interleave(32, 1).repeat_interleave(32, 2))
+    view = View(patch_shuffle(mixed, strong.orders), order=strong.orders, tiles=tiles)
+    assert torch.allclose(student([view])[0][0], student([View(strong.images)])[0][0], atol=1e-10)
 
 
 @pytest.mark.parametrize("variant", ["rand", *VARIANTS])
@@ -303,3 +317,112 @@ def test_every_variant_of_the_bias_changes_the_student(variant):
 def test_tiles_that_do_not_cut_the_features_are_refused_in_words():
     with pytest.raises(ValueError, match=r"cuts features into 4x4 tiles, and data.crop = \[32, 64\] has 2x4 tokens; use a crop whose sides are multiples of 64"):  # fmt: skip
         check_fit(config_of(method={"mix": "mixunmix", "block": 2}), network_of("setr"))
+
+
+# ---- UniMatch and AugSeg
+
+
+def second_batch_of(images=4, seed=0):
+    """A batch with two strong views and a second batch behind the first."""
+    first, second = batch_of("setr", images, seed), batch_of("setr", images, seed + 1)
+    partner = images + torch.arange(images)
+    generator = torch.Generator().manual_seed(seed)
+
+    def view(number):
+        both = torch.cat([first.weak, second.weak])
+        noise = 0.1 * torch.randn(both.shape, generator=generator, dtype=torch.float64)
+        boxes = torch.stack([cutmix_box(32, 64, generator) for _ in range(images)])
+        return Strong(images=both + noise, mix={"boxes": boxes, "partner": partner}, orders=first.strong[0].orders.roll(number, 0))
+
+    weak, valid = torch.cat([first.weak, second.weak]), torch.cat([first.valid, second.valid])
+    return replace(first, weak=weak, valid=valid, strong=(view(0), view(1)))
+
+
+UNIMATCH = {"strong_views": 2, "mix_from": "second_batch", "auxiliary_weight": 0.0}
+
+
+def test_unimatch_weighs_two_strong_views_by_a_quarter_each_and_the_feature_branch_by_a_half():
+    method = method_of(False, False, False, feature_dropout=0.5, **UNIMATCH)
+    network = network_of("setr").eval()
+    student, batch = Student(network, method).double().eval(), second_batch_of()
+    terms = train_step(student, Teacher(network), batch, method)
+    assert set(terms) == {"supervised", "consistency_strong", "consistency_features", "confident"}
+    each = [
+        train_step(student, Teacher(network), replace(batch, strong=(view,)), replace(method, strong_views=1, feature_dropout=0.0))
+        for view in batch.strong
+    ]
+    strong = [one["consistency_strong"] for one in each]
+    assert not torch.allclose(*strong) and torch.allclose(terms["consistency_strong"], sum(strong) / 2)
+    expected = terms["supervised"] + 0.25 * strong[0] + 0.25 * strong[1] + 0.5 * terms["consistency_features"]
+    assert torch.allclose(total_loss(terms, method), expected)
+
+
+def test_pasted_pixels_and_their_labels_come_from_the_second_batch():
+    method = method_of(False, False, True, threshold=0.0, **UNIMATCH)
+    batch = second_batch_of()
+    still = torch.arange(2).reshape(1, 1, 2).expand(4, -1, -1)
+    batch = changed(batch, images=batch.weak, orders=still, valid=torch.ones_like(batch.valid))
+    network = Pointwise()
+    losses = train_step(network, network, batch, method)
+    assert losses["ncr_strong"].item() < 1e-12  # the student's pixels and the teacher's word come from the same images
+    twisted = batch.weak.clone()
+    twisted[4:] = batch.weak[4:].flip(0)
+    assert train_step(network, network, changed(batch, images=twisted), method)["ncr_strong"].item() > 1e-4
+
+
+def test_the_feature_branch_drops_channels_in_training_and_sees_the_view_the_config_names():
+    student = Student(network_of("setr"), method_of(auxiliary_weight=0.0)).double()
+    images = torch.randn(2, 3, 32, 64, dtype=torch.float64)
+    for training, differs in ((True, True), (False, False)):
+        student.train(training)
+        for module in student.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        (plain, _), (dropped, _) = student([View(images), View(images, dropout=0.5)])
+        assert torch.allclose(plain, dropped) != differs
+    method = method_of(False, False, False, feature_dropout=0.5, **UNIMATCH)
+    network = Pointwise()
+    batch = second_batch_of()
+    seen = []
+    watch = lambda views: seen.append(views[-1].images) or network(views)  # noqa: E731
+    for view, expected in (("strong", batch.strong[0].images[:4]), ("weak", batch.weak[:4])):
+        train_step(watch, network, batch, replace(method, feature_view=view))
+        assert torch.equal(seen[-1], expected)
+
+
+def test_the_valid_normaliser_divides_by_labels_and_by_what_is_no_padding():
+    network, batch = Pointwise(), batch_of("setr")
+    method = method_of(False, False, True, threshold=0.0, mix="none")
+    plain = train_step(network, network, batch, method)
+    valid = train_step(network, network, batch, replace(method, normalizer="valid"))
+    labels, pixels = (batch.labels != 255).double().mean(), batch.valid.double().mean()
+    assert labels < 1 and pixels < 1
+    assert torch.allclose(valid["supervised"], plain["supervised"] / labels)
+    for name in ("consistency_strong", "ncr_strong"):
+        assert torch.allclose(valid[name], plain[name] / pixels), name
+    assert torch.equal(valid["confident"], plain["confident"])
+
+
+def test_the_valid_normaliser_of_two_processes_is_that_of_their_joint_batch():
+    network, method = Pointwise(), method_of(False, False, False, threshold=0.0, mix="none", normalizer="valid")
+    batch = batch_of("setr", images=4)
+    still = torch.arange(2).reshape(1, 1, 2).expand(4, -1, -1)
+    batch = changed(batch, orders=still, labels=torch.cat([batch.labels, batch.labels[:1]]).clone(),
+                    labeled=torch.cat([batch.labeled, batch.labeled[:1]]), labeled_valid=torch.ones(4, 32, 64) > 0)  # fmt: skip
+    batch.labels[0, :20] = 255
+
+    def part(rows):
+        view = Strong(batch.strong[0].images[rows], {}, batch.strong[0].orders[rows])
+        return replace(batch, labeled=batch.labeled[rows], labels=batch.labels[rows], weak=batch.weak[rows],
+                       valid=batch.valid[rows], strong=(view,))  # fmt: skip
+
+    parts, counts = [part(slice(0, 2)), part(slice(2, 4))], [[], []]
+    for count, half in zip(counts, parts):
+        train_step(network, network, half, method, average=lambda number: count.append(number) or number)
+    assert counts[0] != counts[1]
+    averages = [sum(pair) / 2 for pair in zip(*counts)]
+    halves = []
+    for half in parts:
+        waiting = iter(averages)
+        halves.append(total_loss(train_step(network, network, half, method, average=lambda number: next(waiting)), method))
+    assert torch.allclose(sum(halves) / 2, total_loss(train_step(network, network, batch, method), method))

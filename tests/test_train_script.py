@@ -188,7 +188,7 @@ def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_pa
         assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
     assert (one["processes"], two["processes"]) == (1, 2)
-    for field in ("labeled", "labels", "weak", "strong", "valid", "boxes", "orders"):
+    for field in ("labeled", "labels", "weak", "images", "valid", "boxes", "orders"):
         assert torch.equal(one["batch"][field], two["batch"][field]), field
     assert one["gradients"].keys() == two["gradients"].keys()
     for name, gradient in one["gradients"].items():

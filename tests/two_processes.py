@@ -40,7 +40,8 @@ mean = std = torch.full((3, 1, 1), 0.5, dtype=torch.float64)
 losses = train_step(wrapped, teacher, batch.on(accelerator.device, mean, std), config.method)
 accelerator.backward(total_loss(losses, config.method))
 
-tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)} | {"boxes": batch.mix["boxes"]}
+tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)} 
+tensors |= {"images": batch.strong[0].images, "orders": batch.strong[0].orders, "boxes": batch.strong[0].mix["boxes"]}
 parts = gather_object([tensors])
 if accelerator.is_main_process:
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -23,7 +23,7 @@ from .checkpoints import Checkpoint, FigureError, open_checkpoint
 from .page import Page, Panel, Row, grid_page
 
 NAMES = {
-    "none": "", "cutmix": "CutMix", "cutout": "CutOut", "classmix": "ClassMix", "mixunmix": "Mix/UnMix",
+    "none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutout": "CutOut", "classmix": "ClassMix", "mixunmix": "Mix/UnMix",
     "adaptive_cutmix": "Adaptive CutMix",
 }  # fmt: skip
 MEAN, STD = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)  # what is erased or padded shows as grey
@@ -61,9 +61,11 @@ def teacher_says(batch: Batch, classes: int, config: Config, teacher: Checkpoint
 def views(batch: Batch, pseudo: Pseudo, mix_name: str) -> list[Tensor]:
     """(B, 3, H, W) each, made as in step.py: weak, colour, mixed, shuffled, mixed and shuffled."""
     mix = MIXES[mix_name]
-    source = mix.source(batch.mix, pseudo, batch.strong.shape[-2:])
-    mixed = gather(torch.cat([batch.strong, batch.labeled]) if mix.takes_labeled else batch.strong, source)
-    return [batch.weak, batch.strong, mixed, patch_shuffle(batch.strong, batch.orders), patch_shuffle(mixed, batch.orders)]
+    strong, own = batch.strong[0], batch.unlabeled
+    source = mix.source(strong.mix, pseudo.first(own), strong.images.shape[-2:])
+    mixed = gather(torch.cat([strong.images, batch.labeled]) if mix.takes_labeled else strong.images, source)
+    images = strong.images[:own]
+    return [batch.weak[:own], images, mixed, patch_shuffle(images, strong.orders), patch_shuffle(mixed, strong.orders)]
 
 
 def picture(image: Tensor) -> np.ndarray:
@@ -92,5 +94,5 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
     titles = ["Weak view", "Colour jitter", mix, "PatchShuffle", f"PatchShuffle + {mix}"]
     if config.method.mix == "none":
         columns, titles = [columns[i] for i in (0, 1, 3)], [titles[i] for i in (0, 1, 3)]
-    rows = [Row([Panel(picture(column[i])) for column in columns]) for i in range(min(options.count, len(batch.weak)))]
+    rows = [Row([Panel(picture(column[i])) for column in columns]) for i in range(min(options.count, batch.unlabeled))]
     return grid_page(rows, titles, [], ())

@@ -1,0 +1,142 @@
+"""Colour on a training view: the photometric distortion of the paper, UniMatch's jitter, AugSeg's random intensity.
+
+A strong colour takes an image (h, w, 3) uint8 RGB and a generator, and returns an image of the same kind; padding has
+to be masked afterwards. A new one is a function and a line in `STRONG_COLOURS`.
+"""
+
+from dataclasses import dataclass
+from typing import Callable
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+HUE_STEPS = 255  # of a turn in Pillow, where 255 is red again like 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colour:
+    """One draw of the photometric distortion; the defaults change nothing."""
+
+    brightness: float = 0.0  # added, in grey levels
+    contrast: float = 1.0  # factor
+    contrast_last: bool = False  # after saturation and hue instead of before them
+    saturation: float = 1.0  # factor
+    hue: int = 0  # added, in steps of 2 degrees
+
+
+def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Photometric distortion of an RGB image, (h, w, 3) uint8 to the same; padding has to be masked afterwards."""
+    return apply_colour(image, draw_colour(rng))
+
+
+def draw_colour(rng: np.random.Generator) -> Colour:
+    """Draws which of the four changes happen, each with probability one half, and how strong they are."""
+    happens = rng.random(5) < 0.5
+    brightness, contrast, saturation = rng.uniform(-32, 32), rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.5)
+    hue = int(rng.integers(-18, 18))
+    return Colour(
+        brightness=brightness if happens[0] else 0.0,
+        contrast=contrast if happens[1] else 1.0,
+        contrast_last=bool(happens[2]),
+        saturation=saturation if happens[3] else 1.0,
+        hue=hue if happens[4] else 0,
+    )
+
+
+def apply_colour(image: np.ndarray, colour: Colour) -> np.ndarray:
+    """Brightness, contrast, saturation, hue and perhaps only then contrast; clipped and truncated after each.
+
+    Each change maps 256 values to 256 values, so it is a table, and tables in a row are one. Hue and saturation share
+    one trip to HSV and back. The hue circle has 180 steps of 2 degrees in the released code (OpenCV) and 255 in
+    Pillow, where 255 is red again like 0; the drawn whole step is scaled to it and rounded.
+
+    Args:
+        image: (h, w, 3) uint8 RGB.
+    """
+    grey = np.arange(256)
+    contrast = truncate(grey * colour.contrast)
+    first = truncate(grey + colour.brightness)
+    if not colour.contrast_last:
+        first = contrast[first]
+    picture = Image.fromarray(image)
+    picture = picture.point(first.tolist() * 3)
+    if colour.saturation != 1 or colour.hue != 0:
+        hue = (grey + round(colour.hue * HUE_STEPS / 180)) % HUE_STEPS
+        tables = (hue, truncate(grey * colour.saturation), grey)
+        picture = picture.convert("HSV").point(np.concatenate(tables).tolist()).convert("RGB")
+    if colour.contrast_last:
+        picture = picture.point(contrast.tolist() * 3)
+    return np.array(picture)
+
+
+def truncate(values: np.ndarray) -> np.ndarray:
+    """Grey levels as whole numbers from 0 to 255: clipped, the fraction cut off."""
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+# ---- UniMatch
+
+
+def jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Colour jitter in four of five images, one in five grey, one in two blurred (UniMatch, CVPR 2023).
+
+    Jitter multiplies brightness, contrast and saturation by up to 0.5 to 1.5 and turns the hue by up to a quarter, in a
+    random order.
+    """
+    picture = Image.fromarray(image)
+    if rng.random() < 0.8:
+        factors, turn = rng.uniform(0.5, 1.5, 3), rng.uniform(-0.25, 0.25)
+        changes: list[Callable[[Image.Image], Image.Image]] = [
+            lambda x: ImageEnhance.Brightness(x).enhance(factors[0]),
+            lambda x: ImageEnhance.Contrast(x).enhance(factors[1]),
+            lambda x: ImageEnhance.Color(x).enhance(factors[2]),
+            lambda x: turn_hue(x, turn),
+        ]
+        for number in rng.permutation(len(changes)):
+            picture = changes[number](picture)
+    if rng.random() < 0.2:
+        picture = picture.convert("L").convert("RGB")
+    if rng.random() < 0.5:
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))
+    return np.array(picture)
+
+
+def turn_hue(picture: Image.Image, turns: float) -> Image.Image:
+    """Every colour moved round the hue circle by a number of turns."""
+    hue = (np.arange(256) + round(turns * HUE_STEPS)) % HUE_STEPS
+    return picture.convert("HSV").point([*hue.tolist(), *range(256), *range(256)]).convert("RGB")
+
+
+# ---- AugSeg
+
+
+# Each with its strength drawn uniformly.
+INTENSITIES: tuple[Callable[[Image.Image, np.random.Generator], Image.Image], ...] = (
+    lambda picture, rng: picture,
+    lambda picture, rng: ImageOps.autocontrast(picture),
+    lambda picture, rng: ImageOps.equalize(picture),
+    lambda picture, rng: picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0))),
+    lambda picture, rng: ImageEnhance.Contrast(picture).enhance(rng.uniform(0.05, 0.95)),
+    lambda picture, rng: ImageEnhance.Brightness(picture).enhance(rng.uniform(0.05, 0.95)),
+    lambda picture, rng: ImageEnhance.Color(picture).enhance(rng.uniform(0.05, 0.95)),
+    lambda picture, rng: ImageEnhance.Sharpness(picture).enhance(rng.uniform(0.05, 0.95)),
+    lambda picture, rng: ImageOps.posterize(picture, int(rng.integers(4, 9))),
+    lambda picture, rng: ImageOps.solarize(picture, int(rng.integers(1, 257))),
+    lambda picture, rng: turn_hue(picture, rng.uniform(-0.5, 0.5)),
+)
+
+
+def random_intensity(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One to three of eleven changes, each drawn anew, of a random strength (AugSeg, CVPR 2023)."""
+    picture = Image.fromarray(image)
+    for number in rng.integers(len(INTENSITIES), size=rng.integers(1, 4)):
+        picture = INTENSITIES[number](picture, rng)
+    return np.array(picture)
+
+
+# Config word -> the colours of a strong view.
+STRONG_COLOURS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "photometric": photometric,
+    "jitter": jitter,
+    "random_intensity": random_intensity,
+}
