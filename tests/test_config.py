@@ -11,7 +11,7 @@ from s4former.mixing import MIXES
 from s4former.pasa import VARIANTS
 from s4former.sources import SOURCES
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.json"))
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.json"))
 
 
 def complaint(tree):
@@ -71,6 +71,24 @@ def test_missing_and_broken_files_are_told(tmp_path):
         load(tmp_path / "broken.json")
 
 
+def test_a_later_file_goes_over_an_earlier_one_key_by_key_and_an_override_over_both(tmp_path):
+    below, above = tmp_path / "below.json", tmp_path / "above.json"
+    below.write_text(json.dumps({"data": {"crop": [32, 48], "shapes": {"labeled": 3}}, "method": {"mix": "none", "block": 2}}))
+    above.write_text(json.dumps({"data": {"shapes": {"unlabeled": 7}}, "method": {"mix": "classmix"}}))
+    config = load([below, above], ["method.block=4"])
+    assert config.data.crop == (32, 48) and (config.data.shapes.labeled, config.data.shapes.unlabeled) == (3, 7)
+    assert (config.method.mix, config.method.block) == ("classmix", 4)
+    above.write_text("[1]")
+    with pytest.raises(ConfigError, match=r"above.json holds \[1\]; it must hold sections, like"):
+        load([below, above])
+
+
+def test_a_mix_that_takes_nothing_from_a_second_batch_is_refused_and_groups_need_not_be_whole_with_one():
+    with pytest.raises(ConfigError, match="method.mix = 'mixunmix' takes nothing from a second batch; set method.mix_from=group"):
+        from_dict({"method": {"mix": "mixunmix", "mix_from": "second_batch"}})
+    assert share_of_process(from_dict({"method": {"mix_from": "second_batch"}}), 4) == (2, 2)
+
+
 def test_a_batch_is_shared_over_processes_and_rounds_or_refused():
     config = from_dict({"run": {"batch": {"labeled": 8, "unlabeled": 16, "rounds": 2}}})
     assert share_of_process(config, 1) == (4, 8) and share_of_process(config, 2) == (2, 4)
@@ -96,6 +114,7 @@ def test_every_method_of_the_tables_has_its_name():
     assert Method().title == "S4Former" and Method(teacher="none").title == "Sup-Only"
     assert Method(mix="none", **off).title == "Mean Teacher" and Method(**off).title == "S4Former-Base"
     assert Method(teacher="student", **off).title == "FixMatch"
+    assert Method(mix="cutout", **off).title == "Mean Teacher + CutOut"
     assert Method(mix="classmix", **{**off, "patch_shuffle": True}).title == "Mean Teacher + ClassMix + PatchShuffle"
     assert Method(regularizer="none").title == "S4Former-Base + PatchShuffle + PASA"
 

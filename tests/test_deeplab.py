@@ -192,7 +192,8 @@ def test_views_are_encoded_one_by_one_and_a_step_reaches_every_parameter(monkeyp
 
 
 def test_the_config_for_voc_fits_its_network():
-    config = load(CONFIGS / "voc_92_deeplabv3plus.json", ["model.pretrained=false"])
+    files = [CONFIGS / "voc_92.json", CONFIGS / "networks" / "deeplabv3plus.json"]
+    config = load(files, ["model.pretrained=false", "method.patch_shuffle=true"])
     with torch.device("meta"):
         network = build(config.model)
     assert check_fit(config, network) == [] and shuffle_grid(config, network) == (4, 4)

@@ -351,7 +351,7 @@ def test_blocks_are_counted_in_tokens_of_fourteen_pixels():
 
 
 def test_the_config_for_voc_fits_its_network():
-    config = load(CONFIGS / "voc_92_dinov2_base.json", ["model.pretrained=false"])
+    config = load([CONFIGS / "voc_92.json", CONFIGS / "networks" / "dinov2_base.json"], ["model.pretrained=false"])
     with torch.device("meta"):
         network = build_network(config.model, id2label=dict(enumerate("abcde")), crop=config.data.crop)
     assert network.config.scale == 7 and network.config.out_indices == (2, 5, 8, 11)
