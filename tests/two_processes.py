@@ -1,11 +1,13 @@
 """Writes one process's view of a step, or both processes' together: the global batch and the gradient, in float64.
 
-    python tests/two_processes.py OUT.pt
-    python -m torch.distributed.run --standalone --nproc_per_node 2 tests/two_processes.py OUT.pt
+    python tests/two_processes.py OUT.pt [METHOD_KEYS_AS_JSON]
+    python -m torch.distributed.run --standalone --nproc_per_node 2 tests/two_processes.py OUT.pt [METHOD_KEYS_AS_JSON]
 """
 
+import json
 import sys
 from dataclasses import fields
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +26,8 @@ from s4former.student import Student, shuffle_grid
 accelerator = Accelerator(cpu=True)
 model = {**TINY["model"], "encoder_config": {**TINY["model"]["encoder_config"], "hidden_dropout_prob": 0.0,
                                              "attention_probs_dropout_prob": 0.0}}  # fmt: skip
-config = from_dict({**TINY, "model": model, "method": {**TINY["method"], "mix_probability": 1.0}})
+keys = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+config = from_dict({**TINY, "model": model, "method": {**TINY["method"], "mix_probability": 1.0, **keys}})
 sources = load_sources(config.data)
 torch.manual_seed(0)
 network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop).double()
@@ -37,7 +40,8 @@ grid = shuffle_grid(config, network)
 batch = Steps(config, sources, grid, accelerator.process_index, accelerator.num_processes).batch(3, 0)
 wrapped = accelerator.prepare(student)
 mean = std = torch.full((3, 1, 1), 0.5, dtype=torch.float64)
-losses = train_step(wrapped, teacher, batch.on(accelerator.device, mean, std), config.method)
+average = partial(accelerator.reduce, reduction="mean")
+losses = train_step(wrapped, teacher, batch.on(accelerator.device, mean, std), config.method, average)
 accelerator.backward(total_loss(losses, config.method))
 
 tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)} 
