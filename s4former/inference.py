@@ -5,8 +5,9 @@ models.py makes one of a real model. It should be in eval mode. Nothing here kno
 the images come from.
 """
 
-import itertools
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from .config import Evaluation
 from .metrics import ConfusionMatrix
-from .pseudo import resize_logits
+from .windows import resized_bands, sliding_rows
 
 Network = Callable[[Tensor], Tensor]
+WAITING = 2**28  # values of images that wait for others of their size, 256 MiB as uint8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,83 +60,6 @@ def resize_for_test(height: int, width: int, *, short_side: int, long_side: int)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side: multiples of the stride, the last one moved back to end with the image.
-
-    One window at 0 where the image is not longer than the window.
-    """
-    if not 1 <= stride <= window:
-        raise ValueError(f"the stride is {stride} for windows of {window} pixels; use 1 to {window}, or pixels are missed")
-    last = max(0, length - window)
-    return [*range(0, last, stride), last]
-
-
-@torch.no_grad()
-def predict_whole(network: Network, images: Tensor, *, size: tuple[int, int] | None = None) -> Tensor:
-    """Logits (B, K, H, W) float32 of whole normalised images (B, 3, h, w), at `size` or their own."""
-    return resize_logits(network(images), size or images.shape[-2:])
-
-
-@torch.no_grad()
-def predict_sliding(
-    network: Network,
-    images: Tensor,
-    *,
-    window: tuple[int, int],
-    stride: tuple[int, int],
-    batch: int,
-    cut: bool = False,
-    size: tuple[int, int] | None = None,
-) -> Tensor:
-    """Logits, or probabilities if `cut`, (B, K, H, W) float32, averaged over overlapping windows.
-
-    Args:
-        images: (B, 3, h, w) normalised; smaller than the window they are padded with 0 and the result is cut back.
-        window, stride: height and width, pixels; see `window_starts`.
-        batch: windows in one forward pass; only that many are in memory at once.
-        cut: windows begin at every multiple of the stride and end with the image, and softmax is averaged (UniMatch);
-            else the last window is moved back and logits are averaged (released code).
-        size: of the result; their own if not given.
-    """
-    height, width = images.shape[-2:]
-    padded = images if cut else F.pad(images, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
-    total = hits = None
-    for chunk in in_batches(window_places(padded.shape, window, stride, cut), batch):
-        cuts = torch.stack([padded[i, :, rows, columns] for i, rows, columns in chunk])
-        logits = resize_logits(network(cuts), cuts.shape[-2:])
-        parts = logits.softmax(dim=1) if cut else logits
-        if total is None:
-            total = parts.new_zeros(len(images), parts.shape[1], *padded.shape[-2:])
-            hits = parts.new_zeros(len(images), 1, *padded.shape[-2:])
-        for (i, rows, columns), part in zip(chunk, parts):
-            total[i, :, rows, columns] += part
-            hits[i, :, rows, columns] += 1
-    return resize_logits((total / hits)[..., :height, :width], size or (height, width))
-
-
-def window_places(
-    shape: torch.Size, window: tuple[int, int], stride: tuple[int, int], cut: bool
-) -> list[tuple[int, slice, slice]]:
-    """Image number, rows and columns of every window of a batch (B, 3, H, W), those of one size one after the other."""
-    spans = []
-    for length, side, step in zip(shape[-2:], window, stride):
-        starts = list(range(0, length, step)) if cut else window_starts(length, side, step)
-        spans.append([slice(start, min(start + side, length)) for start in starts])
-    places = [(i, rows, columns) for i in range(shape[0]) for rows in spans[0] for columns in spans[1]]
-    return sorted(places, key=lambda place: extent(place[1:]))
-
-
-def extent(spans: tuple[slice, slice]) -> tuple[int, int]:
-    return spans[0].stop - spans[0].start, spans[1].stop - spans[1].start
-
-
-def in_batches(places: list[tuple[int, slice, slice]], batch: int) -> Iterator[list[tuple[int, slice, slice]]]:
-    """At most `batch` windows at a time, all of one size."""
-    for _, group in itertools.groupby(places, key=lambda place: extent(place[1:])):
-        group = list(group)
-        yield from (group[first : first + batch] for first in range(0, len(group), batch))
-
-
 @torch.no_grad()
 def predict(network: Network, images: Tensor, setting: Setting) -> Tensor:
     """Class maps of images as they come from disk: resized, normalised, read whole or in windows, brought back to size.
@@ -147,43 +72,86 @@ def predict(network: Network, images: Tensor, setting: Setting) -> Tensor:
     """
     if images.dim() == 3:
         return predict(network, images[None], setting)[0]
+    scores = read(network, images, setting)
+    return torch.stack([torch.cat([band.argmax(dim=0) for band in bands]) for bands in scores])
+
+
+@torch.no_grad()
+def predict_surely(network: Network, images: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+    """Class maps as of `predict`, and how sure the network is of them: its largest probability, float32, same shape."""
+    if images.dim() == 3:
+        labels, confidence = predict_surely(network, images[None], setting)
+        return labels[0], confidence[0]
+    averaged = gives_probabilities(setting.evaluation)
+    maps = []
+    for bands in read(network, images, setting):
+        best = [(band if averaged else band.softmax(dim=0)).max(dim=0) for band in bands]
+        maps.append((torch.cat([each.indices for each in best]), torch.cat([each.values for each in best])))
+    labels, confidence = zip(*maps)
+    return torch.stack(labels), torch.stack(confidence)
+
+
+@torch.no_grad()
+def read(network: Network, images: Tensor, setting: Setting) -> Iterator[Iterator[Tensor]]:
+    """For every image (3, H, W) its scores at its own size, in bands (K, n, W) of rows from top to bottom.
+
+    They are logits, or where several are averaged probabilities; never more than a few bands are in memory.
+    """
     evaluation, size = setting.evaluation, tuple(images.shape[-2:])
     resized = resize_for_test(*size, short_side=evaluation.short_side, long_side=evaluation.long_side)
-    pixels = normalise(images.to(setting.device), setting)
-    views = [(scale, mirrored) for scale in evaluation.scales for mirrored in (False, True)[: 1 + evaluation.flip]]
+    views = views_of(evaluation)
     if len(views) == 1 and evaluation.mode == "whole":
-        logits = network(resize_pixels(pixels, resized, views[0][0]))
-        # argmax image by image: at full size the logits of a batch can be larger than the network itself
-        return torch.stack([resize_logits(one[None], size)[0].argmax(dim=0) for one in logits])
-    maps = []
-    for one in pixels.split(1):
-        scores = [read_view(network, resize_pixels(one, resized, scale), mirrored, size, setting) for scale, mirrored in views]
+        pixels = resize_pixels(normalise(images.to(setting.device), setting), resized, views[0][0])
+        yield from (resized_bands([one], one.shape[-2], size) for one in network(pixels))
+        return
+    for image in images:
+        bands = [read_view(network, image.to(setting.device), *view, resized, setting) for view in views]
         # probabilities are averaged over views; a single view needs no softmax to be compared with itself
-        scores = scores if len(scores) == 1 else [as_probabilities(score, evaluation) for score in scores]
-        maps.append(sum(scores).argmax(dim=1))
-    return torch.cat(maps)
+        yield bands[0] if len(views) == 1 else (average(parts, evaluation) for parts in zip(*bands))
 
 
-def read_view(network: Network, pixels: Tensor, mirrored: bool, size: tuple[int, int], setting: Setting) -> Tensor:
-    """Scores (1, K, H, W) of one scale of an image, mirrored or not, whole or in windows."""
-    evaluation = setting.evaluation
-    pixels = pixels.flip(3) if mirrored else pixels
+def views_of(evaluation: Evaluation) -> list[tuple[float, bool]]:
+    """(scale, mirrored) of every reading of an image."""
+    return [(scale, mirrored) for scale in evaluation.scales for mirrored in (False, True)[: 1 + evaluation.flip]]
+
+
+def read_view(
+    network: Network, image: Tensor, scale: float, mirrored: bool, resized: tuple[int, int], setting: Setting
+) -> Iterator[Tensor]:
+    """Scores of one scale of an image (3, H, W) uint8, mirrored or not, whole or in windows, in bands at its own size."""
+    evaluation, size = setting.evaluation, tuple(image.shape[-2:])
+    image = image.flip(2) if mirrored else image
+    target, options = scaled(resized, scale), {"ready": partial(normalise, setting=setting)}
     if evaluation.mode == "whole":
-        scores = predict_whole(network, pixels, size=size)
+        rows = [network(resize_pixels(normalise(image[None], setting), resized, scale))[0]]
+        bands = resized_bands(rows, rows[0].shape[-2], size)
     else:
-        options = {"window": setting.window, "stride": setting.stride, "batch": evaluation.batch, "size": size}
-        scores = predict_sliding(network, pixels, cut=evaluation.windows == "cut", **options)
-    return scores.flip(3) if mirrored else scores
+        if target != size:
+            image, options = resize_pixels(normalise(image[None], setting), resized, scale)[0], {}
+        options |= {"window": setting.window, "stride": setting.stride, "batch": evaluation.batch}
+        rows = sliding_rows(network, image, cut=evaluation.windows == "cut", **options)
+        bands = resized_bands(rows, target[0], size)
+    return (band.flip(2) for band in bands) if mirrored else bands
 
 
-def as_probabilities(scores: Tensor, evaluation: Evaluation) -> Tensor:
-    """Cut windows give probabilities already."""
-    return scores if evaluation.mode == "sliding" and evaluation.windows == "cut" else scores.softmax(dim=1)
+def average(parts: Sequence[Tensor], evaluation: Evaluation) -> Tensor:
+    """The mean probability over views of one band; cut windows give probabilities already."""
+    cut = evaluation.mode == "sliding" and evaluation.windows == "cut"
+    return sum(part if cut else part.softmax(dim=0) for part in parts) / len(parts)
+
+
+def gives_probabilities(evaluation: Evaluation) -> bool:
+    """Whether `read` gives probabilities rather than logits."""
+    return len(views_of(evaluation)) > 1 or (evaluation.mode == "sliding" and evaluation.windows == "cut")
+
+
+def scaled(resized: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, int(resized[0] * scale + 0.5)), max(1, int(resized[1] * scale + 0.5))
 
 
 def resize_pixels(pixels: Tensor, resized: tuple[int, int], scale: float) -> Tensor:
     """Normalised images at the test size times a scale; bilinear with antialiasing, as the training crops are."""
-    target = tuple(max(1, int(side * scale + 0.5)) for side in resized)
+    target = scaled(resized, scale)
     if target == tuple(pixels.shape[-2:]):
         return pixels
     return F.interpolate(pixels, size=target, mode="bilinear", align_corners=False, antialias=True)
@@ -195,17 +163,19 @@ def normalise(images: Tensor, setting: Setting) -> Tensor:
     return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
-def batches_of_one_size(items: Iterable[Any], batch: int, *, patience: int = 8) -> Iterator[list[Any]]:
+def batches_of_one_size(items: Iterable[Any], batch: int, *, patience: int = 8, most: int = WAITING) -> Iterator[list[Any]]:
     """Groups items by the size of their image, `batch` at a time, every item exactly once.
 
-    At most `patience` batches' worth of items wait for company; then the largest group goes as it is.
+    At most `patience` batches' worth of items, and `most` values of them, wait for company; then the largest group goes
+    as it is.
     """
     waiting: dict[tuple[int, ...], list[Any]] = {}
     for item in items:
         size = tuple(item.image.shape)
         waiting.setdefault(size, []).append(item)
-        if len(waiting[size]) < batch and sum(map(len, waiting.values())) >= patience * batch:
-            size = max(waiting, key=lambda key: len(waiting[key]))
+        values = sum(math.prod(key) * len(group) for key, group in waiting.items())
+        if len(waiting[size]) < batch and (sum(map(len, waiting.values())) >= patience * batch or values > most):
+            size = max(waiting, key=lambda key: math.prod(key) * len(waiting[key]))
         elif len(waiting[size]) < batch:
             continue
         yield waiting.pop(size)

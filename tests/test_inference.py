@@ -12,12 +12,9 @@ from s4former.inference import (
     batches_of_one_size,
     evaluate_networks,
     predict,
-    predict_sliding,
-    predict_whole,
+    predict_surely,
     predictions,
     resize_for_test,
-    window_places,
-    window_starts,
 )
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.5, 0.25, 0.2)
@@ -71,54 +68,6 @@ def make_items(count: int) -> list[Item]:
 )
 def test_the_size_for_testing_keeps_the_ratio(size, sides, expected):
     assert resize_for_test(*size, short_side=sides[0], long_side=sides[1]) == expected
-
-
-def test_windows_of_cityscapes_start_at_the_eight_places_of_the_method():
-    assert window_starts(1024, 768, 512) == [0, 256]
-    assert window_starts(2048, 768, 512) == [0, 512, 1024, 1280]
-
-
-@pytest.mark.parametrize("length, window, stride", [(100, 30, 20), (90, 30, 30), (30, 30, 7), (20, 30, 20), (31, 30, 1)])
-def test_windows_reach_every_pixel_and_none_twice_the_same(length, window, stride):
-    starts = window_starts(length, window, stride)
-    covered = {pixel for start in starts for pixel in range(start, start + window)}
-    assert covered == set(range(max(length, window)))
-    assert len(set(starts)) == len(starts)
-
-
-def test_a_stride_that_leaves_gaps_is_refused():
-    with pytest.raises(ValueError, match="the stride is 31 for windows of 30 pixels; use 1 to 30, or pixels are missed"):
-        window_starts(100, 30, 31)
-
-
-@pytest.mark.parametrize("height, width", [(40, 61), (16, 24), (10, 61), (7, 9)])
-@pytest.mark.parametrize("batch", [1, 4, 100])
-def test_windows_of_a_pointwise_network_add_up_to_the_whole_image(height, width, batch):
-    images = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-    whole = predict_whole(pointwise, images)
-    sliding = predict_sliding(pointwise, images, window=(16, 24), stride=(11, 16), batch=batch)
-    assert sliding.shape == (2, 5, height, width)
-    torch.testing.assert_close(sliding, whole)
-
-
-def test_overlapping_windows_are_averaged_as_by_hand():
-    def place(windows: Tensor) -> Tensor:  # one class, whose logit is the mean over the window
-        return windows.mean(dim=(1, 2, 3), keepdim=True).expand(-1, 1, *windows.shape[-2:])
-
-    images = torch.arange(6.0).expand(1, 3, 1, 6)
-    logits = predict_sliding(place, images, window=(1, 4), stride=(1, 2), batch=8)
-    assert logits.flatten().tolist() == [1.5, 1.5, 2.5, 2.5, 3.5, 3.5]
-
-
-def test_no_more_windows_at_once_than_asked_for():
-    seen = []
-
-    def counting(windows: Tensor) -> Tensor:
-        seen.append(len(windows))
-        return pointwise(windows)
-
-    predict_sliding(counting, torch.zeros(1, 3, 40, 61), window=(16, 24), stride=(11, 16), batch=5)
-    assert max(seen) == 5 and sum(seen) == 4 * 4
 
 
 def test_class_maps_have_the_size_of_the_image_whatever_the_mode():
@@ -230,8 +179,17 @@ def test_several_scales_average_probabilities():
     assert (found == total[0].argmax(dim=0)).float().mean() > 0.99
 
 
-def test_unimatch_cuts_1024_by_2048_into_eight_windows():
-    places = window_places(torch.Size([1, 3, 1024, 2048]), (801, 801), (534, 534), True)
-    assert sorted((rows.start, columns.start) for _, rows, columns in places) == [(y, x) for y in (0, 534) for x in (0, 534, 1068, 1602)]
-    assert {(rows.stop, columns.stop) for _, rows, columns in places} == {(801, 801), (801, 1335), (801, 1869), (801, 2048),
-                                                                         (1024, 801), (1024, 1335), (1024, 1869), (1024, 2048)}  # fmt: skip
+@pytest.mark.parametrize("options", [{}, {"flip": True}, {"mode": "sliding"}, {"mode": "sliding", "windows": "cut"}])
+def test_confidence_is_the_largest_probability_and_belongs_to_the_label(options):
+    image = make_items(1)[0].image
+    labels, confidence = predict_surely(pointwise, image, setting(**options))
+    assert torch.equal(labels, predict(pointwise, image, setting(**options)))
+    pixels = (image / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    torch.testing.assert_close(confidence, pointwise(pixels[None])[0].softmax(dim=0).amax(dim=0))
+
+
+def test_few_large_photos_wait_for_company():
+    items = make_items(11)
+    batches = list(batches_of_one_size(items, 4, patience=100, most=3 * 20 * 30))
+    assert sorted(item.id for batch in batches for item in batch) == sorted(item.id for item in items)
+    assert max(map(len, batches)) == 1

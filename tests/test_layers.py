@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "s4former"
 FLOORS = [
     {"config", "pseudo", "randomness", "class_names", "shapes"},
     {"patch_shuffle", "pasa", "losses", "mixing", "augment", "colour", "schedules", "metrics"}
-    | {"setr", "dpt", "deeplab", "pictures", "checkpoint", "reading", "writing"},
+    | {"setr", "dpt", "deeplab", "pictures", "checkpoint", "reading", "writing"}
+    | {"windows"},
     {"download", "coco_masks", "lists", "weights", "runlog", "table", "pretrain", "hf_evaluate", "inference"},
     {"layouts", "hub_source", "models", "published", "sbd"},
     {"sources", "student", "export", "benchmarks"},
