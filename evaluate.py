@@ -1,9 +1,10 @@
-"""Tests a segmentation model: mean IoU, IoU per class, pixel accuracy.
+"""Tests a segmentation model: mean IoU, IoU per class, pixel accuracy; or lets it read photos without masks.
 
     python evaluate.py                                    the newest run below runs/, its teacher if it has one
     python evaluate.py --checkpoint runs/demo --model student --best
     python evaluate.py --checkpoint FOLDER_OR_HUB_ID --config configs/voc_92.json data.root=/data/VOC
     torchrun --nproc_per_node 2 evaluate.py ...           every image still counts exactly once
+    python evaluate.py --images photos/ --save-predictions out       no masks: class maps, overlays and a sheet
 
 (The script shares its name with Hugging Face's `evaluate` package; s4former.hf_evaluate finds that one.)
 """
@@ -12,154 +13,26 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Sequence
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils.logging import disable_progress_bar
 
+from s4former.choosing import ROLES, CheckpointError, Choice, choose, normalization, read_json
 from s4former.config import Config, ConfigError, from_dict, set_override, to_dict
 from s4former.data import validation_set
 from s4former.engine import precision
-from s4former.inference import Setting, count, predictions
+from s4former.inference import Setting, batches_of_one_size, count, predict, predictions
 from s4former.metrics import ConfusionMatrix
 from s4former.models import load_network, logits_at
-from s4former.pictures import overlay, palette_png
+from s4former.photos import draw_sheet, find_photos, read_photos, save_maps
 from s4former.reading import DataError
-
-RUNS = Path("runs")
-ROLES = ("teacher", "student")  # in order of preference
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be evaluated; the message says which, why, and what to give instead."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The model that was asked for.
-
-    source: its folder, or an id on the Hub.    config: what lies beside it, as nested dicts; empty if nothing does.
-    """
-
-    source: str
-    description: str
-    config: dict[str, Any]
-
-
-# ---- which model ---------------------------------------------------------------------------------------------------
-
-
-def choose(options: argparse.Namespace) -> Choice:
-    """The model that the options name: one of a run, an exported folder, or a Hub id."""
-    if options.checkpoint is None:
-        run = newest_run(RUNS)
-        return model_of_run(run, options, f"the newest run, {run}: ")
-    folder = Path(options.checkpoint)
-    if is_run(folder):
-        return model_of_run(folder, options, f"{folder}: ")
-    if options.model or options.best:
-        raise CheckpointError(
-            f"--model and --best choose among the models of a run, and {options.checkpoint} is not the folder of one;"
-            " leave them out, or give the folder that holds teacher/ or student/"
-        )
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json, so it is neither a run nor an exported model; give a folder that"
-            " train_semi.py wrote, or one of the models in it"
-        )
-    if not folder.exists() and not looks_like_hub_id(options.checkpoint):
-        raise CheckpointError(f"there is no folder {folder}; give a run, an exported model, or the id of one on the Hub")
-    if file_of(options.checkpoint, "config.json") is None:
-        raise CheckpointError(f"{options.checkpoint!r} is no folder here and cannot be had from the Hub (no config.json of it)")
-    return Choice(options.checkpoint, options.checkpoint, config_beside(options.checkpoint))
-
-
-def model_of_run(run: Path, options: argparse.Namespace, prefix: str) -> Choice:
-    """The teacher or student of a run, last or best."""
-    moment = "best-" if options.best else ""
-    there = [role for role in ROLES if (run / f"{moment}{role}" / "config.json").is_file()]
-    if not there:
-        raise CheckpointError(f"{run} has no {moment}teacher/ or {moment}student/ yet; train_semi.py writes them when it ends")
-    role = options.model or there[0]
-    if role not in there:
-        raise CheckpointError(f"{run} has no {moment}{role}/, only a {there[0]}; leave out --model or write --model {there[0]}")
-    remark = "best (chosen on the evaluation images)" if options.best else "last"
-    return Choice(str(run / f"{moment}{role}"), f"{prefix}{role}, {remark}", read_json(run / "config.json"))
-
-
-def newest_run(root: Path) -> Path:
-    """The run below `root` that was started last and has a model."""
-    runs = sorted(
-        (path.parent for path in root.rglob("config.json") if is_run(path.parent)),
-        key=lambda run: (run / "config.json").stat().st_mtime,
-        reverse=True,
-    )
-    for run in runs:
-        if any((run / f"{moment}{role}" / "config.json").is_file() for role in ROLES for moment in ("", "best-")):
-            return run
-    state = f"the runs below {root}/ have no model yet" if runs else f"there is no run below {root}/"
-    raise CheckpointError(f"{state}; train one with train_semi.py, or say which model with --checkpoint")
-
-
-def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run: its config.json has our sections, not the keys of a transformers model."""
-    path = folder / "config.json"
-    return path.is_file() and {"method", "schedule"} <= read_json(path).keys()
-
-
-def looks_like_hub_id(text: str) -> bool:
-    """Whether 'name' or 'owner/name' may be on the Hub: no path, and its first part no folder here."""
-    parts = text.split("/")
-    return len(parts) <= 2 and all(part.strip(".~") for part in parts) and not (len(parts) == 2 and Path(parts[0]).exists())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not valid JSON: line {error.lineno}: {error.msg}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no section at all; it must be an object, like {{...}}")
-    return content
-
-
-def config_beside(source: str) -> dict[str, Any]:
-    """The config that training left in an exported model, or in the run around it; empty if there is none."""
-    found = file_of(source, "s4former.json")
-    if found is not None:
-        return read_json(found)
-    run = Path(source).resolve().parent
-    return read_json(run / "config.json") if Path(source).is_dir() and is_run(run) else {}
-
-
-def file_of(source: str, name: str) -> Path | None:
-    """A file of a model folder or of a repository on the Hub, None where there is no such file."""
-    if Path(source).is_dir():
-        return Path(source) / name if (Path(source) / name).is_file() else None
-    try:
-        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{source!r} is no folder here and cannot be had from the Hub ({reason})") from error
-    return Path(found) if found else None
-
-
-def normalization(source: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation that the weights expect, from the image processor beside them."""
-    found = file_of(source, "preprocessor_config.json")
-    settings = read_json(found) if found else {}
-    if not {"image_mean", "image_std"} <= settings.keys():
-        raise CheckpointError(
-            f"{source} has no preprocessor_config.json with image_mean and image_std; save the model's image processor"
-            " into the folder, since numbers measured with the wrong ones would be too low"
-        )
-    return settings["image_mean"], settings["image_std"]
 
 
 def resolve_config(choice: Choice, options: argparse.Namespace) -> Config:
@@ -167,7 +40,7 @@ def resolve_config(choice: Choice, options: argparse.Namespace) -> Config:
     if options.config and not Path(options.config).is_file():
         raise ConfigError(f"there is no config file {options.config}; the ones that come along are in configs/")
     tree = read_json(Path(options.config)) if options.config else choice.config
-    if not tree and not any(override.startswith("data.") for override in options.overrides):
+    if not tree and not options.images and not any(override.startswith("data.") for override in options.overrides):
         raise CheckpointError(
             f"{choice.source} does not say on which data to test it (it has no s4former.json); add --config FILE, or"
             " data.source=... data.root=... and the like"
@@ -184,6 +57,8 @@ def resolve_config(choice: Choice, options: argparse.Namespace) -> Config:
     config = from_dict(tree)
     if config.evaluation.mode == "whole" and (options.window or options.stride):
         raise ConfigError("--window and --stride say how windows slide; add --sliding-window")
+    if options.images and not options.save_predictions:
+        raise ConfigError("--images says what to read; say where the class maps go with --save-predictions DIR")
     return config
 
 
@@ -198,15 +73,20 @@ def check_classes(network: PreTrainedModel, source: str, classes: Sequence[str])
 # ---- testing it ----------------------------------------------------------------------------------------------------
 
 
-def evaluate(choice: Choice, config: Config, options: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
-    """Reads every image once, over all processes, and returns the report (on every process)."""
+def ready(choice: Choice, config: Config, accelerator: Accelerator) -> tuple[PreTrainedModel, Setting]:
+    """The network on the device, and how it is to read images."""
     mean, std = normalization(choice.source)
     network = load_network(choice.source).to(accelerator.device).eval()
-    dataset = validation_set(config)
-    check_classes(network, choice.source, dataset.classes)
-    setting = Setting(
+    return network, Setting(
         evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device
     )
+
+
+def evaluate(choice: Choice, config: Config, options: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
+    """Reads every image once, over all processes, and returns the report (on every process)."""
+    network, setting = ready(choice, config, accelerator)
+    dataset = validation_set(config)
+    check_classes(network, choice.source, dataset.classes)
     part = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes, "limit": options.limit}
     matrix = ConfusionMatrix(len(dataset.classes), device=accelerator.device)
     images, start = torch.zeros((), dtype=torch.long, device=accelerator.device), time.perf_counter()
@@ -217,7 +97,7 @@ def evaluate(choice: Choice, config: Config, options: argparse.Namespace, accele
             images += len(items)
             bar.update(len(items) * accelerator.num_processes)
             if options.save_predictions:
-                save_predictions(Path(options.save_predictions), items, maps["model"], dataset.classes)
+                save_maps(Path(options.save_predictions), items, maps["model"], dataset.classes)
     sum_up = partial(accelerator.reduce, reduction="sum")
     scores, seen = matrix.reduce(sum_up).as_dict(dataset.classes), int(sum_up(images))
     return {
@@ -227,17 +107,6 @@ def evaluate(choice: Choice, config: Config, options: argparse.Namespace, accele
         "evaluation": to_dict(config.evaluation) | {"window": list(setting.window), "stride": list(setting.stride)},
         "data": to_dict(config.data),
     }  # fmt: skip
-
-
-def save_predictions(folder: Path, items: Sequence[Any], maps: torch.Tensor, classes: Sequence[str]) -> None:
-    """FOLDER/masks/ID.png with ids under the palette of PASCAL VOC, and FOLDER/overlays/ID.jpg to look at."""
-    for name in ("masks", "overlays"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for item, mask in zip(items, maps.cpu().numpy()):
-        name = item.id.replace("/", "__")  # ids of nested folders stay apart, and inside this one
-        palette_png(mask, folder / "masks" / f"{name}.png")
-        picture = overlay(item.image.permute(1, 2, 0).numpy(), mask, class_names=classes)
-        picture.save(folder / "overlays" / f"{name}.jpg", quality=92)
 
 
 def as_text(report: dict[str, Any]) -> str:
@@ -260,6 +129,46 @@ def as_text(report: dict[str, Any]) -> str:
 
 def percent(value: float | None) -> str:
     return f"{'-' if value is None else format(100 * value, '.2f'):>6}"
+
+
+# ---- photos without masks --------------------------------------------------------------------------------------------
+
+
+def read_files(choice: Choice, config: Config, options: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
+    """Class maps of image files, over all processes; returns the report (on every process)."""
+    network, setting = ready(choice, config, accelerator)
+    classes = [network.config.id2label[i] for i in range(network.config.num_labels)]
+    photos, folder = find_photos(options.images), Path(options.save_predictions)
+    photos = dict(list(photos.items())[: options.limit or None])
+    mine = list(photos.items())[accelerator.process_index :: accelerator.num_processes]
+    # windows of one image fill a batch by themselves; other images need not wait for company
+    batch = 1 if config.evaluation.mode == "sliding" else config.evaluation.batch
+    complaints, images, start = [], 0, time.perf_counter()
+    with accelerator.autocast(), tqdm(total=len(photos), unit="image", disable=None if accelerator.is_main_process else True) as bar:
+        for items in batches_of_one_size(read_photos(mine, complaints), batch):
+            maps = predict(partial(logits_at, network), torch.stack([item.image for item in items]), setting)
+            save_maps(folder, items, maps, classes)
+            images += len(items)
+            bar.update(len(items) * accelerator.num_processes)
+    seconds = time.perf_counter() - start
+    complaints, images = gather_object(complaints), sum(gather_object([images]))  # which also waits for the others
+    if accelerator.is_main_process:
+        draw_sheet(folder, photos, classes, f"{images} images")
+    return {
+        "checkpoint": choice.source, "model": choice.description, "images": images, "unreadable": complaints,
+        "images_per_second": round(images / seconds, 2), "folder": str(folder), "evaluation": to_dict(config.evaluation),
+    }  # fmt: skip
+
+
+def files_as_text(report: dict[str, Any]) -> str:
+    """Where the class maps are, and what could not be read."""
+    lines = [
+        f"{report['images']} images in {report['folder']}: masks/ (class ids), overlays/ and sheet.png;"
+        f" {report['images_per_second']} images/s"
+    ]
+    if report["unreadable"]:
+        lines += ["", f"{len(report['unreadable'])} could not be read, the others are done:", *report["unreadable"]]
+    return "\n".join(lines)
 
 
 # ---- command line --------------------------------------------------------------------------------------------------
@@ -287,6 +196,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
     parser.add_argument("--batch", type=positive, metavar="N", help="images of one size, or windows, at once")
     parser.add_argument("--limit", type=positive, default=0, metavar="N", help="only the first N images")
+    parser.add_argument("--images", metavar="PATH", help="read a file, a folder or a 'glob' of photos instead of testing")
     parser.add_argument("--save-predictions", metavar="DIR", help="write palette PNGs and overlays")
     parser.add_argument("--json", metavar="FILE", help="write the report; - for standard output")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
@@ -295,25 +205,27 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(arguments)
+    disable_progress_bar()  # of transformers, one for the tensors it loads
     try:
-        choice = choose(options)
+        choice = choose(options.checkpoint, options.model, options.best)
         config = resolve_config(choice, options)
         # without being told, Accelerate takes processes on CPUs for unrelated ones, and each would test everything
         on_cpu = not torch.accelerator.is_available()
         accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision(config.run.mixed_precision))
         if accelerator.is_main_process:
-            print(f"evaluating {choice.description}", file=sys.stderr, flush=True)
-        report = evaluate(choice, config, options, accelerator)
+            print(f"{'reading with' if options.images else 'evaluating'} {choice.description}", file=sys.stderr, flush=True)
+        work, as_words = (read_files, files_as_text) if options.images else (evaluate, as_text)
+        report = work(choice, config, options, accelerator)
     except (CheckpointError, ConfigError, DataError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 1
     if accelerator.is_main_process:
         text = json.dumps(report, indent=2)
-        print(text if options.json == "-" else as_text(report))
+        print(text if options.json == "-" else as_words(report))
         if options.json not in (None, "-"):
             Path(options.json).write_text(text + "\n")
     accelerator.end_training()
-    return 0
+    return 1 if report.get("unreadable") else 0
 
 
 if __name__ == "__main__":

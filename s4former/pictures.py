@@ -115,7 +115,7 @@ def contact_sheet(
     """One row per image: the picture, its truth, one or more predictions; below, the colours of the classes shown.
 
     Args:
-        rows: (image, truth or None, prediction, ...) each, all of one length.
+        rows: (image, truth or None, prediction, ...) each, all of one length; what is (H, W, 3) is a picture, (H, W) ids.
         titles: of the columns, as many as a row has entries.
         class_names: by id.
         heading: a line above everything.
@@ -138,7 +138,7 @@ def contact_sheet(
         for column, entry in enumerate(row):
             corner = (MARGIN + column * (wide + GAP), top + LINE + r * (high + GAP))
             picture = colours[entry.astype(np.uint8)] if entry is not None and entry.ndim == 2 else entry
-            paste_panel(sheet, corner, (wide, high), picture, smooth=column == 0)
+            paste_panel(sheet, corner, (wide, high), picture, smooth=picture is entry)
     draw_legend(draw, top + LINE + len(rows) * (high + GAP) + GAP, legend)
     return sheet
 
@@ -174,7 +174,7 @@ def paste_panel(
 
 def shown_classes(rows: Sequence[Sequence[np.ndarray | None]], class_names: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
     """Name and colour of every class in any mask, by id; last, if there are any, the pixels without label."""
-    ids = sorted(set().union(*(np.unique(mask).tolist() for row in rows for mask in row[1:] if mask is not None)))
+    ids = sorted(set().union(*(np.unique(mask).tolist() for row in rows for mask in row if mask is not None and mask.ndim == 2)))
     colours = [tuple(colour) for colour in display_colours(class_names).tolist()]
     named = [(class_names[i], colours[i]) for i in ids if i < len(class_names)]
     return named + ([("no label", UNLABELED)] if IGNORE_INDEX in ids else [])

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import shapes
 from .class_names import CITYSCAPES_TRAIN_IDS
@@ -143,6 +143,8 @@ def opened(record: dict[str, Any], kind: str) -> Image.Image:
             image = ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise DataError(f"{kind} {name_of(record)} does not exist") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{kind} {name_of(record)} cannot be read: its content is no image") from None
     except BROKEN as error:
         raise DataError(f"{kind} {name_of(record)} cannot be read: {error}") from None
     return image

@@ -190,3 +190,64 @@ def test_two_processes_count_every_image_exactly_once(workplace, tmp_path):
     assert report["processes"] == 2 and report["images"] == 7 and report["pixels"] == int(matrix.counts.sum())
     assert report["mean_iou"] == pytest.approx(scores["mean_iou"], abs=1e-6)
     assert len(list((tmp_path / "seen/masks").iterdir())) == 7
+
+
+# ---- photos without masks
+
+
+@pytest.fixture
+def photos(here, tmp_path) -> Path:
+    """Nine photos in three sizes, two folders and two formats; two of them are broken."""
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for index, name in enumerate(["a.jpg", "a.png", "b.png", "c.png", "d.png", "deep/a.png", "deep/e.png"]):
+        Image.effect_noise(((24, 16), (16, 24), (40, 30))[index % 3], 90).convert("RGB").save(folder / name)
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "cut.png").write_bytes((folder / "b.png").read_bytes()[:200])
+    (folder / "notes.txt").write_text("no picture either")
+    return folder
+
+
+def test_photos_without_masks_become_class_maps_in_their_sizes_and_broken_ones_are_named_at_the_end(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert script.main(["--images", str(photos), "--save-predictions", str(out), "--batch", "2"]) == 1
+    said = capsys.readouterr().out
+    assert "7 images in" in said and "2 could not be read, the others are done:" in said
+    assert "broken.png cannot be read: its content is no image" in said and "cut.png" in said
+    names = ["a.jpg.png", "a.png.png", "b.png", "c.png", "d.png", "deep__a.png", "deep__e.png"]
+    assert sorted(path.name for path in (out / "masks").iterdir()) == names
+    network = SegformerForSemanticSegmentation.from_pretrained("runs/newer/student").eval()
+    for name, photo in {"a.jpg": "a.jpg", "c": "c.png", "deep__e": "deep/e.png"}.items():
+        with Image.open(photos / photo) as image, Image.open(out / "masks" / f"{name}.png") as mask:
+            pixels = (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5
+            assert mask.mode == "P" and mask.size == image.size
+            with torch.no_grad():
+                assert np.array_equal(np.asarray(mask), logits_at(network, pixels)[0].argmax(dim=0).numpy())
+        with Image.open(out / "overlays" / f"{name}.jpg") as overlay:
+            assert overlay.size == mask.size
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.width > 1200  # two pairs in a row
+
+
+def test_one_photo_or_a_glob_of_them_is_read_by_a_model_that_names_no_data(photos, tmp_path, capsys):
+    save_network(tiny_network(9, 0), tmp_path / "plain", HALF, HALF, 0)
+    command = ["--checkpoint", str(tmp_path / "plain"), "--save-predictions", str(tmp_path / "out")]
+    sliding = ["--sliding-window", "--window", "16", "16", "--short-side", "0", "--json", str(tmp_path / "report.json")]
+    assert script.main([*command, "--images", str(photos / "**" / "a.*"), *sliding]) == 0
+    assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["a.jpg.png", "a.png.png", "deep__a.png"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["images"] == 3 and report["unreadable"] == []
+    assert script.main([*command, "--images", str(photos / "deep" / "a.png")]) == 0
+    assert (tmp_path / "out" / "masks" / "a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--images", "nothing/*.png", "--save-predictions", "out"], "--images 'nothing/*.png': there is no such file or folder"),
+        (["--images", "runs", "--save-predictions", "out"], "--images 'runs': the folder has no image below it"),
+        (["--images", "runs"], "--images says what to read; say where the class maps go with --save-predictions DIR"),
+    ],
+)
+def test_photos_that_cannot_be_found_are_a_sentence(here, capsys, arguments, sentence):
+    assert complaint_of(capsys, *arguments).startswith(f"evaluate.py: {sentence}")

@@ -11,7 +11,8 @@ FLOORS = [
     {"patch_shuffle", "pasa", "losses", "mixing", "augment", "colour", "schedules", "metrics"}
     | {"setr", "dpt", "deeplab", "pictures", "checkpoint", "reading", "writing"}
     | {"windows"},
-    {"download", "coco_masks", "lists", "weights", "runlog", "table", "pretrain", "hf_evaluate", "inference"},
+    {"download", "coco_masks", "lists", "weights", "runlog", "table", "pretrain", "hf_evaluate", "inference"}
+    | {"choosing", "photos"},
     {"layouts", "hub_source", "models", "published", "sbd"},
     {"sources", "student", "export", "benchmarks"},
     {"data", "prepare"},
@@ -25,7 +26,7 @@ OWNERS = {  # who may import a library of the ecosystem
     "accelerate": {"runlog", "engine", "training"},
     "datasets": {"sources", "hub_source", "lists"},
     "timm": {"deeplab"},
-    "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student"}
+    "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student", "choosing"}
     | {"figures.checkpoints", "figures.attention"},
     "matplotlib": {"figures.page", "figures.attention", "figures.classes", "figures.__main__"},
 }
