@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -17,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
-from s4former import checkpoint
+from s4former import checkpoint, teaching
 from s4former.config import Config, ConfigError, load, share_of_process, to_dict
 from s4former.data import Batch, step_loader
 from s4former.engine import NonFiniteLoss, Signals, precision, update
@@ -26,7 +27,7 @@ from s4former.reading import DataError
 from s4former.runlog import RunLog
 from s4former.sources import check_masks, load_sources
 from s4former.step import BRANCHES
-from s4former.training import Training, build_training, evaluate, finish, push_model, restore, save
+from s4former.training import Training, build_training, description, evaluate, finish, push_model, restore, save
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
 FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.workers")  # fmt: skip
@@ -101,6 +102,7 @@ def run_steps(training: Training, batches: Iterator[Batch], log: RunLog) -> int:
         waited = time.perf_counter() - started
         on_device = (training.to_device(batch) for batch in rounds)
         terms = update(accelerator, training.student, training.teacher, training.optimizer, on_device, step, config)
+        training.tally.take(terms, run.batch.rounds)
         training.finiteness.watch(step, terms, scaled=accelerator.scaler is not None)
         training.step = done = step + 1
 
@@ -110,6 +112,7 @@ def run_steps(training: Training, batches: Iterator[Batch], log: RunLog) -> int:
         tell_replaced(training, rounds, log)
         if due:
             log.progress(done, values | speed.report(training.images_per_step, last - done))
+            tell_teaching(training, log)
         stopping = signals.caught(may_synchronize=due)
 
         if (done % config.evaluation.every == 0 or done == last) and not stopping:
@@ -141,6 +144,7 @@ def introduce(training: Training, log: RunLog) -> None:
         f" {accelerator.num_processes} x {accelerator.device.type}, precision {accelerator.mixed_precision};"
         f" {training.folder}" + (f", from step {training.step}" if training.step else "")
     )
+    log.record("start", training.step, description(training))
 
 
 def read_terms(training: Training, terms: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -154,6 +158,18 @@ def read_terms(training: Training, terms: dict[str, torch.Tensor]) -> dict[str, 
     shown |= {name: terms[name] for name in ("confident", "gradient") if name in terms}
     rates = {"learning_rate": training.optimizer.param_groups[0]["lr"]}
     return {name: float(value) for name, value in shown.items()} | rates
+
+
+def tell_teaching(training: Training, log: RunLog) -> None:
+    """Of what the teacher has made pseudo labels since the last line, and a warning for classes that it leaves out."""
+    step, steps = training.step, training.config.schedule.steps
+    report = training.tally.report(step, partial(training.accelerator.reduce, reduction="sum"))
+    if report:
+        log.record("teacher", step, report)
+        if missed := training.tally.missed(step, steps):
+            sentence = teaching.warning(missed, teaching.patience(steps), training.config.method.threshold)
+            log.say(f"step {step}: {sentence}")
+            log.record("missed", step, {"classes": missed, "warning": sentence})
 
 
 def tell_replaced(training: Training, rounds: list[Batch], log: RunLog) -> None:

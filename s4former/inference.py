@@ -16,9 +16,11 @@ from torch import Tensor
 
 from .config import Evaluation
 from .metrics import ConfusionMatrix
+from .pseudo import IGNORE_INDEX
 from .windows import resized_bands, sliding_rows
 
 Network = Callable[[Tensor], Tensor]
+PSEUDO = "pseudo"  # the name of class maps without the pixels that a teacher is unsure of
 WAITING = 2**28  # values of images that wait for others of their size, 256 MiB as uint8
 
 
@@ -187,6 +189,7 @@ def predictions(
     dataset: Any,
     setting: Setting,
     *,
+    pseudo: tuple[str, float] | None = None,
     limit: int = 0,
     process_index: int = 0,
     num_processes: int = 1,
@@ -196,6 +199,8 @@ def predictions(
     Args:
         networks: by name.
         dataset: a sequence of items with `image` (3, H, W) uint8, `labels` (H, W) long and `id`.
+        pseudo: a network and a threshold; the class maps of that network come once more under the name PSEUDO, with
+            IGNORE_INDEX where its confidence is not above.
         limit: only the first images; 0 = all.
         process_index, num_processes: image i belongs to process i % num_processes, so none is seen twice.
 
@@ -206,24 +211,37 @@ def predictions(
     mine = (dataset[i] for i in range(process_index, end, num_processes))
     for items in batches_of_one_size(mine, setting.evaluation.batch):
         images = torch.stack([item.image for item in items])
-        yield items, {name: predict(network, images, setting) for name, network in networks.items()}
+        speaker, threshold = pseudo or ("", 0.0)
+        maps = {name: predict(network, images, setting) for name, network in networks.items() if name != speaker}
+        if speaker:
+            labels, confidence = predict_surely(networks[speaker], images, setting)
+            maps |= {speaker: labels, PSEUDO: labels.masked_fill(confidence <= threshold, IGNORE_INDEX)}
+        yield items, maps
 
 
 def evaluate_networks(
-    networks: dict[str, Network], dataset: Any, setting: Setting, *, num_classes: int, **part: int
+    networks: dict[str, Network],
+    dataset: Any,
+    setting: Setting,
+    *,
+    num_classes: int,
+    pseudo: tuple[str, float] | None = None,
+    **part: int,
 ) -> dict[str, ConfusionMatrix]:
     """One confusion matrix per network over this process's share of the data; the caller sums over the processes.
 
+    With `pseudo` there is one more, PSEUDO, over the pixels of which that network is sure; see `predictions`.
     `part` is `limit`, `process_index` and `num_processes` of `predictions`.
     """
-    matrices = {name: ConfusionMatrix(num_classes, device=setting.device) for name in networks}
-    for items, maps in predictions(networks, dataset, setting, **part):
+    names = [*networks, PSEUDO] if pseudo else networks
+    matrices = {name: ConfusionMatrix(num_classes, device=setting.device) for name in names}
+    for items, maps in predictions(networks, dataset, setting, pseudo=pseudo, **part):
         count(matrices, items, maps)
     return matrices
 
 
 def count(matrices: dict[str, ConfusionMatrix], items: Sequence[Any], maps: dict[str, Tensor]) -> None:
-    """Adds what `predictions` yields to the matrix of each network."""
+    """Adds what `predictions` yields to the matrix of each network; where a map has IGNORE_INDEX nothing is counted."""
     labels = torch.stack([item.labels for item in items])
     for name, matrix in matrices.items():
-        matrix.update(maps[name], labels.to(maps[name].device))
+        matrix.update(maps[name], labels.to(maps[name].device).masked_fill(maps[name] == IGNORE_INDEX, IGNORE_INDEX))

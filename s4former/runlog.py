@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any, Iterator
 
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -35,7 +36,7 @@ class RunLog:
         """A line of JSON, and the numbers among the values to the trackers."""
         if self.main:
             self.file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values}) + "\n")
-        self.accelerator.log({f"{kind}/{name}": value for name, value in values.items() if is_number(value)}, step=step)
+        self.accelerator.log({f"{kind}/{name}": value for name, value in numbers(values)}, step=step)
 
     def progress(self, step: int, values: dict) -> None:
         """The figures of the last few steps; `step` steps are done."""
@@ -71,6 +72,15 @@ def cut_back(path: Path, step: int) -> None:
         if entry["step"] <= step:
             kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))
+
+
+def numbers(values: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers among the values, those of one dict further down as OUTER/INNER."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{inner}", number) for inner, number in value.items() if is_number(number))
+        elif is_number(value):
+            yield name, value
 
 
 def is_number(value: object) -> bool:

@@ -15,6 +15,7 @@ from .mixing import MIXES, gather, mix_pseudo
 from .patch_shuffle import patch_shuffle
 from .pseudo import IGNORE_INDEX, Pseudo, pseudo_label, resize_logits
 from .student import View
+from .teaching import count_pseudo
 
 Average = Callable[[Tensor], Tensor]
 BRANCHES = ("_strong", "_pasa", "_features")  # endings of the terms on unlabelled images
@@ -35,7 +36,7 @@ def train_step(
     Returns:
         Scalars: `supervised`, `auxiliary`, and `consistency_BRANCH` and `ncr_BRANCH` (or another regulariser) of the
         branches strong, pasa and features, as far as they are on; without gradient `confident`, the share of valid
-        pixels that became pseudo labels.
+        pixels that became pseudo labels, and the two histograms of `count_pseudo`.
     """
     views = [View(batch.labeled, auxiliary=True)]
     targets: list[tuple[str, Pseudo]] = []  # branch of every further view, and what the teacher says of its pixels
@@ -77,8 +78,7 @@ def train_step(
         for name, term in compare(logits, target, branch, method).items():
             losses[f"{name}_{branch}"] = losses.get(f"{name}_{branch}", 0) + scale * share * term
     if targets:
-        confident = (pseudo.label != IGNORE_INDEX).sum()
-        losses["confident"] = confident / (pseudo.confidence > 0).sum().clamp(min=1)
+        losses |= count_pseudo(pseudo)
     return losses
 
 

@@ -25,12 +25,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from . import checkpoint
+from . import checkpoint, panels
 from .config import Config, to_dict
 from .data import Batch, Steps, ValidationSet
 from .engine import Finiteness, Teacher, build_optimizer
 from .export import Provenance, export, push
-from .inference import Setting, evaluate_networks, predict
+from .inference import PSEUDO, Setting, evaluate_networks, predict
+from .metrics import ConfusionMatrix
 from .models import build_network, logits_at
 from .pictures import contact_sheet
 from .randomness import Stream, torch_seed
@@ -38,6 +39,7 @@ from .reading import DataError
 from .runlog import RunLog
 from .sources import Sources
 from .student import Student, check_fit, shuffle_grid
+from .teaching import Tally, rightness
 from .weights import normalization
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "pillow", "numpy")
@@ -58,6 +60,7 @@ class Training:
     steps: Steps
     validation: ValidationSet
     finiteness: Finiteness
+    tally: Tally
     notes: list[str]
     step: int = 0  # optimizer steps that are done
     seconds: float = 0.0  # of training, evaluation left out
@@ -71,6 +74,12 @@ class Training:
         """The bare models by role, the one to use first."""
         student = {"student": self.accelerator.unwrap_model(self.student).network}
         return student if self.teacher is None else {"teacher": self.teacher.network, **student}
+
+    @property
+    def pseudo(self) -> tuple[str, float] | None:
+        """The role that gives the pseudo labels and the threshold; None = none does."""
+        speaks = self.config.method.teacher != "none"
+        return (next(iter(self.networks)), self.config.method.threshold) if speaks else None
 
     @property
     def images_per_step(self) -> int:
@@ -113,6 +122,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         steps=Steps(config, sources, grid, accelerator.process_index, accelerator.num_processes),
         validation=ValidationSet(config, sources, config.evaluation.limit),
         finiteness=Finiteness(accelerator.device),
+        tally=Tally(sources.classes, accelerator.device, config.method.burn_in),
         notes=notes,
     )
 
@@ -134,6 +144,7 @@ def save(training: Training) -> None:
             "best": training.best,
             "scores": training.scores,
             "evaluated_at": training.evaluated_at,
+            "tally": training.tally.state_dict(),
             "student": accelerator.unwrap_model(training.student).state_dict(),
             "teacher": None if teacher is None else teacher.state_dict(),
             "optimizer": training.optimizer.state_dict(),
@@ -151,6 +162,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     training.optimizer.load_state_dict(state["optimizer"])
     if training.accelerator.scaler is not None and state["scaler"] is not None:
         training.accelerator.scaler.load_state_dict(state["scaler"])
+    training.tally.load_state_dict(state.get("tally", {}))  # a checkpoint of before has none
     for name in ("step", "seconds", "replaced", "best", "scores", "evaluated_at"):
         setattr(training, name, state[name])
 
@@ -179,11 +191,13 @@ def evaluate(training: Training, log: RunLog) -> None:
             training.validation,
             training.setting,
             num_classes=len(classes),
+            pseudo=training.pseudo,
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
         )
     total = partial(accelerator.reduce, reduction="sum")
-    training.scores = {role: matrix.reduce(total).as_dict(classes) for role, matrix in matrices.items()}
+    matrices = {name: matrix.reduce(total) for name, matrix in matrices.items()}
+    training.scores = {role: matrices[role].as_dict(classes) for role in training.networks}
     if any(score["mean_iou"] is None for score in training.scores.values()):
         raise DataError("no evaluation image has a labelled pixel; check data.validation, data.ignore_index and data.id_map")
     training.evaluated_at = training.step
@@ -192,8 +206,44 @@ def evaluate(training: Training, log: RunLog) -> None:
         if role not in training.best or score["mean_iou"] > training.best[role]["mean_iou"]:
             training.best[role] = {**score, "step": training.step}
             write_model(training, role, f"best-{role}", chosen=True)
+    if PSEUDO in matrices:
+        everything = int(matrices[next(iter(training.networks))].counts.sum())
+        log.record("evaluation/pseudo", training.step, rightness(matrices[PSEUDO], everything, classes))
+    if accelerator.is_main_process:
+        write_counts(training, matrices)
+        draw_panels(training)
+    log.record("cost", training.step, cost(training))
     told = (f"{role} mIoU {100 * score['mean_iou']:.2f}" for role, score in training.scores.items())
     log.say(f"step {training.step}: " + ", ".join(told))
+
+
+def write_counts(training: Training, matrices: dict[str, ConfusionMatrix]) -> None:
+    """The confusion matrices of the last evaluation, rows truth, columns prediction, in pixels."""
+    counts = {name: matrix.counts.tolist() for name, matrix in matrices.items()}
+    content = {"step": training.step, "classes": training.validation.classes, "counts": counts}
+    checkpoint.write_text(training.folder / "confusion.json", json.dumps(content) + "\n")
+
+
+def draw_panels(training: Training) -> None:
+    """Small pictures of fixed images: what the networks say of some evaluation images, and pseudo labels of the pool."""
+    with reading(training.networks) as readers:
+        panels.evaluation_panels(training.folder, readers, training.validation, training.setting)
+        if training.pseudo:
+            role, threshold = training.pseudo
+            pool, classes = training.sources.unlabeled, training.sources.classes
+            panels.unlabeled_panels(
+                training.folder, training.step, readers[role], threshold, pool, training.setting, classes
+            )
+
+
+def cost(training: Training) -> dict[str, float]:
+    """What the run has taken so far."""
+    return {
+        "hours": round(training.seconds / 3600, 4),
+        "images_per_second": round(training.images_per_step * training.step / max(training.seconds, 1e-9), 2),
+        "peak_memory_gib": round(peak_memory_gib(training.accelerator.device), 2),
+        "replaced_images": training.replaced,
+    }
 
 
 def draw_predictions(training: Training, rows: int = 6) -> None:
@@ -251,6 +301,24 @@ def push_model(training: Training, log: RunLog) -> None:
         log.say(f"pushed to {where}" if complaint is None else f"warning: could not push to {where}: {complaint}")
 
 
+def description(training: Training) -> dict[str, Any]:
+    """What is trained on what, where and with which programs: all that a report has to know before there are results."""
+    accelerator = training.accelerator
+    on_gpu = accelerator.device.type == "cuda"
+    name = torch.cuda.get_device_name(accelerator.device) if on_gpu else accelerator.device.type
+    return {
+        "method": training.config.method.title,
+        "command": command_line(),
+        "device": f"{accelerator.num_processes} x {name}",
+        "precision": accelerator.mixed_precision,
+        "parameters": sum(parameter.numel() for parameter in training.networks["student"].parameters()),
+        "classes": training.sources.classes,
+        "lists": training.sources.lists,
+        "notes": training.notes,
+        "versions": versions(),
+    }
+
+
 def finish(training: Training, log: RunLog) -> None:
     """Leaves the last models, results.json and the picture, and says where they are."""
     config = training.config
@@ -263,10 +331,7 @@ def finish(training: Training, log: RunLog) -> None:
             "steps": training.step,
             "last": training.scores,
             "best": training.best,
-            "hours": round(training.seconds / 3600, 4),
-            "images_per_second": round(training.images_per_step * training.step / max(training.seconds, 1e-9), 2),
-            "peak_memory_gib": round(peak_memory_gib(training.accelerator.device), 2),
-            "replaced_images": training.replaced,
+            **cost(training),
             "lists": training.sources.lists,
             "command": command_line(),
             "versions": versions(),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .pseudo import resize_logits
 
-BAND = 2**26  # values of one band of scores, 256 MiB in float32
+BAND = 2**24  # values of one band of scores, 64 MiB in float32
 
 Span = tuple[slice, slice]  # rows and columns of a window
 
@@ -127,6 +127,7 @@ def resized_bands(chunks: Iterable[Tensor], height: int, size: tuple[int, int], 
         while first + held.shape[1] <= int(below[-1]):
             held = torch.cat([held, next(chunks)], dim=1)
         held, first = held[:, int(above[0]) - first :], int(above[0])
-        weight = (places - above).to(held.dtype)[:, None]
-        band = torch.lerp(held[:, above - first], held[:, below - first], weight)
+        band = held[:, above - first]
+        if height != size[0]:
+            band = torch.lerp(band, held[:, below - first], (places - above).to(held.dtype)[:, None])
         yield resize_logits(band[None], (len(rows), size[1]))[0]

@@ -12,12 +12,12 @@ FLOORS = [
     | {"setr", "dpt", "deeplab", "pictures", "checkpoint", "reading", "writing"}
     | {"windows"},
     {"download", "coco_masks", "lists", "weights", "runlog", "table", "pretrain", "hf_evaluate", "inference"}
-    | {"choosing", "photos"},
+    | {"choosing", "photos", "teaching"},
     {"layouts", "hub_source", "models", "published", "sbd"},
     {"sources", "student", "export", "benchmarks"},
     {"data", "prepare"},
     {"step"},
-    {"engine"},
+    {"engine", "panels"},
     {"training", "figures.page", "figures.checkpoints"},
     {"figures.attention", "figures.classes", "figures.views", "figures.compare"},
     {"figures.__main__"},

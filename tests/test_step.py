@@ -17,6 +17,7 @@ from s4former.pasa import VARIANTS
 from s4former.patch_shuffle import inverse, patch_shuffle
 from s4former.step import total_loss, train_step
 from s4former.student import Student, View, check_fit, prove_bias, shuffle_grid
+from s4former.teaching import COUNTS
 
 CLASSES = {i: f"class {i}" for i in range(5)}
 TINY = {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
@@ -89,9 +90,9 @@ def test_every_row_of_the_component_table_trains_exactly_its_terms(shuffle, pasa
     network = network_of("setr")
     losses = train_step(Student(network, method).double(), Teacher(network), batch_of("setr"), method)
     branches = ["strong", "pasa"] if pasa else ["strong"]
-    expected = {"supervised", "auxiliary", "confident"} | {f"consistency_{b}" for b in branches}
+    expected = {"supervised", "auxiliary", "confident", *COUNTS} | {f"consistency_{b}" for b in branches}
     assert set(losses) == expected | ({f"ncr_{b}" for b in branches} if ncr else set())
-    assert all(torch.isfinite(loss) for loss in losses.values()) and losses["confident"] > 0
+    assert all(torch.isfinite(loss).all() for loss in losses.values()) and losses["confident"] > 0
     total_loss(losses, method).backward()
 
 
@@ -346,7 +347,7 @@ def test_unimatch_weighs_two_strong_views_by_a_quarter_each_and_the_feature_bran
     network = network_of("setr").eval()
     student, batch = Student(network, method).double().eval(), second_batch_of()
     terms = train_step(student, Teacher(network), batch, method)
-    assert set(terms) == {"supervised", "consistency_strong", "consistency_features", "confident"}
+    assert set(terms) == {"supervised", "consistency_strong", "consistency_features", "confident", *COUNTS}
     each = [
         train_step(student, Teacher(network), replace(batch, strong=(view,)), replace(method, strong_views=1, feature_dropout=0.0))
         for view in batch.strong

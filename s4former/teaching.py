@@ -1,0 +1,126 @@
+"""What the teacher is doing: of which classes it makes pseudo labels, how sure it is, and which classes it has dropped.
+
+The counts stay on the device until a line of the log is due; one step adds two histograms of its pixels.
+"""
+
+from typing import Any, Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .metrics import ConfusionMatrix, none_for_nan
+from .pseudo import Pseudo
+
+BINS = 20  # of the histogram of confidence, from 0 to 1
+COUNTS = ("pseudo_labels", "confidences")  # the terms of a step that are counts, not losses
+LONG = 0.1  # a class is missed after this share of the run's steps without a pseudo label,
+LEAST = 50  # but never before so many steps
+
+
+def count_pseudo(pseudo: Pseudo) -> dict[str, Tensor]:
+    """`confident`, the share of valid pixels that are pseudo labels; `pseudo_labels` (K,), how many are of each class; and
+    `confidences` (BINS,), how many valid pixels have which confidence. All float32 on the device."""
+    classes = pseudo.logits.shape[1]
+    # histc neither waits for the device, as bincount does, nor counts what is outside: ignored labels, padding
+    labels = torch.histc(pseudo.label.float(), classes, min=-0.5, max=classes - 0.5)
+    sure = pseudo.confidence.float()
+    confidences = torch.histc(sure.masked_fill(sure == 0, -1), BINS, min=0, max=1)
+    confident = labels.sum() / confidences.sum().clamp(min=1)
+    return {"confident": confident, "pseudo_labels": labels, "confidences": confidences}
+
+
+class Tally:
+    """The counts since the last line of the log, and when every class was last heard of.
+
+    heard: (K,) long on the CPU, the last step of which a line of the log had a pseudo label of the class.
+    """
+
+    def __init__(self, classes: Sequence[str], device: torch.device | str = "cpu", first: int = 0):
+        self.classes = classes
+        self.labels = torch.zeros(len(classes), dtype=torch.long, device=device)
+        self.confidence = torch.zeros(BINS, dtype=torch.long, device=device)
+        self.heard = torch.full((len(classes),), first, dtype=torch.long)
+        self.told: set[int] = set()  # classes that a warning was given for
+
+    def take(self, terms: dict[str, Tensor], rounds: int = 1) -> None:
+        """Takes the counts of a step, means over its accumulation rounds, out of its terms."""
+        labels, confidence = (terms.pop(name, None) for name in COUNTS)
+        if labels is not None:
+            self.labels += (labels * rounds).round().long()
+            self.confidence += (confidence * rounds).round().long()
+
+    def report(self, step: int, total: Callable[[Tensor], Tensor] = lambda counts: counts) -> dict[str, Any]:
+        """Reads the counts and begins again; empty if the teacher has not spoken. To be called by all processes.
+
+        Args:
+            total: sums a tensor over them.
+
+        Returns:
+            pixels: how many were looked at.    confident: the share of them that became pseudo labels.
+            share: by class, the share of all pixels that became its pseudo labels.
+            confidence: BINS shares of all pixels, from unsure to sure.
+        """
+        counts = total(torch.cat([self.labels, self.confidence])).cpu()
+        self.labels, self.confidence = torch.zeros_like(self.labels), torch.zeros_like(self.confidence)
+        labels, confidence = counts.split([len(self.classes), BINS])
+        pixels = float(confidence.sum())
+        if not pixels:
+            return {}
+        self.heard[labels > 0] = step
+        shares = [round(share, 7) for share in (labels / pixels).tolist()]
+        return {
+            "pixels": int(pixels),
+            "confident": round(float(labels.sum()) / pixels, 5),
+            "share": dict(zip(self.classes, shares)),
+            "confidence": [round(share, 5) for share in (confidence / pixels).tolist()],
+        }
+
+    def missed(self, step: int, steps: int) -> list[str]:
+        """Classes that have had no pseudo label for long; each is named once until it has been heard of again."""
+        silent = {index for index, last in enumerate(self.heard.tolist()) if step - last >= patience(steps)}
+        fresh, self.told = sorted(silent - self.told), silent
+        return [self.classes[index] for index in fresh]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"labels": self.labels, "confidence": self.confidence, "heard": self.heard}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, value in state.items():
+            getattr(self, name).copy_(value)
+
+
+def rightness(matrix: ConfusionMatrix, pixels: int, classes: Sequence[str]) -> dict[str, Any]:
+    """What the pseudo labels of images whose truth is known are worth.
+
+    Args:
+        matrix: of the pixels of which the teacher is sure.
+        pixels: how many labelled pixels there are in all.
+
+    Returns:
+        confident: the share of labelled pixels that it is sure of.    right: how many of those it is right about.
+        share, right_by_class: the same by the class that the teacher names; None where it names none.
+    """
+    counts = matrix.checked_counts()
+    named, hits = counts.sum(dim=0), counts.diagonal()
+    return {
+        "confident": float(named.sum() / pixels),
+        "right": none_for_nan(float(hits.sum() / named.sum())),
+        "share": dict(zip(classes, (named / pixels).tolist())),
+        "right_by_class": dict(zip(classes, map(none_for_nan, (hits / named).tolist()))),
+    }
+
+
+def patience(steps: int) -> int:
+    """For how many steps of a run of so many a class may be without pseudo labels before a word is said."""
+    return max(LEAST, int(LONG * steps))
+
+
+def warning(names: Sequence[str], silence: int, threshold: float) -> str:
+    """What to tell a user whose classes get no pseudo labels for a silence of so many steps, with what usually helps."""
+    return (
+        f"for {silence} steps no pixel has become a pseudo label of {', '.join(names)}: of"
+        f" {'it' if len(names) == 1 else 'them'} the student learns from labelled images alone. What usually helps: a lower"
+        f" method.threshold (it is {threshold}), more labelled images that show {'it' if len(names) == 1 else 'them'}"
+        " (python -m s4former.pool ranks the unlabelled ones), a longer run; a class that labelled images hardly show"
+        " will not come back by itself"
+    )
