@@ -5,6 +5,7 @@
               checkpoints/      to go on from
               teacher/ student/ the last models, best-teacher/ best-student/ those chosen on the evaluation images
               results.json      the outcome, with everything needed to repeat it
+              report.html       all of it to look at, written at every evaluation; panels/ and confusion.json are its sources
               predictions.png   a few evaluation images
 """
 
@@ -36,6 +37,7 @@ from .models import build_network, logits_at
 from .pictures import contact_sheet
 from .randomness import Stream, torch_seed
 from .reading import DataError
+from .report.page import write_report
 from .runlog import RunLog
 from .sources import Sources
 from .student import Student, check_fit, shuffle_grid
@@ -213,6 +215,8 @@ def evaluate(training: Training, log: RunLog) -> None:
         write_counts(training, matrices)
         draw_panels(training)
     log.record("cost", training.step, cost(training))
+    if accelerator.is_main_process:
+        write_report(training.folder)
     told = (f"{role} mIoU {100 * score['mean_iou']:.2f}" for role, score in training.scores.items())
     log.say(f"step {training.step}: " + ", ".join(told))
 
@@ -339,6 +343,7 @@ def finish(training: Training, log: RunLog) -> None:
         }
         checkpoint.write_text(training.folder / "results.json", json.dumps(results, indent=2) + "\n")
         draw_predictions(training)
+        write_report(training.folder)
     if config.run.push_to_hub:
         push_model(training, log)
     for role, score in training.scores.items():
@@ -347,7 +352,7 @@ def finish(training: Training, log: RunLog) -> None:
             f"{role:8s}last {100 * score['mean_iou']:.2f} mIoU, best {100 * best['mean_iou']:.2f} at step {best['step']}"
             " (chosen on the evaluation images)"
         )
-    log.say(f"results {training.folder / 'results.json'}, picture {training.folder / 'predictions.png'}")
+    log.say(f"results {training.folder / 'results.json'}, report {training.folder / 'report.html'}")
     log.say(f"evaluate with: python evaluate.py --checkpoint {training.folder}")
 
 

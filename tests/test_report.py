@@ -1,0 +1,236 @@
+"""The report of a run: its numbers, its charts by hand, what it refers to, and how a real browser takes it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from s4former.config import from_dict, to_dict
+from s4former.report.__main__ import main
+from s4former.report.charts import Series, curves, histogram, matrix, number, stacked, thinned, ticks
+from s4former.report.page import page, write_report
+from s4former.report.run import ReportError, read_run
+
+CLASSES = ["back<ground", "leaf", "bud"]
+LISTS = {part: {"images": 7, "sha256": part[0] * 64} for part in ("labeled", "unlabeled", "validation")}
+
+
+def score(value):
+    return {"mean_iou": value, "pixel_accuracy": value, "iou": {"back<ground": value, "leaf": value / 2, "bud": None}}
+
+
+def write_run(folder: Path, steps=4, until=4, teacher=True) -> Path:
+    """A run of `steps` steps that has come to step `until`, evaluated at every second one."""
+    (folder / "panels").mkdir(parents=True)
+    method = {} if teacher else {"method": {"teacher": "none"}}
+    (folder / "config.json").write_text(json.dumps(to_dict(from_dict({"schedule": {"steps": steps}, **method}))))
+    start = {
+        "method": "S4Former", "command": "python train_semi.py --config mine.json", "device": "1 x cpu", "precision": "no",
+        "parameters": 40849, "classes": CLASSES, "lists": LISTS, "notes": ["no labelled pixel shows bud"], "versions": {"torch": "2.14.1"},
+    }  # fmt: skip
+    lines = [("start", 0, start)]
+    for step in range(1, until + 1):
+        lines.append(("train", step, {"loss/total": 2.0 / step, "loss/supervised": 1.0 / step, "confident": 0.5, "learning_rate": 1e-3}))
+        if teacher:
+            share = {"back<ground": 0.25, "leaf": 0.125 * (step - 1), "bud": 0.0}
+            lines.append(("teacher", step, {"pixels": 100, "confident": 0.5, "share": share, "confidence": [0.0] * 19 + [1.0]}))
+        if step % 2 == 0:
+            lines.append(("evaluation/student", step, score(0.1 * step)))
+            if teacher:
+                lines.append(("evaluation/teacher", step, score(0.1 * step + 0.05)))
+                right = {"back<ground": 0.875, "leaf": 0.5, "bud": None}
+                lines.append(("evaluation/pseudo", step, {"confident": 0.5, "right": 0.75, "right_by_class": right}))
+                Image.new("P", (9, 6)).save(folder / "panels" / f"unlabeled-0-{step:08d}.png")
+            lines.append(("cost", step, {"hours": 0.5, "images_per_second": 3.0, "peak_memory_gib": 1.5, "replaced_images": 0}))
+    if teacher:
+        lines.append(("missed", until, {"classes": ["bud"], "warning": "for 50 steps no pixel has become a pseudo label of bud"}))
+    text = "".join(json.dumps({"kind": kind, "step": step, "time": 0.0, **values}) + "\n" for kind, step, values in lines)
+    (folder / "log.jsonl").write_text(text + '{"kind": "train", "st')
+    counts = [[90, 8, 2], [5, 15, 0], [0, 0, 0]]
+    roles = ("teacher", "student") if teacher else ("student",)
+    (folder / "confusion.json").write_text(json.dumps({"step": until, "classes": CLASSES, "counts": {role: counts for role in roles}}))
+    for name in ("evaluation-0", "unlabeled-0"):
+        Image.fromarray(np.full((6, 9, 3), 90, np.uint8)).save(folder / "panels" / f"{name}-image.jpg")
+    for role in ("truth", *roles):
+        Image.new("P", (9, 6)).save(folder / "panels" / f"evaluation-0-{role}.png")
+    if until == steps:
+        (folder / "results.json").write_text(json.dumps({"steps": steps}))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    return write_run(tmp_path / "run")
+
+
+# ---- charts
+
+
+def test_ticks_are_round_numbers_inside_the_range():
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1] and ticks(0, 0.83) == [0, 0.2, 0.4, 0.6, 0.8]
+    assert ticks(0, 80_000, 5) == [0, 20_000, 40_000, 60_000, 80_000]
+    assert ticks(3, 3) == [3]
+
+
+def test_a_long_curve_is_thinned_by_means_and_keeps_its_end():
+    points = [(step, 2.0 * step) for step in range(10_000)]
+    thin = thinned(points, 100)
+    assert len(thin) <= 100 and thin[-1] == points[-1]
+    assert all(y == pytest.approx(2 * x) for x, y in thin)
+    assert thinned(points[:50], 100) == points[:50]
+
+
+def drawing(chart: str):
+    return ElementTree.fromstring(chart)
+
+
+def places(element) -> list[tuple[float, float]]:
+    return [tuple(map(float, pair.split(","))) for pair in element.get("points").split()]
+
+
+def test_a_curve_goes_through_its_points():
+    chart = drawing(curves([Series("a & b", [(0, 0.0), (5, 1.0), (10, 0.5)], "red")], "losses"))
+    (left, low), (middle, high), (right, half) = places(chart.find("polyline"))
+    assert middle - left == pytest.approx(right - middle, abs=0.2)
+    assert low - half == pytest.approx((low - high) / 2, abs=0.2) and high < half < low
+    assert curves([Series("a", [], "red")], "nothing yet") == ""
+
+
+def test_stacked_shares_lie_on_each_other():
+    lower, upper = drawing(stacked([Series("a", [(0, 0.2), (4, 0.4)], "red"), Series("b", [(0, 0.2), (4, 0.0)], "blue")], "x")).findall("polygon")
+    assert places(lower)[:2] == places(upper)[:1:-1]
+    assert places(upper)[1] == places(upper)[2]  # b has nothing at the end
+
+
+def test_a_histogram_tells_the_sure_from_the_unsure():
+    bars = drawing(histogram([0.1, 0.2, 0.3, 0.4], 0.75, "confidence")).findall("rect")
+    assert [each.get("class") for each in bars] == ["unsure", "unsure", "unsure", "sure"]
+    heights = [float(each.get("height")) for each in bars]
+    assert heights[3] == pytest.approx(4 * heights[0], abs=0.3)
+
+
+def test_a_matrix_has_rows_of_shares_and_a_class_without_pixels_does_not_break_it():
+    cells = drawing(matrix([[3, 1], [0, 0]], ["a", "b"], "confusion")).findall(".//rect")[:4]
+    assert [float(cell.get("fill-opacity")) for cell in cells] == [0.75, 0.25, 0, 0]
+    assert [cell.get("class") for cell in cells] == ["hit", "miss", "miss", "hit"]
+    assert len(matrix([[1] * 150] * 150, [f"class {i}" for i in range(150)], "x")) < 5_000_000
+
+
+def test_numbers_are_short():
+    assert [number(0.12345, True), number(0.5), number(80_000)] == ["12.3 %", "0.5", "80\u2009000"]
+
+
+# ---- the page
+
+
+def text_of(run: Path) -> str:
+    return page(read_run(run))
+
+
+def test_the_report_holds_scores_cost_lists_versions_config_and_commands(run):
+    text = text_of(run)
+    for part in (
+        "S4Former: run", "ended", "45.0", "best 45.0 at step 4", "30.0 min", "1.5 GiB at most", "l" * 64, "2.14.1", "schedule.steps",
+        "python evaluate.py --checkpoint", "AutoModelForSemanticSegmentation.from_pretrained", "no labelled pixel shows bud",
+        "Step 4: for 50 steps no pixel has become a pseudo label of bud.", "back&lt;ground", "87.5", "confusion matrix of the teacher",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "back<ground" not in text and text.count("data:image/") == 3 + 4 and "--resume" not in text
+
+
+def test_a_run_that_is_training_or_was_killed_says_where_it_is_and_how_it_goes_on(tmp_path):
+    text = text_of(write_run(tmp_path / "run", steps=400, until=3))
+    assert "step 3 of 400 when this was written" in text and "python train_semi.py --config mine.json --resume" in text
+
+
+def test_a_run_without_a_teacher_has_a_report_without_one(tmp_path):
+    text = text_of(write_run(tmp_path / "run", teacher=False))
+    assert "What the teacher is doing" not in text and "mIoU, student" in text and "pseudo labels over time" not in text
+
+
+def test_a_run_that_was_resumed_has_whole_curves_and_no_pictures_of_a_lost_future(run):
+    with open(run / "log.jsonl", "a") as log:
+        log.write("\n" + json.dumps({"kind": "start", "step": 4, "time": 1.0, **read_run(run).start}) + "\n")
+    Image.new("P", (9, 6)).save(run / "panels" / "unlabeled-0-00000009.png")
+    text = text_of(run)
+    assert "went on after a stop" in text and "step 9" not in text
+    assert [step for step, _ in read_run(run).curve("train", "loss/total")] == [1, 2, 3, 4]
+
+
+class References(HTMLParser):
+    """Everything by which a page can ask for something outside itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.addresses, self.styles = set(), [], ""
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        for key, value in attributes:
+            if key in ("src", "href", "srcset", "data", "action", "poster", "xlink:href", "background", "formaction"):
+                self.addresses.append(value)
+            if key == "style":
+                self.styles += value
+            assert not key.startswith("on"), key
+
+    def handle_data(self, data):
+        if self.lasttag == "style":
+            self.styles += data
+
+
+def test_the_file_refers_to_nothing_outside_itself(run):
+    page = References()
+    page.feed(write_report(run).read_text())
+    assert page.addresses and all(address.startswith("data:") for address in page.addresses)
+    assert not page.tags & {"script", "iframe", "object", "embed", "base", "form", "audio", "video"}
+    assert "url(" not in page.styles and "@import" not in page.styles and "src" not in page.styles
+
+
+def test_the_file_is_written_whole_by_a_command_and_what_is_no_run_is_a_sentence(run, tmp_path, capsys):
+    assert main([str(run)]) == 0 and capsys.readouterr().out.strip() == str(run / "report.html")
+    assert (run / "report.html").read_text().endswith("</html>\n")
+    assert main([str(tmp_path)]) == 1
+    assert "has no config.json and log.jsonl; give the folder that train_semi.py writes" in capsys.readouterr().err
+    (run / "log.jsonl").write_text("")
+    with pytest.raises(ReportError, match="no line of the kind 'start'"):
+        read_run(run)
+
+
+# ---- in a browser
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    " --hide-scrollbars"
+).split()
+
+
+def browse(path: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess:
+    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(folder)})
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
+def test_a_real_browser_shows_it_light_and_dark_wide_and_narrow(run, tmp_path):
+    path = write_report(run)
+    dumped = browse(path, tmp_path, "--dump-dom").stdout
+    assert dumped.count("<svg") == text_of(run).count("<svg") and "Confusion" in dumped
+    shades = {}
+    for name, flags in {"light": [], "dark": ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"], "narrow": []}.items():
+        picture = tmp_path / f"{name}.png"
+        size = "500,1200" if name == "narrow" else "1200,1200"
+        browse(path, tmp_path, f"--screenshot={picture}", f"--window-size={size}", *flags)
+        with Image.open(picture) as image:
+            assert image.width == int(size.split(",")[0])
+            pixels = np.asarray(image.convert("L"))
+        shades[name] = np.median(pixels)
+        assert len(np.unique(pixels)) > 30  # text and charts, not an empty page
+    assert shades["light"] > 200 and shades["narrow"] > 200 and shades["dark"] < 60, shades
