@@ -16,6 +16,7 @@ from .reading import DataError, read_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"}
 LOOK = 2048  # longest side of an overlay, pixels
+Cell = dict[str, Any]  # {"path", "bytes"}, what reading.py opens
 ROWS = 10  # of the contact sheet
 
 
@@ -27,8 +28,8 @@ class Photo:
     id: str
 
 
-def find_photos(pattern: str) -> dict[str, Path]:
-    """The image files meant by a file, a folder (with all below it) or a glob, by id, in order of their paths.
+def find_photos(pattern: str) -> dict[str, Cell]:
+    """The image files meant by a file, a folder (with all below it) or a glob, as cells by id, in order of their paths.
 
     An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
     "/" becomes "__".
@@ -51,7 +52,12 @@ def find_photos(pattern: str) -> dict[str, Path]:
     short = [file.relative_to(root).with_suffix("").as_posix() for file in found]
     times = Counter(short)
     names = [name if times[name] == 1 else file.relative_to(root).as_posix() for name, file in zip(short, found)]
-    return {name.replace("/", "__"): file for name, file in zip(names, found)}
+    return {file_name(name): {"path": str(file), "bytes": None} for name, file in zip(names, found)}
+
+
+def file_name(id: str) -> str:
+    """Ids of nested folders stay apart, and inside the folder of the results."""
+    return id.replace("/", "__")
 
 
 def common_folder(files: Sequence[Path]) -> Path:
@@ -62,11 +68,11 @@ def common_folder(files: Sequence[Path]) -> Path:
     return folder
 
 
-def read_photos(photos: Iterable[tuple[str, Path]], complaints: list[str]) -> Iterator[Photo]:
-    """The photos that can be read; for every other a sentence is added to the complaints."""
-    for name, path in photos:
+def read_photos(photos: Iterable[tuple[str, Cell]], complaints: list[str]) -> Iterator[Photo]:
+    """The photos, (id, cell) each, that can be read; for every other a sentence is added to the complaints."""
+    for name, cell in photos:
         try:
-            image = read_image({"path": str(path), "bytes": None})
+            image = read_image(cell)
         except DataError as error:
             complaints.append(str(error))
             continue
@@ -83,7 +89,7 @@ def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequenc
     for name in ("masks", "overlays"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for item, mask in zip(items, maps.to(torch.uint8).cpu().numpy()):
-        name = item.id.replace("/", "__")  # ids of nested folders stay apart, and inside this one
+        name = file_name(item.id)
         palette_png(mask, folder / "masks" / f"{name}.png")
         picture = Image.fromarray(item.image.permute(1, 2, 0).numpy())
         shown = fitted(Image.fromarray(mask), LOOK, Image.Resampling.NEAREST)
@@ -97,7 +103,7 @@ def fitted(picture: Image.Image, side: int, way: Image.Resampling) -> Image.Imag
     return picture if scale == 1 else picture.resize([max(1, round(length * scale)) for length in picture.size], way)
 
 
-def draw_sheet(folder: Path, photos: dict[str, Path], classes: Sequence[str], heading: str) -> Path | None:
+def draw_sheet(folder: Path, photos: dict[str, Cell], classes: Sequence[str], heading: str) -> Path | None:
     """FOLDER/sheet.png: photo beside class map for photos spread over the list; None if none of them has a map."""
     names = [name for name in photos if (folder / "masks" / f"{name}.png").is_file()]
     if not names:
@@ -105,7 +111,7 @@ def draw_sheet(folder: Path, photos: dict[str, Path], classes: Sequence[str], he
     pairs = []
     for index in sorted({round(place) for place in np.linspace(0, len(names) - 1, 2 * ROWS)}):
         name = names[index]
-        image = fitted(read_image({"path": str(photos[name]), "bytes": None}), 600, Image.Resampling.LANCZOS)
+        image = fitted(read_image(photos[name]), 600, Image.Resampling.LANCZOS)
         with Image.open(folder / "masks" / f"{name}.png") as mask:
             pairs.append([np.asarray(image), np.asarray(fitted(mask, 600, Image.Resampling.NEAREST))])
     if len(pairs) > 3:  # two pairs in a row

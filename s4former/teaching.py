@@ -14,7 +14,7 @@ from .pseudo import Pseudo
 BINS = 20  # of the histogram of confidence, from 0 to 1
 COUNTS = ("pseudo_labels", "confidences")  # the terms of a step that are counts, not losses
 LONG = 0.1  # a class is missed after this share of the run's steps without a pseudo label,
-LEAST = 50  # but never before so many steps
+LEAST = 100  # but never before so many steps
 
 
 def count_pseudo(pseudo: Pseudo) -> dict[str, Tensor]:

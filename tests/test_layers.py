@@ -16,7 +16,8 @@ FLOORS = [
     {"report.__main__"},
     {"layouts", "hub_source", "models", "published", "sbd"},
     {"sources", "student", "export", "benchmarks"},
-    {"data", "prepare"},
+    {"data", "prepare"}
+    | {"pool"},
     {"step"},
     {"engine", "panels"},
     {"training", "figures.page", "figures.checkpoints"},
@@ -27,7 +28,7 @@ OWNERS = {  # who may import a library of the ecosystem
     "accelerate": {"runlog", "engine", "training"},
     "datasets": {"sources", "hub_source", "lists"},
     "timm": {"deeplab"},
-    "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student", "choosing"}
+    "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student", "choosing", "pool"}
     | {"figures.checkpoints", "figures.attention"},
     "matplotlib": {"figures.page", "figures.attention", "figures.classes", "figures.__main__"},
 }

@@ -10,7 +10,7 @@ from typing import Any, Sequence
 
 from ..checkpoint import write_text
 from ..config import Config, to_dict
-from ..pictures import display_colours
+from ..pictures import display_colours, has_background
 from .charts import Series, curves, histogram, matrix, number, sparkline, stacked
 from .run import Run, read_run
 from .style import STYLE
@@ -160,8 +160,8 @@ def teaching(run: Run) -> str:
     spoken = run.entries.get("teacher", [])
     if not spoken:
         return ""
-    colours, steps = colours_of(run), max(run.steps, run.step)
-    layers = [Series(each, run.class_curve("teacher", "share", each), colours[i]) for i, each in enumerate(run.classes)]
+    colours, steps, bare = colours_of(run), max(run.steps, run.step), has_background(run.classes)
+    layers = [Series(each, run.class_curve("teacher", "share", each), colours[i]) for i, each in enumerate(run.classes)][bare:]
     heard = [(layer.name, layer.colour) for layer in layers if any(value for _, value in layer.points)]
     threshold, first, last = run.config["method"]["threshold"], spoken[0], spoken[-1]
     note = (
@@ -169,7 +169,8 @@ def teaching(run: Run) -> str:
     )
     return cards(
         card("Share of the unlabelled pixels by class", stacked(layers, "pseudo labels by class over steps", until=steps), heard[:24],
-             f"and {len(heard) - 24} more classes" if len(heard) > 24 else ""),
+             " ".join([f"And {len(heard) - 24} more classes."] * (len(heard) > 24) + [
+                 f"Without {escape(run.classes[0])}: {number(last['share'][run.classes[0]], True)} in the end."] * bare)),
         card("Confidence of the teacher", histogram(last["confidence"], threshold, "confidence of the teacher", first["confidence"]), (), note),
     )  # fmt: skip
 
@@ -268,6 +269,8 @@ def commands(run: Run) -> str:
     lines = [
         ("Evaluate", f"python evaluate.py --checkpoint {folder}{best}"),
         ("Read photos", f"python evaluate.py --checkpoint {folder}{best} --images photos --save-predictions out"),
+        ("Export to ONNX", f"python -m s4former.to_onnx {folder} model.onnx{best}"),
+        ("Pseudo masks of the pool, and what to label next", f"python -m s4former.pool {folder} -o pool{best}"),
         ("Repeat" if run.ended else "Resume", run.start["command"] + ("" if run.ended else " --resume")),
         ("Load", load),
     ]

@@ -47,6 +47,7 @@ svg.spark { width: 110px; height: 22px; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--faint); font-size: 12.5px; padding: 4px 14px 6px 0; white-space: nowrap; vertical-align: bottom; }
 td { padding: 5px 14px 5px 0; border-top: 1px solid var(--line); vertical-align: middle; }
+td:first-child { white-space: nowrap; }
 td.n, th.n { text-align: right; white-space: nowrap; }
 .bar { display: inline-block; width: 110px; height: 8px; background: var(--grid); border-radius: 4px; vertical-align: 1px; margin-right: 8px; overflow: hidden; }
 .bar i { display: block; height: 100%; border-radius: 4px; }

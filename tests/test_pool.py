@@ -1,0 +1,111 @@
+"""Pseudo masks of the pool, and the rule of the images worth labelling, by hand."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scripts import TINY
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from s4former.config import from_dict, to_dict
+from s4former.models import save_network
+from s4former.pool import FLOOR, Pool, main, rank
+
+
+def pool_of(**images):
+    """Images of 10 pixels given as runs of (class, pixels, confidence)."""
+    pool = Pool()
+    for name, runs in images.items():
+        labels = torch.tensor([label for label, pixels, _ in runs for _ in range(pixels)]).reshape(2, 5)
+        confidence = torch.tensor([sure for _, pixels, sure in runs for _ in range(pixels)]).reshape(2, 5)
+        pool.add(name, labels, confidence, threshold=0.9, classes=3)
+    return pool
+
+
+def order(pool, top=9):
+    return [pool.ids[index] for index, _ in rank(pool, top)]
+
+
+def test_shares_doubts_and_pseudo_labels_are_counted_by_class():
+    pool = pool_of(a=[(0, 5, 1.0), (1, 3, 0.5), (2, 2, 0.95)])
+    assert pool.shares[0] == pytest.approx([0.5, 0.3, 0.2])
+    assert pool.doubts[0] == pytest.approx([0, 0.15, 0.01])
+    assert pool.sure[0] == pytest.approx([0.5, 0, 0.2])
+
+
+def test_an_image_of_doubt_comes_before_one_of_certainty():
+    assert order(pool_of(certain=[(0, 10, 0.99)], unsure=[(0, 10, 0.6)], less=[(0, 10, 0.8)])) == ["unsure", "less", "certain"]
+
+
+def test_the_same_doubt_about_a_rarer_class_comes_first():
+    seen = {f"seen{i}": [(0, 10, 1.0)] for i in range(4)}
+    assert order(pool_of(common=[(0, 10, 0.6)], rare=[(1, 10, 0.6)], **seen))[:2] == ["rare", "common"]
+
+
+def test_an_image_like_those_listed_before_it_counts_less():
+    pool = pool_of(first=[(1, 10, 0.5)], twin=[(1, 10, 0.51)], other=[(2, 10, 0.6)])
+    assert order(pool) == ["first", "other", "twin"]
+
+
+def test_worth_by_hand():
+    pool = pool_of(a=[(0, 10, 1.0)], b=[(0, 5, 0.5), (1, 5, 0.8)])
+    (index, worth), _ = rank(pool, 2)
+    assert pool.ids[index] == "b"
+    assert worth == pytest.approx(0.25 / (FLOOR + 1) ** 0.5 + 0.1 / FLOOR**0.5)
+
+
+def test_the_list_is_not_longer_than_the_pool_nor_than_asked():
+    pool = pool_of(a=[(0, 10, 0.5)], b=[(1, 10, 0.5)])
+    assert len(rank(pool, 1)) == 1 and len(rank(pool, 9)) == 2 and rank(Pool(), 9) == []
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run whose data are a folder: two labelled photos, three without mask, one of them broken."""
+    root = tmp_path / "photos"
+    for part in ("images", "masks"):
+        (root / part).mkdir(parents=True)
+    for index in range(6):
+        Image.effect_noise((24, 16), 60 + 20 * index).convert("RGB").save(root / "images" / f"{index}.png")
+    for index in range(3):
+        Image.new("L", (24, 16), index % 3).save(root / "masks" / f"{index}.png")
+    (root / "images" / "5.png").write_bytes(b"no picture")
+    (root / "labeled.txt").write_text("0\n1\n")
+    (root / "validation.txt").write_text("2\n")
+    data = {**TINY["data"], "source": "folder", "root": str(root), "classes": ["ground", "leaf", "bud"]}
+    data |= {"labeled": "labeled.txt", "validation": "validation.txt"}
+    data.pop("shapes")
+    tree = {**TINY, "data": data, "method": {**TINY["method"], "threshold": 0.4}, "evaluation": {"short_side": 0}}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(to_dict(from_dict(tree))))
+    torch.manual_seed(0)
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 8}
+    network = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3, **sizes)).eval()
+    save_network(network, tmp_path / "run" / "teacher", (0.5,) * 3, (0.5,) * 3, 0)
+    return tmp_path / "run"
+
+
+def test_the_whole_pool_gets_masks_and_confidence_and_what_is_broken_is_named(run, tmp_path, capsys):
+    assert main([str(run), "-o", str(tmp_path / "pool")]) == 1
+    said = capsys.readouterr()
+    assert "pseudo masks of 2 images" in said.out and "5.png cannot be read" in said.err
+    assert sorted(path.name for path in (tmp_path / "pool" / "masks").iterdir()) == ["3.png", "4.png"]
+    for name in ("3.png", "4.png"):
+        with Image.open(tmp_path / "pool" / "masks" / name) as mask, Image.open(tmp_path / "pool" / "confidence" / name) as grey:
+            labels, confidence = np.array(mask), np.array(grey) / 255
+            assert mask.mode == "P" and labels.shape == (16, 24)
+        assert (labels[confidence < 0.395] == 255).all() and (labels[confidence > 0.405] < 3).all()
+    with open(tmp_path / "pool" / "worth_labelling.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["rank"] for row in rows] == ["1", "2"] and {row["id"] for row in rows} == {"3", "4"}
+
+
+def test_a_model_without_a_run_is_a_sentence(run, tmp_path, capsys):
+    (tmp_path / "plain").mkdir()
+    for path in (run / "teacher").iterdir():
+        (tmp_path / "plain" / path.name).write_bytes(path.read_bytes())
+    assert main([str(tmp_path / "plain"), "-o", str(tmp_path / "pool")]) == 1
+    assert "does not say what its pool is" in capsys.readouterr().err
