@@ -123,8 +123,24 @@ OURS = ("id2label", "label2id", "image_size", "model_type")  # keys of a transfo
 
 
 def source_of(model: Model) -> str:
-    """A Hub id, a folder or a weights file."""
-    return SIZES[model.encoder][0] if model.encoder in SIZES else model.encoder
+    """A Hub id, a folder or a weights file; a ViT of timm on the Hub is the weights file of its repository."""
+    source = SIZES[model.encoder][0] if model.encoder in SIZES else model.encoder
+    if model.architecture == "setr" and source.startswith("timm/") and not Path(source).exists():
+        return timm_file(model, "model.safetensors")
+    return source
+
+
+def timm_file(model: Model, name: str) -> str:
+    """A file of one of timm's repositories on the Hub, in the cache."""
+    if not model.pretrained:
+        raise ConfigError(
+            f"model.encoder = {model.encoder!r} is described by its weights, and model.pretrained = false wants none; use"
+            f" one of {', '.join(fitting_sizes(model.architecture))} for random weights"
+        )
+    try:
+        return hf_hub_download(model.encoder, name)
+    except (OSError, ValueError) as error:
+        raise unreachable(model, error) from error
 
 
 def is_weights_file(source: str) -> bool:
@@ -389,10 +405,13 @@ def normalization(model: Model) -> Normalization:
 
     From the `preprocessor_config.json` beside the weights, if there is one. A timm-style file has none, and 0.5 is
     taken, as for timm's AugReg ViTs; if its tensors lie under the key "model", as in the files of the DeiT authors, the
-    constants of ImageNet, which a ResNet always has. A `preprocessor_config.json` with image_mean and image_std put beside such a file wins.
-    Everything else: ImageNet.
+    constants of ImageNet, which a ResNet always has. A `preprocessor_config.json` with image_mean and image_std put
+    beside such a file wins. A repository of timm says it in its config. Everything else: ImageNet.
     """
     source = source_of(model)
+    if source != model.encoder and model.encoder.startswith("timm/"):
+        settings = json.loads(Path(timm_file(model, "config.json")).read_text())["pretrained_cfg"]
+        return tuple(settings["mean"]), tuple(settings["std"])
     folder = Path(source).parent if is_weights_file(source) else Path(source)
     found = folder / PROCESSOR if is_weights_file(source) or folder.is_dir() else None
     if found is None and model.pretrained:

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from s4former import models
+from s4former import models, weights
 from s4former.config import ConfigError, Model
 from s4former.models import build_network, load_network, save_network
 from s4former.weights import ENCODERS, HALVES, IMAGENET, SIZES, normalization
@@ -360,6 +360,23 @@ def test_a_timm_file_gives_the_hidden_states_of_timm(file, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(models.encode(network, x)[-1], hidden_of_timm(original, x), rtol=1e-4, atol=1e-4)
     assert normalization(Model(encoder=str(path))) == (IMAGENET if "deit" in file else HALVES)
+
+
+def test_a_repository_of_timm_on_the_hub_is_its_weights_file_with_the_colours_of_its_config(tmp_path, monkeypatch):
+    original, asked = timm_vit(), []
+    save_file(original.state_dict(), tmp_path / "model.safetensors")
+    settings = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3]}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr(weights, "hf_hub_download", lambda source, name: asked.append((source, name)) or str(tmp_path / name))
+    model = Model(encoder="timm/vit_tiny_patch16_224.augreg_in21k")
+    network = build(model, crop=(224, 224)).eval()
+    x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(models.encode(network, x)[-1], hidden_of_timm(original, x), rtol=1e-4, atol=1e-4)
+    assert normalization(model) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    assert {source for source, _ in asked} == {model.encoder}
+    with pytest.raises(ConfigError, match="is described by its weights, and model.pretrained = false wants none; use one of deit-tiny"):
+        build(Model(encoder=model.encoder, pretrained=False), crop=(224, 224))
 
 
 def test_a_headless_float16_timm_file_loads_as_float32(tmp_path):
