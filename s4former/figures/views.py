@@ -26,6 +26,7 @@ NAMES = {
     "none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutout": "CutOut", "classmix": "ClassMix", "mixunmix": "Mix/UnMix",
     "adaptive_cutmix": "Adaptive CutMix",
 }  # fmt: skip
+COLOURS = {"photometric": "Colour jitter", "jitter": "Jitter, grey, blur", "random_intensity": "Random intensity"}
 MEAN, STD = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)  # what is erased or padded shows as grey
 
 
@@ -91,7 +92,7 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
     pseudo = teacher_says(batch, classes, config, open_checkpoint(options.teacher) if options.teacher else None)
     columns = views(batch, pseudo, config.method.mix)
     mix = NAMES[config.method.mix]
-    titles = ["Weak view", "Colour jitter", mix, "PatchShuffle", f"PatchShuffle + {mix}"]
+    titles = ["Weak view", COLOURS[config.method.strong_colour], mix, "PatchShuffle", f"PatchShuffle + {mix}"]
     if config.method.mix == "none":
         columns, titles = [columns[i] for i in (0, 1, 3)], [titles[i] for i in (0, 1, 3)]
     rows = [Row([Panel(picture(column[i])) for column in columns]) for i in range(min(options.count, batch.unlabeled))]
