@@ -241,7 +241,8 @@ class DinoDptForSemanticSegmentation(PreTrainedModel):
             kwargs["output_attentions"] = output_attentions
         outputs = self.run_encoder(padded, **kwargs)
         logits = self.decode(self.feature_maps(outputs.hidden_states, padded))
-        logits = logits[..., : -(-height * scale // patch), : -(-width * scale // patch)]
+        rows, columns = ((side * scale + patch - 1) // patch for side in (height, width))  # no negative //: ONNX rounds it up
+        logits = logits[..., :rows, :columns]
         loss = None
         if labels is not None:
             loss = F.cross_entropy(enlarge(logits.float(), labels.shape[-2:]), labels, ignore_index=255)

@@ -90,7 +90,7 @@ class SetrEmbeddings(ViTEmbeddings):
         maps = self.patch_embeddings.projection(pixel_values)
         stored = [side // kernel for side, kernel in zip(self.image_size, self.patch_embeddings.projection.kernel_size)]
         positions = resize_positions(self.position_embeddings, tuple(stored), maps.shape[-2:])
-        tokens = torch.cat([self.cls_token.expand(len(maps), -1, -1), maps.flatten(2).transpose(1, 2)], dim=1)
+        tokens = torch.cat([self.cls_token.expand(maps.shape[0], -1, -1), maps.flatten(2).transpose(1, 2)], dim=1)
         return self.dropout(tokens + positions)
 
 
@@ -234,7 +234,8 @@ class SetrForSemanticSegmentation(PreTrainedModel):
         outputs = self.run_encoder(padded, **kwargs)
         scale = 2**self.config.head_stages
         logits = self.decode(self.feature_maps(outputs.hidden_states, padded))
-        logits = logits[..., : -(-height * scale // patch), : -(-width * scale // patch)]
+        rows, columns = ((side * scale + patch - 1) // patch for side in (height, width))  # no negative //: ONNX rounds it up
+        logits = logits[..., :rows, :columns]
         loss = None
         if labels is not None:
             full = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)

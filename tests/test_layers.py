@@ -17,7 +17,7 @@ FLOORS = [
     {"layouts", "hub_source", "models", "published", "sbd"},
     {"sources", "student", "export", "benchmarks"},
     {"data", "prepare"}
-    | {"pool"},
+    | {"pool", "to_onnx"},
     {"step"},
     {"engine", "panels"},
     {"training", "figures.page", "figures.checkpoints"},
@@ -28,8 +28,9 @@ OWNERS = {  # who may import a library of the ecosystem
     "accelerate": {"runlog", "engine", "training"},
     "datasets": {"sources", "hub_source", "lists"},
     "timm": {"deeplab"},
-    "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student", "choosing", "pool"}
+    "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student", "choosing", "pool", "to_onnx"}
     | {"figures.checkpoints", "figures.attention"},
+    "onnxruntime": {"to_onnx"},
     "matplotlib": {"figures.page", "figures.attention", "figures.classes", "figures.__main__"},
 }
 

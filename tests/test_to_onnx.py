@@ -1,0 +1,81 @@
+"""Networks as ONNX files: onnxruntime says what torch says, at sizes the export never saw."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig
+
+from s4former import to_onnx as room
+from s4former.models import logits_at, save_network
+from s4former.setr import SetrConfig, SetrForSemanticSegmentation
+from s4former.to_onnx import main
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -r requirements.txt")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inside torch's exporter
+
+
+def setr():
+    encoder = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, patch_size=16)
+    return SetrForSemanticSegmentation(SetrConfig(encoder, grid=(2, 3), decoder_channels=8, decoder_stages=2, num_labels=5))
+
+
+def segformer():
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 8}
+    return SegformerForSemanticSegmentation(SegformerConfig(num_labels=5, **sizes))
+
+
+@pytest.fixture(scope="module", params=[setr, segformer])
+def exported(request, tmp_path_factory):
+    """(network, ONNX file) of an exported folder; logits spread out, so that a difference would show."""
+    folder = tmp_path_factory.mktemp("onnx")
+    torch.manual_seed(0)
+    network = request.param().eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_network(network, folder / "model", (0.5, 0.4, 0.3), (0.5,) * 3, 0)
+    assert main([str(folder / "model"), str(folder / "model.onnx")]) == 0
+    return network, folder / "model.onnx"
+
+
+@pytest.mark.parametrize("batch, height, width", [(1, 32, 48), (2, 64, 96), (3, 50, 61), (1, 17, 130), (1, 9, 40)])
+def test_onnxruntime_gives_the_logits_of_torch_at_any_size(exported, batch, height, width):
+    network, path = exported
+    pixels = torch.randn(batch, 3, height, width)
+    with torch.no_grad():
+        wanted = logits_at(network, pixels).numpy()
+    (found,) = onnxruntime.InferenceSession(str(path)).run(None, {"pixel_values": pixels.numpy()})
+    assert found.shape == wanted.shape == (batch, 5, height, width)
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_the_file_is_one_and_brings_classes_and_constants(exported):
+    _, path = exported
+    assert [each.name for each in path.parent.iterdir() if "onnx" in each.name] == ["model.onnx"]
+    facts = json.loads(onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map["s4former"])
+    assert facts["mean"] == [0.5, 0.4, 0.3] and len(facts["classes"]) == 5
+
+
+class Other(torch.nn.Module):
+    """A network that says something else once it has been exported."""
+
+    def forward(self, pixel_values):
+        return pixel_values + 1 if torch.compiler.is_exporting() else pixel_values
+
+
+def test_a_graph_that_differs_is_not_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "WholeImage", lambda network: network)
+    monkeypatch.setattr(room, "coarsest_stride", lambda network: 16)
+    with pytest.raises(room.OnnxError, match="the exported graph differs from torch by .* for images of 48x32; no file is left"):
+        room.to_onnx(Other(), tmp_path / "model.onnx", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_packages_and_models_are_sentences(tmp_path, monkeypatch, capsys):
+    assert main([str(tmp_path / "none"), str(tmp_path / "model.onnx")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(room.OnnxError, match=r'onnxruntime is not installed; pip install "s4former\[onnx\]"'):
+        room.to_onnx(segformer(), tmp_path / "model.onnx", {})
