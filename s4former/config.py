@@ -9,6 +9,7 @@ differs. This is the only room that parses configs; everybody else receives the 
 import dataclasses
 import difflib
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -48,8 +49,10 @@ class Data:
     validation: str = ""  # the same for evaluation
     classes: tuple[str, ...] = ()  # class names, id 0 first; empty = those of the source
     classes_file: str = ""  # or a JSON file with them: a list of names, or {"0": "name", ...}
-    ignore_index: int = number(255, least=0)  # the id in the masks that counts as no label
+    ignore_index: int = number(255, least=0, most=65535)  # the id in the masks that counts as no label
+    palette: dict[str, int] = field(default_factory=dict)  # masks of colours: "#rrggbb" -> the id it stands for
     id_map: dict[str, int] = field(default_factory=dict)  # id in the masks -> class id (or ignore_index)
+    levels: tuple[float, float] = (0.0, 0.0)  # images of more than 8 bits: the values that become black and white
     crop: tuple[int, int] = (512, 512)  # height, width of a training crop, pixels
     resize: tuple[int, int] = (2048, 512)  # longest and shortest side an image is fitted into before the ratio
     ratio: tuple[float, float] = (0.5, 2.0)  # range of the random scale on top of `resize`
@@ -258,6 +261,11 @@ def check_together(config: Config) -> None:
         raise ConfigError(f"data.resize is {list(data.resize)}; write the longest side first, then the shortest")
     if not 0 < data.ratio[0] <= data.ratio[1]:
         raise ConfigError(f"data.ratio is {list(data.ratio)}; write a range above 0, smaller number first")
+    if data.levels[0] > data.levels[1]:
+        raise ConfigError(f"data.levels is {list(data.levels)}; write the value that becomes black first, then the white one")
+    for colour in data.palette:
+        if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
+            raise ConfigError(f'data.palette has the key {colour!r}; write colours as "#rrggbb", such as "#804080"')
     if data.classes and data.classes_file:
         raise ConfigError("data.classes and data.classes_file are both given; keep one of them")
     if not evaluation.scales or min(evaluation.scales) <= 0:

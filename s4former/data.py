@@ -202,7 +202,7 @@ class Steps(Dataset):
         unreadable: list[str] = []
         for attempt in range(REPLACEMENTS):
             try:
-                return read_image(pool[index]["image"]), unreadable
+                return read_image(pool[index]["image"], self.config.data.levels), unreadable
             except DataError as error:
                 unreadable.append(str(error))
                 index = int(numpy_generator(seed, Stream.REPLACEMENT, step, position, attempt).integers(len(pool)))

@@ -28,47 +28,54 @@ class DataError(ValueError):
     """Data that cannot be used; the message says which file, which rule, and what to do instead."""
 
 
-def read_image(record: dict[str, Any]) -> Image.Image:
-    """The picture of a row's `image` cell as RGB, turned upright if its EXIF data says so.
+def read_image(record: dict[str, Any], levels: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
+    """The picture of a row's `image` cell as RGB, turned upright if its EXIF data says so. Grey becomes RGB.
 
     Args:
         record: {"path", "bytes"}, as `datasets.Image(decode=False)` gives it.
+        levels: `data.levels`, the values of an image of more than 8 bits that become black and white.
 
     Raises:
-        DataError: names the file that is missing, broken, or has more than 8 bits per channel.
+        DataError: names the file that is missing, broken, or has more than 8 bits per channel without `levels`.
     """
     if is_drawn(record):
         return Image.fromarray(drawn(record["path"])[0])
     with opened(record, "image") as image:
         if image.mode.startswith("I") or image.mode == "F":
-            raise DataError(
-                f"image {name_of(record)} has more than 8 bits per channel (mode {image.mode}); save it as 8-bit"
-            )
+            image = to_eight_bits(image, levels, name_of(record))
         # a palette may hold transparency, which Pillow only takes apart on the way through RGBA
         return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
+
+
+def to_eight_bits(image: Image.Image, levels: tuple[float, float], name: str) -> Image.Image:
+    """A grey image of more than 8 bits as 8: `levels` become black and white, what lies beyond is clipped."""
+    values = np.asarray(image).astype(np.float64)
+    low, high = levels
+    if low == high:
+        raise DataError(
+            f"image {name} has more than 8 bits per channel (mode {image.mode}, values {values.min():g} to"
+            f" {values.max():g}); say which values are black and white in all images, for example"
+            f" data.levels={likely_levels(values)}, or save them as 8-bit"
+        )
+    grey = (values - low) * (255 / (high - low))
+    return Image.fromarray((grey.clip(0, 255) + 0.5).astype(np.uint8))
+
+
+def likely_levels(values: np.ndarray) -> list[float]:
+    """From 0 to the smallest of the usual white values that holds all of these."""
+    return [0, next((white for white in (1, 255, 1023, 4095, 16383, 65535) if values.max() <= white), float(values.max()))]
 
 
 def read_mask(record: dict[str, Any], data: Data, num_classes: int) -> np.ndarray:
     """The class ids of a row's `mask` cell: (H, W) uint8, 255 = ignore. Palettes keep their ids.
 
-    `data.id_map` is applied first, then `data.ignore_index`; a mapped value counts as a class if there is such a
+    Colours become ids by `data.palette`; then `data.id_map` is applied first, then `data.ignore_index`; a mapped value counts as a class if there is such a
     class, else it has to be `data.ignore_index` or 255.
 
     Raises:
         DataError: names the file and the ids that are no classes, or says that the mask has colours instead of ids.
     """
-    if record is None:
-        raise DataError("a labelled row of the dataset has no mask; leave such rows out of data.labeled")
-    if is_drawn(record):
-        ids = drawn(record["path"])[1]
-    else:
-        with opened(record, "mask") as mask:
-            if mask.mode not in ("L", "P", "1", "I", "I;16", "I;16B"):
-                raise DataError(
-                    f"mask {name_of(record)} holds colours (mode {mask.mode}), not class ids; save it as a palette or"
-                    " grey PNG whose pixel values are the ids"
-                )
-            ids = np.array(mask).astype(np.int64 if mask.mode.startswith("I") else np.uint8)
+    ids = mask_ids(record, palette_of(data))
     table = id_table(data, num_classes, record["path"] or "")
     values = table[ids if ids.dtype == np.uint8 else np.where(ids < 0, len(table), ids).clip(max=len(table) - 1)]
     if values.max(initial=0) > IGNORE_INDEX:
@@ -81,9 +88,63 @@ def read_mask(record: dict[str, Any], data: Data, num_classes: int) -> np.ndarra
     return values.astype(np.uint8)
 
 
+def mask_ids(record: dict[str, Any] | None, palette: dict[int, int]) -> np.ndarray:
+    """What a mask file holds, before any mapping: (H, W) uint8 or int64. Colours are looked up in the palette.
+
+    Args:
+        palette: 0xRRGGBB -> id; used for masks of colours only.
+    """
+    if record is None:
+        raise DataError("a labelled row of the dataset has no mask; leave such rows out of data.labeled")
+    if is_drawn(record):
+        return drawn(record["path"])[1]
+    with opened(record, "mask") as mask:
+        if mask.mode in ID_MODES:
+            return np.array(mask).astype(np.int64 if mask.mode.startswith("I") else np.uint8)
+        colours, mode = colours_of(mask), mask.mode
+    if not palette:
+        raise DataError(
+            f"mask {name_of(record)} holds colours (mode {mode}), not class ids; say which colour is which id with"
+            f' data.palette={{"{hexadecimal(int(colours[0, 0]))}": 0, ...}}, or save it as a palette or grey PNG whose'
+            " pixel values are the ids"
+        )
+    known = np.array(sorted(palette))
+    places = np.searchsorted(known, colours).clip(max=len(known) - 1)
+    strange = known[places] != colours
+    if strange.any():
+        values, counts = np.unique(colours[strange], return_counts=True)
+        names = [hexadecimal(int(value)) for value in values[np.argsort(-counts)]]
+        raise DataError(
+            f"mask {name_of(record)} has {plural(len(names), 'colour')} that data.palette does not name, on"
+            f" {strange.mean():.1%} of its pixels: {some(names)}; add {'it' if len(names) == 1 else 'them'}, with"
+            " data.ignore_index as the id of what is no class" + (SMEARED if len(names) > 50 else "")
+        )
+    return np.array([palette[value] for value in known])[places]
+
+
+ID_MODES = ("L", "P", "1", "I", "I;16", "I;16B")  # of masks whose pixel values are ids
+SMEARED = "; so many colours come from a JPEG or from smoothed edges, which no palette can undo"
+
+
+def colours_of(mask: Image.Image) -> np.ndarray:
+    """(H, W) int64: the colour of every pixel as 0xRRGGBB; transparency is left out."""
+    red, green, blue = (channel.astype(np.int64) for channel in np.moveaxis(np.asarray(mask.convert("RGB")), 2, 0))
+    return red << 16 | green << 8 | blue
+
+
+def hexadecimal(colour: int) -> str:
+    """0x804080 as "#804080"."""
+    return f"#{colour:06x}"
+
+
+def palette_of(data: Data) -> dict[int, int]:
+    """data.palette with its colours as numbers: 0xRRGGBB -> id."""
+    return {int(text[1:], 16): value for text, value in data.palette.items()}
+
+
 def read_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:
     """Image and mask of a labelled row; `DataError` if they do not have the same size."""
-    image, mask = read_image(row["image"]), read_mask(row["mask"], data, num_classes)
+    image, mask = read_image(row["image"], data.levels), read_mask(row["mask"], data, num_classes)
     check_sizes(row, (image.height, image.width), mask.shape)
     return image, mask
 

@@ -35,6 +35,8 @@ def complaint(tree):
         ({"data": {"crop": [512]}}, "data.crop is [512]; it must have 2 entries"),
         ({"data": {"resize": [512, 2048]}}, "data.resize is [512, 2048]; write the longest side first, then the shortest"),
         ({"data": []}, "data is []; it must be a section, like {...}"),
+        ({"data": {"palette": {"red": 1}}}, "data.palette has the key 'red'; write colours as \"#rrggbb\", such as \"#804080\""),
+        ({"data": {"levels": [9, 1]}}, "data.levels is [9.0, 1.0]; write the value that becomes black first, then the white one"),
         ({"run": {"batch": {"unlabeled": 6}}}, "run.batch.unlabeled = 6 is not made of whole mix groups of 4; use 4 or 8, or change method.mix_group"),
         ({"data": {"classes": ["a", "b"], "classes_file": "c.json"}}, "data.classes and data.classes_file are both given; keep one of them"),
     ],

@@ -31,11 +31,22 @@ def test_a_palette_image_with_transparency_is_read_without_a_warning(tmp_path):
     assert read_image(cell(tmp_path / "x.png")).mode == "RGB"
 
 
-def test_sixteen_bit_images_are_refused(tmp_path):
+def test_sixteen_bit_images_are_refused_as_long_as_nobody_says_what_is_white(tmp_path):
     Image.fromarray(np.full((HEIGHT, WIDTH), 9000, np.uint16)).save(tmp_path / "x.png")
     assert sentence(read_image, cell(tmp_path / "x.png")) == (
-        f"image {tmp_path}/x.png has more than 8 bits per channel (mode I;16); save it as 8-bit"
+        f"image {tmp_path}/x.png has more than 8 bits per channel (mode I;16, values 9000 to 9000); say which values are"
+        " black and white in all images, for example data.levels=[0, 16383], or save them as 8-bit"
     )
+
+
+def test_images_of_more_bits_are_read_between_the_levels_of_the_config(tmp_path):
+    Image.fromarray(np.array([[0, 100, 2100, 4100, 60000]], np.uint16)).save(tmp_path / "x.png")
+    assert np.array(read_image(cell(tmp_path / "x.png"), (100, 4100)))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+    Image.fromarray(np.array([[-1.0, 0.25, 2.0]], np.float32)).save(tmp_path / "x.tif")
+    assert np.array(read_image(cell(tmp_path / "x.tif"), (0.0, 1.0)))[0].tolist() == [[0] * 3, [64] * 3, [255] * 3]
+    save_mask(tmp_path / "m.png", np.zeros((1, 5), np.uint8))
+    row = {"image": cell(tmp_path / "x.png"), "mask": cell(tmp_path / "m.png"), "id": "x"}
+    assert read_pair(row, Data(levels=(0.0, 4100.0)), 3)[0].mode == "RGB"
 
 
 def test_exif_orientation_turns_the_image_and_a_mask_that_stands_upright_fits(tmp_path):
@@ -76,11 +87,34 @@ def test_a_file_that_is_gone_is_named(tmp_path):
     assert sentence(read_image, cell(tmp_path / "x.jpg")) == f"image {tmp_path}/x.jpg does not exist"
 
 
-def test_masks_in_colours_are_refused(tmp_path):
+def save_colours(path, colours):
+    Image.fromarray(np.array([colours], np.uint8)).save(path)
+
+
+def test_masks_in_colours_are_refused_without_a_palette(tmp_path):
     save_image(tmp_path / "m.png")
     assert sentence(read_mask, cell(tmp_path / "m.png"), Data(), 3) == (
-        f"mask {tmp_path}/m.png holds colours (mode RGB), not class ids; save it as a palette or grey PNG whose pixel"
-        " values are the ids"
+        f"mask {tmp_path}/m.png holds colours (mode RGB), not class ids; say which colour is which id with"
+        ' data.palette={"#5a5a5a": 0, ...}, or save it as a palette or grey PNG whose pixel values are the ids'
+    )
+
+
+def test_a_palette_turns_colours_into_ids_and_then_the_map_counts(tmp_path):
+    save_colours(tmp_path / "m.png", [(0, 0, 0), (128, 64, 128), (128, 64, 0), (255, 255, 255)])
+    palette = {"#000000": 7, "#804080": 1, "#804000": 1, "#FFFFFF": 255}
+    assert read_mask(cell(tmp_path / "m.png"), Data(palette=palette, id_map={"7": 0}), 2).tolist() == [[0, 1, 1, 255]]
+    assert "has the id 7, but" in sentence(read_mask, cell(tmp_path / "m.png"), Data(palette=palette), 2)
+
+
+def test_colours_that_the_palette_does_not_name_are_told_the_commonest_first(tmp_path):
+    save_colours(tmp_path / "m.png", [(0, 0, 0), (9, 9, 9), (1, 2, 3), (1, 2, 3)])
+    assert sentence(read_mask, cell(tmp_path / "m.png"), Data(palette={"#000000": 0}), 2) == (
+        f"mask {tmp_path}/m.png has 2 colours that data.palette does not name, on 75.0% of its pixels: #010203, #090909;"
+        " add them, with data.ignore_index as the id of what is no class"
+    )
+    save_colours(tmp_path / "m.png", [(i, i, i) for i in range(60)])
+    assert "come from a JPEG or from smoothed edges" in sentence(
+        read_mask, cell(tmp_path / "m.png"), Data(palette={"#000000": 0}), 2
     )
 
 
