@@ -132,6 +132,11 @@ class Steps(Dataset):
         self.config, self.sources, self.shuffle_grid = config, sources, shuffle_grid
         self.process, self.processes = process, processes
         self.labeled_share, self.unlabeled_share = share_of_process(config, processes)
+        if config.method.teacher != "none" and not len(sources.unlabeled):
+            raise DataError(
+                "there are no unlabelled images; name their list or folder with data.unlabeled, or train on the labels"
+                " alone with method.teacher=none"
+            )
 
     def __getitem__(self, key: tuple[int, int]) -> Batch | DataError:
         """The batch of (step, round); an error is handed over, since a loader worker would bury it in a traceback."""

@@ -28,8 +28,6 @@ def folder(data: Data, parts: Sequence[str]) -> Found:
         elif masks:
             raise DataError(f"{key} is empty; write {key}=... with a list file or a subfolder of {root}")
     if "unlabeled" in parts and not data.unlabeled:
-        if not layout.images:
-            raise DataError(f"data.unlabeled is empty and there are no images in {layout.where}; name a list or folder")
         taken = {row.image for rows in found.values() for row in rows}
         rest = {name: path for name, path in layout.images.items() if str(path) not in taken}
         found["unlabeled"] = [Row(str(path), None, name) for name, path in rest.items()]

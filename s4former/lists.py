@@ -94,12 +94,13 @@ def rows_of_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[R
 
 
 def row_of_line(line: str, layout: Layout, masks: bool) -> Row | None:
-    """The row of one line; None if there is no such image. File names may hold spaces, so one name is tried first.
+    """The row of one line; None if there is no such image. File names may hold spaces, so one name is tried first, and
+    a tab parts two of them where there is one.
 
     Where the layout is known (`flat`), the image alone says which mask: lists of other projects name masks that were
     never made here. In a folder of one's own, the second column counts.
     """
-    columns = line.split()
+    columns = line.split("\t") if "\t" in line else line.split()
     for image, *given in ([line], columns) if len(columns) == 2 else ([line],):
         name = layout.id_of(image)
         path = layout.images[name] if name else layout.root / image.lstrip("/")

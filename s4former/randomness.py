@@ -28,6 +28,7 @@ class Stream(IntEnum):
     MIX_GROUP = 12
     MIX_CHANCE = 13
     SECOND_ORDER = 14
+    HELD_OUT = 20
 
 
 def of_view(key: tuple[int, ...], view: int) -> tuple[int, ...]:

@@ -10,25 +10,30 @@ FLOORS = [
     {"config", "pseudo", "randomness", "class_names", "shapes"},
     {"patch_shuffle", "pasa", "losses", "mixing", "augment", "colour", "schedules", "metrics"}
     | {"setr", "dpt", "deeplab", "pictures", "checkpoint", "reading", "writing"}
-    | {"windows", "report.style", "report.charts", "report.run"},
+    | {"windows", "report.style", "report.charts", "report.run"}
+    | {"duplicates", "proposal"},
     {"download", "coco_masks", "lists", "weights", "runlog", "table", "pretrain", "hf_evaluate", "inference"}
-    | {"choosing", "photos", "teaching", "report.page"},
+    | {"choosing", "photos", "teaching", "report.page"}
+    | {"numbering", "thresholds"},
     {"report.__main__"},
     {"layouts", "hub_source", "models", "published", "sbd"},
-    {"sources", "student", "export", "benchmarks"},
+    {"sources", "student", "export", "benchmarks"}
+    | {"finding", "start"},
     {"data", "prepare"}
-    | {"pool", "to_onnx"},
+    | {"pool", "to_onnx", "new_config"},
     {"step"},
     {"engine", "panels"},
     {"training", "figures.page", "figures.checkpoints"},
+    {"probe"},
+    {"preflight"},
     {"figures.attention", "figures.classes", "figures.views", "figures.compare"},
     {"figures.__main__"},
 ]
 OWNERS = {  # who may import a library of the ecosystem
-    "accelerate": {"runlog", "engine", "training"},
+    "accelerate": {"runlog", "engine", "training", "preflight"},
     "datasets": {"sources", "hub_source", "lists"},
     "timm": {"deeplab"},
-    "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student", "choosing", "pool", "to_onnx"}
+    "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student", "choosing", "pool", "to_onnx", "start"}
     | {"figures.checkpoints", "figures.attention"},
     "onnxruntime": {"to_onnx"},
     "matplotlib": {"figures.page", "figures.attention", "figures.classes", "figures.__main__"},

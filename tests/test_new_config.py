@@ -1,0 +1,194 @@
+"""new_config.py and finding.py: from a folder of photos to a config that trains as it stands."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from folders import HEIGHT, WIDTH, ids, save_mask, write
+from PIL import Image
+
+from s4former.config import load
+from s4former.new_config import main
+from s4former.sources import check_masks, load_sources
+
+
+def save_photo(path, seed, height=HEIGHT, width=WIDTH):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """labeled/ a b c, unlabeled/ d e f g, val/ h i."""
+    root = tmp_path / "photos"
+    for seed, name in enumerate("abcdefghi"):
+        part = "labeled" if name in "abc" else "val" if name in "hi" else "unlabeled"
+        save_photo(root / part / "images" / f"{name}.png", seed)
+        if part != "unlabeled":
+            save_mask(root / part / "masks" / f"{name}.png")
+    return root
+
+
+@pytest.fixture
+def images(photos):
+    """The same photos as images/ and masks/."""
+    root = photos.with_name("other")
+    for path in photos.rglob("*.png"):
+        target = root / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return root
+
+
+def new_config(root, *arguments):
+    output = root.parent / "mine.json"
+    return main([str(root), "-o", str(output), *arguments]), output
+
+
+def config_of(root, *arguments):
+    status, output = new_config(root, *arguments)
+    assert status == 0
+    config = load(output)
+    sources = load_sources(config.data)
+    check_masks(sources, config.data)
+    return config, {part: [row.rpartition("/")[2] for row in getattr(sources, part)["id"]] for part in sources.lists}
+
+
+def complaint(capsys, root, *arguments):
+    assert new_config(root, *arguments)[0] == 1
+    assert not list(root.parent.glob("mine*"))
+    return capsys.readouterr().err
+
+
+def test_subfolders_become_a_config_and_three_lists_that_load(photos, capsys):
+    before = sorted(photos.rglob("*"))
+    config, parts = config_of(photos, "--classes", "ground", "leaf", "bud")
+    assert parts == {"labeled": ["a", "b", "c"], "unlabeled": ["d", "e", "f", "g"], "validation": ["h", "i"]}
+    assert config.data.classes == ("ground", "leaf", "bud") and config.data.ignore_index == 255
+    assert sorted(photos.rglob("*")) == before, "nothing is written into the folder of photos"
+    said = capsys.readouterr().out
+    assert "labelled          3  24x16" in said and "unlabelled        4  24x16" in said
+    assert "ground          0           23.96%      3/3               23.96%" in said
+    assert "id 255 is taken as no label" in said and "train_semi.py --config" in said and "--check" in said
+
+
+def test_images_without_a_mask_are_the_pool_and_some_labels_are_held_out(images, capsys):
+    config, parts = config_of(images)
+    assert parts["unlabeled"] == ["d", "e", "f", "g"]
+    assert len(parts["labeled"]) == 4 and len(parts["validation"]) == 1
+    assert "there is no val/: 1 of the 5 labelled images held out (seed 0)" in capsys.readouterr().out
+    again = {}
+    for seed in range(4):
+        for path in images.parent.glob("mine*"):
+            path.unlink()
+        again[seed] = config_of(images, "--seed", str(seed))[1]["validation"]
+    assert again[0] == parts["validation"] and len(set(map(tuple, again.values()))) > 1
+
+
+def test_the_only_image_of_a_class_is_not_held_out(images):
+    for name in "abhi":
+        save_mask(images / "masks" / f"{name}.png", np.zeros((HEIGHT, WIDTH), np.uint8))
+    for seed in range(5):
+        for path in images.parent.glob("mine*"):
+            path.unlink()
+        assert "c" in config_of(images, "--seed", str(seed))[1]["labeled"]
+
+
+def test_lists_and_a_subfolder_called_val_say_what_is_what(images):
+    write(images / "labeled.txt", "a", "h")
+    write(images / "validation.txt", "b")
+    parts = config_of(images)[1]
+    assert parts == {"labeled": ["a", "h"], "validation": ["b"], "unlabeled": ["c", "d", "e", "f", "g", "i"]}
+
+
+def test_images_val_is_held_out(images):
+    for kind in ("images", "masks"):
+        (images / kind / "val").mkdir()
+        shutil.move(images / kind / "i.png", images / kind / "val" / "i.png")
+    parts = config_of(images)[1]
+    assert parts["validation"] == ["i"] and parts["labeled"] == ["a", "b", "c", "h"]
+
+
+def test_copies_between_the_sets_are_left_out_of_the_less_precious_one(photos, capsys):
+    shutil.copy(photos / "val/images/h.png", photos / "unlabeled/images/x.png")
+    shutil.copy(photos / "val/images/i.png", photos / "labeled/images/b.png")
+    shutil.copy(photos / "labeled/images/a.png", photos / "unlabeled/images/y.png")
+    shutil.copy(photos / "unlabeled/images/d.png", photos / "unlabeled/images/z.png")
+    parts = config_of(photos)[1]
+    assert parts == {"labeled": ["a", "c"], "unlabeled": ["d", "e", "f", "g", "z"], "validation": ["h", "i"]}
+    said = capsys.readouterr().out
+    assert "left out: 1 unlabelled image with the content of evaluation ones, the first: x.png" in said
+    assert "left out: 1 labelled image with the content of evaluation ones, the first: b.png" in said
+    assert "left out: 1 unlabelled image with the content of labelled ones, the first: y.png" in said
+    assert "there twice within its set, by content, and left there: 1 image" in said
+
+
+def test_what_cannot_be_used_is_named_and_left_out(photos, capsys):
+    (photos / "labeled/images/a.png").write_bytes(b"no picture")
+    save_mask(photos / "val/masks/h.png", ids(HEIGHT, WIDTH + 1))
+    (photos / "unlabeled/images/d.png").write_bytes(b"no picture")
+    (photos / "labeled/masks/c.png").unlink()
+    save_mask(photos / "labeled/masks/zebra.png")
+    parts = config_of(photos)[1]
+    assert parts == {"labeled": ["b"], "unlabeled": ["c", "e", "f", "g"], "validation": ["i"]}
+    said = capsys.readouterr().out
+    for words in ("a.png cannot be read", "h.png is 25x16", "d.png cannot be read", "without a mask, so put into the pool: 1 image of", "the first: c", "without an image: 1 mask of", "the first: zebra.png"):  # fmt: skip
+        assert words in said
+
+
+def test_binary_masks_train_as_two_classes(photos, capsys):
+    for path in photos.rglob("masks/*.png"):
+        save_mask(path, np.where(ids() == 1, 255, 0).astype(np.uint8), palette=False)
+    config, _ = config_of(photos)
+    assert config.data.id_map == {"255": 1} and config.data.ignore_index == 254
+    said = capsys.readouterr().out
+    assert "255 is read as class 1, foreground" in said and "NCR would always be 0 and is left out" in said
+
+
+def test_masks_of_colours_want_a_palette_and_are_told_their_colours(photos, capsys):
+    for path in photos.rglob("masks/*.png"):
+        with Image.open(path) as picture:
+            picture.convert("RGB").save(path)
+    said = complaint(capsys, photos)
+    assert '"name me 0": "#008000"' in said and '"name me 1": "#000000"' in said and "--palette FILE" in said
+    names = {"#008000": "bud", "#800000": "leaf", "#000000": "ground", "#070707": "void"}
+    (photos / "palette.json").write_text(json.dumps({name: colour for colour, name in names.items()}))
+    config, _ = config_of(photos)
+    assert config.data.classes == ("bud", "leaf", "ground") and config.data.palette["#070707"] == 3
+    assert "id 3 is taken as no label" in capsys.readouterr().out
+
+
+def test_images_of_16_bits_get_their_levels(photos):
+    for path in photos.rglob("images/*.png"):
+        Image.fromarray(np.linspace(100, 4000, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)).save(path)
+        path.write_bytes(path.read_bytes() + path.name.encode())  # no copies of each other
+    levels = config_of(photos)[0].data.levels
+    assert 100 < levels[0] < 110 and 3990 < levels[1] < 4000
+
+
+def test_labels_alone_train_without_a_teacher(photos):
+    shutil.rmtree(photos / "unlabeled")
+    config, parts = config_of(photos)
+    assert config.method.teacher == "none" and parts["unlabeled"] == []
+
+
+def test_nothing_is_overwritten(photos, capsys):
+    assert new_config(photos)[0] == 0
+    content = (photos.parent / "mine.json").read_text()
+    assert new_config(photos)[0] == 1
+    assert "mine.json is there already; delete it, or give another name with -o" in capsys.readouterr().err
+    assert (photos.parent / "mine.json").read_text() == content
+
+
+def test_a_folder_of_another_shape_is_told_the_two_shapes(tmp_path, capsys):
+    (tmp_path / "photos" / "stuff").mkdir(parents=True)
+    assert "has neither labeled/ (with unlabeled/ and val/) nor images/ (with masks/); it has stuff/" in complaint(
+        capsys, tmp_path / "photos"
+    )
+    save_photo(tmp_path / "photos" / "images" / "a.png", 0)
+    assert "no image in" in complaint(capsys, tmp_path / "photos")
+    Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "photos" / "stuff" / "a.jpg")
+    (tmp_path / "photos" / "stuff").rename(tmp_path / "photos" / "masks")
+    assert "are JPEGs, which smear the ids of neighbours" in complaint(capsys, tmp_path / "photos")
