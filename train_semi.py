@@ -2,6 +2,7 @@
 
     accelerate launch train_semi.py --config configs/demo.json [--resume] [section.key=value ...]
     accelerate launch train_semi.py --config configs/voc_92.json --config configs/methods/unimatch_ema.json
+    python train_semi.py --config configs/demo.json --check     # looks at everything, trains three steps, writes nothing
 """
 
 import argparse
@@ -23,9 +24,10 @@ from s4former.config import Config, ConfigError, load, share_of_process, to_dict
 from s4former.data import Batch, step_loader
 from s4former.engine import NonFiniteLoss, Signals, precision, update
 from s4former.export import check_repository
+from s4former.preflight import preflight
 from s4former.reading import DataError
 from s4former.runlog import RunLog
-from s4former.sources import check_masks, load_sources
+from s4former.sources import Sources, check_masks, load_sources
 from s4former.step import BRANCHES
 from s4former.training import Training, build_training, description, evaluate, finish, push_model, restore, save
 
@@ -48,6 +50,8 @@ def main() -> int:
         )
         share_of_process(config, accelerator.num_processes)
         sources = load_sources(config.data)
+        if arguments.check:
+            return check(arguments, config, sources, folder, accelerator)
         sources = replace(sources, notes=(*sources.notes, *check_masks(sources, config.data)))
         state = find_checkpoint(folder, config, accelerator) if arguments.resume else None
         refuse_to_overwrite(folder, arguments.resume)
@@ -74,8 +78,18 @@ def read_arguments() -> argparse.Namespace:
         help="JSON file; what it leaves out is the paper's setting. Given again, the later file goes over the earlier one",
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the same command")
+    parser.add_argument("--check", action="store_true", help="look at data, memory, time and disk in a minute, and write nothing")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
     return parser.parse_intermixed_args()
+
+
+def check(arguments: argparse.Namespace, config: Config, sources: Sources, folder: Path, accelerator: Accelerator) -> int:
+    """Says whether the run can start, and what it will cost; 0 if so, else 1."""
+    if accelerator.num_processes > 1:
+        raise ConfigError("--check works in one process; run it as python train_semi.py --config ... --check")
+    print(f"{' '.join(arguments.config)}: {config.method.title}\n", flush=True)
+    command = [word for file in arguments.config for word in ("--config", file)] + arguments.overrides
+    return preflight(config, sources, folder, accelerator, command)
 
 
 def train(training: Training) -> int:
