@@ -182,7 +182,7 @@ def describe(root: Path, found: Found, looks: dict[str, Look], numbers: Numberin
         if key != IGNORE_INDEX or share or held_share:
             shown = "" if key == IGNORE_INDEX else str(index)
             lines.append(f"  {name:{width}}  {shown:>3}  {share:15.2%}  {images:5d}/{len(found.labeled):<5d}{held_share:17.2%}")
-        if key != IGNORE_INDEX and (images < FEW_IMAGES or share < FEW_PIXELS):
+        if key != IGNORE_INDEX and (images < min(FEW_IMAGES, len(found.labeled)) or share < FEW_PIXELS):
             rare.append(name)
     remarks = [*numbers.remarks, *found.remarks]
     if rare:

@@ -126,7 +126,7 @@ def check_classes(sources: Sources, counts: dict[str, np.ndarray], report: Repor
     few = [
         f"{name} ({share[index]:.2%} of the pixels, {plural(int(images[index]), 'image')})"
         for index, name in enumerate(sources.classes)
-        if pixels[index] and (images[index] < FEW_IMAGES or share[index] < FEW_PIXELS)
+        if pixels[index] and (images[index] < min(FEW_IMAGES, len(labeled)) or share[index] < FEW_PIXELS)
     ]
     untested = [name for name, count in zip(sources.classes, held.sum(axis=0)) if not count]
     if absent:
@@ -211,7 +211,7 @@ def check_steps(
         return None
     device = accelerator.device
     total, what = device_memory(device)
-    report.ok("steps", f"{found.steps} on {device.type}: {found.seconds:.2f} s each, {found.waiting:.0%} of it waiting for data")
+    report.ok("steps", f"{found.steps} trained on {device.type}: {found.seconds:.2f} s each, {found.waiting:.0%} of it waiting for data")
     if found.waiting > 0.2:
         report.note("steps", f"the loader is too slow: raise data.workers from {config.data.workers}, or make the photos smaller")
     say = report.note if found.memory_gib > 0.9 * total else report.ok

@@ -64,7 +64,7 @@ def propose(machine: Machine, sizes: Sequence[tuple[int, int]], images: int, enc
     """
     encoder = encoder or default_encoder(machine)
     recipe = next(recipe for start, recipe in RECIPES.items() if encoder.startswith(start))
-    crop, short, long = crop_for(sizes, recipe.stride, 512 if machine.gpus else 256)
+    crop, short, long = crop_for(sizes, recipe.stride, 512 if machine.gpus else 256 if machine.cores >= 8 else 192)
     steps = steps_for(images, machine)
     every = max(50, steps // 10)
     method: dict[str, Any] = {"block": crop // (BLOCKS * recipe.stride), "ema_warm_up": True}
@@ -104,7 +104,7 @@ def workers_for(machine: Machine) -> int:
 def steps_for(images: int, machine: Machine) -> int:
     """So many steps that the pool is seen PASSES times, within what makes sense on the machine; in hundreds."""
     least, most = (2_000, 80_000) if machine.gpus else (500, 2_000)
-    return min(most, max(least, round(PASSES * images / BATCH, -2)))
+    return min(most, max(least, 100 * round(PASSES * images / BATCH / 100)))
 
 
 def crop_for(sizes: Sequence[tuple[int, int]], stride: int, most: int) -> tuple[int, int, int]:

@@ -1,0 +1,177 @@
+"""preflight.py and probe.py: what stands in the way of a run is said before it, and nothing is written."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from folders import HEIGHT, WIDTH, data, ids, save_mask, write
+from scripts import ROOT, TINY, run, write_config
+from test_new_config import save_photo
+
+from s4former import preflight as room
+from s4former.config import from_dict, to_dict
+from s4former.preflight import duration, fitting_processes, launch_line, preflight
+from s4former.probe import Probe, probe
+from s4former.proposal import Machine
+from s4former.sources import load_sources
+from s4former.training import build_training
+
+CHEAP = Probe(
+    steps=3, seconds=2.0, waiting=0.5, memory_gib=1.0, evaluation_seconds=0.5, state_bytes=2**30, network_bytes=2**30
+)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """images a..f; a b labelled, e f for evaluation, c d the pool."""
+    root = tmp_path / "flowers"
+    for seed, name in enumerate("abcdef"):
+        save_photo(root / "images" / f"{name}.png", seed)
+    for name in "abef":
+        save_mask(root / "masks" / f"{name}.png")
+    write(root / "labeled.txt", "a", "b")
+    write(root / "test.txt", "e", "f")
+    return root
+
+
+def config_of(root, **sections):
+    return from_dict({**TINY, "data": {**to_dict(data(root, crop=[32, 48], resize=[64, 32], workers=0))}, **sections})
+
+
+def check(config, capsys, tmp_path, cheap=None, monkeypatch=None):
+    if cheap is not None:
+        monkeypatch.setattr(room, "probe", lambda training, processes: cheap)
+    before = sorted(tmp_path.rglob("*"))
+    sources = load_sources(config.data)
+    status = preflight(config, sources, tmp_path / "runs" / "mine", Accelerator(cpu=True), ["--config", "my own.json", "run.seed=1"])
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+    return status, " ".join(capsys.readouterr().out.split())
+
+
+def test_a_sound_config_is_ready_and_told_its_cost_and_its_command(root, capsys, tmp_path):
+    status, said = check(config_of(root), capsys, tmp_path)
+    assert status == 0
+    for words in (
+        "ok labelled 2 labelled images with masks: all readable", "ok evaluation 2 evaluation images", "ok classes 3, all with",
+        "ok overlap no image is in two sets", "ok unlabelled 2 of 2 unlabelled images opened, all readable",
+        "ok steps 3 trained on cpu:", "of it waiting for data", "GiB of memory at the peak", "seconds for 6 steps and 2 evaluations of 2 images",
+        "ok disk", "GiB are free", "Ready. Start it with:", "train_semi.py --config 'my own.json' run.seed=1",
+    ):  # fmt: skip
+        assert words in said, words
+
+
+def test_the_script_exits_with_0_or_1_and_leaves_no_folder(root, tmp_path):
+    config = write_config(tmp_path, tree=to_dict(config_of(root)))
+    command = ["python", str(ROOT / "train_semi.py"), "--config", str(config), "--check"]
+    done = run(command, cwd=tmp_path)
+    assert done.returncode == 0 and "Ready." in done.stdout, done.stderr
+    (root / "masks" / "a.png").write_bytes(b"no picture")
+    done = run(command, cwd=tmp_path)
+    assert done.returncode == 1 and "Not ready: labelled." in done.stdout and "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flowers", "tiny.json"]
+
+
+def test_every_bad_mask_is_named_not_the_first_alone(root, capsys, tmp_path):
+    save_mask(root / "masks" / "a.png", ids(HEIGHT, WIDTH + 1))
+    (root / "images" / "b.png").write_bytes(b"no picture")
+    wrong = ids()
+    wrong[0, 1] = 9
+    save_mask(root / "masks" / "e.png", wrong)
+    status, said = check(config_of(root), capsys, tmp_path)
+    assert status == 1 and "Not ready: labelled, evaluation" in said
+    assert "FAIL labelled 2 of 2 labelled images cannot be used" in said and "a.png is 25x16" in said and "b.png cannot be read" in said
+    assert "e.png has the id 9" in said
+    assert "trained on cpu" not in said, "nothing is trained on data that cannot be used"
+
+
+def test_classes_without_pixels_or_with_few_are_told(root, capsys, tmp_path, monkeypatch):
+    for name, rows in (("a", 0), ("b", 1), ("e", 2), ("f", 2)):
+        mask = ids() * 0
+        mask[:rows, 3:] = 1
+        save_mask(root / "masks" / f"{name}.png", mask)
+    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 0
+    assert "note classes no labelled pixel shows bud; it will not be learned" in said
+    assert "few labels: leaf (2.73% of the pixels, 1 image)" in said
+    assert "no evaluation image shows bud; its IoU is left out of the mean" in said
+    for name in "ab":
+        save_mask(root / "masks" / f"{name}.png", ids() * 0)
+    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 1 and "FAIL classes the labels show nothing but class 0" in said
+
+
+def test_an_evaluation_image_under_another_name_fails_and_a_labelled_one_in_the_pool_is_noted(root, capsys, tmp_path, monkeypatch):
+    shutil.copy(root / "images" / "a.png", root / "images" / "twin.png")
+    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 0 and "note overlap 1 labelled image also in the pool, by content" in said and "twin.png" in said
+    shutil.copy(root / "images" / "e.png", root / "images" / "twin.png")
+    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 1 and "FAIL overlap 1 evaluation image also trained on under another name" in said and "twin.png" in said
+
+
+def test_unreadable_unlabelled_images_are_noted_and_fail_only_together(root, capsys, tmp_path, monkeypatch):
+    (root / "images" / "c.png").write_bytes(b"no picture")
+    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 0 and "note unlabelled 2 of 2 unlabelled images opened, 1 cannot be read; training replaces them" in said
+    (root / "images" / "d.png").write_bytes(b"no picture either")
+    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 1 and "FAIL unlabelled no unlabelled image can be used" in said
+
+
+def test_the_cost_is_a_sum_and_a_slow_loader_is_noted(root, capsys, tmp_path, monkeypatch):
+    config = config_of(root, schedule={"steps": 3600}, evaluation={"every": 360})
+    status, said = check(config, capsys, tmp_path, CHEAP, monkeypatch)
+    assert "about 2.0 hours for 3600 steps and 10 evaluations of 2 images" in said
+    assert "note steps the loader is too slow: raise data.workers from 0" in said
+    assert "runs/mine will take 7.0 GiB" in said and status == 0
+    often = config_of(root, schedule={"steps": 3600}, evaluation={"every": 1})
+    assert "the evaluations take 33% of it: raise evaluation.every" in check(often, capsys, tmp_path, CHEAP, monkeypatch)[1]
+
+
+def test_a_disk_without_room_fails(root, capsys, tmp_path, monkeypatch):
+    status, said = check(config_of(root), capsys, tmp_path, replace(CHEAP, state_bytes=2**60), monkeypatch)
+    assert status == 1 and "FAIL disk" in said and "or lower run.keep" in said
+
+
+def test_memory_that_does_not_suffice_is_told_with_the_ways_out(root, capsys, tmp_path, monkeypatch):
+    def too_much(training, processes):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore")
+
+    monkeypatch.setattr(room, "probe", too_much)
+    status, said = check(config_of(root), capsys, tmp_path)
+    assert status == 1 and "FAIL memory CUDA out of memory. Tried to allocate 20.00 GiB. Take run.batch.rounds=2" in said
+
+
+def test_a_network_that_does_not_fit_the_config_fails_in_words(root, capsys, tmp_path):
+    status, said = check(config_of(root, method={"block": 5}), capsys, tmp_path)
+    assert status == 1 and "FAIL steps method.block = 5 tokens are 80 pixels, which does not divide data.crop" in said
+
+
+def test_the_drawn_world_is_checked_too(capsys, tmp_path):
+    status, said = check(from_dict(TINY), capsys, tmp_path)
+    assert status == 0 and "5 labelled images with masks" in said and "11 of 11 unlabelled images opened" in said
+
+
+def test_the_probe_trains_with_loader_workers_and_counts_what_a_checkpoint_holds(tmp_path):
+    config = from_dict({**TINY, "data": {**TINY["data"], "workers": 1}})
+    training = build_training(config, load_sources(config.data), tmp_path, Accelerator(cpu=True))
+    found = probe(training)
+    assert found.steps == 3 and 0 <= found.waiting < 1 and found.seconds > 0 and found.evaluation_seconds > 0
+    parameters = sum(p.numel() for p in training.student.parameters())
+    assert found.state_bytes == pytest.approx(4 * 4 * parameters, rel=0.25)  # student, teacher, two moments of AdamW
+    assert found.network_bytes < found.state_bytes / 3
+
+
+def test_the_launch_line_takes_the_gpus_that_the_batch_can_be_shared_among():
+    config = from_dict({"run": {"batch": {"labeled": 8, "unlabeled": 8}}})
+    assert fitting_processes(config, Machine(3, 24.0, 16)) == 2
+    line = launch_line(Machine(3, 24.0, 16), 2, ["--config", "a b.json"])
+    assert line == "accelerate launch --num_processes 2 --multi_gpu train_semi.py --config 'a b.json'"
+    line = launch_line(Machine(0, 0.0, 2), 1, ["--config", "c.json"])
+    assert line == "accelerate launch --num_processes 1 --num_cpu_threads_per_process 2 train_semi.py --config c.json"
+
+
+def test_durations_are_said_as_people_say_them():
+    assert [duration(seconds) for seconds in (40, 600, 9000)] == ["40 seconds", "10 minutes", "2.5 hours"]

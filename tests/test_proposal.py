@@ -1,0 +1,41 @@
+"""proposal.py: settings that fit the photos, the machine and each other."""
+
+import pytest
+
+from s4former.config import from_dict, share_of_process
+from s4former.proposal import RECIPES, Machine, crop_for, propose
+
+CPU, CARD, FARM = Machine(0, 0.0, 4), Machine(1, 12.0, 16), Machine(4, 80.0, 64)
+
+
+@pytest.mark.parametrize("encoder", ["", "mit-b2", "dinov2-small", "dinov3-small", "resnet50", "some/vit"])
+@pytest.mark.parametrize("machine", [CPU, CARD, FARM], ids=["cpu", "card", "farm"])
+def test_every_proposal_is_a_config_whose_blocks_divide_its_crop(encoder, machine):
+    for sizes in ([(360, 480)], [(3000, 4000), (2000, 3000)], [(40, 90)]):
+        check(encoder, machine, sizes)
+
+
+def check(encoder, machine, sizes):
+    config = from_dict({"data": {"source": "shapes"}, **propose(machine, sizes, 500, encoder)})
+    stride = next(recipe.stride for start, recipe in RECIPES.items() if (encoder or "deit").startswith(start))
+    assert config.data.crop[0] % (config.method.block * stride) == 0 and config.data.crop[0] // (config.method.block * stride) == 4
+    assert config.evaluation.short_side == config.data.resize[1] and config.evaluation.every <= config.schedule.steps
+    share_of_process(config, 1)
+
+
+def test_the_crop_is_as_large_as_photos_and_machine_allow():
+    assert crop_for([(360, 480)], 16, 512) == (320, 360, 720)
+    assert crop_for([(3000, 4000)], 16, 512) == (512, 512, 1024)
+    assert crop_for([(3000, 9000)], 16, 512) == (512, 512, 1536)  # the longer side keeps its proportion
+    assert crop_for([(360, 480)], 16, 192) == (192, 192, 384)
+    assert crop_for([(40, 90)], 16, 512) == (64, 64, 144)  # smaller photos are made as large as the least crop
+
+
+def test_the_pool_is_seen_sixty_times_within_what_the_machine_can_do():
+    steps = {images: propose(CARD, [(500, 500)], images)["schedule"]["steps"] for images in (10, 1000, 10**6)}
+    assert steps == {10: 2000, 1000: 7500, 10**6: 80_000}
+    assert propose(CPU, [(500, 500)], 10**6)["schedule"]["steps"] == 2000
+
+
+def test_without_unlabelled_images_labels_alone_are_trained_on():
+    assert propose(CPU, [(500, 500)], 0)["method"]["teacher"] == "none"
