@@ -29,6 +29,7 @@ from s4former.reading import DataError
 from s4former.runlog import RunLog
 from s4former.sources import Sources, check_masks, load_sources
 from s4former.step import BRANCHES
+from s4former.student import without_ncr
 from s4former.training import Training, build_training, description, evaluate, finish, push_model, restore, save
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
@@ -50,6 +51,8 @@ def main() -> int:
         )
         share_of_process(config, accelerator.num_processes)
         sources = load_sources(config.data)
+        config, told = without_ncr(config, len(sources.classes))
+        sources = replace(sources, notes=(*sources.notes, *told))
         if arguments.check:
             return check(arguments, config, sources, folder, accelerator)
         sources = replace(sources, notes=(*sources.notes, *check_masks(sources, config.data)))

@@ -56,6 +56,9 @@ class Data:
     crop: tuple[int, int] = (512, 512)  # height, width of a training crop, pixels
     resize: tuple[int, int] = (2048, 512)  # longest and shortest side an image is fitted into before the ratio
     ratio: tuple[float, float] = (0.5, 2.0)  # range of the random scale on top of `resize`
+    # labelled images that show a class in fewer than this share of them come up more often, sqrt(this / share) times
+    # (repeat factor sampling of LVIS, Gupta et al. 2019), rounded; 0 = every image equally often
+    repeat_rare: float = number(0.0, least=0, most=1)
     max_class_share: float = number(0.75, above=0, most=1)  # of a labelled crop; unlabelled crops are plain random
     flip: float = number(0.5, least=0, most=1)  # probability
     workers: int = number(4, least=0)  # loader processes per training process
@@ -70,6 +73,10 @@ class Model:
     architecture: Literal["setr", "segformer", "dpt", "upernet", "deeplabv3plus"] = "setr"
     # a size (deit-tiny .. resnet101), a Hub id, a folder, or a timm-style .pth/.safetensors (ViT, ResNet)
     encoder: str = "deit-base"
+    # a whole segmentation network to go on from: a folder or Hub id; its encoder and head take the place of the keys above
+    # and below, and only the architecture has to be said
+    start_from: str = ""
+    freeze: int = number(0, least=-1)  # first blocks of the encoder that stay as they are, embeddings included; -1 = all
     pretrained: bool = True  # false: the same encoder with random weights, nothing downloaded
     # SETR, DPT, UperNet: blocks whose outputs feed the heads (SETR: the last one the main head); empty = by depth
     out_indices: tuple[int, ...] = ()
@@ -88,6 +95,8 @@ class Method:
     # who gives the pseudo labels: the moving average; the student itself, in eval mode or as it trains; nobody (Sup-Only)
     teacher: Literal["ema", "student", "student_in_training", "none"] = "ema"
     threshold: float = number(0.95, least=0, most=1)  # a pixel is a pseudo label if its confidence is above
+    # for every class the same, or lower where the teacher is less sure of a class (after FreeMatch; see thresholds.py)
+    thresholds: Literal["fixed", "per_class"] = "fixed"
     strong_views: int = number(1, least=1)  # of an unlabelled image, each with its own colours, mix and order
     # the colours of a strong view: photometric distortion; jitter, grey and blur (UniMatch); 1 to 3 of 11 changes (AugSeg)
     strong_colour: Literal["photometric", "jitter", "random_intensity"] = "photometric"
@@ -117,6 +126,7 @@ class Method:
     regularizer_mixed_teacher: bool = True  # mix the teacher's logits with the same boxes as the image
     # what a loss is divided by: all pixels, or (UniMatch) those of labels and of no padding, over all processes of a round
     normalizer: Literal["all", "valid"] = "all"
+    class_weights: tuple[float, ...] = ()  # of the loss on labels, one for each class; empty = all 1
     unsupervised_weight: float = number(1.0, least=0)  # of the mean over the student branches
     auxiliary_weight: float = number(0.4, least=0)  # of each auxiliary head of SETR; 0 = no auxiliary heads
     burn_in: int = number(0, least=0)  # first steps on labels only
@@ -177,6 +187,7 @@ class Optimizer:
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = number(1e-3, above=0)  # of the encoder
     head_multiplier: float = number(10.0, above=0)  # of the decoder and the auxiliary heads
+    layer_decay: float = number(1.0, above=0, most=1)  # factor from each encoder block to the one before it; 1 = one rate
     momentum: float = number(0.9, least=0, most=1)  # sgd
     betas: tuple[float, float] = (0.9, 0.999)  # adamw
     weight_decay: float = number(0.0, least=0)  # not on norms, biases and position embeddings
@@ -263,6 +274,8 @@ def check_together(config: Config) -> None:
         raise ConfigError(f"data.ratio is {list(data.ratio)}; write a range above 0, smaller number first")
     if data.levels[0] > data.levels[1]:
         raise ConfigError(f"data.levels is {list(data.levels)}; write the value that becomes black first, then the white one")
+    if method.class_weights and (min(method.class_weights) < 0 or not any(method.class_weights)):
+        raise ConfigError(f"method.class_weights is {list(method.class_weights)}; write numbers of at least 0, not all 0")
     for colour in data.palette:
         if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
             raise ConfigError(f'data.palette has the key {colour!r}; write colours as "#rrggbb", such as "#804080"')

@@ -22,7 +22,7 @@ from .config import Config, share_of_process
 from .mixing import MIXES, Place
 from .patch_shuffle import draw_order
 from .randomness import Stream, numpy_generator, of_view, torch_generator
-from .reading import DataError, read_image, read_pair
+from .reading import DataError, read_image, read_mask, read_pair
 from .sources import Sources, load_sources
 
 GRACE = 120  # seconds that a loader worker outlives a SIGTERM
@@ -115,6 +115,26 @@ def index_of(seed: int, stream: int, draw: int, length: int) -> int:
     return int(permutation(seed, int(stream), cycle, length)[place])
 
 
+def labeled_places(config: Config, sources: Sources) -> list[int]:
+    """The labelled images of one cycle, by number; those with rare classes stand there several times (`data.repeat_rare`).
+
+    An image counts for the rarest class it shows; a class in a share f of the images asks for sqrt(repeat_rare / f).
+    """
+    count, threshold = len(sources.labeled), config.data.repeat_rare
+    if not threshold:
+        return list(range(count))
+    shown = np.array([presence(row, config, len(sources.classes)) for row in sources.labeled])
+    share = shown.mean(axis=0).clip(min=1 / count)
+    factors = np.sqrt(threshold / share).clip(min=1)
+    repeats = (np.where(shown, factors, 1.0).max(axis=1) + 0.5).astype(int)
+    return np.repeat(np.arange(count), repeats).tolist()
+
+
+def presence(row: dict, config: Config, num_classes: int) -> np.ndarray:
+    """(K,) bool: which classes the mask of a labelled row shows."""
+    return np.bincount(read_mask(row["mask"], config.data, num_classes).ravel(), minlength=num_classes)[:num_classes] > 0
+
+
 @dataclass(frozen=True)
 class Crop:
     """One unlabelled crop on the host: weak and strong (H, W, 3) uint8, valid (H, W), and the ids that could not be read."""
@@ -132,6 +152,7 @@ class Steps(Dataset):
         self.config, self.sources, self.shuffle_grid = config, sources, shuffle_grid
         self.process, self.processes = process, processes
         self.labeled_share, self.unlabeled_share = share_of_process(config, processes)
+        self.places = labeled_places(config, sources)
         if config.method.teacher != "none" and not len(sources.unlabeled):
             raise DataError(
                 "there are no unlabelled images; name their list or folder with data.unlabeled, or train on the labels"
@@ -179,7 +200,7 @@ class Steps(Dataset):
         """Image (H, W, 3), labels (H, W) and valid (H, W) of one labelled crop."""
         seed, data = self.config.run.seed, self.config.data
         draw = step * self.config.run.batch.labeled + position
-        row = self.sources.labeled[index_of(seed, Stream.LABELED_ORDER, draw, len(self.sources.labeled))]
+        row = self.sources.labeled[self.places[index_of(seed, Stream.LABELED_ORDER, draw, len(self.places))]]
         rng = numpy_generator(seed, Stream.LABELED_IMAGE, step, position)
         image, mask = read_pair(row, data, len(self.sources.classes))
         crop, labels, valid = crop_pair(image, mask, rng, data)

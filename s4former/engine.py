@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import Config, Optimizer, share_of_process
 from .data import Batch
-from .models import decode, encode, encoder_parameters
+from .models import decode, encode, encoder_depths
 from .randomness import Stream, torch_seed
 from .schedules import ema_decay, learning_rate
 from .step import total_loss, train_step
@@ -57,21 +57,25 @@ def batch_norms(network: nn.Module) -> list[_BatchNorm]:
 def build_optimizer(student: Student, settings: Optimizer) -> torch.optim.Optimizer:
     """Encoder and head, each with and without weight decay (none on norms, biases, tokens and position embeddings).
 
-    Every group remembers its rate at step 0 as `base`; `set_learning_rate` does the rest.
+    With `layer_decay` the encoder has a pair of groups for each block: the last one learns at `lr`, every block before
+    at `layer_decay` times the rate of the next (as BEiT does). Every group remembers its rate at step 0 as `base`; `set_learning_rate` does the rest.
     """
-    encoder = {id(parameter) for parameter in encoder_parameters(student.network)}
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    depths = {id(parameter): depth for parameter, depth in encoder_depths(student.network)}
+    last = max(depths.values())
+    rates = {key: settings.lr * settings.layer_decay ** (last - depth) for key, depth in depths.items()}
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:
             decayed = parameter.dim() > 1 and "position" not in name and "token" not in name
-            groups.setdefault((id(parameter) in encoder, decayed), []).append(parameter)
+            rate = rates.get(id(parameter), settings.lr * settings.head_multiplier)
+            groups.setdefault((rate, decayed), []).append(parameter)
     described = [
         {
             "params": parameters,
-            "base": settings.lr if in_encoder else settings.lr * settings.head_multiplier,
+            "base": rate,
             "weight_decay": settings.weight_decay if decayed else 0.0,
         }
-        for (in_encoder, decayed), parameters in groups.items()
+        for (rate, decayed), parameters in groups.items()
     ]
     if settings.name == "sgd":
         return torch.optim.SGD(described, lr=settings.lr, momentum=settings.momentum)
@@ -97,6 +101,7 @@ def update(
     `student` is the prepared `Student`. Nothing here waits for the device.
     """
     method, network = config.method, accelerator.unwrap_model(student).network
+    thresholds = accelerator.unwrap_model(student).thresholds
     set_learning_rate(optimizer, step, config)
     if teacher is not None and method.ema_order == "before":
         teacher.follow(network, ema_decay(step, method))
@@ -109,11 +114,17 @@ def update(
         last = round_ == config.run.batch.rounds - 1
         with nullcontext() if last else accelerator.no_sync(student):
             with accelerator.autocast():
-                losses = train_step(student, speaking, batch, method, average)
+                if speaking is None or thresholds is None:
+                    losses = train_step(student, speaking, batch, method, average)
+                else:
+                    heard = thresholds.listening(speaking, batch.valid)
+                    losses = train_step(student, heard, batch, method, average, thresholds.current())
                 losses["total"] = total_loss(losses, method)
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / config.run.batch.rounds
+    if thresholds is not None:
+        thresholds.settle(partial(accelerator.reduce, reduction="sum"))
     sums["gradient"] = clip(accelerator, student, config.optimizer.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

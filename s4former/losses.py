@@ -5,6 +5,8 @@ pixels, ignored ones counting as zero (released code): for pseudo labels that we
 The teacher's side never receives a gradient.
 """
 
+from typing import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,9 +17,15 @@ EPSILON = 1e-6  # added to every difference by the released code's plain L2
 TEMPERATURE = 2.0  # of the soft losses (supplement, below eq. 5)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy summed over labelled pixels and divided by all pixels (method of the released code)."""
-    loss = F.cross_entropy(at_least_float32(logits), labels, ignore_index=IGNORE_INDEX, reduction="sum")
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Sequence[float] = ()) -> Tensor:
+    """Cross-entropy summed over labelled pixels and divided by all pixels (method of the released code).
+
+    Args:
+        weights: one for each class; a pixel counts as much as its label weighs. Empty = all 1.
+    """
+    logits = at_least_float32(logits)
+    weight = logits.new_tensor(weights) if weights else None
+    loss = F.cross_entropy(logits, labels, weight, ignore_index=IGNORE_INDEX, reduction="sum")
     return loss / labels.numel()
 
 

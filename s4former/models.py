@@ -7,6 +7,7 @@ token grids it has, is a row of `FAMILIES`; how one is made is a row of `BUILDER
 
 import itertools
 import operator
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterable
@@ -14,6 +15,7 @@ from typing import Callable, Iterable
 import safetensors
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     AutoConfig,
     AutoModelForSemanticSegmentation,
@@ -39,6 +41,11 @@ for config_class, network_class in (
 ):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoModelForSemanticSegmentation.register(config_class, network_class, exist_ok=True)
+
+
+# A block of an encoder by the beginning of its parameters' names: layers.3. of a ViT, encoder.layer.3. of DINOv2,
+# stages.1.blocks.0. or encoder.block.1.0. of SegFormer, layer1.0. of a ResNet.
+BLOCK = re.compile(r"(?:.*?\.)??(?:layers?\d?|blocks?)\.\d+\.(?:\d+\.)?")
 
 
 # ---- building
@@ -131,12 +138,19 @@ def build_upernet(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrain
         use_auxiliary_head=False,
         **labels,
     )
-    network = UperNetForSemanticSegmentation(config)
-    network.base_model_prefix = "backbone"  # the stock class names none, and the optimizer asks for the encoder by it
-    if network.backbone.embeddings.mask_token is not None:  # never used; DDP does not forgive a lack of gradient
-        network.backbone.embeddings.mask_token.requires_grad_(False)
+    network = settled(UperNetForSemanticSegmentation(config))
     if tensors is not None:
         network.backbone.load_state_dict({name: tensors[name] for name in network.backbone.state_dict()})
+    return network
+
+
+def settled(network: PreTrainedModel) -> PreTrainedModel:
+    """The same network; an UperNet with what its stock class leaves open."""
+    if network.config.model_type == "upernet":
+        network.base_model_prefix = "backbone"  # the stock class names none, and the student asks for the encoder by it
+        network.auxiliary_head = None  # of supervised training alone; DDP does not forgive a lack of gradient
+        if network.backbone.embeddings.mask_token is not None:  # nor is this one ever used
+            network.backbone.embeddings.mask_token.requires_grad_(False)
     return network
 
 
@@ -288,6 +302,39 @@ def decode(network: PreTrainedModel, features: tuple[Tensor, ...]) -> Tensor:
 
 def encoder_parameters(network: PreTrainedModel) -> list[nn.Parameter]:
     return list(getattr(network, family(network).encoder).parameters())
+
+
+def encoder_depths(network: PreTrainedModel) -> list[tuple[nn.Parameter, int]]:
+    """Every parameter of the encoder with the number of its block, counted from 1 at the input.
+
+    What lies between blocks (a norm, the patch embedding of a stage) belongs to the one before; 0 is before the first.
+    """
+    blocks: dict[str, int] = {}
+    depths = []
+    for name, parameter in getattr(network, family(network).encoder).named_parameters():
+        block = BLOCK.match(name)
+        depth = blocks.setdefault(block[0], len(blocks) + 1) if block else len(blocks)
+        depths.append((parameter, depth))
+    return depths
+
+
+def freeze_encoder(network: PreTrainedModel, blocks: int) -> None:
+    """Takes the first blocks of the encoder, and what is before them, out of training; -1 takes all of it.
+
+    Raises:
+        ConfigError: there are fewer blocks, or batch norms, whose statistics would go on changing.
+    """
+    encoder, depths = getattr(network, family(network).encoder), encoder_depths(network)
+    last = max(depth for _, depth in depths)
+    if blocks > last:
+        raise ConfigError(f"model.freeze is {blocks}; this encoder has {last} blocks, and -1 freezes all of it")
+    if blocks and any(isinstance(module, _BatchNorm) for module in encoder.modules()):
+        raise ConfigError(
+            f"model.freeze is {blocks}; the statistics of an encoder with batch norms would go on changing: write 0"
+        )
+    frozen = encoder_parameters(network) if blocks < 0 else [part for part, depth in depths if blocks and depth <= blocks]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
 
 
 def prefix_tokens(network: PreTrainedModel) -> int:

@@ -30,19 +30,20 @@ class Pseudo:
         return Pseudo(self.label[:images], self.spoken[:images], self.logits[:images], self.confidence[:images])
 
 
-def pseudo_label(logits: Tensor, valid: Tensor, threshold: float) -> Pseudo:
+def pseudo_label(logits: Tensor, valid: Tensor, threshold: float | Tensor) -> Pseudo:
     """Turns teacher logits into pseudo labels (supplement, Algorithm 1, lines 11 to 13).
 
     Args:
         logits: (B, K, h, w) of the teacher on the weak view, any float type.
         valid: (B, H, W) bool, False on padding; H and W are multiples of h and w. The released code lets padding
             become a pseudo label; here it never does.
-        threshold: a pixel counts if its confidence is strictly above.
+        threshold: a pixel counts if its confidence is strictly above; (K,) = by the class it is said to be.
     """
     logits = at_least_float32(logits.detach())
     confidence, label = logits.softmax(dim=1).max(dim=1)
     valid = shrink(valid, label.shape[-2:])
-    label = label.masked_fill(~((confidence > threshold) & valid), IGNORE_INDEX)
+    least = threshold[label] if isinstance(threshold, Tensor) else threshold
+    label = label.masked_fill(~((confidence > least) & valid), IGNORE_INDEX)
     return Pseudo(label=label, spoken=label, logits=logits, confidence=confidence.masked_fill(~valid, 0.0))
 
 

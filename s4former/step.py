@@ -22,16 +22,17 @@ BRANCHES = ("_strong", "_pasa", "_features")  # endings of the terms on unlabell
 
 
 def train_step(
-    student: nn.Module, teacher: nn.Module | None, batch: Batch, method: Method, average: Average = lambda number: number
-) -> dict[str, Tensor]:
+    student: nn.Module, teacher: nn.Module | None, batch: Batch, method: Method, average: Average = lambda number: number,
+    thresholds: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """The loss terms of one step of S4Former (supplement, Algorithm 1), by name, not yet weighted.
 
     Args:
         student: a `Student`; everything it does in this step is one call of its forward.
         teacher: images (B, 3, H, W) to logits (B, K, h, w), in eval mode; None = labels only.
         batch: normalised, on the device.
-        method: which parts are on.
         average: of a number over the processes, for `method.normalizer` = "valid".
+        thresholds: (K,), one for each class, instead of `method.threshold`.
 
     Returns:
         Scalars: `supervised`, `auxiliary`, and `consistency_BRANCH` and `ncr_BRANCH` (or another regulariser) of the
@@ -43,7 +44,7 @@ def train_step(
 
     if teacher is not None:
         with torch.no_grad():  # the teacher reads the weak view
-            everything = pseudo_label(teacher(batch.weak), batch.valid, method.threshold)
+            everything = pseudo_label(teacher(batch.weak), batch.valid, method.threshold if thresholds is None else thresholds)
         pseudo = everything.first(batch.unlabeled)  # a second batch is only there to be pasted from
 
         # Pixels move between images (CutMix and its kin), then between places (PatchShuffle). Labels follow the first
@@ -70,7 +71,7 @@ def train_step(
 
     scale = normalizer(batch.labels != IGNORE_INDEX, method, average)
     fitted = [resize_logits(logits, batch.labels.shape[-2:]) for logits in (labeled, *auxiliary)]
-    supervised, *auxiliaries = (scale * cross_entropy(logits, batch.labels) for logits in fitted)
+    supervised, *auxiliaries = (scale * cross_entropy(logits, batch.labels, method.class_weights) for logits in fitted)
     losses = {"supervised": supervised} | ({"auxiliary": sum(auxiliaries)} if auxiliaries else {})
     for (branch, target), (logits, _) in zip(targets, unlabeled):
         scale = normalizer(target.confidence > 0, method, average)

@@ -1,6 +1,6 @@
 """The student of a step: all its views in one forward, so that a distributed wrapper sees one forward and one backward."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Sequence
 
 import torch
@@ -14,6 +14,7 @@ from .pasa import ATTENTION, attention_bias
 from .mixing import TILES, unmix
 from .patch_shuffle import inverse, patch_shuffle
 from .setr import UpHead
+from .thresholds import ClassThresholds
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Student(nn.Module):
         self.network = network
         self.method = method
         self.auxiliary = auxiliary_heads(network) if method.auxiliary_weight > 0 else nn.ModuleList()
+        per_class = method.thresholds == "per_class" and method.teacher != "none"
+        self.thresholds = ClassThresholds(network.config.num_labels, method.threshold) if per_class else None
         # Batch statistics must be those of one view; LayerNorm does not care what lies beside it in the batch.
         self.shares_encoder = not any(isinstance(module, _BatchNorm) for module in network.base_model.modules())
         if method.pasa != "none" and method.teacher != "none":
@@ -126,6 +129,9 @@ def check_fit(config: Config, network: nn.Module) -> list[str]:
     if crop[0] % stride or crop[1] % stride:
         raise ConfigError(f"data.crop is {list(crop)}; both sides must be multiples of {stride} for {config.model.encoder}")
     shuffle_grid(config, network)
+    weights, classes = config.method.class_weights, network.config.num_labels
+    if weights and len(weights) != classes:
+        raise ConfigError(f"method.class_weights has {len(weights)} numbers for {classes} classes; write one for each class")
     if config.method.teacher == "none":
         return []
     if config.method.mix == "mixunmix":
@@ -137,9 +143,16 @@ def check_fit(config: Config, network: nn.Module) -> list[str]:
                 " set method.pasa=none"
             )
         prove_bias(network, config)
-    if config.method.regularizer == "ncr" and network.config.num_labels == 2:
-        return ["with two classes NCR is always 0, since one negative class is left; method.regularizer=none saves its time"]
     return []
+
+
+def without_ncr(config: Config, classes: int) -> tuple[Config, tuple[str, ...]]:
+    """The config without NCR where there are two classes, and a line for the log: it would always be 0."""
+    method = config.method
+    if classes != 2 or method.regularizer != "ncr" or method.teacher == "none":
+        return config, ()
+    told = "two classes: NCR is left out (method.regularizer=none), since with one negative class it is always 0"
+    return replace(config, method=replace(method, regularizer="none")), (told,)
 
 
 def check_tiles(config: Config, network: nn.Module) -> None:

@@ -33,13 +33,14 @@ from .engine import Finiteness, Teacher, build_optimizer
 from .export import Provenance, export, push
 from .inference import PSEUDO, Setting, evaluate_networks, predict
 from .metrics import ConfusionMatrix
-from .models import build_network, logits_at
+from .models import build_network, freeze_encoder, logits_at
 from .pictures import contact_sheet
 from .randomness import Stream, torch_seed
 from .reading import DataError
 from .report.page import write_report
 from .runlog import RunLog
 from .sources import Sources
+from .start import start_from
 from .student import Student, check_fit, shuffle_grid
 from .teaching import Tally, rightness
 from .weights import normalization
@@ -101,9 +102,15 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         ConfigError: anything about the network that does not fit.
     """
     torch.manual_seed(torch_seed(config.run.seed, Stream.INITIALIZATION))
-    network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
+    notes = list(sources.notes)
+    if config.model.start_from:
+        network, told = start_from(config.model, sources.classes)
+        notes.append(told)
+    else:
+        network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
+    freeze_encoder(network, config.model.freeze)
     mean, std = normalization(config.model)
-    notes = [*sources.notes, *check_fit(config, network)]
+    notes += check_fit(config, network)
     teacher = Teacher(network).to(accelerator.device) if config.method.teacher == "ema" else None
     student = Student(network, config.method)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":

@@ -10,6 +10,7 @@ import logging
 import math
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterable
 
@@ -408,6 +409,8 @@ def normalization(model: Model) -> Normalization:
     constants of ImageNet, which a ResNet always has. A `preprocessor_config.json` with image_mean and image_std put
     beside such a file wins. A repository of timm says it in its config. Everything else: ImageNet.
     """
+    if model.start_from:
+        model = replace(model, encoder=model.start_from, start_from="", pretrained=True)
     source = source_of(model)
     if source != model.encoder and model.encoder.startswith("timm/"):
         settings = json.loads(Path(timm_file(model, "config.json")).read_text())["pretrained_cfg"]

@@ -16,7 +16,7 @@ from s4former.models import build_network, decode, encode
 from s4former.pasa import VARIANTS
 from s4former.patch_shuffle import inverse, patch_shuffle
 from s4former.step import total_loss, train_step
-from s4former.student import Student, View, check_fit, prove_bias, shuffle_grid
+from s4former.student import Student, View, check_fit, prove_bias, shuffle_grid, without_ncr
 from s4former.teaching import COUNTS
 
 CLASSES = {i: f"class {i}" for i in range(5)}
@@ -265,10 +265,12 @@ def test_an_encoder_that_drops_the_bias_is_refused(monkeypatch):
         prove_bias(network, config_of(method={"block": 2}))
 
 
-def test_two_classes_are_told_that_ncr_is_nothing():
-    model, crop = SIZES["setr"]
-    network = build_network(model, id2label={0: "a", 1: "b"}, crop=crop)
-    assert "NCR is always 0" in check_fit(config_of(method={"block": 2}), network)[0]
+def test_two_classes_are_told_that_ncr_is_left_out():
+    config, told = without_ncr(config_of(), 2)
+    assert config.method.regularizer == "none" and "two classes: NCR is left out" in told[0]
+    for same in (config_of(method={"regularizer": "all_cr"}), config_of(method={"teacher": "none"})):
+        assert without_ncr(same, 2) == (same, ())
+    assert without_ncr(config_of(), 3) == (config_of(), ())
 
 
 def test_the_step_fits_on_one_screen():

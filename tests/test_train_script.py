@@ -161,7 +161,7 @@ def test_a_corrupt_unlabelled_image_is_replaced_counted_and_named(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "replaced an unlabelled image, the 1. of this run: image" in done.stderr and "4.png" in done.stderr
     assert json.loads((tmp_path / "run" / "results.json").read_text())["replaced_images"] >= 1
-    assert "with two classes NCR is always 0" in done.stderr
+    assert "two classes: NCR is left out" in done.stderr
 
 
 def test_a_corrupt_labelled_image_is_an_error_that_names_it(tmp_path):

@@ -1,0 +1,66 @@
+"""A threshold for every class, which follows how sure the teacher is of it.
+
+After FreeMatch (Wang et al., ICLR 2023): running means, measured in units of the largest of them. FreeMatch averages the
+probability of a class over all samples; over pixels that would be the size of the class. Here it is the confidence where
+the teacher says the class, so that a class is helped for being difficult and not for being small:
+
+    m_c <- 0.99 m_c + 0.01 (mean confidence of the pixels said to be c)        threshold_c = threshold * m_c / max(m)
+"""
+
+from typing import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .pseudo import at_least_float32, shrink
+
+KEPT = 0.99  # of the running mean, at each step that says the class
+
+
+class ClassThresholds(nn.Module):
+    """The thresholds of a run. They hold still during a step, so all its processes and rounds have the same ones.
+
+    The running means are a buffer, and so part of every checkpoint.
+    """
+
+    def __init__(self, classes: int, threshold: float):
+        super().__init__()
+        self.threshold = threshold
+        self.register_buffer("confidence", torch.zeros(classes))  # running mean by class; 0 = not said yet
+        self.heard: Tensor | None = None  # (2, K) of this step: summed confidence, pixels
+
+    def current(self) -> Tensor:
+        """(K,): what the confidence of a pixel has to exceed; a class that was never said has the plain threshold."""
+        relative = self.confidence / self.confidence.max().clamp(min=torch.finfo(self.confidence.dtype).tiny)
+        return self.threshold * relative.where(self.confidence > 0, 1.0)
+
+    def listening(self, teacher: Callable[[Tensor], Tensor], valid: Tensor) -> Callable[[Tensor], Tensor]:
+        """The teacher, with what it says noted; `valid` (B, H, W) is False on padding."""
+
+        def speak(images: Tensor) -> Tensor:
+            logits = teacher(images)
+            self.note(logits, valid)
+            return logits
+
+        return speak
+
+    @torch.no_grad()
+    def note(self, logits: Tensor, valid: Tensor) -> None:
+        confidence, label = at_least_float32(logits.detach()).softmax(dim=1).max(dim=1)
+        counted = shrink(valid, label.shape[-2:]).to(confidence.dtype)
+        heard = torch.stack([
+            torch.bincount(label.flatten(), (weight * counted).flatten(), minlength=len(self.confidence))
+            for weight in (confidence, torch.ones_like(confidence))
+        ])  # fmt: skip
+        self.heard = heard if self.heard is None else self.heard + heard
+
+    @torch.no_grad()
+    def settle(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Takes what was heard in a step into the means; `total` sums over the processes."""
+        if self.heard is None:  # the burn-in has no teacher
+            return
+        summed, pixels = total(self.heard)
+        mean = (summed / pixels.clamp(min=1)).to(self.confidence.dtype)
+        moved = torch.where(self.confidence > 0, torch.lerp(mean, self.confidence, KEPT), mean)
+        self.confidence.copy_(torch.where(pixels > 0, moved, self.confidence))
+        self.heard = None
