@@ -1,12 +1,15 @@
 import collections
-from dataclasses import fields
+from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
+from folders import HEIGHT, WIDTH, save_image, save_mask, write
 from scripts import TINY
 
 from s4former.config import from_dict
-from s4former.data import Steps, ValidationSet, index_of, step_loader
+from s4former.data import Steps, ValidationSet, index_of, labeled_places, step_loader
+from s4former.reading import DataError
 from s4former.sources import load_sources
 
 
@@ -169,3 +172,40 @@ def test_evaluation_images_keep_their_size():
     assert item.image.shape == (3, 40, 56) and item.labels.shape == (40, 56) and item.labels.dtype == torch.int64
     with pytest.raises(IndexError):
         validation[3]
+
+
+def test_images_with_rare_classes_come_up_more_often_and_steps_stay_pure(tmp_path):
+    root = tmp_path / "few"
+    for index in range(9):
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask[:4] = 1
+        mask[8:, :9] = 2 * (index == 4)
+        save_image(root / "images" / f"{index}.png")
+        save_mask(root / "masks" / f"{index}.png", mask)
+    write(root / "labeled.txt", *range(9))
+    save_image(root / "val" / "images" / "v.png")
+    save_mask(root / "val" / "masks" / "v.png")
+    save_image(root / "images" / "pool.png")
+    folder = {"source": "folder", "root": str(root), "labeled": "labeled.txt", "validation": "val", "classes": ["a", "b", "c"]}
+    plain = {name: value for name, value in TINY["data"].items() if name != "shapes"} | folder
+    config = from_dict({**TINY, "data": {**plain, "repeat_rare": 1.0}})
+    sources = load_sources(config.data)
+    assert labeled_places(config, sources) == [0, 1, 2, 3, 4, 4, 4, 5, 6, 7, 8]  # sqrt(1 / (1/9)) = 3
+    half = from_dict({**TINY, "data": {**plain, "repeat_rare": 0.5}})
+    assert labeled_places(half, sources) == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]  # sqrt(0.5 / (1/9)) = 2.1
+    assert labeled_places(from_dict({**TINY, "data": plain}), sources) == list(range(9))
+    steps = Steps(config, sources, (2, 3), 0, 1)
+    first = steps[3, 0]
+    steps[0, 0]
+    assert same(first, steps[3, 0])
+    draws = collections.Counter(steps.places[index_of(0, 0, draw, len(steps.places))] for draw in range(11 * 20))
+    assert draws[4] == 60 and draws[0] == 20
+
+
+def test_an_empty_pool_is_told_before_training():
+    config = from_dict(TINY)
+    sources = load_sources(config.data)
+    sources = replace(sources, unlabeled=sources.unlabeled.select([]))
+    with pytest.raises(DataError, match="there are no unlabelled images; name their list or folder with data.unlabeled"):
+        Steps(config, sources, (2, 3), 0, 1)
+    Steps(from_dict({**TINY, "method": {"teacher": "none"}}), sources, (2, 3), 0, 1)

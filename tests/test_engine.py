@@ -213,3 +213,14 @@ def test_an_overflowing_gradient_is_left_to_a_gradient_scaler():
 
 def test_the_model_section_of_these_tests_is_what_it_says():
     assert isinstance(SETR, Model) and SETR.pretrained is False
+
+
+def test_layer_decay_slows_every_block_from_the_last_to_the_embeddings():
+    student = Student(network_of("setr"), Method())
+    names = {id(parameter): name for name, parameter in student.named_parameters()}
+    optimizer = build_optimizer(student, Optimizer(lr=1.0, head_multiplier=3.0, layer_decay=0.5))
+    rates = {names[id(p)]: group["base"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates["network.vit.embeddings.cls_token"] == 0.5**4
+    assert [rates[f"network.vit.layers.{block}.mlp.fc1.weight"] for block in range(4)] == [0.125, 0.25, 0.5, 1.0]
+    assert {rate for name, rate in rates.items() if not name.startswith("network.vit.")} == {3.0}
+    assert len(rates) == len(names)

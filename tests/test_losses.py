@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -138,3 +139,16 @@ def test_half_precision_logits_are_compared_in_float32():
     labels = torch.randint(5, (1, 2, 3))
     assert negative_class_ranking(student, teacher, labels).dtype == torch.float32
     assert torch.equal(negative_class_ranking(student, teacher, labels), negative_class_ranking(student.float(), teacher.float(), labels))  # fmt: skip
+
+
+def test_class_weights_weigh_pixels_by_their_label_and_the_mean_stays_over_all_pixels():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randint(3, (2, 4, 5))
+    labels[0, 0] = 255
+    weights = (0.5, 2.0, 1.0)
+    expected = 0.0
+    for b, i, j in itertools.product(range(2), range(4), range(5)):
+        if (label := labels[b, i, j].item()) != 255:
+            expected -= weights[label] * logits[b, :, i, j].log_softmax(0)[label].item()
+    assert cross_entropy(logits, labels, weights).item() == pytest.approx(expected / labels.numel())
+    assert torch.equal(cross_entropy(logits, labels, (1.0, 1.0, 1.0)), cross_entropy(logits, labels))

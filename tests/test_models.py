@@ -533,3 +533,41 @@ def test_what_is_no_segmentation_network_is_told(tmp_path):
 def test_every_architecture_of_the_config_has_its_rows():
     choices = {field.name: field for field in dataclasses.fields(Model)}["architecture"].type.__args__
     assert set(choices) == set(ENCODERS) == set(models.FAMILIES)
+
+
+@pytest.mark.parametrize(
+    "model, blocks",
+    [
+        (random_model(encoder_config=SMALL_VIT), 3),
+        (random_model("segformer", encoder="mit-b0", encoder_config={**SMALL_MIT, "depths": [1, 2, 1, 1]}), 5),
+        (Model(architecture="dpt", encoder="dinov2-small", pretrained=False), 12),
+        (Model(architecture="upernet", encoder="dinov2-reg-small", pretrained=False), 12),
+        (Model(architecture="dpt", encoder="dinov3-small", pretrained=False), 12),
+        (Model(architecture="deeplabv3plus", encoder="resnet50", pretrained=False), 16),
+    ],
+    ids=lambda value: value.architecture if isinstance(value, Model) else "",
+)
+def test_every_parameter_of_an_encoder_has_the_number_of_its_block(model, blocks):
+    with torch.device("meta"):
+        network = build_network(model, id2label=NAMES, crop=(112, 224) if "dinov2" in model.encoder else (64, 128))
+    depths = models.encoder_depths(network)
+    assert [id(p) for p, _ in depths] == [id(p) for p in models.encoder_parameters(network)]
+    assert {depth for _, depth in depths} == set(range(blocks + 1))
+    assert [depth for _, depth in depths] == sorted(depth for _, depth in depths), "in the order of the forward pass"
+
+
+def test_frozen_blocks_and_what_is_before_them_are_out_of_training():
+    network = build(random_model(encoder_config=SMALL_VIT))
+    models.freeze_encoder(network, 0)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    models.freeze_encoder(network, 2)
+    trained = {name for name, parameter in network.vit.named_parameters() if parameter.requires_grad}
+    assert trained and all(name.startswith("layers.2.") for name in trained)
+    network(images()).logits.sum().backward()
+    assert all((parameter.grad is not None) == parameter.requires_grad for parameter in network.parameters())
+    models.freeze_encoder(network, -1)
+    assert not any(parameter.requires_grad for parameter in network.vit.parameters())
+    with pytest.raises(ConfigError, match="model.freeze is 4; this encoder has 3 blocks, and -1 freezes all of it"):
+        models.freeze_encoder(network, 4)
+    with pytest.raises(ConfigError, match="an encoder with batch norms would go on changing: write 0"):
+        models.freeze_encoder(build(Model(architecture="deeplabv3plus", encoder="resnet50", pretrained=False)), -1)

@@ -1,0 +1,91 @@
+"""thresholds.py: one threshold for each class, held still during a step and exact across a resume."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from scripts import TINY, train, write_config
+from test_step import batch_of, method_of, network_of
+
+from s4former import checkpoint
+from s4former.config import from_dict
+from s4former.engine import Teacher, build_optimizer, update
+from s4former.pseudo import pseudo_label
+from s4former.student import Student
+from s4former.thresholds import ClassThresholds
+
+
+def logits_of(*probabilities):
+    """(1, K, 1, W): one pixel for each row of probabilities."""
+    return torch.tensor(probabilities).log().T[None, :, None, :]
+
+
+def everywhere(logits):
+    return torch.ones(1, *logits.shape[-2:], dtype=torch.bool)
+
+
+def test_a_class_the_teacher_is_unsure_of_gets_a_lower_threshold_in_proportion():
+    thresholds = ClassThresholds(3, 0.9)
+    assert torch.allclose(thresholds.current(), torch.full((3,), 0.9))
+    said = logits_of([0.9, 0.1, 0.0001], [0.7, 0.3, 0.0001], [0.4, 0.6, 0.0001])  # means: 0.8 and 0.6
+    thresholds.listening(lambda images: said, everywhere(said))(None)
+    assert torch.allclose(thresholds.current(), torch.full((3,), 0.9)), "nothing moves within a step"
+    thresholds.settle(lambda tensor: tensor)
+    assert torch.allclose(thresholds.current(), torch.tensor([0.9, 0.675, 0.9]), atol=1e-3)
+    sure = logits_of([0.0001, 1.0, 0.0001])
+    thresholds.note(sure, everywhere(sure))
+    thresholds.settle(lambda tensor: tensor)
+    expected = 0.99 * 0.6 + 0.01 * 1.0
+    assert torch.allclose(thresholds.confidence, torch.tensor([0.8, expected, 0.0]), atol=1e-3)
+
+
+def test_padding_is_not_heard_and_rounds_and_processes_make_one_mean():
+    said = logits_of([0.9, 0.1], [0.6, 0.4], [0.5001, 0.4999])
+    parts, whole = ClassThresholds(2, 0.9), ClassThresholds(2, 0.9)
+    valid = torch.tensor([[[True, True, False]]])
+    whole.note(said, valid)
+    whole.settle(lambda tensor: tensor)
+    assert whole.confidence[0] == pytest.approx(0.75, abs=1e-4)
+    parts.note(said[..., :1], valid[..., :1])
+    other = ClassThresholds(2, 0.9)
+    other.note(said[..., 1:], valid[..., 1:])
+    parts.settle(lambda tensor: tensor + other.heard)
+    assert torch.allclose(parts.confidence, whole.confidence)
+
+
+def test_pixels_are_judged_by_the_threshold_of_the_class_they_are_said_to_be():
+    said = logits_of([0.8, 0.2], [0.2, 0.8])
+    assert pseudo_label(said, everywhere(said), torch.tensor([0.9, 0.7])).label.tolist() == [[[255, 1]]]
+
+
+def test_an_update_moves_them_and_lets_more_pixels_in():
+    config = from_dict({
+        "data": {"source": "shapes"}, "method": {"threshold": 0.24, "thresholds": "per_class", "mix_group": 2, "auxiliary_weight": 0},
+    })  # fmt: skip
+    network = network_of("setr")
+    student, accelerator = Student(network, config.method).double(), Accelerator(cpu=True)
+    optimizer = build_optimizer(student, config.optimizer)
+    student, optimizer = accelerator.prepare(student, optimizer)
+    terms = update(accelerator, student, Teacher(network), optimizer, [batch_of("setr")], 0, config)
+    assert (student.thresholds.confidence > 0).any() and student.thresholds.heard is None
+    lower = student.thresholds.current()
+    assert lower.max() == pytest.approx(0.24) and lower.min() < 0.24
+    assert torch.isfinite(terms["total"])
+    assert Student(network, method_of()).thresholds is None
+
+
+def test_a_resumed_run_has_the_thresholds_it_had(tmp_path):
+    tree = {**TINY, "method": {**TINY["method"], "thresholds": "per_class"}, "schedule": {"steps": 4, "floor": 0.0}}
+    config = write_config(tmp_path, tree=json.loads(json.dumps(tree)))
+    assert train(config, tmp_path / "whole").returncode == 0
+    assert train(config, tmp_path / "parts").returncode == 0
+    for path in checkpoint.complete(tmp_path / "parts" / "checkpoints")[1:]:
+        for file in path.iterdir():
+            file.unlink()  # as if it had been killed after step 2
+        path.rmdir()
+    resumed = train(config, tmp_path / "parts", "--resume")
+    assert resumed.returncode == 0 and "from step 2" in resumed.stderr
+    one, two = (checkpoint.newest(tmp_path / name / "checkpoints")[0]["student"] for name in ("whole", "parts"))
+    assert (one["thresholds.confidence"] > 0).any()
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
