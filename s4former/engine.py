@@ -58,7 +58,8 @@ def build_optimizer(student: Student, settings: Optimizer) -> torch.optim.Optimi
     """Encoder and head, each with and without weight decay (none on norms, biases, tokens and position embeddings).
 
     With `layer_decay` the encoder has a pair of groups for each block: the last one learns at `lr`, every block before
-    at `layer_decay` times the rate of the next (as BEiT does). Every group remembers its rate at step 0 as `base`; `set_learning_rate` does the rest.
+    at `layer_decay` times the rate of the next (as BEiT does). Every group remembers its rate at step 0 as `base`;
+    `set_learning_rate` does the rest.
     """
     depths = {id(parameter): depth for parameter, depth in encoder_depths(student.network)}
     last = max(depths.values())

@@ -84,7 +84,8 @@ def from_subfolders(folders: dict[str, Path | None]) -> Found:
     for part, fate in (("labeled", "put into the pool"), ("validation", "left out")):
         bare = [row for row in rows[part] if row.mask is None]
         if bare:
-            remarks.append(f"without a mask, so {fate}: {plural(len(bare), 'image')} of {folders[part]}, the first: {bare[0].id}")
+            count = plural(len(bare), "image")
+            remarks.append(f"without a mask, so {fate}: {count} of {folders[part]}, the first: {bare[0].id}")
         pool += bare if part == "labeled" else []
     masked = {part: [row for row in rows[part] if row.mask] for part in ("labeled", "validation")}
     return Found(unlabeled=pool, remarks=remarks, **masked)

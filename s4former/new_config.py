@@ -8,6 +8,7 @@ three lists, mine.labeled.txt and so on; nothing is written into PHOTOS.
 
 import argparse
 import json
+import math
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -44,11 +45,12 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("folder", metavar="PHOTOS")
     parser.add_argument("-o", "--output", default="mine.json", metavar="FILE", help="default: mine.json")
-    parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="names of the ids 0, 1, ...; else classes.json or classes.txt in PHOTOS")  # fmt: skip
+    parser.add_argument("--classes", nargs="+", default=[], metavar="NAME", help="names of the ids 0, 1, ...; else classes.txt")
     parser.add_argument("--ignore", nargs="+", type=int, default=[], metavar="ID", help="ids in the masks that mean no label")
-    parser.add_argument("--palette", metavar="FILE", help="names and colours, for masks of colours; else palette.json and the like in PHOTOS")  # fmt: skip
+    parser.add_argument("--palette", metavar="FILE", help="names and colours of masks of colours; else palette.json")
     parser.add_argument("--encoder", default="", metavar="NAME", help="model.encoder; default: a DeiT for this machine")
-    parser.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="of the labels, where PHOTOS has no val/; default: 0.2")  # fmt: skip
+    parser.add_argument("--class-weights", action="store_true", help="weigh classes by how rare they are (method.class_weights)")
+    parser.add_argument("--validation", type=float, default=0.2, metavar="SHARE", help="of the labels, if there is no val/ (0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of that choice")
     options = parser.parse_args(arguments)
     if not 0 < options.validation < 1:
@@ -78,6 +80,9 @@ def write_config(options: argparse.Namespace) -> None:
         "source": "folder", "root": str(root), **{part: str(path) for part, path in files.items() if found.parts[part]},
         **numbers.keys(), **({"palette": palette} if palette else {}), **levels_keys(looks), **tree["data"],
     }  # fmt: skip
+    if options.class_weights:
+        labeled = tally([looks[row.image] for row in found.labeled], numbers)
+        tree["method"]["class_weights"] = class_weights([labeled.get(i, (0.0, 0))[0] for i in range(len(numbers.classes))])
     from_dict(tree)  # what is written can be read
     print("\n".join([*describe(root, found, looks, numbers), *describe_proposal(tree, machine, sizes)]))
     for part, rows in found.parts.items():
@@ -112,7 +117,8 @@ def usable(found: Found, palette: dict[int, int]) -> tuple[Found, dict[str, Look
         looks |= seen
         remarks += [f"left out: {complaint}" for complaint in complaints[:MOST]]
         if len(complaints) > MOST:
-            remarks.append(f"left out as well, for such reasons: {len(complaints) - MOST} more of the {len(rows)} {WORDS[part]} images")
+            more = len(complaints) - MOST
+            remarks.append(f"left out as well, for such reasons: {more} more of the {len(rows)} {WORDS[part]} images")
     return keep(replace(found, remarks=[*found.remarks, *remarks]), lambda row: row.image in looks), looks
 
 
@@ -164,6 +170,13 @@ def levels_keys(looks: dict[str, Look]) -> dict[str, Any]:
     return {"levels": levels_of(deep)} if deep else {}
 
 
+def class_weights(shares: Sequence[float]) -> list[float]:
+    """1 / ln(1.02 + share of the pixels), as ENet has it (Paszke et al. 2016), scaled so that the mean pixel weighs 1."""
+    weights = [1 / math.log(1.02 + share) for share in shares]
+    mean = sum(weight * share for weight, share in zip(weights, shares)) / sum(shares)
+    return [round(weight / mean, 3) for weight in weights]
+
+
 # ---- what is said
 
 
@@ -187,8 +200,8 @@ def describe(root: Path, found: Found, looks: dict[str, Look], numbers: Numberin
     remarks = [*numbers.remarks, *found.remarks]
     if rare:
         remarks.append(
-            f"rare among the labels: {some(rare)}; label more of them, or see method.class_weights, data.repeat_rare and"
-            " method.thresholds"
+            f"rare among the labels: {some(rare)}; more labels of them help most. Otherwise: --class-weights here,"
+            " data.repeat_rare=0.5, method.thresholds=per_class"
         )
     if len(numbers.classes) == 2:
         remarks.append("two classes: NCR would always be 0 and is left out")
@@ -232,7 +245,7 @@ def describe_proposal(tree: dict[str, dict[str, Any]], machine: Machine, sizes: 
     data, method, steps = tree["data"], tree["method"], tree["schedule"]["steps"]
     crop, short = data["crop"][0], data["resize"][1]
     largest = max(min(size) for size in sizes)
-    fitted = f"photos fitted to a shorter side of {short} px" if largest > short else f"photos are {short} px on their shorter side"
+    fitted = f"photos {'fitted to' if largest > short else 'have'} a shorter side of {short} px"
     lines = [
         f"  model       {tree['model']['encoder']} under {tree['model']['architecture']}",
         f"  crop        {crop} px; {fitted}",
@@ -241,10 +254,11 @@ def describe_proposal(tree: dict[str, dict[str, Any]], machine: Machine, sizes: 
         lines.append(f"  block       {method['block']} tokens = {crop // 4} px: PatchShuffle moves 4 x 4 of them")
     batch = tree["run"]["batch"]
     pool = f" + {batch['unlabeled']} unlabelled" if "block" in method else ""
-    lines.append(f"  batch       {batch['labeled']} labelled{pool}" + (f", in {batch['rounds']} rounds" if batch["rounds"] > 1 else ""))
+    rounds = f", in {batch['rounds']} rounds" if batch["rounds"] > 1 else ""
+    lines.append(f"  batch       {batch['labeled']} labelled{pool}{rounds}")
     lines.append(f"  steps       {steps}, evaluated every {tree['evaluation']['every']}")
     if largest > 3 * short:
-        lines.append(f"  A thing of 30 px in the largest photo is {30 * short / largest:.0f} px then; if yours are small, raise data.resize")
+        lines.append(f"  small things: 30 px of the largest photo become {30 * short / largest:.0f} px; data.resize changes that")
     return [f"Proposed for {machine.words}:", "", *lines]
 
 

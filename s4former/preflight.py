@@ -132,7 +132,8 @@ def check_classes(sources: Sources, counts: dict[str, np.ndarray], report: Repor
     if absent:
         report.note("classes", f"no labelled pixel shows {some(absent)}; it will not be learned")
     if few:
-        report.note("classes", f"few labels: {some(few)}; more of them help most, then data.repeat_rare and method.thresholds")
+        report.note("classes", f"few labels: {some(few)}; more of them help most. Otherwise: data.repeat_rare=0.5,"
+            " method.thresholds=per_class, method.class_weights")
     if untested:
         report.note("classes", f"no evaluation image shows {some(untested)}; its IoU is left out of the mean unless it is predicted")
     if not (absent or few or untested):

@@ -192,3 +192,11 @@ def test_a_folder_of_another_shape_is_told_the_two_shapes(tmp_path, capsys):
     Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "photos" / "stuff" / "a.jpg")
     (tmp_path / "photos" / "stuff").rename(tmp_path / "photos" / "masks")
     assert "are JPEGs, which smear the ids of neighbours" in complaint(capsys, tmp_path / "photos")
+
+
+def test_class_weights_are_those_of_enet_with_a_mean_pixel_of_1(photos):
+    weights = config_of(photos, "--class-weights")[0].method.class_weights
+    share = np.bincount(ids().ravel(), minlength=3)[:3] / (ids() != 255).sum()
+    assert np.dot(weights, share) == pytest.approx(1, abs=1e-3)
+    raw = 1 / np.log(1.02 + share)
+    assert np.allclose(np.array(weights) / weights[0], raw / raw[0], atol=0.01)
