@@ -145,7 +145,7 @@ def read_files(choice: Choice, config: Config, options: argparse.Namespace, acce
     batch = 1 if config.evaluation.mode == "sliding" else config.evaluation.batch
     complaints, images, start = [], 0, time.perf_counter()
     with accelerator.autocast(), tqdm(total=len(photos), unit="image", disable=None if accelerator.is_main_process else True) as bar:
-        for items in batches_of_one_size(read_photos(mine, complaints), batch):
+        for items in batches_of_one_size(read_photos(mine, complaints, config.data.levels), batch):
             maps = predict(partial(logits_at, network), torch.stack([item.image for item in items]), setting)
             save_maps(folder, items, maps, classes)
             images += len(items)
@@ -153,7 +153,7 @@ def read_files(choice: Choice, config: Config, options: argparse.Namespace, acce
     seconds = time.perf_counter() - start
     complaints, images = gather_object(complaints), sum(gather_object([images]))  # which also waits for the others
     if accelerator.is_main_process:
-        draw_sheet(folder, photos, classes, f"{images} images")
+        draw_sheet(folder, photos, classes, f"{images} images", config.data.levels)
     return {
         "checkpoint": choice.source, "model": choice.description, "images": images, "unreadable": complaints,
         "images_per_second": round(images / seconds, 2), "folder": str(folder), "evaluation": to_dict(config.evaluation),

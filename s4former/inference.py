@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .config import Evaluation
 from .metrics import ConfusionMatrix
-from .pseudo import IGNORE_INDEX
+from .pseudo import IGNORE_INDEX, required
 from .windows import resized_bands, sliding_rows
 
 Network = Callable[[Tensor], Tensor]
@@ -30,6 +30,7 @@ class Setting:
 
     crop: height and width of the training crop, the window where the config names none.
     mean, std: of the three channels, for pixels in 0 .. 1; they belong to the weights.
+    levels: `data.levels`, of images with more than 8 bits.
     """
 
     evaluation: Evaluation
@@ -37,6 +38,7 @@ class Setting:
     mean: Sequence[float]
     std: Sequence[float]
     device: torch.device | str = "cpu"
+    levels: tuple[float, float] = (0.0, 0.0)
 
     @property
     def window(self) -> tuple[int, int]:
@@ -189,7 +191,7 @@ def predictions(
     dataset: Any,
     setting: Setting,
     *,
-    pseudo: tuple[str, float] | None = None,
+    pseudo: tuple[str, float | Tensor] | None = None,
     limit: int = 0,
     process_index: int = 0,
     num_processes: int = 1,
@@ -215,7 +217,7 @@ def predictions(
         maps = {name: predict(network, images, setting) for name, network in networks.items() if name != speaker}
         if speaker:
             labels, confidence = predict_surely(networks[speaker], images, setting)
-            maps |= {speaker: labels, PSEUDO: labels.masked_fill(confidence <= threshold, IGNORE_INDEX)}
+            maps |= {speaker: labels, PSEUDO: labels.masked_fill(confidence <= required(labels, threshold), IGNORE_INDEX)}
         yield items, maps
 
 
@@ -225,7 +227,7 @@ def evaluate_networks(
     setting: Setting,
     *,
     num_classes: int,
-    pseudo: tuple[str, float] | None = None,
+    pseudo: tuple[str, float | Tensor] | None = None,
     **part: int,
 ) -> dict[str, ConfusionMatrix]:
     """One confusion matrix per network over this process's share of the data; the caller sums over the processes.

@@ -17,7 +17,7 @@ from torch import Tensor
 from .data import ValidationSet
 from .inference import Setting, predict, predict_surely
 from .pictures import display_colours
-from .pseudo import IGNORE_INDEX
+from .pseudo import IGNORE_INDEX, required
 from .reading import DataError, read_image
 
 FOLDER = "panels"
@@ -39,20 +39,21 @@ def evaluation_panels(folder: Path, readers: Readers, validation: ValidationSet,
 
 
 def unlabeled_panels(
-    folder: Path, step: int, reader: Callable[[Tensor], Tensor], threshold: float, pool: Sequence[Any], setting: Setting,
-    classes: Sequence[str],
+    folder: Path, step: int, reader: Callable[[Tensor], Tensor], threshold: float | Tensor, pool: Sequence[Any],
+    setting: Setting, classes: Sequence[str],
 ) -> None:  # fmt: skip
     """The pseudo labels after a step of images evenly spaced in the pool, whole and as the evaluation reads images."""
     (folder / FOLDER).mkdir(exist_ok=True)
     for number, index in enumerate(spread(len(pool))):
         try:
-            picture = read_image(pool[index]["image"])
+            picture = read_image(pool[index]["image"], setting.levels)
         except DataError:
             continue  # an unreadable image of the pool is told of where it is trained on
         image, name = torch.from_numpy(np.array(picture)).permute(2, 0, 1), folder / FOLDER / f"unlabeled-{number}"
         save_photo(image, name)
         labels, confidence = predict_surely(reader, image, setting)
-        save_labels(labels.masked_fill(confidence <= threshold, IGNORE_INDEX), classes, name.with_name(f"{name.name}-{step:08d}.png"))
+        pseudo = labels.masked_fill(confidence <= required(labels, threshold), IGNORE_INDEX)
+        save_labels(pseudo, classes, name.with_name(f"{name.name}-{step:08d}.png"))
 
 
 def spread(length: int) -> list[int]:

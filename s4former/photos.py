@@ -68,11 +68,17 @@ def common_folder(files: Sequence[Path]) -> Path:
     return folder
 
 
-def read_photos(photos: Iterable[tuple[str, Cell]], complaints: list[str]) -> Iterator[Photo]:
-    """The photos, (id, cell) each, that can be read; for every other a sentence is added to the complaints."""
+def read_photos(
+    photos: Iterable[tuple[str, Cell]], complaints: list[str], levels: tuple[float, float] = (0.0, 0.0)
+) -> Iterator[Photo]:
+    """The photos, (id, cell) each, that can be read; for every other a sentence is added to the complaints.
+
+    Args:
+        levels: `data.levels`, of images with more than 8 bits.
+    """
     for name, cell in photos:
         try:
-            image = read_image(cell)
+            image = read_image(cell, levels)
         except DataError as error:
             complaints.append(str(error))
             continue
@@ -103,7 +109,9 @@ def fitted(picture: Image.Image, side: int, way: Image.Resampling) -> Image.Imag
     return picture if scale == 1 else picture.resize([max(1, round(length * scale)) for length in picture.size], way)
 
 
-def draw_sheet(folder: Path, photos: dict[str, Cell], classes: Sequence[str], heading: str) -> Path | None:
+def draw_sheet(
+    folder: Path, photos: dict[str, Cell], classes: Sequence[str], heading: str, levels: tuple[float, float] = (0.0, 0.0)
+) -> Path | None:
     """FOLDER/sheet.png: photo beside class map for photos spread over the list; None if none of them has a map."""
     names = [name for name in photos if (folder / "masks" / f"{name}.png").is_file()]
     if not names:
@@ -111,7 +119,7 @@ def draw_sheet(folder: Path, photos: dict[str, Cell], classes: Sequence[str], he
     pairs = []
     for index in sorted({round(place) for place in np.linspace(0, len(names) - 1, 2 * ROWS)}):
         name = names[index]
-        image = fitted(read_image(photos[name]), 600, Image.Resampling.LANCZOS)
+        image = fitted(read_image(photos[name], levels), 600, Image.Resampling.LANCZOS)
         with Image.open(folder / "masks" / f"{name}.png") as mask:
             pairs.append([np.asarray(image), np.asarray(fitted(mask, 600, Image.Resampling.NEAREST))])
     if len(pairs) > 3:  # two pairs in a row

@@ -91,7 +91,7 @@ def read_pool(choice: Choice, config: Config, folder: Path, limit: int, complain
     length = min(limit, len(sources.unlabeled)) if limit else len(sources.unlabeled)
     for name in ("masks", "confidence"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    photos = read_photos(cells(sources.unlabeled, length), complaints)
+    photos = read_photos(cells(sources.unlabeled, length), complaints, config.data.levels)
     with tqdm(total=length, unit="image", disable=None) as bar:
         for items in batches_of_one_size(photos, 1 if config.evaluation.mode == "sliding" else config.evaluation.batch):
             maps = predict_surely(reader, torch.stack([item.image for item in items]), setting)

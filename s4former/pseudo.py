@@ -42,9 +42,13 @@ def pseudo_label(logits: Tensor, valid: Tensor, threshold: float | Tensor) -> Ps
     logits = at_least_float32(logits.detach())
     confidence, label = logits.softmax(dim=1).max(dim=1)
     valid = shrink(valid, label.shape[-2:])
-    least = threshold[label] if isinstance(threshold, Tensor) else threshold
-    label = label.masked_fill(~((confidence > least) & valid), IGNORE_INDEX)
+    label = label.masked_fill(~((confidence > required(label, threshold)) & valid), IGNORE_INDEX)
     return Pseudo(label=label, spoken=label, logits=logits, confidence=confidence.masked_fill(~valid, 0.0))
+
+
+def required(label: Tensor, threshold: float | Tensor) -> float | Tensor:
+    """What the confidence of each pixel has to exceed, by the class it is said to be if there is a threshold for each."""
+    return threshold.to(label.device)[label] if isinstance(threshold, Tensor) else threshold
 
 
 def shrink(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:

@@ -48,10 +48,9 @@ class ClassThresholds(nn.Module):
     def note(self, logits: Tensor, valid: Tensor) -> None:
         confidence, label = at_least_float32(logits.detach()).softmax(dim=1).max(dim=1)
         counted = shrink(valid, label.shape[-2:]).to(confidence.dtype)
-        heard = torch.stack([
-            torch.bincount(label.flatten(), (weight * counted).flatten(), minlength=len(self.confidence))
-            for weight in (confidence, torch.ones_like(confidence))
-        ])  # fmt: skip
+        heard = counted.new_zeros(2, len(self.confidence))  # added to, since bincount would wait for the device
+        for row, weight in zip(heard, (confidence * counted, counted)):
+            row.index_add_(0, label.flatten(), weight.flatten())
         self.heard = heard if self.heard is None else self.heard + heard
 
     @torch.no_grad()

@@ -79,10 +79,12 @@ class Training:
         return student if self.teacher is None else {"teacher": self.teacher.network, **student}
 
     @property
-    def pseudo(self) -> tuple[str, float] | None:
-        """The role that gives the pseudo labels and the threshold; None = none does."""
-        speaks = self.config.method.teacher != "none"
-        return (next(iter(self.networks)), self.config.method.threshold) if speaks else None
+    def pseudo(self) -> tuple[str, float | Tensor] | None:
+        """The role that gives the pseudo labels and its threshold, or one for each class (K,); None = none does."""
+        if self.config.method.teacher == "none":
+            return None
+        thresholds = self.accelerator.unwrap_model(self.student).thresholds
+        return next(iter(self.networks)), self.config.method.threshold if thresholds is None else thresholds.current()
 
     @property
     def images_per_step(self) -> int:
@@ -126,8 +128,9 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         teacher=teacher,
         optimizer=optimizer,
         setting=Setting(
-            evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device
-        ),
+            evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device,
+            levels=config.data.levels,
+        ),  # fmt: skip
         steps=Steps(config, sources, grid, accelerator.process_index, accelerator.num_processes),
         validation=ValidationSet(config, sources, config.evaluation.limit),
         finiteness=Finiteness(accelerator.device),
