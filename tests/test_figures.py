@@ -18,6 +18,7 @@ from s4former.figures import attention, checkpoints, classes, page, views
 from s4former.figures.__main__ import main
 from s4former.models import build_network, load_network, logits_at, save_network
 from s4former.shapes import CLASSES
+from test_dpt import needs_keywords
 
 SMALL_MIT = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 2], "decoder_hidden_size": 16}
 SEGFORMER = {"architecture": "segformer", "encoder": "mit-b0", "pretrained": False, "encoder_config": SMALL_MIT}
@@ -87,6 +88,7 @@ def test_the_weights_are_those_of_eager_attention_at_the_chosen_patch_and_leave_
 
 @pytest.mark.parametrize("architecture", ["dpt", "upernet"])
 def test_the_weights_of_a_dino_leave_its_registers_out(architecture):
+    needs_keywords("dinov2-reg-small")
     shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 14, "mlp_ratio": 2}
     options = {"encoder": "dinov2-reg-small", "encoder_config": shape, "decoder_channels": 16, "out_indices": (0, 1, 2, 3)}
     model = Model(architecture=architecture, pretrained=False, **options)

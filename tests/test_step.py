@@ -12,7 +12,7 @@ from s4former.data import Batch, Strong
 from s4former.engine import Teacher
 from s4former.losses import REGULARIZERS
 from s4former.mixing import MIXES, Place, cutmix_box, gather, partners
-from s4former.models import build_network, decode, encode
+from s4former.models import build_network, decode, encode, use_activation_checkpointing
 from s4former.pasa import VARIANTS
 from s4former.patch_shuffle import inverse, patch_shuffle
 from s4former.step import total_loss, train_step
@@ -220,7 +220,7 @@ def test_activation_checkpointing_changes_no_gradient_with_pasa_on(checkpointing
     for on in (False, checkpointing):
         network, method = network_of("setr"), method_of(auxiliary_weight=0.0)
         if on:
-            network.activation_checkpointing_enable({"use_reentrant": False})
+            use_activation_checkpointing(network)
         student = Student(network, method).double().train()
         total_loss(train_step(student, Teacher(network), batch_of("setr"), method), method).backward()
         gradients.append([parameter.grad for parameter in student.parameters()])

@@ -98,6 +98,11 @@ def attention_of(network: nn.Module, pixels: Tensor, patch: tuple[int, int], lay
         encode(network, pixels, watch=watch)
     finally:
         encoder.set_attn_implementation(before)
+    if not watch.rows:
+        raise FigureError(
+            f"this transformers hands nothing to the attention of a {encoder.config.model_type} that could watch it; install"
+            " transformers 5.23 or newer"
+        )
     if not -len(watch.rows) <= layer < len(watch.rows):
         raise FigureError(f"--layer is {layer}; the blocks are 0 to {len(watch.rows) - 1}, or -1 for the last")
     weights = watch.rows[layer][0, prefix:]
