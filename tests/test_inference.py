@@ -188,6 +188,20 @@ def test_confidence_is_the_largest_probability_and_belongs_to_the_label(options)
     torch.testing.assert_close(confidence, pointwise(pixels[None])[0].softmax(dim=0).amax(dim=0))
 
 
+def test_pseudo_labels_are_counted_where_the_network_is_sure():
+    items, threshold = make_items(6), 0.8
+    networks = {"teacher": pointwise, "student": constant}
+    matrices = evaluate_networks(networks, items, setting(), num_classes=5, pseudo=("teacher", threshold))
+    assert list(matrices) == ["teacher", "student", "pseudo"]
+    counts = torch.zeros(5, 5, dtype=torch.long)
+    for item in items:
+        labels, confidence = predict_surely(pointwise, item.image, setting())
+        for truth, said in zip(*(maps[(confidence > threshold) & (item.labels != 255)].tolist() for maps in (item.labels, labels))):
+            counts[truth, said] += 1
+    assert torch.equal(matrices["pseudo"].counts, counts) and 0 < counts.sum() < matrices["teacher"].counts.sum()
+    assert torch.equal(matrices["teacher"].counts, evaluate_networks(networks, items, setting(), num_classes=5)["teacher"].counts)
+
+
 def test_few_large_photos_wait_for_company():
     items = make_items(11)
     batches = list(batches_of_one_size(items, 4, patience=100, most=3 * 20 * 30))

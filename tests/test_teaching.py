@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from s4former.metrics import ConfusionMatrix
 from s4former.pseudo import pseudo_label
-from s4former.teaching import BINS, LEAST, Tally, count_pseudo, patience, warning
+from s4former.runlog import numbers
+from s4former.teaching import BINS, LEAST, Tally, count_pseudo, patience, rightness, warning
 
 CLASSES = ("ground", "leaf", "bud")
 
@@ -83,3 +85,16 @@ def test_the_warning_names_classes_and_remedies():
 def test_counting_needs_no_gradient_and_no_confident_pixel(confident):
     labels = count_pseudo(spoken(threshold=1 - confident))["pseudo_labels"]
     assert not labels.requires_grad and int(labels.sum()) == 4 * confident
+
+
+def test_rightness_by_hand():
+    matrix = ConfusionMatrix(3).update(torch.tensor([0, 0, 0, 0, 1]), torch.tensor([0, 0, 0, 2, 2]))
+    worth = rightness(matrix, 10, CLASSES)
+    assert worth["confident"] == 0.5 and worth["right"] == pytest.approx(0.6)
+    assert worth["right_by_class"] == {"ground": 0.75, "leaf": 0.0, "bud": None}
+    assert worth["share"] == {"ground": 0.4, "leaf": 0.1, "bud": 0.0}
+
+
+def test_trackers_get_the_numbers_of_a_mapping_too():
+    values = {"confident": 0.5, "share": {"leaf": 0.25, "bud": None}, "classes": ["leaf"], "ended": True}
+    assert list(numbers(values)) == [("confident", 0.5), ("share/leaf", 0.25)]

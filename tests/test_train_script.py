@@ -53,11 +53,32 @@ def test_a_run_leaves_models_results_log_picture_and_tracker_files(finished):
     assert [line["step"] for line in trained] == [1, 2, 3, 4, 5, 6]
     assert {"loss/total", "loss/ncr", "confident", "images_per_second", "waiting", "learning_rate"} <= set(trained[0])
     assert [line["step"] for line in lines if line["kind"] == "evaluation/teacher"] == [3, 6]
-    assert list(folder.rglob("events.out.tfevents*"))
+    assert any(b"teacher/share/boat" in events.read_bytes() for events in folder.rglob("events.out.tfevents*"))
     with Image.open(folder / "predictions.png") as picture:
         assert picture.width > 400
     assert "step 6/6" in done.stderr and "evaluate with: python evaluate.py" in done.stderr
     assert [path.name for path in checkpoint.complete(folder / "checkpoints")] == ["step-00000004", "step-00000006"]
+
+
+def test_a_run_says_what_its_teacher_is_doing(finished):
+    _, folder, _ = finished
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    teacher, train, right = ([line for line in lines if line["kind"] == kind] for kind in ("teacher", "train", "evaluation/pseudo"))
+    assert [line["step"] for line in teacher] == [1, 2, 3, 4, 5, 6] and [line["step"] for line in right] == [3, 6]
+    for said, trained in zip(teacher, train):
+        assert said["confident"] == pytest.approx(trained["confident"], abs=1e-4) == pytest.approx(sum(said["share"].values()), abs=1e-4)
+    assert 0 <= right[0]["right"] <= 1 and right[0]["confident"] == pytest.approx(sum(right[0]["share"].values()))
+    counts = json.loads((folder / "confusion.json").read_text())["counts"]
+    assert sum(map(sum, counts["student"])) == 5 * 40 * 56 >= sum(map(sum, counts["pseudo"]))
+    assert len(list((folder / "panels").glob("unlabeled-*-00000003.png"))) == len(list((folder / "panels").glob("evaluation-*-teacher.png"))) == 4
+    with Image.open(folder / "panels" / "unlabeled-0-00000006.png") as panel:
+        assert panel.mode == "P" and panel.info["transparency"] == 255
+    report = (folder / "report.html").read_text()
+    assert "ended" in report and "What the teacher is doing" in report and results_of(folder)["lists"]["unlabeled"]["sha256"] in report
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
 
 
 def test_killed_at_any_moment_and_resumed_ends_in_the_same_bits(finished, tmp_path):
@@ -77,6 +98,10 @@ def test_killed_at_any_moment_and_resumed_ends_in_the_same_bits(finished, tmp_pa
     assert_same_weights(state_of(whole), state_of(tmp_path / "run"))
     steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    said = {line["step"]: line["share"] for line in steps if line["kind"] == "teacher"}
+    whole_log = map(json.loads, (whole / "log.jsonl").read_text().splitlines())
+    assert said == {line["step"]: line["share"] for line in whole_log if line["kind"] == "teacher"}
+    assert "went on after a stop" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_segformer_with_drop_path_is_resumed_to_the_same_bits_too(tmp_path):
@@ -203,12 +228,17 @@ def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_pa
         assert torch.allclose(gradient, two["gradients"][name], atol=1e-10), name
 
 
-def test_two_processes_train_and_stay_together(tmp_path):
+def test_two_processes_train_and_stay_together(finished, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = run([*launch, *command(write_config(tmp_path), tmp_path / "run")[1:]])
     assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stderr
     assert json.loads((tmp_path / "run" / "results.json").read_text())["last"]["teacher"]["mean_iou"] > 0
+    first = []
+    for folder in (tmp_path / "run", finished[1]):
+        lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        first.append(next(line["pixels"] for line in lines if line["kind"] == "teacher"))
+    assert first[0] == first[1]  # what both processes looked at is what one would have
 
 
 def test_evaluation_masks_without_a_single_label_are_an_error_in_words(tmp_path):
