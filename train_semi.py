@@ -184,7 +184,7 @@ def tell_teaching(training: Training, log: RunLog) -> None:
     if report:
         log.record("teacher", step, report)
         if missed := training.tally.missed(step, steps):
-            sentence = teaching.warning(missed, teaching.patience(steps), training.config.method.threshold)
+            sentence = teaching.warning(missed, teaching.patience(steps), training.config.method)
             log.say(f"step {step}: {sentence}")
             log.record("missed", step, {"classes": missed, "warning": sentence})
 

@@ -2,7 +2,7 @@
 
     python -m s4former.pool runs/demo -o pool [--best] [--top 100] [data.root=...]
 
-    pool/masks/ID.png            class ids under the palette of PASCAL VOC, 255 where the teacher is unsure
+    pool/masks/ID.png            class ids under the palette of PASCAL VOC, 255 where confidence is not above method.threshold
          confidence/ID.png       grey, 255 = certain
          worth_labelling.csv     the images to label next, the best first
 

@@ -8,6 +8,7 @@ from typing import Any, Callable, Sequence
 import torch
 from torch import Tensor
 
+from .config import Method
 from .metrics import ConfusionMatrix, none_for_nan
 from .pseudo import Pseudo
 
@@ -115,12 +116,13 @@ def patience(steps: int) -> int:
     return max(LEAST, int(LONG * steps))
 
 
-def warning(names: Sequence[str], silence: int, threshold: float) -> str:
+def warning(names: Sequence[str], silence: int, method: Method) -> str:
     """What to tell a user whose classes get no pseudo labels for a silence of so many steps, with what usually helps."""
+    them = "it" if len(names) == 1 else "them"
+    lower = f"a lower method.threshold (it is {method.threshold})"
     return (
-        f"for {silence} steps no pixel has become a pseudo label of {', '.join(names)}: of"
-        f" {'it' if len(names) == 1 else 'them'} the student learns from labelled images alone. What usually helps: a lower"
-        f" method.threshold (it is {threshold}), more labelled images that show {'it' if len(names) == 1 else 'them'}"
-        " (python -m s4former.pool ranks the unlabelled ones), a longer run; a class that labelled images hardly show"
-        " will not come back by itself"
+        f"for {silence} steps no pixel has become a pseudo label of {', '.join(names)}: of {them} the student learns from"
+        f" labelled images alone. What usually helps: {'' if method.thresholds == 'per_class' else 'method.thresholds=per_class or '}"
+        f"{lower}, data.repeat_rare, by which labelled images with {them} come up more often, and more labels that show {them}"
+        " (python -m s4former.pool ranks the unlabelled images)"
     )

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from s4former.config import Method
 from s4former.metrics import ConfusionMatrix
 from s4former.pseudo import pseudo_label
 from s4former.runlog import numbers
@@ -76,9 +77,10 @@ def test_the_counts_survive_a_checkpoint():
 
 
 def test_the_warning_names_classes_and_remedies():
-    text = warning(["leaf"], 120, 0.95)
+    text = warning(["leaf"], 120, Method())
     assert text.startswith("for 120 steps no pixel has become a pseudo label of leaf: of it the student learns from labelled")
-    assert "a lower method.threshold (it is 0.95)" in text
+    assert "method.thresholds=per_class or a lower method.threshold (it is 0.95), data.repeat_rare" in text
+    assert "per_class" not in warning(["leaf"], 120, Method(thresholds="per_class"))
 
 
 @pytest.mark.parametrize("confident", [0.0, 1.0])

@@ -166,6 +166,7 @@ def teaching(run: Run) -> str:
     threshold, first, last = run.config["method"]["threshold"], spoken[0], spoken[-1]
     note = (
         f"Up to step {last['step']}; dashed: up to step {first['step']}. Beyond the line, {number(threshold)}, a pixel is a pseudo label."
+        + (" Classes of which the teacher is less sure have a lower line." if run.config["method"].get("thresholds") == "per_class" else "")
     )
     return cards(
         card("Share of the unlabelled pixels by class", stacked(layers, "pseudo labels by class over steps", until=steps), heard[:24],
