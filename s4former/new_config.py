@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import sys
+import textwrap
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -212,7 +213,8 @@ def describe(root: Path, found: Found, looks: dict[str, Look], numbers: Numberin
         remarks.append("images of more than 8 bits are read between two grey values (data.levels)")
     elif modes & {"L", "1", "LA"}:
         remarks.append("grey images are read as RGB with three equal channels")
-    return [*lines, "", *(f"  - {remark}" for remark in remarks), *([""] if remarks else [])]
+    told = [textwrap.fill(remark, 110, break_long_words=False, initial_indent="  - ", subsequent_indent="    ") for remark in remarks]
+    return [*lines, "", *told, *([""] if remarks else [])]
 
 
 def tally(looks: Sequence[Look], numbers: Numbering) -> dict[int, tuple[float, int]]:

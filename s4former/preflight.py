@@ -107,7 +107,7 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
             elif not good:
                 report.fail(WORDS[part], f"there are no {WORDS[part]} images; see data.{part}")
             else:
-                report.ok(WORDS[part], f"{pairs} with masks: all readable, of one size with their masks, ids in range")
+                report.ok(WORDS[part], f"{pairs} with masks: all readable, as large as their masks, ids in range")
     return counts
 
 
@@ -212,6 +212,9 @@ def check_steps(
         return None
     device = accelerator.device
     total, what = device_memory(device)
+    busy = os.getloadavg()[0] - 1  # the check itself is one
+    if device.type == "cpu" and busy > 0.5 * (os.cpu_count() or 1):
+        report.note("steps", f"other programs ask for {busy:.0f} cores of {os.cpu_count()}; alone the run would be faster")
     report.ok("steps", f"{found.steps} trained on {device.type}: {found.seconds:.2f} s each, {found.waiting:.0%} of it waiting for data")
     if found.waiting > 0.2:
         report.note("steps", f"the loader is too slow: raise data.workers from {config.data.workers}, or make the photos smaller")

@@ -33,7 +33,8 @@ class Machine:
 def this_machine() -> Machine:
     gpus = torch.cuda.device_count()
     memory = [torch.cuda.get_device_properties(index).total_memory / 2**30 for index in range(gpus)]
-    return Machine(gpus, min(memory, default=0.0), len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
+    return Machine(gpus, min(memory, default=0.0), cores)
 
 
 @dataclass(frozen=True)
