@@ -26,6 +26,7 @@ from s4former.engine import NonFiniteLoss, Signals, precision, update
 from s4former.export import check_repository
 from s4former.preflight import preflight
 from s4former.reading import DataError
+from s4former.refusals import in_words
 from s4former.runlog import RunLog
 from s4former.sources import Sources, check_masks, load_sources
 from s4former.step import BRANCHES
@@ -34,6 +35,12 @@ from s4former.training import Training, build_training, description, evaluate, f
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
 FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.workers")  # fmt: skip
+# And those that mend a loss that is not finite; results.json tells of the change.
+MENDING = ("optimizer.lr", "optimizer.clip_norm", "run.mixed_precision")
+
+
+class Stopped(RuntimeError):
+    """A run that cannot go on; the message says why, what is kept, and how it goes on later."""
 
 
 def main() -> int:
@@ -56,20 +63,22 @@ def main() -> int:
         if arguments.check:
             return check(arguments, config, sources, folder, accelerator)
         sources = replace(sources, notes=(*sources.notes, *check_masks(sources, config.data)))
-        state = find_checkpoint(folder, config, accelerator) if arguments.resume else None
+        state, changes = find_checkpoint(folder, config, accelerator) if arguments.resume else (None, [])
         refuse_to_overwrite(folder, arguments.resume)
         training = build_training(config, sources, folder, accelerator)
         if state is not None:
-            restore(training, state)
+            restore(training, state, changes)
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.put_back(folder)
             checkpoint.write_text(folder / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
         accelerator.wait_for_everyone()
         accelerator.init_trackers("s4former", config={key: str(value) for key, value in flat(to_dict(config)).items()})
         status = train(training)
         accelerator.end_training()
-    except (ConfigError, DataError, NonFiniteLoss) as error:
-        print(f"\n{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+    except (ConfigError, DataError, Stopped, checkpoint.DamageError, OSError) as error:
+        told = in_words(error) if isinstance(error, OSError) else error
+        print(f"\n{Path(sys.argv[0]).name}: {told}", file=sys.stderr)
         return 1
     return status
 
@@ -103,15 +112,31 @@ def train(training: Training) -> int:
     introduce(training, log)
     pin = accelerator.device.type == "cuda"
     batches = step_loader(training.steps, training.step, last, workers=config.data.workers, pin_memory=pin)
-    with closing(batches):
-        return run_steps(training, batches, log)
+    try:
+        with closing(batches), closing(log):
+            return run_steps(training, batches, log)
+    except (DataError, NonFiniteLoss, OSError) as error:
+        told = in_words(error) if isinstance(error, OSError) else error
+        raise Stopped(f"{told}. {checkpoint.way_on(training.folder)}") from error
 
 
 def run_steps(training: Training, batches: Iterator[Batch], log: RunLog) -> int:
-    """The loop."""
+    """The loop; data that fail are met between two steps, and what has been done until then is saved."""
+    try:
+        return loop(training, batches, log)
+    except DataError:
+        if training.step and training.accelerator.num_processes == 1:  # others would not come to the meeting
+            save(training)
+        raise
+
+
+def loop(training: Training, batches: Iterator[Batch], log: RunLog) -> int:
+    """Step after step, and what is due after each."""
     config, accelerator = training.config, training.accelerator
     run, last = config.run, config.schedule.steps
     signals, speed = Signals(accelerator), Speed()
+    if owes_an_evaluation(training):
+        evaluate(training, log)
 
     for step in range(training.step, last):
         started = time.perf_counter()
@@ -140,14 +165,18 @@ def run_steps(training: Training, batches: Iterator[Batch], log: RunLog) -> int:
             push_model(training, log)
         if stopping and done < last:
             log.say(f"stopped by {signals.name} after step {done}, checkpoint written; the same command with --resume goes on")
-            log.close()
             return 128 + signals.number
 
-    if training.evaluated_at != last:  # a signal came between the last step and its evaluation
+    if owes_an_evaluation(training):
         evaluate(training, log)
     finish(training, log)
-    log.close()
     return 0
+
+
+def owes_an_evaluation(training: Training) -> bool:
+    """Whether the run stopped, or is about to end, between a step and its evaluation."""
+    due = training.step % training.config.evaluation.every == 0 or training.step == training.config.schedule.steps
+    return due and training.step > 0 and training.evaluated_at != training.step
 
 
 def introduce(training: Training, log: RunLog) -> None:
@@ -219,26 +248,31 @@ class Speed:
         return values
 
 
-def find_checkpoint(folder: Path, config: Config, accelerator: Accelerator) -> dict[str, Any] | None:
-    """The newest checkpoint of a run, or None if there is none yet; a `ConfigError` if it is of another config."""
+def find_checkpoint(folder: Path, config: Config, accelerator: Accelerator) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest checkpoint of a run, or None if there is none yet, and what of its config has changed.
+
+    Raises:
+        ConfigError: it is of another config.
+        DamageError: there are checkpoints, but none is whole.
+    """
     state, refused = checkpoint.newest(folder / "checkpoints")
     for sentence in refused:
         if accelerator.is_main_process:
             print(sentence, file=sys.stderr)
     if state is None:
-        return None
+        return None, []
     before, after = flat(state["config"]), flat(to_dict(config))
-    changed = [
-        f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
+    changed = {
+        key: f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not key.startswith(FREE)
-    ]
-    if changed:
+    }
+    if changed.keys() - set(MENDING):
         raise ConfigError(
-            f"cannot resume {folder} with another config: {'; '.join(changed)}; use the command it was started with,"
-            " or another run.output"
+            f"cannot resume {folder} with another config: {'; '.join(changed.values())}; use the command it was started"
+            f" with, or another run.output ({', '.join(MENDING)} may differ)"
         )
-    return state
+    return state, list(changed.values())
 
 
 def refuse_to_overwrite(folder: Path, resume: bool) -> None:

@@ -10,51 +10,76 @@ in words, and the one before it is taken.
 import hashlib
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from .refusals import writing
+
+
+class DamageError(ValueError):
+    """No checkpoint of a run is what it was when written; the message names them."""
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Writes the checkpoint of `step` and deletes all but the newest `keep`.
 
     Raises:
-        OSError: the disk is full or read-only; whatever was there before is still there.
+        WriteError: the disk is full or read-only; whatever was there before is still there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{step:08d}"
     beside = folder / f".writing-{step:08d}"
-    shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
-    try:
-        beside.mkdir()
-        torch.save(state, beside / "state.pt")
+    for left_over in folder.glob(".writing-*"):  # of a run that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    with writing(target, beside, size_of(state)):
+        beside.mkdir(parents=True)
+        with open(beside / "state.pt", "wb") as file:
+            torch.save(state, file)
         manifest = {"step": step, "bytes": (beside / "state.pt").stat().st_size, "sha256": sha256(beside / "state.pt")}
         (beside / "manifest.json").write_text(json.dumps(manifest))
         flush(beside / "state.pt")
         flush(beside / "manifest.json")
         flush(beside)
-    except OSError:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    if target.exists():  # only where it was refused on the way in
-        shutil.rmtree(target)
-    beside.rename(target)
-    flush(folder)
+        if target.exists():  # only where it was refused on the way in
+            shutil.rmtree(target)
+        beside.rename(target)
+        flush(folder)
+    for later in complete(folder):  # refused too, or this step would not have come again; it must not count as kept
+        if later.name > target.name:
+            shutil.rmtree(later, ignore_errors=True)
     for old in complete(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
 def newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest checkpoint that is what it was when written, or None; and a sentence for each that is not."""
+    """The newest checkpoint that is what it was when written, and a sentence for each newer one that is not.
+
+    None if there is no checkpoint at all.
+
+    Raises:
+        DamageError: there are checkpoints, and none of them is whole.
+    """
     refused = []
     for candidate in reversed(complete(folder)):
         complaint = damage(candidate)
         if complaint is None:
-            return torch.load(candidate / "state.pt", map_location="cpu", weights_only=True), refused
-        refused.append(f"{candidate} is damaged ({complaint}); taking the one before it")
+            try:
+                state = torch.load(candidate / "state.pt", map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # sound, but none of ours
+                complaint = f"state.pt does not hold tensors and plain values alone: {str(error).splitlines()[0]}"
+            else:
+                return state, [f"{sentence}; taking the one before it" for sentence in refused]
+        refused.append(f"{candidate} is damaged ({complaint})")
+    if refused:
+        raise DamageError(
+            f"no checkpoint can be resumed from: {'; '.join(refused)}. Put a copy of one of them back; or delete"
+            f" {folder} to begin again at step 0"
+        )
     return None, refused
 
 
@@ -67,19 +92,38 @@ def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, in words, or None."""
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_text())
+        expected, checksum = manifest["bytes"], manifest["sha256"]
         size = (checkpoint / "state.pt").stat().st_size
-    except (OSError, json.JSONDecodeError) as error:
+    except OSError as error:
         return str(error)
-    if size != manifest["bytes"]:
-        return f"state.pt has {size} bytes instead of {manifest['bytes']}"
-    if sha256(checkpoint / "state.pt") != manifest["sha256"]:
+    except (ValueError, KeyError, TypeError) as error:
+        return f"manifest.json is not as it was written: {type(error).__name__}: {error}"
+    if size != expected:
+        return f"state.pt has {size} bytes instead of {expected}"
+    if sha256(checkpoint / "state.pt") != checksum:
         return "state.pt does not match its SHA-256"
     return None
+
+
+def way_on(folder: Path, resumed: str = "the same command with --resume") -> str:
+    """What is kept of the run in `folder`, and the command that goes on with it."""
+    there = complete(folder / "checkpoints")
+    if not there:
+        return "No checkpoint was due yet: the same command begins again"
+    return f"Nothing is lost up to step {int(there[-1].name[5:])}, whose checkpoint is in {folder}: {resumed} goes on from there"
 
 
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_of(state: Any) -> int:
+    """Bytes of all tensors in nested dicts and lists."""
+    if isinstance(state, Tensor):
+        return state.nbytes
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
+    return sum(map(size_of, parts))
 
 
 def flush(path: Path) -> None:
@@ -94,8 +138,8 @@ def flush(path: Path) -> None:
 def replace_folder(beside: Path, target: Path) -> None:
     """Puts a finished folder in the place of an older one; at every moment one of the two is there under some name."""
     old = target.with_name(f".old-{target.name}")
-    shutil.rmtree(old, ignore_errors=True)
     if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     try:
         beside.rename(target)
@@ -104,6 +148,14 @@ def replace_folder(beside: Path, target: Path) -> None:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Gives its name back to what `replace_folder` had moved aside when the run was killed between its two renames."""
+    for old in folder.glob(".old-*"):
+        target = old.with_name(old.name.removeprefix(".old-"))
+        if not target.exists():
+            old.rename(target)
 
 
 def write_text(path: Path, text: str) -> None:

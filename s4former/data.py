@@ -5,6 +5,7 @@ by the seed, the step and the position in the *global* batch. How many processes
 ran before, changes nothing. Loader workers deliver whole batches as uint8; normalisation happens on the device.
 """
 
+import multiprocessing
 import signal
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -267,7 +268,11 @@ def stack(arrays) -> Tensor:
 
 
 def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """The batches of steps `first` .. `last` - 1, round after round."""
+    """The batches of steps `first` .. `last` - 1, round after round.
+
+    Raises:
+        DataError: a labelled image cannot be read, or a loader worker died.
+    """
     keys = [(step, round_) for step in range(first, last) for round_ in range(steps.config.run.batch.rounds)]
     loader = DataLoader(
         steps,
@@ -278,14 +283,35 @@ def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory
         prefetch_factor=2 if workers else None,
         worker_init_fn=leave_signals_to_the_parent,
     )
+    watched = signal.getsignal(signal.SIGCHLD)
     iterator = iter(loader)
+    children = multiprocessing.active_children()
+    if workers:  # torch would break off whatever the parent does when a worker dies, an update even; waiting tells as well
+        signal.signal(signal.SIGCHLD, watched)
     try:
         for batch in iterator:
             if isinstance(batch, DataError):
                 raise batch
             yield batch
+    except RuntimeError as error:
+        dead = [child.exitcode for child in children if child.exitcode]
+        if not dead:
+            raise
+        for child in children:
+            child.kill()  # of a SIGTERM they would die late
+        raise DataError(death_of_a_worker(dead[0], workers)) from error
     finally:
         del iterator  # its workers end with it; left to the interpreter's exit they might be waited for
+
+
+def death_of_a_worker(status: int, workers: int) -> str:
+    """Why a loader worker ended, as far as its exit status tells, and what helps."""
+    name = signal.Signals(-status).name if status < 0 else f"status {status}"
+    reason = {
+        "SIGKILL": "as a system that runs out of memory ends processes; take a lower",
+        "SIGBUS": "as happens where shared memory (/dev/shm) is too small, in containers above all; enlarge it, or take a lower",
+    }.get(name, "which is no doing of this program; try a lower")
+    return f"a loader worker was ended by {name}, {reason} data.workers (it is {workers}, and 0 does without)"
 
 
 def leave_signals_to_the_parent(worker: int) -> None:

@@ -215,8 +215,9 @@ class Finiteness:
         if step >= 0 and self.bad is not None:
             names = [name for name, bad in zip(self.terms, self.bad.tolist()) if bad and name != "total"]
             raise NonFiniteLoss(
-                f"step {step}: {', '.join(names) or 'total'} is not finite; the last checkpoint is intact."
-                " Lower optimizer.lr, set optimizer.clip_norm, or take run.mixed_precision=no, and use --resume"
+                f"step {step}: {', '.join(names) or 'total'} is not finite; lower optimizer.lr, set optimizer.clip_norm"
+                " (to 1, say), or take run.mixed_precision=no: these three may differ when a run is resumed, and without a"
+                " change it would come to the same step again"
             )
 
 

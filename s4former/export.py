@@ -15,6 +15,7 @@ from .checkpoint import replace_folder
 from .config import Config, ConfigError, to_dict
 from .models import save_network
 from .pseudo import IGNORE_INDEX
+from .refusals import writing
 
 DATASETS = {"voc": "PASCAL VOC 2012", "shapes": "drawn shapes", "coco": "COCO 2017", "cityscapes": "Cityscapes"}
 # Model types that transformers does not have: the file that travels with the weights, and what it needs.
@@ -58,18 +59,15 @@ def export(
     """Writes a folder that `AutoModelForSemanticSegmentation.from_pretrained` loads; replaces an older one whole.
 
     Raises:
-        OSError: the disk is full or read-only; the older folder is still there.
+        WriteError: the disk is full or read-only; the older folder is still there.
     """
     beside = folder.with_name(f".writing-{folder.name}")
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
-    try:
+    with writing(folder, beside):
         save_network(network, beside, mean, std, config.evaluation.short_side)
         (beside / "s4former.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
         model_card(config, network, provenance).save(beside / "README.md")
         replace_folder(beside, folder)
-    except OSError:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 # ---- the model card

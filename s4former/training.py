@@ -71,6 +71,7 @@ class Training:
     best: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores and step by role
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the last evaluation by role
     evaluated_at: int = 0  # its step
+    changes: list[str] = field(default_factory=list)  # what was not the same any more when the run was resumed
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -157,6 +158,8 @@ def save(training: Training) -> None:
             "scores": training.scores,
             "evaluated_at": training.evaluated_at,
             "tally": training.tally.state_dict(),
+            "changes": training.changes,
+            "lists": training.sources.lists,
             "student": accelerator.unwrap_model(training.student).state_dict(),
             "teacher": None if teacher is None else teacher.state_dict(),
             "optimizer": training.optimizer.state_dict(),
@@ -166,17 +169,33 @@ def save(training: Training) -> None:
     accelerator.wait_for_everyone()
 
 
-def restore(training: Training, state: dict[str, Any]) -> None:
-    """Puts a run where a checkpoint left it."""
+def restore(training: Training, state: dict[str, Any], changes: list[str]) -> None:
+    """Puts a run where a checkpoint left it; `changes` are those of the config, and files may have come or gone too."""
     training.accelerator.unwrap_model(training.student).load_state_dict(state["student"])
     if training.teacher is not None:
         training.teacher.load_state_dict(state["teacher"])
+    rates = [group["base"] for group in training.optimizer.param_groups]
     training.optimizer.load_state_dict(state["optimizer"])
+    for group, rate in zip(training.optimizer.param_groups, rates):
+        group["base"] = rate  # optimizer.lr may be another one
     if training.accelerator.scaler is not None and state["scaler"] is not None:
         training.accelerator.scaler.load_state_dict(state["scaler"])
     training.tally.load_state_dict(state.get("tally", {}))  # a checkpoint of before has none
     for name in ("step", "seconds", "replaced", "best", "scores", "evaluated_at"):
         setattr(training, name, state[name])
+    changes = [*changes, *changed_lists(state.get("lists", {}), training.sources.lists)]
+    training.changes = [*state.get("changes", []), *(f"from step {training.step}: {change}" for change in changes)]
+    training.notes += [f"changed {change}" for change in training.changes]
+
+
+def changed_lists(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
+    """A sentence for each list that has other ids than it had."""
+    return [
+        f"the {part} list has {now[part]['images']} images and had {before[part]['images']} (other ids, by their SHA-256),"
+        " so the run will not end as an uninterrupted one would"
+        for part in before
+        if before[part] != now[part]
+    ]
 
 
 # ---- scores and pictures
@@ -346,6 +365,7 @@ def finish(training: Training, log: RunLog) -> None:
             "last": training.scores,
             "best": training.best,
             **cost(training),
+            "changes": training.changes,
             "lists": training.sources.lists,
             "command": command_line(),
             "versions": versions(),

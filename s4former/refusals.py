@@ -1,0 +1,67 @@
+"""What the system refuses to write, in words: a full disk, a quota, a read-only folder."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+# What a user can do about a write that the system refuses.
+WAYS_OUT = {
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some space: the quota of this account is used up",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "remount that disk writable, or give another folder with run.output=...",
+    errno.EACCES: "make that folder writable, or give another one with run.output=...",
+}
+
+
+class WriteError(OSError):
+    """Something could not be written; the message says what, why, and what to free or to change."""
+
+
+@contextmanager
+def writing(target: Path, beside: Path, size: int = 0) -> Iterator[None]:
+    """While something is written beside its place: if that fails, what there is of it goes, and a `WriteError` says why.
+
+    size: bytes that are to be written, for the message; 0 = unknown.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        cause = refusal(error)
+        if cause is None:
+            raise
+        shutil.rmtree(beside, ignore_errors=True)
+        wanted = f" ({gibibytes(size)} are to be written)" if size else ""
+        raise WriteError(f"{target} could not be written: {in_words(cause, target)}{wanted}") from error
+
+
+def refusal(error: BaseException | None) -> OSError | None:
+    """The error of the system behind one of torch or safetensors, which have their own; None if it is something else."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        if isinstance(error, SafetensorError) and (number := re.search(r"os error (\d+)", str(error))):
+            return OSError(int(number[1]), os.strerror(int(number[1])))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def in_words(error: OSError, path: Path | None = None) -> str:
+    """An error of the system with its way out: 'No space left on device (0.1 GiB free); free some space on that disk'."""
+    reason = str(error) if error.strerror is None else error.strerror
+    if path is None and error.filename is not None:
+        path, reason = Path(os.fsdecode(error.filename)), f"{os.fsdecode(error.filename)}: {reason}"
+    there = next((place for place in (path, *path.parents) if place.exists()), None) if path else None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and there:
+        reason += f" ({gibibytes(shutil.disk_usage(there).free)} free)"
+    return "; ".join([reason, *([WAYS_OUT[error.errno]] if error.errno in WAYS_OUT else [])])
+
+
+def gibibytes(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
