@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from transformers.utils import cached_file
+from .hub_answers import UNREACHABLE, file_on_the_hub, reason
 
 RUNS = Path("runs")
 ROLES = ("teacher", "student")  # in order of preference
@@ -120,11 +120,9 @@ def file_of(source: str, name: str) -> Path | None:
     if Path(source).is_dir():
         return Path(source) / name if (Path(source) / name).is_file() else None
     try:
-        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{source!r} is no folder here and cannot be had from the Hub ({reason})") from error
-    return Path(found) if found else None
+        return file_on_the_hub(source, name)
+    except UNREACHABLE as error:
+        raise CheckpointError(f"{source!r} is no folder here and cannot be had from the Hub ({reason(error)})") from error
 
 
 def normalization(source: str) -> tuple[Sequence[float], Sequence[float]]:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_session
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # the last is httpx's, or httpx2's
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError, HTTPError  # the last is httpx's, or httpx2's
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from torch import nn
 
 from .checkpoint import replace_folder
 from .config import Config, ConfigError, to_dict
+from .hub_answers import answer, first_line, wait_no_longer
 from .models import save_network
 from .pseudo import IGNORE_INDEX
 from .refusals import writing
@@ -24,7 +25,6 @@ TRAVELLING_CODE = {
     "dino_dpt": ("dpt.py", "torch and transformers"),
     "deeplabv3plus": ("deeplab.py", "torch, transformers and timm"),
 }
-PATIENCE = 30.0  # seconds without a sign of life from the Hub; left alone huggingface_hub waits for ever
 
 # What huggingface_hub raises when a push fails. Its answers with a status are HTTPErrors and OSErrors at once, a broken,
 # refused or silent connection an HTTPError alone; offline mode, a missing token and a full disk are OSErrors; what is
@@ -174,12 +174,12 @@ def check_repository(repository: str) -> None:
 def push(folder: Path, repository: str, message: str) -> str | None:
     """Uploads an exported folder that nobody writes to meanwhile; returns None, or in one line why it failed.
 
-    huggingface_hub repeats what a Hub refuses for the moment (half a minute in all), and waits `PATIENCE` each time.
+    huggingface_hub repeats what a Hub refuses for the moment (half a minute in all), and waits `hub_answers.PATIENCE` each time.
     """
     disable_progress_bars()  # a run has its own
     api = HfApi()
     try:
-        get_session().timeout = PATIENCE
+        wait_no_longer()
         repository = api.create_repo(repository, exist_ok=True).repo_id
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     except FAILURES as error:
@@ -191,14 +191,9 @@ def in_words(error: BaseException, endpoint: str) -> str:
     """Why a push failed, in one line."""
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__  # 'Error while uploading FILE to the Hub.' keeps the reason behind it
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        told = (error.server_message or "").strip().splitlines()[:1]
-        hint = ["log in with `hf auth login`, or set HF_TOKEN"] if status in (401, 403) else []
-        return "; ".join([": ".join([f"{endpoint} answered {status} {error.response.reason_phrase}", *told]), *hint])
     if isinstance(error, HTTPError):
-        return f"no connection to {endpoint} ({type(error).__name__}: {text})"
+        return answer(error, endpoint)
+    text = f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, (json.JSONDecodeError, KeyError)):
-        return f"{endpoint} does not answer as a Hub does ({type(error).__name__}: {text})"
-    return f"{type(error).__name__}: {text}"
+        return f"{endpoint} does not answer as a Hub does ({text})"
+    return text

@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Sequence
 
 import datasets
+import pyarrow.compute as pc
+from huggingface_hub import constants
 
 from .config import Data
+from .hub_answers import UNREACHABLE, reason, wait_no_longer
 from .lists import Found, existing, read_lines
 from .reading import DataError, some
 
@@ -41,15 +44,16 @@ def hub_splits(root: str) -> dict[str, datasets.Dataset]:
     path = Path(root).expanduser()
     if path.is_absolute() and not path.is_dir():
         raise DataError(f"data.root is {root!r}, but there is no such folder")
+    wait_no_longer()
     try:
         if (path / "state.json").is_file():
             return {"train": datasets.load_from_disk(str(path))}
         if (path / "dataset_dict.json").is_file():
             return datasets.load_from_disk(str(path))
         return datasets.load_dataset(str(path) if path.is_dir() else root)
-    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (*UNREACHABLE, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"data.root is {root!r}, and that dataset cannot be loaded: {error}; give the id of a Hub dataset that can"
+            f"data.root is {root!r}, and that dataset cannot be loaded: {reason(error)}; give the id of a Hub dataset that can"
             " be reached from here, or a folder with a dataset"
         ) from None
 
@@ -74,8 +78,27 @@ def hub_table(data: Data, splits: dict[str, datasets.Dataset], split: str, part:
     ids = [str(name) for name in table[naming]] if naming else [str(index) for index in range(len(table))]
     if not ids:
         raise DataError(f"{data.root}, split {split!r}, is empty")
+    check_cells(data.root, table, list(columns.values()))
     table = table.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
     return table.add_column("id", ids)
+
+
+def check_cells(root: str, table: datasets.Dataset, columns: Sequence[str]) -> None:
+    """Refuses cells that name files of this machine outside of the dataset and of what was downloaded for it."""
+    places = [Path(root).expanduser(), Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
+    places = [place.resolve() for place in places]
+    for column in columns:
+        cells = table.with_format("arrow")[column][:].combine_chunks()
+        if not hasattr(cells, "field"):
+            continue  # not of the kind Image; whoever opens it will say so
+        without_bytes = cells.filter(pc.is_null(pc.struct_field(cells, "bytes")))
+        paths = [path for path in pc.struct_field(without_bytes, "path").to_pylist() if path is not None]
+        for folder, path in {Path(path).parent: path for path in paths}.items():
+            if not any(folder.resolve().is_relative_to(place) for place in places):
+                raise DataError(
+                    f"data.root is {root!r}, and its column {column} names {path}, a file outside of the dataset; no dataset"
+                    " may name other files of this machine: take one that holds its images (save_to_disk puts them in)"
+                )
 
 
 def hub_choice(key: str, value: str, table: datasets.Dataset) -> list[int]:

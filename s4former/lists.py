@@ -1,6 +1,7 @@
 """From names to rows: what a list file or a folder says, which files are meant, and whether all of them are there.
 
-No name leads out of the data folder, and a name that leads nowhere is answered with the nearest one that does.
+No name leads out of the data folder: lists come from anywhere. Links in the folder are followed: whoever owns it made them,
+often to another disk. A name that leads nowhere is answered with the nearest one that does.
 """
 
 import difflib
@@ -89,6 +90,7 @@ def rows_of_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[R
         raise DataError(
             f"{key}: {plural(len(lost), 'id')} of {path} {'has' if len(lost) == 1 else 'have'} no image in"
             f" {layout.where}, the first: {lost[0]}" + (f" (the nearest name is {near[0]})" if near else "")
+            + (f"; a leading / means {layout.root}, since a list may not lead out of it" if lost[0].startswith("/") else "")
         )
     return complete(key, path, rows, layout.masks_where if masks else "")
 
@@ -161,12 +163,17 @@ def pictures(
     """
     files = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not leads_back(Path(place, name))]
         files += [Path(place, name) for name in names if not name.startswith(".")]
     files = [file for file in files if file.suffix.lower() in suffixes and file.stem.endswith(only)]
     files.sort(key=lambda file: (-suffixes.index(file.suffix.lower()), file))  # the last one stays
     found = {bare(file.name if flat else file.relative_to(folder).as_posix(), tags): file for file in files}
     return dict(sorted(found.items()))
+
+
+def leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one it lies in: followed, it would show every picture again and again."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def bare(name: str, tags: Sequence[str] = ()) -> str:

@@ -31,6 +31,7 @@ from transformers import (
 from .config import ConfigError, Model
 from .deeplab import STRIDES, DeepLabConfig, DeepLabForSemanticSegmentation
 from .dpt import DinoDptConfig, DinoDptForSemanticSegmentation, quarters
+from .hub_answers import UNREACHABLE, reason
 from .setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
 from .weights import fit_resnet, read_encoder_config, read_resnet, read_tensors
 
@@ -250,12 +251,11 @@ def load_network(source: str | Path, trust_remote_code: bool = False) -> PreTrai
     """
     try:
         network, report = AutoModelForSemanticSegmentation.from_pretrained(
-            source, trust_remote_code=trust_remote_code, output_loading_info=True
+            source, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (*UNREACHABLE, RuntimeError, safetensors.SafetensorError) as error:
         raise ConfigError(
-            f"{str(source)!r} cannot be loaded as a segmentation network ({reason}); give a folder that training wrote,"
+            f"{str(source)!r} cannot be loaded as a segmentation network ({reason(error)}); give a folder that training wrote,"
             " or the Hub id of a model for semantic segmentation"
         ) from error
     missing = sorted(report["missing_keys"])

@@ -203,7 +203,9 @@ def opened(record: dict[str, Any], kind: str) -> Image.Image:
         if kind == "image":  # masks are taken as they lie; if that was wrong, the sizes mostly tell
             image = ImageOps.exif_transpose(image)
     except FileNotFoundError:
-        raise DataError(f"{kind} {name_of(record)} does not exist") from None
+        link = Path(record["path"])
+        to = f": it is a link to {link.readlink()}, which is not there" if link.is_symlink() else ""
+        raise DataError(f"{kind} {name_of(record)} does not exist{to}") from None
     except UnidentifiedImageError:
         raise DataError(f"{kind} {name_of(record)} cannot be read: its content is no image") from None
     except BROKEN as error:

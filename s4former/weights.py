@@ -16,8 +16,8 @@ from typing import Any, Iterable
 
 import safetensors
 import torch
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, StrictDataclassError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -33,6 +33,7 @@ from transformers import (
 )
 
 from .config import ConfigError, Model
+from .hub_answers import UNREACHABLE, file_on_the_hub, reason, wait_no_longer
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def timm_file(model: Model, name: str) -> str:
         )
     try:
         return hf_hub_download(model.encoder, name)
-    except (OSError, ValueError) as error:
+    except UNREACHABLE as error:
         raise unreachable(model, error) from error
 
 
@@ -162,9 +163,10 @@ def read_encoder_config(model: Model) -> PreTrainedConfig:
     elif is_weights_file(source):
         config = infer_config(source, read_file(source)[0])
     else:
+        wait_no_longer()
         try:
-            config = AutoConfig.from_pretrained(source, local_files_only=not model.pretrained)
-        except (OSError, ValueError, KeyError) as error:
+            config = AutoConfig.from_pretrained(source, local_files_only=not model.pretrained, trust_remote_code=False)
+        except (*UNREACHABLE, KeyError) as error:
             raise unreachable(model, error) from error
     if not isinstance(config, tuple(kinds)):
         raise ConfigError(
@@ -207,10 +209,9 @@ def override(config: PreTrainedConfig, values: dict[str, Any]) -> None:
 
 def unreachable(model: Model, error: Exception) -> ConfigError:
     """The error for an encoder that cannot be read, with the reason in a line and the ways out."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     gated = "; for DINOv3 accept its licence on the page of the model and log in with `hf auth login`"
     return ConfigError(
-        f"model.encoder = {model.encoder!r} could not be read ({reason}){gated if 'dinov3' in model.encoder else ''};"
+        f"model.encoder = {model.encoder!r} could not be read ({reason(error)}){gated if 'dinov3' in model.encoder else ''};"
         " give a local folder, a weights file or a Hub id that can be reached, or one of"
         f" {', '.join(fitting_sizes(model.architecture))} with model.pretrained=false for random weights"
     )
@@ -230,9 +231,10 @@ def read_tensors(model: Model, config: PreTrainedConfig) -> dict[str, Tensor]:
             dtype=torch.float32,  # "auto" would keep float16 files as they are
             ignore_mismatched_sizes=True,  # they are told below, in our words
             output_loading_info=True,
+            use_safetensors=None if model.encoder in SIZES else True,  # of strangers no pickle, not even of tensors alone
             **options,
         )
-    except (OSError, safetensors.SafetensorError) as error:
+    except (*UNREACHABLE, safetensors.SafetensorError) as error:
         raise unreachable(model, error) from error
     wrong = [f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]]
     check_complete(source, report["missing_keys"], report["unexpected_keys"], wrong, with_norm=kind in DINO)
@@ -375,7 +377,7 @@ def read_resnet(model: Model) -> tuple[str, dict[str, Tensor] | None]:
             tensors = load_file(Path(source) / "model.safetensors")
         else:
             tensors = load_file(hf_hub_download(source, "model.safetensors"))
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (*UNREACHABLE, safetensors.SafetensorError) as error:
         if isinstance(error, ConfigError):
             raise
         raise unreachable(model, error) from error
@@ -429,15 +431,8 @@ def normalization(model: Model) -> Normalization:
 
 
 def processor_on_the_hub(model: Model, source: str) -> Path | None:
-    """The processor file of a Hub model; None if it has none, which differs from a Hub that cannot be asked."""
+    """The processor file of a Hub model; None if it has none."""
     try:
-        cached = try_to_load_from_cache(source, PROCESSOR)  # a path, a mark that the model has none, or None
-        if cached is None:
-            return Path(hf_hub_download(source, PROCESSOR))
-        return Path(cached) if isinstance(cached, str) else None
-    except LocalEntryNotFoundError as error:
-        raise unreachable(model, error) from error
-    except EntryNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
+        return file_on_the_hub(source, PROCESSOR)
+    except UNREACHABLE as error:
         raise unreachable(model, error) from error

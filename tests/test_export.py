@@ -21,7 +21,7 @@ from scripts import ROOT, command, environment, write_config
 from transformers import AutoImageProcessor
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
-from s4former import export
+from s4former import export, hub_answers
 from s4former.config import ConfigError, load
 from s4former.models import build_network
 from s4former.student import Student
@@ -321,7 +321,7 @@ def test_a_hub_that_is_not_there_is_told(hub, folder, monkeypatch):
 
 
 def test_a_hub_that_never_answers_is_not_waited_for(hub, folder, monkeypatch):
-    monkeypatch.setattr(export, "PATIENCE", 0.2)
+    monkeypatch.setattr(hub_answers, "PATIENCE", 0.2)
     hub.troubles = [("create", "silence")]
     complaint = export.push(folder, "someone/model", "step 1")
     assert complaint.startswith(f"no connection to {hub.address} (ReadTimeout: ")

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "s4former"
 FLOORS = [
-    {"config", "pseudo", "randomness", "class_names", "shapes", "refusals"},
+    {"config", "pseudo", "randomness", "class_names", "shapes", "refusals", "hub_answers"},
     {"patch_shuffle", "pasa", "losses", "mixing", "augment", "colour", "schedules", "metrics"}
     | {"setr", "dpt", "deeplab", "pictures", "checkpoint", "reading", "writing"}
     | {"windows", "report.style", "report.charts", "report.run"}
@@ -33,8 +33,8 @@ OWNERS = {  # who may import a library of the ecosystem
     "accelerate": {"runlog", "engine", "training", "preflight"},
     "datasets": {"sources", "hub_source", "lists"},
     "timm": {"deeplab"},
-    "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student", "choosing", "pool", "to_onnx", "start"}
-    | {"figures.checkpoints", "figures.attention"},
+    "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student", "pool", "to_onnx", "start"}
+    | {"figures.attention"},
     "onnxruntime": {"to_onnx"},
     "matplotlib": {"figures.page", "figures.attention", "figures.classes", "figures.__main__"},
 }

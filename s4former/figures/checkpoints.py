@@ -8,10 +8,10 @@ from typing import Any, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.utils import cached_file
 
 from ..config import Config, from_dict, set_override
 from ..data import ValidationSet, validation_set
+from ..hub_answers import UNREACHABLE, file_on_the_hub, reason
 from ..inference import Setting, normalise, predict, resize_for_test
 from ..models import load_network, logits_at
 from ..reading import read_image
@@ -102,13 +102,12 @@ def model_folder(source: str) -> str:
 def read_json(source: str, name: str) -> dict[str, Any]:
     """A file beside the weights, in a folder or on the Hub."""
     try:
-        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise FigureError(f"{source!r} is no folder here and cannot be had from the Hub ({reason})") from error
-    if found is None:
+        found = Path(source, name) if Path(source).is_dir() else file_on_the_hub(source, name)
+    except UNREACHABLE as error:
+        raise FigureError(f"{source!r} is no folder here and cannot be had from the Hub ({reason(error)})") from error
+    if found is None or not found.is_file():
         raise FigureError(f"{source} has no {name}; give a run, or a model that train_semi.py exported")
-    return json.loads(Path(found).read_text())
+    return json.loads(found.read_text())
 
 
 def tell_apart(names: Sequence[str], sources: Sequence[str]) -> list[str]:

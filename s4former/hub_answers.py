@@ -1,0 +1,59 @@
+"""What a Hub answered when it was asked for something, in one line."""
+
+from pathlib import Path
+
+from huggingface_hub import constants, get_session, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+
+PATIENCE = 30.0  # seconds without a sign of life from the Hub; left alone huggingface_hub waits for ever
+UNREACHABLE = (OSError, ValueError, HTTPError)  # what asking a Hub raises; a broken connection is httpx's error alone
+
+
+def wait_no_longer() -> None:
+    """Makes every request of this process to the Hub give up after `PATIENCE` seconds of silence."""
+    get_session().timeout = PATIENCE
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def answer(error: BaseException | None, endpoint: str = "") -> str | None:
+    """What the Hub said, found behind an error of transformers, datasets or huggingface_hub; None if it said nothing.
+
+    'https://huggingface.co answered 401 Unauthorized: Invalid credentials; log in with `hf auth login`, or set HF_TOKEN'
+    """
+    endpoint = endpoint or constants.ENDPOINT
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            status = error.response.status_code
+            told = (error.server_message or "").strip().splitlines()[:1]
+            hint = ["log in with `hf auth login`, or set HF_TOKEN"] if status in (401, 403) else []
+            return "; ".join([": ".join([f"{endpoint} answered {status} {error.response.reason_phrase}", *told]), *hint])
+        if isinstance(error, HTTPError):
+            return f"no connection to {endpoint} ({type(error).__name__}: {first_line(error)})"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """Why something could not be had from the Hub: its answer, else the first line of the error."""
+    return answer(error) or first_line(error)
+
+
+def file_on_the_hub(repository: str, name: str) -> Path | None:
+    """A file of a repository, in the cache; None if it has no such file, which differs from a Hub that cannot be asked.
+
+    Raises:
+        OSError, ValueError, HTTPError: the Hub cannot be asked; see `reason`.
+    """
+    wait_no_longer()
+    try:
+        cached = try_to_load_from_cache(repository, name)  # a path, a mark that there is none, or None
+        if cached is None:
+            return Path(hf_hub_download(repository, name))
+        return Path(cached) if isinstance(cached, str) else None
+    except LocalEntryNotFoundError:
+        raise
+    except EntryNotFoundError:
+        return None
