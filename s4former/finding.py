@@ -219,5 +219,5 @@ def hold_out(
         row = rows[place]
         if len(taken) < wanted and all(left[index] > 1 for index in classes_in[row.image]):
             taken.add(row.image)
-            left.subtract(classes_in[row.image])
+            left.subtract(set(classes_in[row.image]))
     return [row for row in rows if row.image not in taken], [row for row in rows if row.image in taken]

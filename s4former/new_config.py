@@ -85,11 +85,11 @@ def write_config(options: argparse.Namespace) -> None:
         labeled = tally([looks[row.image] for row in found.labeled], numbers)
         tree["method"]["class_weights"] = class_weights([labeled.get(i, (0.0, 0))[0] for i in range(len(numbers.classes))])
     from_dict(tree)  # what is written can be read
-    print("\n".join([*describe(root, found, looks, numbers), *describe_proposal(tree, machine, sizes)]))
     for part, rows in found.parts.items():
         if rows:
             write_text(files[part], "".join(line_of(row, root) for row in rows))
     write_text(output, dumped(tree))
+    print("\n".join([*describe(root, found, looks, numbers), *describe_proposal(tree, machine, sizes)]))
     shown = options.output
     print(f"\nwritten: {shown} and its lists {output.stem}.*.txt\nnext:    python train_semi.py --config {shown} --check")
 

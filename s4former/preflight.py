@@ -51,8 +51,11 @@ class Report:
         self.say("FAIL", topic, text)
 
     def say(self, level: str, topic: str, text: str) -> None:
-        wide = textwrap.fill(text, WIDTH - INDENT, subsequent_indent=" " * INDENT, break_long_words=False, break_on_hyphens=False)
-        print(f"  {level:6}{topic:13}{wide}", flush=True)
+        margin = " " * INDENT
+        wide = textwrap.fill(
+            text, WIDTH, initial_indent=margin, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
+        )
+        print(f"  {level:6}{topic:13}{wide[INDENT:]}", flush=True)
 
 
 def preflight(config: Config, sources: Sources, folder: Path, accelerator: Accelerator, command: Sequence[str]) -> int:
