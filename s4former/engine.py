@@ -102,11 +102,12 @@ def update(
     `student` is the prepared `Student`. Nothing here waits for the device.
     """
     method, network = config.method, accelerator.unwrap_model(student).network
-    thresholds = accelerator.unwrap_model(student).thresholds
     set_learning_rate(optimizer, step, config)
     if teacher is not None and method.ema_order == "before":
         teacher.follow(network, ema_decay(step, method))
     speaking = speaker(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None
+    thresholds = accelerator.unwrap_model(student).thresholds
+    adaptive = thresholds is not None and speaking is not None
     average = partial(accelerator.reduce, reduction="mean")
     sums: dict[str, Tensor] = {}
     for round_, batch in enumerate(rounds):
@@ -115,16 +116,13 @@ def update(
         last = round_ == config.run.batch.rounds - 1
         with nullcontext() if last else accelerator.no_sync(student):
             with accelerator.autocast():
-                if speaking is None or thresholds is None:
-                    losses = train_step(student, speaking, batch, method, average)
-                else:
-                    heard = thresholds.listening(speaking, batch.valid)
-                    losses = train_step(student, heard, batch, method, average, thresholds.current())
+                heard = thresholds.listening(speaking, batch.valid) if adaptive else speaking
+                losses = train_step(student, heard, batch, method, average, thresholds.current() if adaptive else None)
                 losses["total"] = total_loss(losses, method)
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / config.run.batch.rounds
-    if thresholds is not None:
+    if adaptive:
         thresholds.settle(partial(accelerator.reduce, reduction="sum"))
     sums["gradient"] = clip(accelerator, student, config.optimizer.clip_norm)
     optimizer.step()

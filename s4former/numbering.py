@@ -60,6 +60,18 @@ def numbering(pixels: Counter, names: Sequence[str], ignored: Sequence[int]) -> 
             f"the masks hold {len(kept)} different values, such as {some(kept[1:])}; they look like grey values, not class"
             f" ids{share_of_extremes(pixels)}. Save them as PNGs of ids without smoothing, or name the classes with --classes"
         )
+    named, more = named_ids(kept, void, names)
+    if len(named) < 2:
+        raise DataError(
+            f"the masks show {plural(len(named), 'class')} only ({some(ids)}); two are needed, of which one may be the"
+            " background"
+        )
+    return numbered(named, void, (*remarks, *more))
+
+
+def named_ids(kept: Sequence[int], void: set[int], names: Sequence[str]) -> tuple[dict[int, str], list[str]]:
+    """The name of every id that is a class, and sentences about what was taken for what."""
+    remarks = []
     if names:
         named = {index: name for index, name in enumerate(names) if index not in void}
         if not set(kept) <= set(named) and len(kept) == len(named):  # such as 0, 50, 100 for three names
@@ -77,12 +89,7 @@ def numbering(pixels: Counter, names: Sequence[str], ignored: Sequence[int]) -> 
             "the classes have no names yet: give them with --classes, or in classes.txt, a line each. If an id means no label,"
             " say so with --ignore ID"
         )
-    if len(named) < 2:
-        raise DataError(
-            f"the masks show {plural(len(named), 'class')} only ({some(ids)}); two are needed, of which one may be the"
-            " background"
-        )
-    return numbered(named, void, tuple(remarks))
+    return named, remarks
 
 
 def numbered(named: dict[int, str], void: set[int], remarks: tuple[str, ...]) -> Numbering:
@@ -126,12 +133,19 @@ def read_names(root: Path) -> list[str]:
         if path.is_file() and path.suffix == ".txt":
             return [line.strip() for line in path.read_text().splitlines() if line.strip()]
         if path.is_file():
-            names = json.loads(path.read_text())
+            names = read_json(path)
             names = list(names.values()) if isinstance(names, dict) else names
-            if not all(isinstance(name, str) for name in names):
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise DataError(f'{path} has no class names; write a list, ["sky", "road"], or {{"0": "sky", "1": "road"}}')
             return names
     return []
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
 
 
 def read_palette(path: Path) -> dict[str, str]:
@@ -139,12 +153,11 @@ def read_palette(path: Path) -> dict[str, str]:
 
     The second is what CamVid's label_colors.txt, CVAT's labelmap.txt and class_dict.csv are.
     """
-    text = path.read_text()
     if path.suffix == ".json":
-        colours = {str(colour).lower(): name for name, colour in json.loads(text).items()}
+        colours = {str(colour).lower(): name for name, colour in dict(read_json(path)).items()}
         wrong = [colour for colour in colours if not re.fullmatch("#[0-9a-f]{6}", colour)]
     else:
-        lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+        lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
         matches = [(line, match) for line in lines if (match := COLOUR_LINE.search(line))]
         wrong = [match[0] for _, match in matches if max(map(int, match.groups())) > 255]
         colours = {

@@ -19,17 +19,17 @@ from accelerate import Accelerator
 from . import checkpoint
 from .config import Config, ConfigError, share_of_process
 from .duplicates import same_content
+from .finding import WORDS
 from .probe import Probe, probe
 from .proposal import Machine, this_machine
 from .pseudo import IGNORE_INDEX
 from .reading import DataError, is_drawn, name_of, plural, read_image, read_pair, some
 from .sources import PARTS, Sources
+from .survey import is_rare
 from .training import build_training
 
-WORDS = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}
 NAMED = 5  # files named one by one
 SAMPLE = 200  # unlabelled images that are opened
-FEW_IMAGES, FEW_PIXELS = 3, 0.002  # a class in fewer labelled images, or on a smaller share of them, is pointed at
 MODELS = 4  # exported ones: teacher and student, last and best
 WIDTH, INDENT = 118, 21  # of a line, and of the text in it
 
@@ -129,7 +129,7 @@ def check_classes(sources: Sources, counts: dict[str, np.ndarray], report: Repor
     few = [
         f"{name} ({share[index]:.2%} of the pixels, {plural(int(images[index]), 'image')})"
         for index, name in enumerate(sources.classes)
-        if pixels[index] and (images[index] < min(FEW_IMAGES, len(labeled)) or share[index] < FEW_PIXELS)
+        if pixels[index] and is_rare(images[index], share[index], len(labeled))
     ]
     untested = [name for name, count in zip(sources.classes, held.sum(axis=0)) if not count]
     if absent:

@@ -56,8 +56,6 @@ class ClassThresholds(nn.Module):
     @torch.no_grad()
     def settle(self, total: Callable[[Tensor], Tensor]) -> None:
         """Takes what was heard in a step into the means; `total` sums over the processes."""
-        if self.heard is None:  # the burn-in has no teacher
-            return
         summed, pixels = total(self.heard)
         mean = (summed / pixels.clamp(min=1)).to(self.confidence.dtype)
         moved = torch.where(self.confidence > 0, torch.lerp(mean, self.confidence, KEPT), mean)

@@ -20,8 +20,8 @@ FLOORS = [
     {"sources", "student", "export", "benchmarks"}
     | {"finding", "start"},
     {"data", "prepare"}
-    | {"pool", "to_onnx", "new_config"},
-    {"step"},
+    | {"pool", "to_onnx", "survey"},
+    {"step", "new_config"},
     {"engine", "panels"},
     {"training", "figures.page", "figures.checkpoints"},
     {"probe"},

@@ -94,3 +94,9 @@ def test_what_is_no_palette_is_told_how_one_looks(tmp_path, name, line):
     write(tmp_path / name, line)
     message = sentence(read_palette, tmp_path / name)
     assert message.startswith(f"{tmp_path / name} is no palette") and 'write {"sky": "#8080c0", ...}' in message
+
+
+def test_broken_json_is_told_with_its_place(tmp_path):
+    for name, read in (("classes.json", lambda path: read_names(path.parent)), ("palette.json", read_palette)):
+        (tmp_path / name).write_text("{")
+        assert f"{name} is not valid JSON: line 1, column 2" in sentence(read, tmp_path / name)
