@@ -154,7 +154,8 @@ def read_palette(path: Path) -> dict[str, str]:
     The second is what CamVid's label_colors.txt, CVAT's labelmap.txt and class_dict.csv are.
     """
     if path.suffix == ".json":
-        colours = {str(colour).lower(): name for name, colour in dict(read_json(path)).items()}
+        content = read_json(path)
+        colours = {str(colour).lower(): name for name, colour in content.items()} if isinstance(content, dict) else {}
         wrong = [colour for colour in colours if not re.fullmatch("#[0-9a-f]{6}", colour)]
     else:
         lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
