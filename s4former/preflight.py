@@ -124,7 +124,7 @@ def check_classes(sources: Sources, counts: dict[str, np.ndarray], report: Repor
     if not pixels[1:].any():
         report.fail("classes", "the labels show nothing but class 0; check data.ignore_index and data.id_map")
         return
-    share = pixels / pixels.sum()
+    share = pixels / counts["labeled"].sum()
     absent = [name for name, count in zip(sources.classes, pixels) if not count]
     few = [
         f"{name} ({share[index]:.2%} of the pixels, {plural(int(images[index]), 'image')})"
