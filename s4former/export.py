@@ -12,7 +12,7 @@ from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from torch import nn
 
 from .checkpoint import replace_folder
-from .config import Config, ConfigError, to_dict
+from .config import Config, ConfigError, Model, to_dict
 from .hub_answers import answer, first_line, wait_no_longer
 from .models import save_network
 from .pseudo import IGNORE_INDEX
@@ -96,6 +96,11 @@ def model_card(config: Config, network: nn.Module, provenance: Provenance) -> Mo
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + card_text(config, network, provenance, name))
 
 
+def origin_of(model: Model) -> str:
+    """What training started from."""
+    return f"starting from {model.start_from}" if model.start_from else f"encoder {model.encoder}"
+
+
 def card_text(config: Config, network: nn.Module, provenance: Provenance, name: str) -> str:
     """The card without its front matter, in Markdown."""
     mean_iou = (provenance.scores or {}).get("mean_iou")
@@ -123,7 +128,7 @@ The {provenance.role} network after {provenance.step} steps of {provenance.metho
 
 | | |
 |---|---|
-| architecture | {config.model.architecture}, encoder {config.model.encoder} |
+| architecture | {config.model.architecture}, {origin_of(config.model)} |
 | data | {name} |
 | evaluation | {evaluation.mode} images, {size}{limit} |
 | seed | {config.run.seed} |

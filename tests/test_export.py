@@ -22,7 +22,7 @@ from transformers import AutoImageProcessor
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from s4former import export, hub_answers
-from s4former.config import ConfigError, load
+from s4former.config import ConfigError, Model, load
 from s4former.models import build_network
 from s4former.student import Student
 from s4former.weights import IMAGENET
@@ -387,3 +387,8 @@ def test_a_hub_that_fails_never_harms_a_run(tmp_path):
         assert told in line
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["steps"] == 4 and (tmp_path / "run" / "teacher" / "model.safetensors").exists()
+
+
+def test_the_card_of_a_model_that_went_on_from_another_names_that_one():
+    assert export.origin_of(Model(start_from="you/model")) == "starting from you/model"
+    assert export.origin_of(Model(encoder="mit-b0")) == "encoder mit-b0"
