@@ -13,10 +13,11 @@ FLOORS = [
     | {"windows", "report.style", "report.charts", "report.run"}
     | {"duplicates", "proposal"},
     {"download", "coco_masks", "lists", "weights", "runlog", "table", "pretrain", "hf_evaluate", "inference"}
-    | {"choosing", "photos", "teaching", "report.page"}
+    | {"choosing", "photos", "teaching", "report.parts"}
     | {"numbering", "thresholds"},
-    {"report.__main__"},
-    {"layouts", "hub_source", "models", "published", "sbd"},
+    {"report.page"},
+    {"layouts", "hub_source", "models", "published", "sbd"}
+    | {"report.__main__"},
     {"sources", "student", "export", "benchmarks"}
     | {"finding", "start"},
     {"data", "prepare"}
