@@ -77,7 +77,8 @@ def predict(network: Network, images: Tensor, setting: Setting) -> Tensor:
     if images.dim() == 3:
         return predict(network, images[None], setting)[0]
     scores = read(network, images, setting)
-    return torch.stack([torch.cat([band.argmax(dim=0) for band in bands]) for bands in scores])
+    # max rather than argmax, which takes several times as long across planes on a CPU
+    return torch.stack([torch.cat([band.max(dim=0).indices for band in bands]) for bands in scores])
 
 
 @torch.no_grad()
