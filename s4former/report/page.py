@@ -128,7 +128,7 @@ def teaching(run: Run) -> str:
     return cards(
         card("Share of the unlabelled pixels by class", stacked(layers, "pseudo labels by class over steps", until=steps), heard[:24],
              " ".join([f"And {len(heard) - 24} more classes."] * (len(heard) > 24) + [
-                 f"Without {escape(run.classes[0])}: {number(last['share'][run.classes[0]], True)} in the end."] * bare)),
+                 f"Without {escape(run.classes[0])}, which has {number(last['share'][run.classes[0]], True)} in the end."] * bare)),
         card("Confidence of the teacher", histogram(last["confidence"], threshold, "confidence of the teacher", first["confidence"]), (), note),
     )  # fmt: skip
 

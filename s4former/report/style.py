@@ -21,6 +21,7 @@ h1 { font-size: 30px; line-height: 1.2; letter-spacing: -0.01em; margin: 0 0 6px
 h2 { font-size: 19px; letter-spacing: -0.005em; margin: 40px 0 12px; font-weight: 650; }
 h3 { font-size: 14px; margin: 0 0 8px; font-weight: 600; }
 p { margin: 0 0 10px; max-width: 78ch; }
+.card + p { margin-top: 10px; }
 .faint, figcaption, .key { color: var(--faint); font-size: 13px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 22px 0 8px; }
 .tile, .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
@@ -56,7 +57,7 @@ td.n, th.n { text-align: right; white-space: nowrap; }
 .panel img { display: block; width: 100%; height: auto; border-radius: 5px; background: repeating-linear-gradient(45deg, var(--grid) 0 4px, var(--card) 4px 8px); }
 .panel .head { font-size: 12.5px; color: var(--faint); }
 code, pre { font: 12.5px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-pre { background: var(--chip); border-radius: 8px; padding: 10px 14px; overflow-x: auto; margin: 4px 0 14px; }
+pre { background: var(--chip); border-radius: 8px; padding: 10px 14px; margin: 4px 0 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
 code { overflow-wrap: anywhere; }
 details summary { cursor: pointer; color: var(--faint); font-size: 14px; margin: 10px 0; }
 footer { margin-top: 40px; color: var(--faint); font-size: 13px; }
