@@ -144,7 +144,8 @@ def read_files(choice: Choice, config: Config, options: argparse.Namespace, acce
     # windows of one image fill a batch by themselves; other images need not wait for company
     batch = 1 if config.evaluation.mode == "sliding" else config.evaluation.batch
     complaints, images, start = [], 0, time.perf_counter()
-    with accelerator.autocast(), tqdm(total=len(photos), unit="image", disable=None if accelerator.is_main_process else True) as bar:
+    silent = None if accelerator.is_main_process else True
+    with accelerator.autocast(), tqdm(total=len(photos), unit="image", disable=silent) as bar:
         for items in batches_of_one_size(read_photos(mine, complaints, config.data.levels), batch):
             maps = predict(partial(logits_at, network), torch.stack([item.image for item in items]), setting)
             save_maps(folder, items, maps, classes)

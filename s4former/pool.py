@@ -57,8 +57,10 @@ class Pool:
         places, pixels = labels.flatten().cpu(), labels.numel()
         confidence = confidence.flatten().double().cpu()
         for rows, weights in (
-            (self.shares, torch.ones_like(confidence)), (self.doubts, 1 - confidence), (self.sure, (confidence > threshold).double())
-        ):  # fmt: skip
+            (self.shares, torch.ones_like(confidence)),
+            (self.doubts, 1 - confidence),
+            (self.sure, (confidence > threshold).double()),
+        ):
             rows.append((torch.bincount(places, weights, minlength=classes) / pixels).numpy())
         self.ids.append(id)
 
@@ -83,7 +85,9 @@ def read_pool(choice: Choice, config: Config, folder: Path, limit: int, complain
     sources = load_sources(config.data)
     network = load_network(choice.source)
     if network.config.num_labels != len(sources.classes):
-        raise CheckpointError(f"{choice.source} tells {network.config.num_labels} classes apart, the data {len(sources.classes)}")
+        raise CheckpointError(
+            f"{choice.source} tells {network.config.num_labels} classes apart, the data {len(sources.classes)}"
+        )
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     mean, std = normalization(choice.source)
     setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=device)
@@ -148,7 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"s4former.pool: {error}", file=sys.stderr)
         return 1
     write_list(folder / "worth_labelling.csv", pool, rank(pool, options.top), classes)
-    print(f"{choice.description}: pseudo masks of {len(pool.ids)} images in {folder}; worth_labelling.csv says what to label next")
+    print(
+        f"{choice.description}: pseudo masks of {len(pool.ids)} images in {folder}; worth_labelling.csv says what to label next"
+    )
     for complaint in complaints:
         print(f"not read: {complaint}", file=sys.stderr)
     return 1 if complaints else 0

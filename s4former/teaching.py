@@ -120,9 +120,11 @@ def warning(names: Sequence[str], silence: int, method: Method) -> str:
     """What to tell a user whose classes get no pseudo labels for a silence of so many steps, with what usually helps."""
     them = "it" if len(names) == 1 else "them"
     lower = f"a lower method.threshold (it is {method.threshold})"
+    if method.thresholds != "per_class":
+        lower = f"method.thresholds=per_class or {lower}"
     return (
         f"for {silence} steps no pixel has become a pseudo label of {', '.join(names)}: of {them} the student learns from"
-        f" labelled images alone. What usually helps: {'' if method.thresholds == 'per_class' else 'method.thresholds=per_class or '}"
-        f"{lower}, data.repeat_rare, by which labelled images with {them} come up more often, and more labels that show {them}"
+        f" labelled images alone. What usually helps: {lower}, data.repeat_rare, by which labelled"
+        f" images with {them} come up more often, and more labels that show {them}"
         " (python -m s4former.pool ranks the unlabelled images)"
     )

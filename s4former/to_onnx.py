@@ -90,19 +90,25 @@ def compare(model: nn.Module, path: Path, stride: int) -> float:
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst = 0.0
-    for batch, height, width in ((1, 3 * stride, 2 * stride), (3, 2 * stride + 3, 4 * stride - 5), (1, stride - 3, 6 * stride + 1)):
+    for batch, height, width in (
+        (1, 3 * stride, 2 * stride),
+        (3, 2 * stride + 3, 4 * stride - 5),
+        (1, stride - 3, 6 * stride + 1),
+    ):
         pixels = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
         wanted = model(pixels).numpy()
         try:
             found = session.run(None, {"pixel_values": pixels.numpy()})[0]
         except (Fail, InvalidArgument, InvalidGraph, RuntimeException) as error:
-            raise OnnxError(f"onnxruntime cannot read images of {height}x{width} with it: {str(error).splitlines()[0]}") from error
+            raise OnnxError(
+                f"onnxruntime cannot read images of {height}x{width} with it: {str(error).splitlines()[0]}"
+            ) from error
         difference = float(np.abs(found - wanted).max() / np.abs(wanted).max()) if found.shape == wanted.shape else float("inf")
         worst = max(worst, difference)
         if not difference <= TOLERANCE:
             raise OnnxError(
-                f"the exported graph differs from torch by {difference:.1e} of the largest logit for images of {height}x{width};"
-                " no file is left"
+                f"the exported graph differs from torch by {difference:.1e} of the largest logit for images of"
+                f" {height}x{width}; no file is left"
             )
     return worst
 
@@ -114,7 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", help="a run, a model in it, or a Hub id")
     parser.add_argument("file", metavar="FILE.onnx")
     parser.add_argument("--model", choices=ROLES, help="of a run; default: the teacher where there is one")
-    parser.add_argument("--best", action="store_true", help="the best of the run, chosen on the evaluation images, not the last")
+    parser.add_argument(
+        "--best", action="store_true", help="the best of the run, chosen on the evaluation images, not the last"
+    )
     options = parser.parse_args(arguments)
     disable_progress_bar()  # of transformers, one for the tensors it loads
     try:
@@ -122,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         network = load_network(choice.source)
         mean, std = normalization(choice.source)
         facts = {
-            "classes": [network.config.id2label[i] for i in range(network.config.num_labels)], "mean": list(mean), "std": list(std),
+            "classes": [network.config.id2label[i] for i in range(network.config.num_labels)],
+            "mean": list(mean), "std": list(std),
             "short_side": from_dict(choice.config).evaluation.short_side, "model": choice.description,
         }  # fmt: skip
         difference = to_onnx(network, Path(options.file), facts)
@@ -130,7 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"s4former.to_onnx: {error}", file=sys.stderr)
         return 1
     size = Path(options.file).stat().st_size / 2**20
-    print(f"{choice.description}: {options.file}, {size:.0f} MiB; onnxruntime differs from torch by {difference:.0e} of the largest logit")
+    print(
+        f"{choice.description}: {options.file}, {size:.0f} MiB; onnxruntime differs from torch by {difference:.0e} of the"
+        " largest logit"
+    )
     return 0
 
 

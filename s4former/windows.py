@@ -108,7 +108,8 @@ def with_rows(sums: Tensor | None, shape: tuple[int, int, int], *, like: Tensor)
 def resized_bands(chunks: Iterable[Tensor], height: int, size: tuple[int, int], most: int = 0) -> Iterator[Tensor]:
     """Scores that come in chunks of rows (K, n, w), `height` rows in all, bilinearly resized to `size`, in bands of rows.
 
-    Bands hold at most `most` values (0 = BAND), and depend on K and `size` only: those of several views of an image go together.
+    Bands hold at most `most` values (0 = BAND), and depend on K and `size` only: those of several views of an image go
+    together.
 
     Yields:
         (K, m, W) float32, from top to bottom.

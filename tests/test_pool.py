@@ -94,7 +94,10 @@ def test_the_whole_pool_gets_masks_and_confidence_and_what_is_broken_is_named(ru
     assert "pseudo masks of 2 images" in said.out and "5.png cannot be read" in said.err
     assert sorted(path.name for path in (tmp_path / "pool" / "masks").iterdir()) == ["3.png", "4.png"]
     for name in ("3.png", "4.png"):
-        with Image.open(tmp_path / "pool" / "masks" / name) as mask, Image.open(tmp_path / "pool" / "confidence" / name) as grey:
+        with (
+            Image.open(tmp_path / "pool" / "masks" / name) as mask,
+            Image.open(tmp_path / "pool" / "confidence" / name) as grey,
+        ):
             labels, confidence = np.array(mask), np.array(grey) / 255
             assert mask.mode == "P" and labels.shape == (16, 24)
         assert (labels[confidence < 0.395] == 255).all() and (labels[confidence > 0.405] < 3).all()

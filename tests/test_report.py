@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -38,7 +37,9 @@ def write_run(folder: Path, steps=4, until=4, teacher=True) -> Path:
     }  # fmt: skip
     lines = [("start", 0, start)]
     for step in range(1, until + 1):
-        lines.append(("train", step, {"loss/total": 2.0 / step, "loss/supervised": 1.0 / step, "confident": 0.5, "learning_rate": 1e-3}))
+        lines.append(
+            ("train", step, {"loss/total": 2.0 / step, "loss/supervised": 1.0 / step, "confident": 0.5, "learning_rate": 1e-3})
+        )
         if teacher:
             share = {"back<ground": 0.25, "leaf": 0.125 * (step - 1), "bud": 0.0}
             lines.append(("teacher", step, {"pixels": 100, "confident": 0.5, "share": share, "confidence": [0.0] * 19 + [1.0]}))
@@ -51,12 +52,16 @@ def write_run(folder: Path, steps=4, until=4, teacher=True) -> Path:
                 Image.new("P", (9, 6)).save(folder / "panels" / f"unlabeled-0-{step:08d}.png")
             lines.append(("cost", step, {"hours": 0.5, "images_per_second": 3.0, "peak_memory_gib": 1.5, "replaced_images": 0}))
     if teacher:
-        lines.append(("missed", until, {"classes": ["bud"], "warning": "for 50 steps no pixel has become a pseudo label of bud"}))
+        lines.append(
+            ("missed", until, {"classes": ["bud"], "warning": "for 50 steps no pixel has become a pseudo label of bud"})
+        )
     text = "".join(json.dumps({"kind": kind, "step": step, "time": 0.0, **values}) + "\n" for kind, step, values in lines)
     (folder / "log.jsonl").write_text(text + '{"kind": "train", "st')
     counts = [[90, 8, 2], [5, 15, 0], [0, 0, 0]]
     roles = ("teacher", "student") if teacher else ("student",)
-    (folder / "confusion.json").write_text(json.dumps({"step": until, "classes": CLASSES, "counts": {role: counts for role in roles}}))
+    (folder / "confusion.json").write_text(
+        json.dumps({"step": until, "classes": CLASSES, "counts": {role: counts for role in roles}})
+    )
     for name in ("evaluation-0", "unlabeled-0"):
         Image.fromarray(np.full((6, 9, 3), 90, np.uint8)).save(folder / "panels" / f"{name}-image.jpg")
     for role in ("truth", *roles):
@@ -105,7 +110,9 @@ def test_a_curve_goes_through_its_points():
 
 
 def test_stacked_shares_lie_on_each_other():
-    lower, upper = drawing(stacked([Series("a", [(0, 0.2), (4, 0.4)], "red"), Series("b", [(0, 0.2), (4, 0.0)], "blue")], "x")).findall("polygon")
+    lower, upper = drawing(
+        stacked([Series("a", [(0, 0.2), (4, 0.4)], "red"), Series("b", [(0, 0.2), (4, 0.0)], "blue")], "x")
+    ).findall("polygon")
     assert places(lower)[:2] == places(upper)[:1:-1]
     assert places(upper)[1] == places(upper)[2]  # b has nothing at the end
 
@@ -224,7 +231,11 @@ def test_a_real_browser_shows_it_light_and_dark_wide_and_narrow(run, tmp_path):
     dumped = browse(path, tmp_path, "--dump-dom").stdout
     assert dumped.count("<svg") == text_of(run).count("<svg") and "Confusion" in dumped
     shades = {}
-    for name, flags in {"light": [], "dark": ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"], "narrow": []}.items():
+    for name, flags in {
+        "light": [],
+        "dark": ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"],
+        "narrow": [],
+    }.items():
         picture = tmp_path / f"{name}.png"
         size = "500,1200" if name == "narrow" else "1200,1200"
         browse(path, tmp_path, f"--screenshot={picture}", f"--window-size={size}", *flags)

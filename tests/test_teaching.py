@@ -14,7 +14,9 @@ CLASSES = ("ground", "leaf", "bud")
 
 def spoken(threshold=0.6):
     """Six pixels: sure of 0, 0 and 2, unsure of 1, and two of padding."""
-    probability = torch.tensor([[0.9, 0.05, 0.05], [0.7, 0.2, 0.1], [0.02, 0.02, 0.96], [0.2, 0.5, 0.3], [0.98, 0.01, 0.01], [1 / 3] * 3])
+    probability = torch.tensor(
+        [[0.9, 0.05, 0.05], [0.7, 0.2, 0.1], [0.02, 0.02, 0.96], [0.2, 0.5, 0.3], [0.98, 0.01, 0.01], [1 / 3] * 3]
+    )
     logits = probability.log().T.reshape(1, 3, 2, 3)
     return pseudo_label(logits, torch.tensor([True, True, True, True, False, False]).reshape(1, 2, 3), threshold)
 

@@ -68,7 +68,9 @@ class Other(torch.nn.Module):
 def test_a_graph_that_differs_is_not_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(room, "WholeImage", lambda network: network)
     monkeypatch.setattr(room, "coarsest_stride", lambda network: 16)
-    with pytest.raises(room.OnnxError, match="the exported graph differs from torch by .* for images of 48x32; no file is left"):
+    with pytest.raises(
+        room.OnnxError, match="the exported graph differs from torch by .* for images of 48x32; no file is left"
+    ):
         room.to_onnx(Other(), tmp_path / "model.onnx", {})
     assert list(tmp_path.iterdir()) == []
 

@@ -128,6 +128,8 @@ def test_no_more_windows_at_once_than_asked_for():
 
 def test_unimatch_cuts_1024_by_2048_into_eight_windows():
     places = window_places((1024, 2048), (801, 801), (534, 534), True)
-    assert sorted((rows.start, columns.start) for rows, columns in places) == [(y, x) for y in (0, 534) for x in (0, 534, 1068, 1602)]
+    assert sorted((rows.start, columns.start) for rows, columns in places) == [
+        (y, x) for y in (0, 534) for x in (0, 534, 1068, 1602)
+    ]
     assert {(rows.stop, columns.stop) for rows, columns in places} == {(801, 801), (801, 1335), (801, 1869), (801, 2048),
                                                                          (1024, 801), (1024, 1335), (1024, 1869), (1024, 2048)}  # fmt: skip

@@ -60,7 +60,9 @@ def thinned(points: Points, most: int = POINTS) -> Points:
 
 def number(value: float, percent: bool = False) -> str:
     """As an axis or a reader wants it."""
-    return f"{100 * value:.3g} %" if percent else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}".replace(",", "\u2009")
+    return (
+        f"{100 * value:.3g} %" if percent else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}".replace(",", "\u2009")
+    )
 
 
 def frame(axes: Axes, percent: bool) -> str:
@@ -173,7 +175,8 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str], label: str) ->
             )
             if numbered and share >= 0.005:
                 parts.append(
-                    f'<text class="{"strong" if share > 0.55 else "weak"}" x="{x + cell / 2 - 0.5:.1f}" y="{y + cell / 2 + 4:.1f}"'
+                    f'<text class="{"strong" if share > 0.55 else "weak"}" x="{x + cell / 2 - 0.5:.1f}"'
+                    f' y="{y + cell / 2 + 4:.1f}"'
                     f' text-anchor="middle">{100 * share:.0f}</text>'
                 )
     side = size * cell

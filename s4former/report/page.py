@@ -5,7 +5,7 @@ import shlex
 import time
 from html import escape
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from ..checkpoint import write_text
 from ..config import Config, to_dict
@@ -59,22 +59,22 @@ def name(run: Run) -> str:
 def head(run: Run) -> str:
     state = "ended" if run.ended else f"step {run.step} of {run.steps} when this was written"
     lists, start = run.start["lists"], run.start
-    data = ", ".join(
-        f"{lists[part]['images']} {word}" for part, word in (("labeled", "labelled"), ("unlabeled", "unlabelled"), ("validation", "evaluation"))
-    )  # fmt: skip
+    words = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}
+    data = ", ".join(f"{lists[part]['images']} {word}" for part, word in words.items())
     tiles = []
     for role in run.roles:
         last, best = run.last(f"evaluation/{role}"), run.best(role)
-        tiles.append(
-            tile(percent(last["mean_iou"]), f"mIoU, {role}, step {last['step']}", f"best {percent(best['mean_iou'])} at step {best['step']}")
-        )  # fmt: skip
+        chosen = f"best {percent(best['mean_iou'])} at step {best['step']}"
+        tiles.append(tile(percent(last["mean_iou"]), f"mIoU, {role}, step {last['step']}", chosen))
     if "teacher" in run.entries:
         tiles.append(tile(f"{percent(run.last('teacher')['confident'])} %", "of unlabelled pixels are", "pseudo labels"))
     if "cost" in run.entries:
         cost = run.last("cost")
         hours = cost["hours"]
         tiles.append(tile(f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min", "of training", start["device"]))
-        tiles.append(tile(f"{cost['images_per_second']:.3g}", "images per second", f"{cost['peak_memory_gib']:.1f} GiB at most"))
+        tiles.append(
+            tile(f"{cost['images_per_second']:.3g}", "images per second", f"{cost['peak_memory_gib']:.1f} GiB at most")
+        )
     chosen = "Best means best on the evaluation images, so it is no estimate for others." if run.roles else ""
     return (
         f"<header><h1>{escape(name(run))}</h1><div class='faint'>{state} &middot; {data} images, {len(run.classes)} classes"
@@ -89,7 +89,10 @@ def warnings(run: Run) -> str:
     said = [f"Step {entry['step']}: {entry['warning']}." for entry in run.entries.get("missed", [])]
     replaced = run.entries.get("replaced", [])
     if replaced:
-        said.append(f"{replaced[-1]['total']} unlabelled images could not be read and were replaced; the last: {replaced[-1]['reason']}.")
+        said.append(
+            f"{replaced[-1]['total']} unlabelled images could not be read and were replaced; the last:"
+            f" {replaced[-1]['reason']}."
+        )
     return "".join(f'<div class="warn">{escape(sentence)}</div>' for sentence in [*run.start["notes"], *said])
 
 
@@ -97,17 +100,19 @@ def training_curves(run: Run) -> str:
     steps = max(run.steps, run.step)
     scores = [Series(role, run.curve(f"evaluation/{role}", "mean_iou"), ROLES[role]) for role in run.roles]
     names = [key for key in run.last("train") if key.startswith("loss/") and key != "loss/total"]
-    losses = [Series(key.removeprefix("loss/"), run.curve("train", key), COLOURS[i % len(COLOURS)]) for i, key in enumerate(names)]
+    losses = [
+        Series(key.removeprefix("loss/"), run.curve("train", key), COLOURS[i % len(COLOURS)]) for i, key in enumerate(names)
+    ]
     confident = [Series("pseudo labels", run.curve("train", "confident"), COLOURS[0])]
     if "evaluation/pseudo" in run.entries:
         confident.append(Series("right, on the evaluation images", run.curve("evaluation/pseudo", "right"), COLOURS[2]))
+    spoken = curves(confident, "share of pseudo labels over steps", percent=True, until=steps)
     rate = [Series("learning rate", run.curve("train", "learning_rate"), COLOURS[3])]
     key = lambda series: [(each.name, each.colour) for each in series if each.points]  # noqa: E731
     return cards(
         card("Mean IoU", curves(scores, "mean IoU over steps", percent=True, until=steps), key(scores)),
         card("Losses", curves(losses, "losses over steps", until=steps), key(losses)),
-        card("Pixels that become pseudo labels", curves(confident, "share of pseudo labels over steps", percent=True, until=steps)
-             if confident[0].points else "", key(confident)),
+        card("Pixels that become pseudo labels", spoken if confident[0].points else "", key(confident)),
         card("Learning rate of the encoder", curves(rate, "learning rate over steps", until=steps)),
     )  # fmt: skip
 
@@ -122,15 +127,23 @@ def teaching(run: Run) -> str:
     heard = [(layer.name, layer.colour) for layer in layers if any(value for _, value in layer.points)]
     threshold, first, last = run.config["method"]["threshold"], spoken[0], spoken[-1]
     note = (
-        f"Up to step {last['step']}; dashed: up to step {first['step']}. Beyond the line, {number(threshold)}, a pixel is a pseudo label."
-        + (" Classes of which the teacher is less sure have a lower line." if run.config["method"].get("thresholds") == "per_class" else "")
+        f"Up to step {last['step']}; dashed: up to step {first['step']}. Beyond the line, {number(threshold)}, a pixel is a"
+        " pseudo label."
+        + (
+            " Classes of which the teacher is less sure have a lower line."
+            if run.config["method"].get("thresholds") == "per_class"
+            else ""
+        )
     )
+    more = [f"And {len(heard) - 24} more classes."] if len(heard) > 24 else []
+    if bare:
+        more.append(f"Without {escape(run.classes[0])}, which has {number(last['share'][run.classes[0]], True)} in the end.")
+    shares = stacked(layers, "pseudo labels by class over steps", until=steps)
+    confidence = histogram(last["confidence"], threshold, "confidence of the teacher", first["confidence"])
     return cards(
-        card("Share of the unlabelled pixels by class", stacked(layers, "pseudo labels by class over steps", until=steps), heard[:24],
-             " ".join([f"And {len(heard) - 24} more classes."] * (len(heard) > 24) + [
-                 f"Without {escape(run.classes[0])}, which has {number(last['share'][run.classes[0]], True)} in the end."] * bare)),
-        card("Confidence of the teacher", histogram(last["confidence"], threshold, "confidence of the teacher", first["confidence"]), (), note),
-    )  # fmt: skip
+        card("Share of the unlabelled pixels by class", shares, heard[:24], " ".join(more)),
+        card("Confidence of the teacher", confidence, (), note),
+    )
 
 
 def class_table(run: Run) -> str:
@@ -150,9 +163,9 @@ def class_table(run: Run) -> str:
         rows.append(row)
     count = len(run.roles) + 1
     note = (
-        '<p class="faint">Pseudo labels: the share of the unlabelled pixels, each curve to its own height. Right: of the pixels of'
-        " the evaluation images that the teacher is as sure of, read whole and not as training crops, the share whose truth is"
-        " the class it names; the masks of unlabelled images are never opened.</p>"
+        '<p class="faint">Pseudo labels: the share of the unlabelled pixels, each curve to its own height. Right: of the'
+        " pixels of the evaluation images that the teacher is as sure of, read whole and not as training crops, the share whose"
+        " truth is the class it names; the masks of unlabelled images are never opened.</p>"
     )
     return f'<div class="card">{table(head, rows, (count + 1, count + 2))}</div>' + (note if "teacher" in run.entries else "")
 
@@ -223,10 +236,15 @@ def facts(run: Run) -> str:
     programs += [["device", escape(start["device"])], ["precision", escape(start["precision"])]]
     programs += [["went on after a stop", f"{len(run.entries['start']) - 1} times"]] if len(run.entries["start"]) > 1 else []
     defaults = flat(to_dict(Config()))
-    changed = [[f"<code>{key}</code>", f"<code>{escape(value)}</code>"] for key, value in flat(run.config).items() if defaults.get(key) != value]
+    changed = [
+        [f"<code>{key}</code>", f"<code>{escape(value)}</code>"]
+        for key, value in flat(run.config).items()
+        if defaults.get(key) != value
+    ]
     whole = escape(json.dumps(run.config, indent=2))
+    names = table(["list", "images", "SHA-256 of its ids, sorted, one a line"], lists, (1,))
     return (
-        f'<div class="card"><h3>Lists</h3>{table(["list", "images", "SHA-256 of its ids, sorted, one a line"], lists, (1,))}</div><br>'
+        f'<div class="card"><h3>Lists</h3>{names}</div><br>'
         + cards(
             f'<div class="card"><h3>What differs from the defaults</h3>{table(["", ""], changed)}</div>',
             f'<div class="card"><h3>Programs</h3>{table(["", ""], programs)}</div>',
@@ -245,4 +263,5 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 def foot(run: Run) -> str:
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime())
-    return f"<footer>Written by s4former on {written} from {escape(str(run.folder))}. This file refers to nothing outside itself.</footer>"
+    origin = f"Written by s4former on {written} from {escape(str(run.folder))}."
+    return f"<footer>{origin} This file refers to nothing outside itself.</footer>"

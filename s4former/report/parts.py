@@ -54,7 +54,8 @@ def embedded(path: Path, alt: str) -> str:
     if not path.is_file():
         return "<figure></figure>"
     kind = {".jpg": "jpeg", ".png": "png"}[path.suffix]
-    return f'<figure><img alt="{escape(alt)}" src="data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"></figure>'
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f'<figure><img alt="{escape(alt)}" src="data:image/{kind};base64,{content}"></figure>'
 
 
 def panel(run: Run, rows: Sequence[str], columns: Sequence[tuple[str, str]]) -> str:
@@ -62,8 +63,12 @@ def panel(run: Run, rows: Sequence[str], columns: Sequence[tuple[str, str]]) -> 
     if not rows:
         return ""
     heads = "".join(f'<div class="head">{escape(title)}</div>' for title, _ in columns)
-    cells = "".join(embedded(run.folder / "panels" / f"{row}-{end}", f"{row}, {title}") for row in rows for title, end in columns)
-    names = "".join(f'<span><i style="background:{c}"></i>{escape(n)}</span>' for n, c in list(zip(run.classes, colours_of(run)))[:40])
+    cells = "".join(
+        embedded(run.folder / "panels" / f"{row}-{end}", f"{row}, {title}") for row in rows for title, end in columns
+    )
+    names = "".join(
+        f'<span><i style="background:{c}"></i>{escape(n)}</span>' for n, c in list(zip(run.classes, colours_of(run)))[:40]
+    )
     key = f'<div class="key">{names}</div>'
     style = f"grid-template-columns:repeat({len(columns)}, minmax(0, 210px))"
     return f'<div class="card"><div class="scroll"><div class="panel" style="{style}">{heads}{cells}</div></div>{key}</div>'

@@ -83,7 +83,9 @@ def read_run(folder: str | Path) -> Run:
             continue  # the half-written last line of a run that is training, or was killed
         entries.setdefault(entry["kind"], []).append(entry)
     if "start" not in entries:
-        raise ReportError(f"{folder}/log.jsonl has no line of the kind 'start'; it is of an older version, or of a run that never began")
+        raise ReportError(
+            f"{folder}/log.jsonl has no line of the kind 'start'; it is of an older version, or of a run that never began"
+        )
     confusion, results = read_json(folder / "confusion.json"), read_json(folder / "results.json")
     config = json.loads((folder / "config.json").read_text())
     if results.get("steps") != config["schedule"]["steps"]:

@@ -30,7 +30,8 @@ p { margin: 0 0 10px; max-width: 78ch; }
 .tile span { color: var(--faint); font-size: 13px; display: block; line-height: 1.4; }
 .grid2 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 14px; }
 .card { padding: 16px 18px; min-width: 0; }
-.warn { border-left: 3px solid var(--warn); padding: 8px 14px; background: var(--chip); border-radius: 0 8px 8px 0; margin: 8px 0; font-size: 14px; }
+.warn { border-left: 3px solid var(--warn); padding: 8px 14px; background: var(--chip); border-radius: 0 8px 8px 0;
+  margin: 8px 0; font-size: 14px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-size: 11.5px; fill: var(--faint); font-variant-numeric: tabular-nums; }
 svg .grid { stroke: var(--grid); stroke-width: 1; }
@@ -43,24 +44,30 @@ svg .hit { fill: var(--hit); } svg .miss { fill: var(--miss); } svg .border { fi
 svg text.strong { fill: var(--card); } svg text.weak { fill: var(--ink); }
 svg.spark { width: 110px; height: 22px; }
 .key { display: flex; flex-wrap: wrap; gap: 3px 16px; margin-top: 6px; }
-.key i, .swatch { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 6px; vertical-align: -1px; }
+.key i, .swatch { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin-right: 6px;
+  vertical-align: -1px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 600; color: var(--faint); font-size: 12.5px; padding: 4px 14px 6px 0; white-space: nowrap; vertical-align: bottom; }
+th { text-align: left; font-weight: 600; color: var(--faint); font-size: 12.5px; padding: 4px 14px 6px 0;
+  white-space: nowrap; vertical-align: bottom; }
 td { padding: 5px 14px 5px 0; border-top: 1px solid var(--line); vertical-align: middle; }
 td:first-child { white-space: nowrap; }
 td.n, th.n { text-align: right; white-space: nowrap; }
-.bar { display: inline-block; width: 110px; height: 8px; background: var(--grid); border-radius: 4px; vertical-align: 1px; margin-right: 8px; overflow: hidden; }
+.bar { display: inline-block; width: 110px; height: 8px; background: var(--grid); border-radius: 4px; vertical-align: 1px;
+  margin-right: 8px; overflow: hidden; }
 .bar i { display: block; height: 100%; border-radius: 4px; }
 .panel { display: grid; gap: 8px 8px; align-items: start; min-width: 560px; }
 .panel figure { margin: 0; min-width: 0; }
-.panel img { display: block; width: 100%; height: auto; border-radius: 5px; background: repeating-linear-gradient(45deg, var(--grid) 0 4px, var(--card) 4px 8px); }
+.panel img { display: block; width: 100%; height: auto; border-radius: 5px;
+  background: repeating-linear-gradient(45deg, var(--grid) 0 4px, var(--card) 4px 8px); }
 .panel .head { font-size: 12.5px; color: var(--faint); }
 code, pre { font: 12.5px/1.55 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
-pre { background: var(--chip); border-radius: 8px; padding: 10px 14px; margin: 4px 0 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
+pre { background: var(--chip); border-radius: 8px; padding: 10px 14px; margin: 4px 0 14px; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
 code { overflow-wrap: anywhere; }
 details summary { cursor: pointer; color: var(--faint); font-size: 14px; margin: 10px 0; }
 footer { margin-top: 40px; color: var(--faint); font-size: 13px; }
-@media (max-width: 560px) { main { padding: 24px 14px 48px; } h1 { font-size: 24px; } .card { padding: 12px 12px; } .bar { width: 60px; } }
+@media (max-width: 560px) { main { padding: 24px 14px 48px; } h1 { font-size: 24px; } .card { padding: 12px 12px;
+  } .bar { width: 60px; } }
 @media print { body { background: #fff; } .card, .tile { break-inside: avoid; } }
 """
