@@ -283,9 +283,9 @@ def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory
         prefetch_factor=2 if workers else None,
         worker_init_fn=leave_signals_to_the_parent,
     )
-    watched = signal.getsignal(signal.SIGCHLD)
+    watched, others = signal.getsignal(signal.SIGCHLD), multiprocessing.active_children()
     iterator = iter(loader)
-    children = multiprocessing.active_children()
+    children = [child for child in multiprocessing.active_children() if child not in others]
     if workers:  # torch would break off whatever the parent does when a worker dies, an update even; waiting tells as well
         signal.signal(signal.SIGCHLD, watched)
     try:
@@ -299,6 +299,7 @@ def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory
             raise
         for child in children:
             child.kill()  # of a SIGTERM they would die late
+            child.join()
         raise DataError(death_of_a_worker(dead[0], workers)) from error
     finally:
         del iterator  # its workers end with it; left to the interpreter's exit they might be waited for
