@@ -41,6 +41,16 @@ def reason(error: BaseException) -> str:
     return answer(error) or first_line(error)
 
 
+def knock(source: str | Path) -> None:
+    """Asks for the config of a Hub model, which is any source that is not here: what transformers asks first has no time limit.
+
+    Raises:
+        OSError, ValueError, HTTPError: the Hub cannot be asked; see `reason`.
+    """
+    if not Path(source).exists():
+        file_on_the_hub(str(source), "config.json")
+
+
 def file_on_the_hub(repository: str, name: str) -> Path | None:
     """A file of a repository, in the cache; None if it has no such file, which differs from a Hub that cannot be asked.
 

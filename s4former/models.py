@@ -31,7 +31,7 @@ from transformers import (
 from .config import ConfigError, Model
 from .deeplab import STRIDES, DeepLabConfig, DeepLabForSemanticSegmentation
 from .dpt import DinoDptConfig, DinoDptForSemanticSegmentation, quarters
-from .hub_answers import UNREACHABLE, reason
+from .hub_answers import UNREACHABLE, knock, reason
 from .setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
 from .weights import fit_resnet, read_encoder_config, read_resnet, read_tensors
 
@@ -250,6 +250,7 @@ def load_network(source: str | Path, trust_remote_code: bool = False) -> PreTrai
         ConfigError: nothing there, not a segmentation network, or weights that do not fit its config.
     """
     try:
+        knock(source)
         network, report = AutoModelForSemanticSegmentation.from_pretrained(
             source, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
         )

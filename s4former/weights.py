@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from .config import ConfigError, Model
-from .hub_answers import UNREACHABLE, file_on_the_hub, reason, wait_no_longer
+from .hub_answers import UNREACHABLE, file_on_the_hub, knock, reason
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +163,9 @@ def read_encoder_config(model: Model) -> PreTrainedConfig:
     elif is_weights_file(source):
         config = infer_config(source, read_file(source)[0])
     else:
-        wait_no_longer()
         try:
+            if model.pretrained:
+                knock(source)
             config = AutoConfig.from_pretrained(source, local_files_only=not model.pretrained, trust_remote_code=False)
         except (*UNREACHABLE, KeyError) as error:
             raise unreachable(model, error) from error
