@@ -105,12 +105,15 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def way_on(folder: Path, resumed: str = "the same command with --resume") -> str:
-    """What is kept of the run in `folder`, and the command that goes on with it."""
+def way_on(folder: Path) -> str:
+    """What is kept of the run in `folder` once it had to stop, and the command that goes on with it."""
     there = complete(folder / "checkpoints")
     if not there:
-        return "No checkpoint was due yet: the same command begins again"
-    return f"Nothing is lost up to step {int(there[-1].name[5:])}, whose checkpoint is in {folder}: {resumed} goes on from there"
+        return "No checkpoint was due yet; once that is mended, the same command begins again"
+    return (
+        f"Nothing is lost up to step {int(there[-1].name[5:])}, whose checkpoint is in {folder}; once that is mended, the same"
+        " command with --resume goes on from there"
+    )
 
 
 def sha256(path: Path) -> str:

@@ -310,7 +310,7 @@ def death_of_a_worker(status: int, workers: int) -> str:
     name = signal.Signals(-status).name if status < 0 else f"status {status}"
     reason = {
         "SIGKILL": "as a system that runs out of memory ends processes; take a lower",
-        "SIGBUS": "as happens where shared memory (/dev/shm) is too small, in containers above all; enlarge it, or take a lower",
+        "SIGBUS": "as happens where shared memory (/dev/shm) is too small, as in containers; enlarge it, or take a lower",
     }.get(name, "which is no doing of this program; try a lower")
     return f"a loader worker was ended by {name}, {reason} data.workers (it is {workers}, and 0 does without)"
 

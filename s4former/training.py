@@ -188,11 +188,14 @@ def restore(training: Training, state: dict[str, Any], changes: list[str]) -> No
     training.notes += [f"changed {change}" for change in training.changes]
 
 
+LIST_NAMES = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}
+
+
 def changed_lists(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
     """A sentence for each list that has other ids than it had."""
     return [
-        f"the {part} list has {now[part]['images']} images and had {before[part]['images']} (other ids, by their SHA-256),"
-        " so the run will not end as an uninterrupted one would"
+        f"the {LIST_NAMES[part]} list has {now[part]['images']} images and had {before[part]['images']} (other ids, by their"
+        " SHA-256), so the run will not end as an uninterrupted one would"
         for part in before
         if before[part] != now[part]
     ]

@@ -1,4 +1,4 @@
-"""What comes from other people: a Hub that does not answer as it should, checkpoints with code in them, lists that lead away."""
+"""What comes from others: a Hub that does not answer as it should, checkpoints with code in them, lists that lead away."""
 
 import json
 import os
@@ -148,8 +148,8 @@ def test_an_absolute_line_says_why_it_is_not_followed(tmp_path):
     save_image(tmp_path / "outside.jpg")
     write(root / "labeled.txt", f"{tmp_path}/outside.jpg")
     assert sentence(load_sources, data(root)) == (
-        f"data.labeled: 1 id of {root}/labeled.txt has no image in {root}/images, the first: {tmp_path}/outside.jpg; a leading /"
-        f" means {root}, since a list may not lead out of it"
+        f"data.labeled: 1 id of {root}/labeled.txt has no image in {root}/images, the first: {tmp_path}/outside.jpg; a leading"
+        f" / means {root}, since a list may not lead out of it"
     )
 
 
@@ -188,6 +188,6 @@ def test_a_dataset_may_not_name_other_files_of_this_machine(tmp_path, monkeypatc
     told = sentence(load_sources, Data(source="hub", root=root, labeled="first:1", validation="train", classes=("a", "b")))
     datasets.enable_progress_bars()
     assert told == (
-        f"data.root is {root!r}, and its column image names {tmp_path}/private.png, a file outside of the dataset; no dataset may"
-        " name other files of this machine: take one that holds its images (save_to_disk puts them in)"
+        f"data.root is {root!r}, and its column image names {tmp_path}/private.png, a file outside of the dataset; no dataset"
+        " may name other files of this machine: take one that holds its images (save_to_disk puts them in)"
     )

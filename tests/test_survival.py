@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -23,12 +24,12 @@ import numpy as np
 import pytest
 import torch
 import train_semi
-from folders import save_image
 from PIL import Image
-from scripts import ROOT, TINY, command, environment, run, train, write_config
+from scripts import TINY, command, environment, run, write_config
 
 from s4former import checkpoint, refusals
 
+GOES_ON = "once that is mended, the same command with --resume goes on from there"
 MINUTES = float(os.environ.get("S4FORMER_SURVIVAL_MINUTES", "0"))
 
 
@@ -137,8 +138,12 @@ def assert_nothing_is_lost(whole, folder):
     assert one["last"] == other["last"] and one["best"] == other["best"]
     one, other = ([json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in (whole, folder))
     for kind in ("train", "evaluation/teacher", "evaluation/student"):
-        assert [line["step"] for line in one if line["kind"] == kind] == [line["step"] for line in other if line["kind"] == kind]
+        assert steps_of(kind, one) == steps_of(kind, other)
     assert not [path for path in folder.rglob(".*")]
+
+
+def steps_of(kind, lines):
+    return [line["step"] for line in lines if line["kind"] == kind]
 
 
 # ---- death at every moment of a write
@@ -290,7 +295,9 @@ def limit_files(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-@pytest.mark.parametrize(("step", "what"), [(2, "best-teacher"), (3, "checkpoints/step-00000004")], ids=["export", "checkpoint"])
+@pytest.mark.parametrize(
+    ("step", "what"), [(2, "best-teacher"), (3, "checkpoints/step-00000004")], ids=["export", "checkpoint"]
+)
 def test_a_disk_that_takes_no_more_stops_the_run_in_words_and_it_goes_on_later(step, what, broken, whole):
     try:
         status, told = broken.go_with(step, lambda: limit_files(60_000))
@@ -298,9 +305,9 @@ def test_a_disk_that_takes_no_more_stops_the_run_in_words_and_it_goes_on_later(s
         limit_files(resource.RLIM_INFINITY)
     assert status == 1 and "Traceback" not in told
     sentence = told.splitlines()[-1]
-    assert sentence.startswith(f"train_semi.py: {broken.folder}/{what} could not be written: File too large; raise the limit on")
+    assert sentence.startswith(f"train_semi.py: {broken.folder}/{what} could not be written: File too large; raise the")
     assert sentence.endswith(
-        f". Nothing is lost up to step 2, whose checkpoint is in {broken.folder}: the same command with --resume goes on from there"
+        f". Nothing is lost up to step 2, whose checkpoint is in {broken.folder}; {GOES_ON}"
     )
     assert broken.steps == [2] and not [path for path in broken.folder.rglob(".writing*")]
     assert broken.go("--resume")[0] == 0
@@ -354,7 +361,7 @@ def test_a_labelled_image_that_vanishes_stops_the_run_where_it_is(broken, whole)
     assert status == 1 and "Traceback" not in told
     sentence = told.splitlines()[-1]
     assert sentence.startswith(f"train_semi.py: image {image} does not exist. Nothing is lost up to step ")
-    assert sentence.endswith(f", whose checkpoint is in {broken.folder}: the same command with --resume goes on from there")
+    assert sentence.endswith(f", whose checkpoint is in {broken.folder}; {GOES_ON}")
     assert broken.steps[-1] == broken.log("train")[-1] >= 3  # every step that was made is saved
     status, told = broken.go("--resume")
     assert status == 1 and f"1 id of {broken.photos}/labeled.txt has no image in" in told
@@ -407,7 +414,7 @@ def test_an_unlabelled_image_that_vanishes_is_replaced_and_a_resumed_run_says_th
     shutil.rmtree(broken.folder / "checkpoints" / "step-00000006")
     status, told = broken.go("--resume")
     change = (
-        "from step 4: the unlabeled list has 2 images and had 3 (other ids, by their SHA-256), so the run will not end as an"
+        "from step 4: the unlabelled list has 2 images and had 3 (other ids, by their SHA-256), so the run will not end as an"
         " uninterrupted one would"
     )
     assert status == 0 and f"changed {change}" in told
@@ -481,7 +488,7 @@ def test_a_loss_that_is_not_finite_tells_what_may_be_changed_and_the_change_is_o
     assert told.splitlines()[-1].endswith(
         " is not finite; lower optimizer.lr, set optimizer.clip_norm (to 1, say), or take run.mixed_precision=no: these three may"
         " differ when a run is resumed, and without a change it would come to the same step again. Nothing is lost up to step 2,"
-        f" whose checkpoint is in {broken.folder}: the same command with --resume goes on from there"
+        f" whose checkpoint is in {broken.folder}; {GOES_ON}"
     )
     assert broken.steps == [2]
     monkeypatch.setattr(train_semi, "update", update)
@@ -495,3 +502,68 @@ def test_a_loss_that_is_not_finite_tells_what_may_be_changed_and_the_change_is_o
     lines = [json.loads(line) for line in (broken.folder / "log.jsonl").read_text().splitlines()]
     rates = [line["learning_rate"] for line in lines if line["kind"] == "train"]
     assert rates[2] < rates[1] / 5
+
+
+# ---- the long bench: real processes with loader workers, broken at random moments
+
+
+def kill_the_run(process):
+    process.kill()
+
+
+def stop_the_run_twice(process):
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)
+
+
+def kill_a_worker(process):
+    workers = [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if parent_of(pid) == process.pid]
+    if workers:
+        os.kill(random.choice(workers), signal.SIGKILL)
+
+
+def parent_of(pid):
+    try:
+        return int(Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:  # it has ended meanwhile
+        return None
+
+
+def fill_the_disk(process):
+    """For a moment: no file may grow past 60 kB, and then past any size again."""
+    for size in (60_000, resource.RLIM_INFINITY):
+        try:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        except ProcessLookupError:
+            return
+        time.sleep(0.5)
+
+
+@pytest.mark.skipif(not MINUTES, reason="S4FORMER_SURVIVAL_MINUTES says for how long")
+def test_runs_that_are_broken_at_random_moments_end_in_the_same_bits(tmp_path):
+    generator, until, broken = random.Random(time.time_ns()), time.monotonic() + 60 * MINUTES, 0
+    longer = ["schedule.steps=24", "data.workers=2"]
+    reference = Run(tmp_path / "reference")
+    done = run(command(reference.config, reference.folder, *longer))
+    assert done.returncode == 0, done.stderr
+    for number in range(10_000):
+        if number and time.monotonic() > until:
+            break
+        one, resume = Run(tmp_path / str(number)), ()
+        for attempt in range(100):
+            process = subprocess.Popen(
+                command(one.config, one.folder, *longer, *resume), env=environment(), stderr=subprocess.PIPE, text=True
+            )
+            mischief = generator.choice([kill_the_run, stop_the_run_twice, kill_a_worker, fill_the_disk])
+            threading.Timer(generator.uniform(3, 20), mischief, [process]).start()
+            told = process.communicate(timeout=600)[1]
+            if process.returncode == 0:
+                break
+            broken += 1
+            assert "Traceback" not in told, told
+            assert process.returncode in (1, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM), told
+            assert process.returncode != 1 or checkpoint.way_on(one.folder) in told, told
+            resume = ("--resume",)
+        assert_nothing_is_lost(reference.folder, one.folder)
+        shutil.rmtree(one.folder)
+    print(f"{broken} runs were broken and resumed, {number} came to their end")
