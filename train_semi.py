@@ -116,7 +116,7 @@ def train(training: Training) -> int:
         with closing(batches), closing(log):
             return run_steps(training, batches, log)
     except (DataError, NonFiniteLoss, OSError) as error:
-        told = in_words(error) if isinstance(error, OSError) else error
+        told = in_words(error, training.folder) if isinstance(error, OSError) else error
         raise Stopped(f"{told}. {checkpoint.way_on(training.folder)}") from error
 
 

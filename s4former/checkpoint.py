@@ -164,6 +164,7 @@ def put_back(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """A text file that is either the old or the new one, never half of it."""
     beside = path.with_name(f".writing-{path.name}")
-    beside.write_text(text)
-    flush(beside)
-    beside.replace(path)
+    with writing(path, beside):
+        beside.write_text(text)
+        flush(beside)
+        beside.replace(path)

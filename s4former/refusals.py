@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 
 # What a user can do about a write that the system refuses.
 WAYS_OUT = {
-    errno.ENOSPC: "free some space on that disk",
+    errno.ENOSPC: "free some space on that disk, or move the run to another one and name it with run.output=...",
     errno.EDQUOT: "free some space: the quota of this account is used up",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
-    errno.EROFS: "remount that disk writable, or give another folder with run.output=...",
-    errno.EACCES: "make that folder writable, or give another one with run.output=...",
+    errno.EROFS: "make that disk writable, or move the run to another one and name it with run.output=...",
+    errno.EACCES: "make that folder writable, or move the run to another one and name it with run.output=...",
 }
 
 
@@ -36,9 +36,11 @@ def writing(target: Path, beside: Path, size: int = 0) -> Iterator[None]:
         cause = refusal(error)
         if cause is None:
             raise
+        if beside.is_file():
+            beside.unlink()
         shutil.rmtree(beside, ignore_errors=True)
-        wanted = f" ({gibibytes(size)} are to be written)" if size else ""
-        raise WriteError(f"{target} could not be written: {in_words(cause, target)}{wanted}") from error
+        what = f"{target} ({gibibytes(size)})" if size else str(target)
+        raise WriteError(f"{what} could not be written: {with_way_out(cause, target)}") from error
 
 
 def refusal(error: BaseException | None) -> OSError | None:
@@ -52,12 +54,18 @@ def refusal(error: BaseException | None) -> OSError | None:
     return None
 
 
-def in_words(error: OSError, path: Path | None = None) -> str:
-    """An error of the system with its way out: 'No space left on device (0.1 GiB free); free some space on that disk'."""
-    reason = str(error) if error.strerror is None else error.strerror
-    if path is None and error.filename is not None:
-        path, reason = Path(os.fsdecode(error.filename)), f"{os.fsdecode(error.filename)}: {reason}"
-    there = next((place for place in (path, *path.parents) if place.exists()), None) if path else None
+def in_words(error: OSError, place: Path | None = None) -> str:
+    """An error of the system, with the file it names, or else the place where it must have been, and the way out."""
+    if isinstance(error, WriteError):
+        return str(error)
+    place = place if error.filename is None else Path(os.fsdecode(error.filename))
+    return (f"{place}: " if place else "") + with_way_out(error, place)
+
+
+def with_way_out(error: OSError, place: Path | None) -> str:
+    """'No space left on device (0.1 GiB free); free some space on that disk, or ...'."""
+    reason = error.strerror or str(error)
+    there = next((folder for folder in (place, *place.parents) if folder.exists()), None) if place else None
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and there:
         reason += f" ({gibibytes(shutil.disk_usage(there).free)} free)"
     return "; ".join([reason, *([WAYS_OUT[error.errno]] if error.errno in WAYS_OUT else [])])
