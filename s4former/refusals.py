@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 
 # What a user can do about a write that the system refuses.
 WAYS_OUT = {
-    errno.ENOSPC: "free some space on that disk, or move the run to another one and name it with run.output=...",
+    errno.ENOSPC: "free some space on that disk, or move the run to another one and name it with run.output=FOLDER",
     errno.EDQUOT: "free some space: the quota of this account is used up",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
-    errno.EROFS: "make that disk writable, or move the run to another one and name it with run.output=...",
-    errno.EACCES: "make that folder writable, or move the run to another one and name it with run.output=...",
+    errno.EROFS: "make that disk writable, or move the run to another one and name it with run.output=FOLDER",
+    errno.EACCES: "make that folder writable, or move the run to another one and name it with run.output=FOLDER",
 }
 
 
