@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .benchmarks import Ready, Wish, cityscapes, coco, voc
+from .preparation import Ready, Wish, cityscapes, coco, voc
 from .download import text_at
 from .published import PUBLISHED, ids_of, lists_in, of_benchmark, recognise, verify
 from .reading import DataError, plural
