@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .pseudo import IGNORE_INDEX
 
+BYTE = 256  # class ids fit into a byte
+
 
 class ConfusionMatrix:
     """Counts of pixels by true and predicted class, in constant memory however many images are seen.
@@ -41,9 +43,34 @@ class ConfusionMatrix:
         for name, values in (("prediction", prediction), ("labels", labels)):
             if values.is_floating_point() or values.dtype == torch.bool:
                 raise TypeError(f"{name} is {values.dtype}; it must hold class ids as integers")
-        labels = labels.to(prediction.device, torch.long).flatten()
-        prediction = prediction.to(torch.long).flatten()
+        labels, prediction = labels.to(prediction.device).flatten(), prediction.flatten()
         self.counts, self.strange = self.counts.to(prediction.device), self.strange.to(prediction.device)
+        joint = self.all_pairs(prediction, labels)
+        if joint is not None:
+            self.add(joint)
+        else:
+            self.queue(prediction.to(torch.long), labels.to(torch.long))
+        return self
+
+    def all_pairs(self, prediction: Tensor, labels: Tensor) -> Tensor | None:
+        """(256, 256) counts of every pair of ids on a CPU, in one fast pass; None on a device that should not be waited
+        for, or where an id does not fit into a byte."""
+        if prediction.device.type != "cpu" or not len(labels) or self.num_classes > BYTE or self.ignore_index >= BYTE:
+            return None
+        if any(ids.min() < 0 or ids.max() >= BYTE for ids in (prediction, labels)):
+            return None
+        return torch.bincount(labels.int() * BYTE + prediction.int(), minlength=BYTE * BYTE).view(BYTE, BYTE)
+
+    def add(self, joint: Tensor) -> None:
+        """Takes the classes out of the counts of all pairs; the rest is strange, but for ignored labels."""
+        joint = joint.clone()
+        joint[self.ignore_index] = 0
+        own = slice(self.num_classes)
+        self.counts += joint[own, own]
+        self.strange += torch.stack([joint[self.num_classes :].sum(), joint[:, self.num_classes :].sum()])
+
+    def queue(self, prediction: Tensor, labels: Tensor) -> None:
+        """The same without ever waiting for the device."""
         labeled = labels != self.ignore_index
         strange_labels, strange_predictions = labeled & self.outside(labels), labeled & self.outside(prediction)
         self.strange += torch.stack([strange_labels.sum(), strange_predictions.sum()])
@@ -51,7 +78,6 @@ class ConfusionMatrix:
         places = (labels * self.num_classes + prediction).masked_fill(~kept, 0)
         # scatter_add_ rather than bincount or a boolean index: those two make the host wait for the device
         self.counts.view(-1).scatter_add_(0, places, kept.long())
-        return self
 
     def outside(self, ids: Tensor) -> Tensor:
         """Where ids are no classes."""

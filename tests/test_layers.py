@@ -29,10 +29,14 @@ FLOORS = [
     {"preflight"},
     {"figures.attention", "figures.classes", "figures.views", "figures.compare"},
     {"figures.__main__"},
+    {"benchmark.timing", "benchmark.material", "benchmark.straight", "benchmark.straight_data"},
+    {"benchmark.bench"},
+    {"benchmark.training_parts", "benchmark.data_parts"},
+    {"benchmark.__main__"},
 ]
 OWNERS = {  # who may import a library of the ecosystem
-    "accelerate": {"runlog", "engine", "training", "preflight"},
-    "datasets": {"sources", "hub_source", "lists"},
+    "accelerate": {"runlog", "engine", "training", "preflight", "benchmark.training_parts"},
+    "datasets": {"sources", "hub_source", "lists", "benchmark.straight_data"},
     "timm": {"deeplab"},
     "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student", "pool", "to_onnx", "start"}
     | {"figures.attention"},
@@ -54,7 +58,7 @@ def imports(room):
             yield from (alias.name for alias in node.names)
 
 
-FOLDERS = ("figures", "report")
+FOLDERS = ("figures", "report", "benchmark")
 ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 ROOMS += sorted(f"{name}.{path.stem}" for name in FOLDERS for path in (PACKAGE / name).glob("*.py") if path.stem != "__init__")
 

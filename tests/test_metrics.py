@@ -145,3 +145,15 @@ def test_the_package_is_found_although_a_script_has_its_name(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("beyond", [40, 300, -3])
+def test_a_cpu_counts_pairs_of_bytes_at_once_and_anything_else_as_a_gpu_does(beyond, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    labels, prediction = (torch.randint(7, (16, 24), generator=generator) for _ in range(2))
+    labels[0, :5], labels[1, 2], labels[2, 3], prediction[2, 3], prediction[0, 1] = 255, beyond, beyond, beyond, beyond
+    fast = ConfusionMatrix(7).update(prediction, labels)
+    monkeypatch.setattr(ConfusionMatrix, "all_pairs", lambda *_: None)
+    queued = ConfusionMatrix(7).update(prediction, labels)
+    assert torch.equal(fast.counts, queued.counts) and fast.counts.sum() == 16 * 24 - 5 - 2
+    assert fast.strange.tolist() == queued.strange.tolist() == [2, 1]

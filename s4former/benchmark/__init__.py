@@ -1,0 +1,1 @@
+"""How fast each part is, against the same thing written straight: `python -m s4former.benchmark`."""

@@ -1,0 +1,137 @@
+"""The benchmark checks before it times; how fast anything is, no test asserts."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scripts import TINY
+
+from s4former.benchmark import data_parts, straight, straight_data, timing, training_parts
+from s4former.benchmark.__main__ import main, split_words
+from s4former.benchmark.bench import Bench
+from s4former.benchmark.material import at_hand, build
+from s4former.benchmark.timing import Disagreement, Measured, Row, Stopwatch, agree, count_flops, peak_memory
+from s4former.config import ConfigError, from_dict
+
+CPU = torch.device("cpu")
+SEGFORMER = {
+    **TINY,
+    "data": {**TINY["data"], "crop": [64, 96]},
+    "model": {"architecture": "segformer", "encoder": "mit-b0", "pretrained": False, "encoder_config": {
+        "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def bench(tmp_path):
+    config, sources, _ = at_hand(from_dict(TINY), tmp_path)
+    return Bench(config=config, sources=sources, watch=Stopwatch(CPU, 1))
+
+
+@pytest.mark.parametrize("tree", [TINY, SEGFORMER])
+def test_our_step_and_the_straight_one_have_the_same_losses_and_gradient(tree, tmp_path):
+    config, sources, _ = at_hand(from_dict(tree), tmp_path)
+    material = build(config, sources, CPU)
+    confident = training_parts.train_step(material.student, material.teacher, material.batch, material.config.method)["confident"]
+    assert 0.2 < confident < 0.8  # a comparison in which no pixel counts would say nothing
+    training_parts.check_step(material)
+
+
+@pytest.mark.parametrize("name, wrong", [
+    ("negative_class_ranking", lambda student, teacher, labels: student.sum() * 0),
+    ("cross_entropy", lambda logits, labels: torch.nn.functional.cross_entropy(logits, labels, ignore_index=255)),
+    ("pasa_masks", lambda confidence, network, size, method: None),
+    ("move_blocks", lambda x, order, back=False: x),
+])  # fmt: skip
+def test_a_straight_step_that_is_another_method_is_noticed(bench, monkeypatch, name, wrong):
+    config = from_dict({**TINY, "method": {**TINY["method"], "shuffle_probability": 1.0}})
+    monkeypatch.setattr(straight, name, wrong)
+    with pytest.raises(Disagreement, match="the two ways differ by .* nothing was timed"):
+        training_parts.check_step(build(config, bench.sources, CPU))
+
+
+def test_a_straight_loader_that_cuts_elsewhere_is_noticed(bench, monkeypatch):
+    steps = build(bench.config, bench.sources, CPU).steps
+    constants = np.zeros(3, np.float32), np.ones(3, np.float32)
+    data_parts.check_loader(steps, *constants)
+    monkeypatch.setattr(straight_data, "cut_whole", lambda image, geometry: np.zeros((*geometry.crop, 3), np.uint8))
+    with pytest.raises(Disagreement, match="the labelled pictures of a step differ by .* grey levels"):
+        data_parts.check_loader(steps, *constants)
+
+
+def test_a_method_without_a_straight_version_is_refused():
+    config = from_dict({**TINY, "method": {**TINY["method"], "mix": "classmix"}})
+    with pytest.raises(ConfigError, match="no straight version of method.mix = 'classmix'"):
+        straight.check_method(config.method)
+
+
+def test_agreement_is_relative_and_about_shapes_too():
+    agree("x", torch.tensor([1000.0, 1.0]), torch.tensor([1000.1, 1.0]), 1e-3)
+    with pytest.raises(Disagreement, match="x: the two ways differ by 1.0e-01 where 1e-03 is allowed"):
+        agree("x", torch.tensor([1.1]), torch.tensor([1.0]), 1e-3)
+    with pytest.raises(Disagreement, match=r"ours is \(2,\), the other \(1, 2\)"):
+        agree("x", torch.zeros(2), torch.zeros(1, 2), 1e-3)
+    with pytest.raises(Disagreement):
+        agree("x", torch.tensor([float("nan")]), torch.tensor([1.0]), 1e-3)
+
+
+def test_runs_take_turns_and_are_timed_as_often_as_asked():
+    order = []
+    row = Stopwatch(CPU, 3).compare("x", lambda: order.append("a"), lambda: order.append("b"), images=2)
+    assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]  # the first two show the memory
+    assert len(row.ours.seconds) == len(row.other.seconds) == 3
+
+
+def test_the_ratio_is_that_of_medians():
+    row = Row(what="x", ours=Measured((1.0, 1.0, 9.0), 2**20), other=Measured((2.0, 0.1, 3.0), 2**22))
+    assert row.ratio == 2 and row.memory_ratio == 0.25
+
+
+@pytest.mark.skipif(not timing.reset_resident_peak(), reason="only Linux tells the peak of resident memory")
+def test_peak_memory_sees_what_a_run_holds_at_once():
+    held = peak_memory(lambda: torch.ones(40, 2**18) + torch.ones(40, 2**18), CPU)
+    assert 3 * 40 * 2**20 <= held + 2**22 and held < 4 * 40 * 2**20
+
+
+def test_flops_of_attention_are_counted_on_a_cpu_too():
+    states = torch.randn(1, 2, 16, 8, requires_grad=True)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    forward = count_flops(lambda: attend(states, states, states))
+    assert forward == 2 * (2 * 2 * 16 * 16 * 8)
+    assert count_flops(lambda: attend(states, states, states).sum().backward()) == 3.5 * forward
+
+
+def test_pictures_are_drawn_where_the_data_is_not_there(tmp_path):
+    config, sources, said = at_hand(from_dict({"data": {"root": str(tmp_path / "none"), "labeled": "92.txt"}}), tmp_path)
+    assert "drawn JPEGs of 500x375" in said and len(sources.classes) == 21
+    assert (len(sources.labeled), len(sources.unlabeled), len(sources.validation)) == (4, 4, 4)
+    assert config.model.pretrained is False
+
+
+def test_counting_agrees_with_histograms_and_with_the_evaluate_package(bench):
+    rows = list(data_parts.counting(bench, maps=3, size=(16, 24), classes=5))
+    assert [row.against for row in rows] == ["NumPy histograms", "NumPy Arrow-backed histograms"]
+
+
+def test_windows_are_read_the_same_one_at_a_time(bench):
+    network = build(bench.config, bench.sources, CPU).teacher.network
+    row = data_parts.windows(bench, lambda images: data_parts.logits_at(network, images), (50, 100))
+    assert row.against == "one at a time"
+
+
+def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**TINY, "evaluation": {**TINY["evaluation"], "every": 1150}}))
+    assert main(["step", "loader", "--config", str(path), "--repeats", "1", "--json", str(tmp_path / "b.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "S4Former, setr deit-tiny, 2+4 at 32x48, float32" in printed and "% of a float32 matrix product" in printed
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert [row["part"] for row in report["rows"]] == ["step", "loader"]
+    assert report["rows"][0]["ratio"] > 0 and report["facts"]["step"]["flops"] > 0
+
+
+def test_an_unknown_part_and_a_key_are_told_apart(capsys):
+    assert split_words(["ema", "run.seed=1", "step"]) == (["step", "ema"], ["run.seed=1"])
+    assert main(["spet"]) == 1
+    assert "there is no part 'spet'; one of step, attention" in capsys.readouterr().err
