@@ -4,7 +4,9 @@ import math
 import pytest
 import torch
 
+from s4former import losses
 from s4former.losses import (
+    REGULARIZERS,
     all_class_ranking,
     cross_entropy,
     negative_class_ranking,
@@ -152,3 +154,37 @@ def test_class_weights_weigh_pixels_by_their_label_and_the_mean_stays_over_all_p
             expected -= weights[label] * logits[b, :, i, j].log_softmax(0)[label].item()
     assert cross_entropy(logits, labels, weights).item() == pytest.approx(expected / labels.numel())
     assert torch.equal(cross_entropy(logits, labels, (1.0, 1.0, 1.0)), cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize("norm", ["l2sq", "l2", "kl"])
+@pytest.mark.parametrize("name", ["cross_entropy", *REGULARIZERS])
+def test_piece_by_piece_is_the_plain_expression_in_value_and_gradient(name, norm, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    labels = torch.randint(3, (2, 5, 4), generator=generator)
+    labels[0, :2] = 255
+    loss = {"cross_entropy": lambda s, t, y, n: cross_entropy(s, y), **REGULARIZERS}[name]
+    values, gradients = [], []
+    for pixels in (1000, 8):  # at once, and in pieces of two rows
+        monkeypatch.setitem(losses.PIECE, "cpu", pixels)
+        leaf = student.clone().requires_grad_()
+        loss(leaf, teacher, labels, norm).backward()
+        values.append(loss(leaf, teacher, labels, norm).detach())
+        gradients.append(leaf.grad)
+    assert torch.allclose(*values, atol=1e-14) and torch.allclose(*gradients, atol=1e-14)
+    assert torch.autograd.gradcheck(lambda s: loss(s, teacher, labels, norm), student.clone().requires_grad_())
+
+
+def test_nothing_of_the_size_of_the_logits_is_kept_for_the_gradient():
+    student, teacher = torch.randn(2, 5, 16, 24, requires_grad=True), torch.randn(2, 5, 16, 24)
+    labels, kept = torch.randint(5, (2, 16, 24)), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.untyped_storage().data_ptr()) or x, lambda x: x):
+        loss = cross_entropy(student, labels) + negative_class_ranking(student, teacher, labels)
+    own = {x.untyped_storage().data_ptr() for x in (student, teacher, labels)}
+    assert loss.requires_grad and set(kept) == own
+
+
+def test_the_gradient_of_half_precision_logits_has_their_type():
+    student = torch.randn(1, 5, 2, 3).bfloat16().requires_grad_()
+    negative_class_ranking(student, torch.randn(1, 5, 2, 3), torch.randint(5, (1, 2, 3))).backward()
+    assert student.grad.dtype == torch.bfloat16
