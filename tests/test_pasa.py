@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
+from s4former import pasa
 from s4former.pasa import ATTENTION, VARIANTS, attention_bias, confident_half, pasa_attention, pasa_mask, pool_confidence
 
 CONFIDENCE = torch.tensor([[0.9, 0.2, 0.6, 0.8]])
@@ -170,8 +171,10 @@ def test_the_fused_kernel_agrees_with_the_formula_written_out():
     assert torch.allclose(fused, (weights @ value).transpose(1, 2), atol=1e-5)
 
 
+@pytest.mark.parametrize("rides", [False, True])
 @pytest.mark.parametrize("variant, alpha", [("main", 5.0), ("main", 100.0), ("reverse1", 50.0), ("product", 100.0)])
-def test_in_half_precision_the_bias_loses_nothing_under_autocast(variant, alpha):
+def test_in_half_precision_the_bias_loses_nothing_under_autocast(variant, alpha, rides, monkeypatch):
+    monkeypatch.setattr(pasa, "rides", lambda query, found: rides and query.dtype == torch.bfloat16)
     module = torch.nn.Module()
     module.is_causal = False
     generator = torch.Generator().manual_seed(0)
@@ -207,3 +210,18 @@ def test_no_new_parameters_no_gradient_to_the_confidence_and_no_trace_in_a_saved
     assert confidence.grad is None and set(model.state_dict()) == names
     model.save_pretrained(tmp_path)
     assert ATTENTION not in (tmp_path / "config.json").read_text()
+
+
+def test_channels_and_the_dense_mask_are_one_thing_in_value_and_gradient(monkeypatch):
+    generator, module = torch.Generator().manual_seed(0), torch.nn.Module()
+    module.is_causal = False
+    states = [torch.randn(2, 3, 12, 8, generator=generator) for _ in range(3)]
+    bias = attention_bias(torch.rand(2, 3, 4, generator=generator), [((3, 4), (3, 4))], 0, "main", 5.0)
+    found = []
+    for rides in (False, True):
+        monkeypatch.setattr(pasa, "rides", lambda query, found: rides)
+        leaves = [state.clone().requires_grad_() for state in states]
+        output = pasa_attention(module, *leaves, scaling=0.3, pasa=bias)[0]
+        output.square().sum().backward()
+        found.append([output.detach(), *(leaf.grad for leaf in leaves)])
+    assert all(torch.allclose(a, b, atol=2e-6) for a, b in zip(*found))
