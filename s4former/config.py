@@ -240,6 +240,7 @@ class Run:
     seed: int = number(0, least=0)
     batch: Batch = Batch()
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it
+    compile: bool = False  # torch.compile for the encoders of student and teacher; the first step then takes minutes
     log_every: int = number(10, least=1)  # steps
     checkpoint_every: int = number(1000, least=1)  # steps
     keep: int = number(2, least=1)  # newest checkpoints

@@ -35,6 +35,8 @@ from .hub_answers import UNREACHABLE, knock, reason
 from .setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
 from .weights import fit_resnet, read_encoder_config, read_resnet, read_tensors
 
+COMPILER = "inductor"  # backend of torch.compile
+
 for config_class, network_class in (
     (SetrConfig, SetrForSemanticSegmentation),
     (DinoDptConfig, DinoDptForSemanticSegmentation),
@@ -214,6 +216,15 @@ def use_activation_checkpointing(network: PreTrainedModel) -> None:
         )
     enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+
+
+def compile_encoder(network: PreTrainedModel) -> None:
+    """Lets torch compile the encoder's forward, in place: parameters, their names and what is saved stay as they are.
+
+    Static: a run has a graph for each kind of pass (teacher, plain views, steered view), all traced in its first step.
+    A deep copy of the network is not compiled.
+    """
+    getattr(network, family(network).encoder).compile(backend=COMPILER, dynamic=False)
 
 
 BUILDERS: dict[str, Callable[[Model, dict, tuple[int, int]], PreTrainedModel]] = {  # by model.architecture

@@ -33,7 +33,7 @@ from .engine import Finiteness, Teacher, build_optimizer
 from .export import Provenance, export, push
 from .inference import PSEUDO, Setting, evaluate_networks, predict
 from .metrics import ConfusionMatrix
-from .models import build_network, freeze_encoder, logits_at
+from .models import build_network, compile_encoder, freeze_encoder, logits_at
 from .pictures import contact_sheet
 from .randomness import Stream, torch_seed
 from .reading import DataError
@@ -116,6 +116,9 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     notes += check_fit(config, network)
     teacher = Teacher(network).to(accelerator.device) if config.method.teacher == "ema" else None
     student = Student(network, config.method)
+    if config.run.compile:
+        for each in (network, *([teacher.network] if teacher is not None else [])):
+            compile_encoder(each)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
     prepared, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
@@ -206,10 +209,14 @@ def changed_lists(before: dict[str, dict[str, Any]], now: dict[str, dict[str, An
 
 @contextmanager
 def reading(networks: dict[str, nn.Module]) -> Iterator[dict[str, Callable[[Tensor], Tensor]]]:
-    """The networks as functions from images to full-size logits, in eval mode as long as the context lasts."""
+    """The networks as functions from images to full-size logits, in eval mode as long as the context lasts.
+
+    Never compiled: images of every size would each want a graph of their own.
+    """
     modes = {name: network.training for name, network in networks.items()}
     try:
-        yield {name: partial(logits_at, network.eval()) for name, network in networks.items()}
+        with torch.compiler.set_stance("force_eager"):
+            yield {name: partial(logits_at, network.eval()) for name, network in networks.items()}
     finally:
         for name, network in networks.items():
             network.train(modes[name])

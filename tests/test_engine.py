@@ -4,11 +4,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch._dynamo.utils import counters
 
+from s4former import models
+from s4former.benchmark.material import spread_classes
 from s4former.config import Method, Model, Optimizer, from_dict
 from s4former.engine import Finiteness, NonFiniteLoss, Teacher, build_optimizer, own_word, set_learning_rate, update
 from s4former.models import build_network
 from s4former.schedules import ema_decay
+from s4former.pseudo import pseudo_label
+from s4former.step import train_step
 from s4former.student import Student, View
 from test_step import SETR, batch_of, method_of, network_of
 
@@ -224,3 +229,55 @@ def test_layer_decay_slows_every_block_from_the_last_to_the_embeddings():
     assert [rates[f"network.vit.layers.{block}.mlp.fc1.weight"] for block in range(4)] == [0.125, 0.25, 0.5, 1.0]
     assert {rate for name, rate in rates.items() if not name.startswith("network.vit.")} == {3.0}
     assert len(rates) == len(names)
+
+
+def test_compiled_encoders_train_the_same_without_tracing_again_and_keep_their_names(monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "COMPILER", "aot_eager")  # traces as inductor does, and writes no code
+    config = from_dict({"data": {"source": "shapes"}, "method": {"threshold": 0.21, "mix_group": 2}})
+    found = []
+    for compiled in (False, True):
+        network = network_of("setr")
+        names = list(network.state_dict())
+        teacher, student = Teacher(network), Student(network, config.method).double()
+        optimizer, accelerator = build_optimizer(student, config.optimizer), Accelerator(cpu=True)
+        if compiled:
+            torch.compiler.reset()
+            counters.clear()
+            models.compile_encoder(network)
+            models.compile_encoder(teacher.network)
+        graphs = []
+        for step in range(2):
+            terms = update(accelerator, student, teacher, optimizer, [batch_of("setr")], step, config)
+            graphs.append(counters["stats"]["unique_graphs"])
+        found.append(torch.cat([value.double().flatten() for value in terms.values()]))
+        assert list(network.state_dict()) == names
+    assert graphs == [3, 3]  # the teacher, the plain views, the steered view
+    assert torch.allclose(*found, atol=1e-9)
+    with torch.compiler.set_stance("force_eager"):
+        models.save_network(network.float(), tmp_path, (0.5,) * 3, (0.5,) * 3, 32)
+    assert torch.equal(models.load_network(tmp_path).state_dict()[names[0]], network.state_dict()[names[0]])
+
+
+@pytest.mark.parametrize("family", ["setr", "segformer"])
+def test_half_precision_does_not_move_the_share_of_confident_pixels(family):
+    network, batch = network_of(family).float(), batch_of(family).map(lambda x: x.float() if x.is_floating_point() else x)
+    spread_classes(network)
+    teacher, shares = Teacher(network), []
+    threshold = teacher(batch.weak).softmax(dim=1).amax(dim=1).median().item()  # where most pixels are near it
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            word = pseudo_label(teacher(batch.weak), batch.valid, threshold)
+        assert word.confidence.dtype == word.logits.dtype == torch.float32
+        shares.append((word.label != 255).float().mean().item())
+    assert 0.2 < shares[0] < 0.8 and shares[1] == pytest.approx(shares[0], abs=0.02)
+
+
+def test_losses_and_the_bias_are_float32_under_half_precision():
+    method, batch = method_of(), batch_of("setr").map(lambda x: x.float() if x.is_floating_point() else x)
+    network = network_of("setr").float()
+    student, teacher = Student(network, method), Teacher(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = train_step(student, teacher, batch, method)
+    assert all(value.dtype == torch.float32 for name, value in terms.items() if name.startswith(("sup", "aux", "cons", "ncr")))
+    row, column = student.bias(View(batch.weak, confidence=torch.rand(4, 8, 16)))["pasa"].popitem()[1]
+    assert row.dtype == column.dtype == torch.float32

@@ -16,7 +16,8 @@ from ..data import EvaluationItem, Steps, step_loader
 from ..metrics import ConfusionMatrix
 from ..models import logits_at
 from ..weights import normalization
-from . import straight_data
+from ..windows import sliding_rows
+from . import straight, straight_data
 from .bench import Bench
 from .material import build
 from .timing import Disagreement, Measured, Row, agree
@@ -33,6 +34,7 @@ PUBLISHED = {  # evaluation images, height and width of one, steps between two e
 
 def loader(bench: Bench) -> Iterator[Row]:
     """Pictures of training steps on one core; then over worker processes."""
+    straight.check_method(bench.config.method)
     config = replace(bench.config, run=replace(bench.config.run, batch=replace(bench.config.run.batch, rounds=1)))
     steps = Steps(config, bench.sources, (1, 1), 0, 1)
     mean, std = (np.array(values, np.float32) for values in normalization(config.model))
@@ -88,7 +90,7 @@ def check_loader(steps: Steps, mean: np.ndarray, std: np.ndarray) -> None:
         raise Disagreement(f"the labels of a step differ at {100 * moved:.1f} % of the pixels; nothing was timed")
     views = [("labelled", batch.labeled, labeled, batch.labeled_valid)]
     if rest:
-        views += [("weak", batch.weak, rest[::2], batch.valid), ("strong", batch.strong, rest[1::2], batch.valid)]
+        views += [("weak", batch.weak, rest[::2], batch.valid), ("strong", batch.strong[0].images, rest[1::2], batch.valid)]
     for name, ours, other, valid in views:
         grey = (np.stack(other).transpose(0, 2, 3, 1) * std + mean) * 255
         difference = np.abs(ours.permute(0, 2, 3, 1).numpy() - grey)[valid.numpy()].mean()
@@ -145,9 +147,8 @@ def windows(bench: Bench, network: inference.Network, size: tuple[int, int] = (1
     stride = tuple(side * 2 // 3 for side in setting.window)
 
     def ours() -> Tensor:
-        return inference.predict_sliding(
-            network, image, window=setting.window, stride=stride, batch=setting.evaluation.batch
-        )
+        rows = sliding_rows(network, image[0], window=setting.window, stride=stride, batch=setting.evaluation.batch)
+        return torch.cat(list(rows), dim=1)[None]
 
     def other() -> Tensor:
         return straight_data.window_by_window(network, image, setting.window, stride)

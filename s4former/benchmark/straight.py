@@ -109,8 +109,11 @@ def negative_class_ranking(student: Tensor, teacher: Tensor, labels: Tensor) -> 
 
 def check_method(method: Method) -> None:
     """The straight step is written for S4Former and the rows of its table of components."""
-    plain = Method(**{name: getattr(method, name) for name in ("patch_shuffle", "pasa", "regularizer", "threshold")})
-    for name in ("teacher", "mix", "pasa_confidence", "regularizer_norm", "regularizer_on", "regularizer_mixed_teacher"):
+    plain = Method()
+    for name in (
+        "teacher", "strong_views", "mix", "mix_from", "pasa_confidence", "feature_dropout", "normalizer", "regularizer_norm",
+        "regularizer_on", "regularizer_mixed_teacher", "strong_colour", "weak_colour", "labeled_colour",
+    ):  # fmt: skip
         if getattr(method, name) != getattr(plain, name):
             raise ConfigError(
                 f"the benchmark has no straight version of method.{name} = {getattr(method, name)!r}; it compares S4Former"
@@ -137,19 +140,21 @@ def losses(student: Student, teacher: nn.Module, batch: Batch, method: Method) -
         maps = [up_head(head, x) for head, x in zip(student.auxiliary, features)]
         terms["auxiliary"] = sum(cross_entropy(F.interpolate(x, **upsample), batch.labels) for x in maps)
 
-    mixed, mixed_labels, mixed_teacher = batch.strong.clone(), labels.clone(), teacher_logits.clone()
-    small = batch.mix["boxes"][:, :: batch.valid.shape[1] // labels.shape[1], :: batch.valid.shape[2] // labels.shape[2]]
-    for image, partner in enumerate(batch.mix["partner"].tolist()):
-        mixed[image][:, batch.mix["boxes"][image]] = batch.strong[partner][:, batch.mix["boxes"][image]]
+    (strong,) = batch.strong
+    boxes, (down, across) = strong.mix["boxes"], (batch.valid.shape[i] // labels.shape[i] for i in (1, 2))
+    mixed, mixed_labels, mixed_teacher = strong.images.clone(), labels.clone(), teacher_logits.clone()
+    small = boxes[:, ::down, ::across]
+    for image, partner in enumerate(strong.mix["partner"].tolist()):
+        mixed[image][:, boxes[image]] = strong.images[partner][:, boxes[image]]
         mixed_labels[image][small[image]] = labels[partner][small[image]]
         mixed_teacher[image][:, small[image]] = teacher_logits[partner][:, small[image]]
-    features = models.encode(network, move_blocks(mixed, batch.orders))
-    logits = decode(network, tuple(move_blocks(x, batch.orders, back=True) for x in features))
+    features = models.encode(network, move_blocks(mixed, strong.orders))
+    logits = decode(network, tuple(move_blocks(x, strong.orders, back=True) for x in features))
     terms |= consistency("strong", logits, mixed_teacher, mixed_labels, method)
 
     if method.pasa != "none":
-        masks = pasa_masks(confidence, network, batch.strong.shape[-2:], method)
-        logits = decode(network, models.encode(network, batch.strong, pasa=masks))
+        masks = pasa_masks(confidence, network, strong.images.shape[-2:], method)
+        logits = decode(network, models.encode(network, strong.images, pasa=masks))
         terms |= consistency("pasa", logits, teacher_logits, labels, method)
     return terms
 

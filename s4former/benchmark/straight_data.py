@@ -1,5 +1,7 @@
 """The straight versions beside the step: loading, counting and reading in windows, as public code does them."""
 
+from typing import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,8 @@ from datasets import Features, Sequence, Value
 from PIL import Image
 from torch import Tensor
 
-from ..augment import Colour, Geometry, draw_colour, draw_geometry
+from ..augment import Geometry, draw_geometry
+from ..colour import Colour, draw_colour
 from ..data import Steps, index_of
 from ..hf_evaluate import evaluate_package
 from ..pseudo import IGNORE_INDEX
@@ -122,7 +125,7 @@ def arrow_metric(classes: int):
 
 
 @torch.no_grad()
-def window_by_window(network, image: Tensor, window: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+def window_by_window(network: Callable[[Tensor], Tensor], image: Tensor, window: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     """Logits (1, K, H, W) of one image, the windows one at a time."""
     height, width = image.shape[-2:]
     total = count = None
