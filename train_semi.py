@@ -34,7 +34,7 @@ from s4former.student import without_ncr
 from s4former.training import Training, build_training, description, evaluate, finish, push_model, restore, save
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
-FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.workers")  # fmt: skip
+FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.workers", "data.cache")  # fmt: skip
 # And those that mend a loss that is not finite; results.json tells of the change.
 MENDING = ("optimizer.lr", "optimizer.clip_norm", "run.mixed_precision")
 

@@ -62,6 +62,9 @@ class Data:
     max_class_share: float = number(0.75, above=0, most=1)  # of a labelled crop; unlabelled crops are plain random
     flip: float = number(0.5, least=0, most=1)  # probability
     workers: int = number(4, least=0)  # loader processes per training process
+    # decode unlabelled JPEGs at 1/2, 1/4 or 1/8 of their size where no crop needs more; changes pixels by a few grey levels
+    draft: bool = False
+    cache: str = ""  # folder that keeps unlabelled images decoded, as they are: 3 bytes a pixel; empty = decode every time
     shapes: Shapes = Shapes()
 
 

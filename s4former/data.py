@@ -20,10 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 from .augment import crop_pair
 from .colour import STRONG_COLOURS, photometric
 from .config import Config, share_of_process
+from .decoded import CacheError, pool_image
 from .mixing import MIXES, Place
 from .patch_shuffle import draw_order
 from .randomness import Stream, numpy_generator, of_view, torch_generator
-from .reading import DataError, read_image, read_mask, read_pair
+from .reading import DataError, read_mask, read_pair
 from .sources import Sources, load_sources
 
 GRACE = 120  # seconds that a loader worker outlives a SIGTERM
@@ -229,7 +230,9 @@ class Steps(Dataset):
         unreadable: list[str] = []
         for attempt in range(REPLACEMENTS):
             try:
-                return read_image(pool[index]["image"], self.config.data.levels), unreadable
+                return pool_image(pool[index]["image"], self.config.data), unreadable
+            except CacheError:
+                raise
             except DataError as error:
                 unreadable.append(str(error))
                 index = int(numpy_generator(seed, Stream.REPLACEMENT, step, position, attempt).integers(len(pool)))

@@ -6,6 +6,7 @@ drawn when it is asked for.
 """
 
 import io
+import math
 import struct
 import zlib
 from functools import lru_cache
@@ -28,19 +29,22 @@ class DataError(ValueError):
     """Data that cannot be used; the message says which file, which rule, and what to do instead."""
 
 
-def read_image(record: dict[str, Any], levels: tuple[float, float] = (0.0, 0.0)) -> Image.Image:
+def read_image(
+    record: dict[str, Any], levels: tuple[float, float] = (0.0, 0.0), *, reduce: float = 1.0
+) -> Image.Image:
     """The picture of a row's `image` cell as RGB, turned upright if its EXIF data says so. Grey becomes RGB.
 
     Args:
         record: {"path", "bytes"}, as `datasets.Image(decode=False)` gives it.
         levels: `data.levels`, the values of an image of more than 8 bits that become black and white.
+        reduce: a JPEG may be decoded at 1/2, 1/4 or 1/8, if that is not below this share of its size.
 
     Raises:
         DataError: names the file that is missing, broken, or has more than 8 bits per channel without `levels`.
     """
     if is_drawn(record):
         return Image.fromarray(drawn(record["path"])[0])
-    with opened(record, "image") as image:
+    with opened(record, "image", reduce) as image:
         if image.mode.startswith("I") or image.mode == "F":
             image = to_eight_bits(image, levels, name_of(record))
         # a palette may hold transparency, which Pillow only takes apart on the way through RGBA
@@ -195,10 +199,12 @@ def id_table(data: Data, num_classes: int, path: str) -> np.ndarray:
 # ---- the file of a cell
 
 
-def opened(record: dict[str, Any], kind: str) -> Image.Image:
+def opened(record: dict[str, Any], kind: str, reduce: float = 1.0) -> Image.Image:
     """The decoded picture of a cell; whatever is wrong with the file becomes a `DataError` that names it."""
     try:
         image = Image.open(encoded(record))
+        if reduce < 1:
+            image.draft(image.mode, tuple(math.ceil(side * reduce) for side in image.size))
         image.load()
         if kind == "image":  # masks are taken as they lie; if that was wrong, the sizes mostly tell
             image = ImageOps.exif_transpose(image)

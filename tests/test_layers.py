@@ -18,7 +18,7 @@ FLOORS = [
     {"report.page"},
     {"layouts", "hub_source", "models", "published", "sbd"}
     | {"report.__main__"},
-    {"sources", "student", "export", "preparation"}
+    {"sources", "student", "export", "preparation", "decoded"}
     | {"finding", "start"},
     {"data", "prepare"}
     | {"pool", "to_onnx", "survey"},

@@ -1,0 +1,74 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from scripts import TINY
+
+from s4former.config import Data, from_dict
+from s4former.data import Steps
+from s4former.decoded import CacheError, largest_scale, pool_image
+from s4former.reading import read_image
+from s4former.sources import load_sources
+
+
+def photo(path, width=320, height=240):
+    """A smooth picture, as photos are, so that a smaller decoding is close to a resized one."""
+    down, across = np.mgrid[:height, :width] / 40
+    pixels = np.stack([np.sin(down) + np.cos(across), np.sin(across), np.cos(down + across)], axis=-1)
+    Image.fromarray((127 + 60 * pixels).clip(0, 255).astype(np.uint8)).save(path, quality=95)
+    return {"path": str(path), "bytes": None}
+
+
+def test_a_cached_image_is_the_decoded_one_to_the_bit_and_is_decoded_once(tmp_path, monkeypatch):
+    record, data = photo(tmp_path / "a.jpg"), Data(cache=str(tmp_path / "cache"))
+    plain = np.asarray(read_image(record))
+    assert np.array_equal(np.asarray(pool_image(record, data)), plain)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    monkeypatch.setattr("s4former.decoded.read_image", None)  # whoever decodes again fails
+    assert np.array_equal(np.asarray(pool_image(record, data)), plain)
+
+
+def test_another_file_of_the_same_name_and_a_torn_entry_are_decoded_again(tmp_path):
+    path, data = tmp_path / "a.jpg", Data(cache=str(tmp_path / "cache"))
+    pool_image(photo(path), data)
+    record = photo(path, width=160, height=120)
+    os.utime(path, ns=(1, 1))
+    assert pool_image(record, data).size == (160, 120)
+    for entry in (tmp_path / "cache").iterdir():
+        entry.write_bytes(entry.read_bytes()[:100])
+    assert pool_image(record, data).size == (160, 120)
+
+
+def test_bytes_without_a_file_are_cached_by_their_content(tmp_path):
+    photo(tmp_path / "a.jpg")
+    record, data = {"path": None, "bytes": (tmp_path / "a.jpg").read_bytes()}, Data(cache=str(tmp_path / "cache"), draft=True)
+    assert pool_image(record, data).size == pool_image(record, data).size == (320, 240)
+
+
+def test_draft_decodes_a_large_jpeg_at_a_fraction_that_no_crop_outgrows(tmp_path):
+    record = photo(tmp_path / "a.jpg")
+    data = Data(resize=(1000, 30), ratio=(0.5, 2.0), draft=True)
+    assert largest_scale(240, 320, data) == 0.25
+    small = pool_image(record, data)
+    assert small.size == (80, 60)
+    whole = np.asarray(read_image(record).resize((80, 60), Image.Resampling.BOX)).astype(int)
+    assert np.abs(np.asarray(small).astype(int) - whole).mean() < 2
+    assert pool_image(record, Data(resize=(1000, 32), draft=True)).size == (160, 120)  # a little more needs twice as much
+    assert pool_image(record, Data(resize=(1000, 30))).size == (320, 240)
+    assert pool_image(record, Data(draft=True)).size == (320, 240)
+
+
+def test_a_cache_that_cannot_be_written_is_said_at_once_not_taken_for_a_bad_image(tmp_path):
+    (tmp_path / "images").mkdir(), (tmp_path / "masks").mkdir()
+    for name in "abcd":
+        photo(tmp_path / "images" / f"{name}.jpg", 96, 64)
+        Image.fromarray(np.tile(np.arange(2, dtype=np.uint8), (64, 48))).save(tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "one.txt").write_text("a\n"), (tmp_path / "two.txt").write_text("b\n")
+    (tmp_path / "file").write_text("")
+    data = {"source": "folder", "root": str(tmp_path), "labeled": "one.txt", "validation": "two.txt", "classes": ["x", "y"],
+            "crop": [32, 48], "cache": str(tmp_path / "file" / "cache")}  # fmt: skip
+    config = from_dict({**TINY, "data": data})
+    steps = Steps(config, load_sources(config.data), (1, 1), 0, 1)
+    with pytest.raises(CacheError, match="data.cache = .* cannot be written .* give a folder with room"):
+        steps.batch(0, 0)
