@@ -11,6 +11,7 @@ from s4former.benchmark import data_parts, straight, straight_data, timing, trai
 from s4former.benchmark.__main__ import main, split_words
 from s4former.benchmark.bench import Bench
 from s4former.benchmark.material import at_hand, build
+from s4former.benchmark.memory import LiveBytes, computed_peak
 from s4former.benchmark.timing import Disagreement, Measured, Row, Stopwatch, agree, count_flops, peak_memory
 from s4former.config import ConfigError, from_dict
 
@@ -135,3 +136,33 @@ def test_an_unknown_part_and_a_key_are_told_apart(capsys):
     assert split_words(["ema", "run.seed=1", "step"]) == (["step", "ema"], ["run.seed=1"])
     assert main(["spet"]) == 1
     assert "there is no part 'spet'; one of step, attention" in capsys.readouterr().err
+
+
+def test_live_bytes_are_those_of_storages_that_somebody_holds():
+    with LiveBytes() as live:
+        kept = torch.zeros(1000)  # 4000 bytes
+        view = kept.view(10, 100)
+        torch.ones(500)  # 2000, let go at once
+        assert (live.now, live.peak) == (4000, 6000) and view is not None
+        del kept, view
+        assert (live.now, live.peak) == (0, 6000)
+
+
+def test_rounds_and_activation_checkpointing_lower_the_computed_peak():
+    tree = {**TINY, "data": {**TINY["data"], "crop": [128, 192]}, "method": {**TINY["method"], "pasa": "none"}}
+
+    def peak(rounds=1, checkpointing=False, **options):
+        model = {**tree["model"], "activation_checkpointing": checkpointing}
+        run = {"batch": {"labeled": 4, "unlabeled": 8, "rounds": rounds}}
+        return computed_peak(from_dict({**tree, "model": model, "run": run}), 9, **options)
+
+    whole = peak()
+    assert 0.4 * whole < peak(rounds=2) < 0.7 * whole
+    assert peak(checkpointing=True) < 0.95 * whole and peak(half=False) > 1.05 * whole
+
+
+def test_the_command_says_the_computed_peak(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(TINY))
+    assert main(["memory", "--config", str(path)]) == 0
+    assert "GiB at the peak of a step, computed for bfloat16, 2+4 images in 1 round" in capsys.readouterr().out

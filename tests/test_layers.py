@@ -29,7 +29,7 @@ FLOORS = [
     {"preflight"},
     {"figures.attention", "figures.classes", "figures.views", "figures.compare"},
     {"figures.__main__"},
-    {"benchmark.timing", "benchmark.material", "benchmark.straight", "benchmark.straight_data"},
+    {"benchmark.timing", "benchmark.material", "benchmark.straight", "benchmark.straight_data", "benchmark.memory"},
     {"benchmark.bench"},
     {"benchmark.training_parts", "benchmark.data_parts"},
     {"benchmark.__main__"},

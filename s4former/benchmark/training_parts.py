@@ -15,6 +15,7 @@ from ..student import Student, View
 from . import straight
 from .bench import Bench
 from .material import Material, build, random_logits, without_chance
+from .memory import computed_peak
 from .timing import Row, agree, count_flops, matrix_rate
 
 
@@ -189,3 +190,19 @@ def ema(bench: Bench) -> Iterator[Row]:
         f"EMA of {count / 1e6:.0f} M parameters",
         lambda: ours.follow(students, 0.999), lambda: straight.follow(other.network, students, 0.999),
     )  # fmt: skip
+
+
+# ---- memory
+
+
+def memory(bench: Bench) -> Iterator[Row]:
+    """Says the computed peak of a step, in float32 and with bfloat16 autocast; there is nothing to time."""
+    for kind in ("float32", "bfloat16"):
+        peak = computed_peak(bench.config, len(bench.sources.classes), half=kind == "bfloat16")
+        bench.facts[f"computed_peak_bytes_{kind}"] = peak
+        batch = bench.config.run.batch
+        bench.say(
+            f"memory: {peak / 2**30:.2f} GiB at the peak of a step, computed for {kind}, {batch.labeled}+{batch.unlabeled}"
+            f" images in {batch.rounds} round{'s' if batch.rounds > 1 else ''}"
+        )
+    yield from ()

@@ -1,0 +1,111 @@
+"""The peak memory of a training step, computed without running it: on tensors that have shapes and types but no numbers.
+
+What is counted are the bytes of all storages that are alive at once: weights, gradients, optimizer, teacher, activations
+and what operators hand to each other. Not counted: the context of a GPU (0.5 GiB and more), the workspaces of its
+libraries, and the allocator's waste; leave a tenth of the card free for them.
+"""
+
+import weakref
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..config import Config, share_of_process
+from ..data import Batch, Strong
+from ..engine import Teacher, build_optimizer
+from ..mixing import MIXES, Place
+from ..models import build_network
+from ..step import total_loss, train_step
+from ..student import Student, shuffle_grid
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the storages that operators made and nobody has let go: now, and at most."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.note(leaf.untyped_storage())
+        return result
+
+    def note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self.forget, key, size)
+
+    def hold(self, tensor: Tensor) -> Tensor:
+        """A tensor that was there before."""
+        self.note(tensor.untyped_storage())
+        return tensor
+
+    def forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def computed_peak(config: Config, classes: int, *, half: bool = True) -> int:
+    """Bytes at the peak of the second step of a run on one process; in the first the optimizer has no state yet.
+
+    Args:
+        classes: K.
+        half: with bfloat16 autocast, as on a GPU.
+    """
+    config = replace(config, model=replace(config.model, pretrained=False))
+    fake = FakeTensorMode()
+    live = LiveBytes()
+    network = build_network(config.model, id2label={i: str(i) for i in range(classes)}, crop=config.data.crop)
+    teacher = Teacher(network) if config.method.teacher == "ema" else None
+    student = Student(network, config.method).train()
+    batch = empty_batch(config, shuffle_grid(config, network), classes).map(lambda x: live.hold(fake.from_tensor(x)))
+    for module in [*student.modules(), *(teacher.modules() if teacher else [])]:
+        for name, tensor in module.named_parameters(recurse=False):
+            held = live.hold(fake.from_tensor(tensor.detach()))
+            setattr(module, name, nn.Parameter(held, requires_grad=tensor.requires_grad))
+        for name, tensor in module.named_buffers(recurse=False):
+            setattr(module, name, live.hold(fake.from_tensor(tensor)))
+    optimizer = build_optimizer(student, config.optimizer)
+    with fake, live:
+        for _ in range(2):
+            live.peak = live.now
+            for _ in range(min(2, config.run.batch.rounds)):  # the second round finds the gradient of the first
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    terms = train_step(student, teacher, batch, config.method)
+                    total = total_loss(terms, config.method)
+                total.backward()
+                del terms, total
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return live.peak
+
+
+def empty_batch(config: Config, grid: tuple[int, int], classes: int) -> Batch:
+    """A normalised batch of one accumulation round without content."""
+    labeled, unlabeled = share_of_process(config, 1)
+    method, crop = config.method, config.data.crop
+    place = Place(
+        seed=0, step=0, positions=list(range(unlabeled)), size=crop, group=method.mix_group, probability=1.0,
+        classes=classes, labeled=labeled, second_batch=method.mix_from == "second_batch",
+    )  # fmt: skip
+    seen = unlabeled * (2 if place.second_batch else 1) if method.teacher != "none" else 0
+    orders = torch.arange(grid[0] * grid[1]).reshape(1, *grid).repeat(unlabeled, 1, 1)
+    views = method.strong_views if seen else 0
+    strong = [Strong(torch.zeros(seen, 3, *crop), MIXES[method.mix].draw(place), orders.clone()) for _ in range(views)]
+    masks = [torch.ones(count, *crop, dtype=torch.bool) for count in (labeled, seen)]
+    return Batch(
+        step=0, labeled=torch.zeros(labeled, 3, *crop), labels=torch.zeros(labeled, *crop, dtype=torch.long),
+        labeled_valid=masks[0], weak=torch.zeros(seen, 3, *crop), valid=masks[1], strong=tuple(strong),
+    )  # fmt: skip
