@@ -100,8 +100,9 @@ def median_confidence(teacher: Teacher, batch: Batch) -> float:
 @contextmanager
 def without_chance(*networks: nn.Module) -> Iterator[None]:
     """Dropout and drop path off, whatever else training mode does on."""
-    found = [(module, name) for network in networks for module in network.modules() for name in ("p", "drop_prob", "attention_dropout")
-             if isinstance(getattr(module, name, None), float)]  # fmt: skip
+    modules = [module for network in networks for module in network.modules()]
+    names = ("p", "drop_prob", "attention_dropout")
+    found = [(module, name) for module in modules for name in names if isinstance(getattr(module, name, None), float)]
     kept = [getattr(module, name) for module, name in found]
     try:
         for module, name in found:

@@ -125,7 +125,9 @@ def arrow_metric(classes: int):
 
 
 @torch.no_grad()
-def window_by_window(network: Callable[[Tensor], Tensor], image: Tensor, window: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+def window_by_window(
+    network: Callable[[Tensor], Tensor], image: Tensor, window: tuple[int, int], stride: tuple[int, int]
+) -> Tensor:
     """Logits (1, K, H, W) of one image, the windows one at a time."""
     height, width = image.shape[-2:]
     total = count = None
