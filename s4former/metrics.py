@@ -57,7 +57,7 @@ class ConfusionMatrix:
         for, or where an id does not fit into a byte."""
         if prediction.device.type != "cpu" or not len(labels) or self.num_classes > BYTE or self.ignore_index >= BYTE:
             return None
-        if any(ids.min() < 0 or ids.max() >= BYTE for ids in (prediction, labels)):
+        if any(int(ids.min()) < 0 or int(ids.max()) >= BYTE for ids in (prediction, labels)):
             return None
         return torch.bincount(labels.int() * BYTE + prediction.int(), minlength=BYTE * BYTE).view(BYTE, BYTE)
 

@@ -11,7 +11,7 @@ from s4former.benchmark import data_parts, straight, straight_data, timing, trai
 from s4former.benchmark.__main__ import main, split_words
 from s4former.benchmark.bench import Bench
 from s4former.benchmark.material import at_hand, build
-from s4former.benchmark.memory import LiveBytes, computed_peak
+from s4former.benchmark.memory import LiveBytes, computed_peak, flops_of_evaluation, flops_of_step
 from s4former.benchmark.timing import Disagreement, Measured, Row, Stopwatch, agree, count_flops, peak_memory
 from s4former.config import ConfigError, from_dict
 
@@ -166,3 +166,18 @@ def test_the_command_says_the_computed_peak(tmp_path, capsys):
     path.write_text(json.dumps(TINY))
     assert main(["memory", "--config", str(path)]) == 0
     assert "GiB at the peak of a step, computed for bfloat16, 2+4 images in 1 round" in capsys.readouterr().out
+
+
+def test_the_arithmetic_of_a_run_is_counted_without_running_it(bench):
+    material = build(bench.config, bench.sources, CPU)
+    measured = count_flops(training_parts.our_step(material, training_parts.Accelerator(cpu=True)))
+    assert flops_of_step(bench.config, len(bench.sources.classes)) == measured
+    whole = flops_of_evaluation(bench.config, 9, (32, 48))
+    sliding = from_dict({**TINY, "evaluation": {"mode": "sliding", "short_side": 0, "stride": [32, 48]}})
+    assert flops_of_evaluation(sliding, 9, (64, 96)) == 4 * whole > 0
+
+
+def test_the_budget_of_evaluation_is_said(bench):
+    data_parts.budget(bench)
+    assert "every 1150 steps" in bench.said[1] and bench.said[1].endswith("% of a training's arithmetic")
+    assert 0 < bench.facts["evaluation_share_every_1150"] < bench.facts["evaluation_share_every_3"] < 1

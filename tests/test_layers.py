@@ -29,8 +29,8 @@ FLOORS = [
     {"preflight"},
     {"figures.attention", "figures.classes", "figures.views", "figures.compare"},
     {"figures.__main__"},
-    {"benchmark.timing", "benchmark.material", "benchmark.straight", "benchmark.straight_data", "benchmark.memory"},
-    {"benchmark.bench"},
+    {"benchmark.timing", "benchmark.material", "benchmark.straight", "benchmark.straight_data"},
+    {"benchmark.bench", "benchmark.memory"},
     {"benchmark.training_parts", "benchmark.data_parts"},
     {"benchmark.__main__"},
 ]

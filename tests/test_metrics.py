@@ -153,6 +153,7 @@ def test_a_cpu_counts_pairs_of_bytes_at_once_and_anything_else_as_a_gpu_does(bey
     labels, prediction = (torch.randint(7, (16, 24), generator=generator) for _ in range(2))
     labels[0, :5], labels[1, 2], labels[2, 3], prediction[2, 3], prediction[0, 1] = 255, beyond, beyond, beyond, beyond
     fast = ConfusionMatrix(7).update(prediction, labels)
+    assert ConfusionMatrix(7).all_pairs(*(x.clamp(0, 255).byte().flatten() for x in (prediction, labels))) is not None
     monkeypatch.setattr(ConfusionMatrix, "all_pairs", lambda *_: None)
     queued = ConfusionMatrix(7).update(prediction, labels)
     assert torch.equal(fast.counts, queued.counts) and fast.counts.sum() == 16 * 24 - 5 - 2

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import inference
-from ..config import Config
-from ..data import EvaluationItem, Steps, step_loader
+from ..data import Steps, step_loader
 from ..metrics import ConfusionMatrix
 from ..models import logits_at
 from ..weights import normalization
@@ -20,7 +19,8 @@ from ..windows import sliding_rows
 from . import straight, straight_data
 from .bench import Bench
 from .material import build
-from .timing import Disagreement, Measured, Row, agree
+from .memory import flops_of_evaluation, flops_of_step
+from .timing import Disagreement, Row, agree
 
 CONSUMPTION = 200  # pictures/s: twice what a training of 100 pictures/s takes
 PUBLISHED = {  # evaluation images, height and width of one, steps between two evaluations
@@ -107,7 +107,7 @@ def evaluate(bench: Bench) -> Iterator[Row]:
     material = build(bench.config, bench.sources, bench.device)
     network = partial(logits_at, material.teacher.network)
     yield windows(bench, network)
-    budget(bench, network)
+    budget(bench)
 
 
 def counting(bench: Bench, maps: int = 50, size: tuple[int, int] = (512, 512), classes: int = 21) -> Iterator[Row]:
@@ -158,42 +158,18 @@ def windows(bench: Bench, network: inference.Network, size: tuple[int, int] = (1
     return bench.watch.compare(f"{size[0]}x{size[1]} in windows of {window}", ours, other, images=1, against="one at a time")
 
 
-def budget(bench: Bench, network: inference.Network) -> None:
-    """Says which part of a training its evaluations take, for VOC and Cityscapes at the published intervals."""
-    if "step_seconds" not in bench.facts:
-        bench.say("evaluation budget: it needs the time of a step; run the parts step and evaluate together, or all")
-        return
-    seconds = bench.facts["step_seconds"]
-    for name in sorted(PUBLISHED):
-        if not matches(bench.config, name):
-            continue
-        images, size, every = PUBLISHED[name]
-        one = evaluation_seconds(bench, network, size)
-        for interval in sorted({every, bench.config.evaluation.every}):
-            share = 2 * images * one / (2 * images * one + interval * seconds)
-            bench.facts[f"evaluation_share_{name}_every_{interval}"] = share
-            bench.say(
-                f"evaluation budget: student and teacher on {images} images of {name}, {one:.2f} s each, every {interval} steps"
-                f" of {seconds:.2f} s: {100 * share:.1f} % of a training"
-            )
-
-
-def matches(config: Config, name: str) -> bool:
-    """Cityscapes is what is read in windows."""
-    return (config.evaluation.mode == "sliding") == (name == "cityscapes")
-
-
-@torch.no_grad()
-def evaluation_seconds(bench: Bench, network: inference.Network, size: tuple[int, int]) -> float:
-    """Of one image, prediction and counting, in batches as the config has them."""
-    setting = setting_of(bench)
-    count = setting.evaluation.batch if setting.evaluation.mode == "whole" else 1
-    generator = torch.Generator().manual_seed(0)
-    images = [torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8) for _ in range(count)]
-    items = [EvaluationItem(image, torch.zeros(size, dtype=torch.long), "") for image in images]
-    run = partial(inference.evaluate_networks, {"": network}, items, setting, num_classes=len(bench.sources.classes))
-    run()
-    return Measured(tuple(bench.watch.time(run) for _ in range(bench.watch.repeats)), None).median / count
+def budget(bench: Bench) -> None:
+    """Says which part of a training's arithmetic its evaluations take, at the published and at the config's interval."""
+    name = "cityscapes" if bench.config.evaluation.mode == "sliding" else "voc"
+    (images, size, published), classes = PUBLISHED[name], len(bench.sources.classes)
+    reading, step = flops_of_evaluation(bench.config, classes, size), flops_of_step(bench.config, classes)
+    for every in sorted({published, bench.config.evaluation.every}):
+        share = 2 * images * reading / (2 * images * reading + every * step)
+        bench.facts[f"evaluation_share_every_{every}"] = share
+        bench.say(
+            f"evaluation budget: student and teacher on {images} images of {name}, {reading / 1e12:.2f} TFLOP each, every"
+            f" {every} steps of {step / 1e12:.2f} TFLOP: {100 * share:.1f} % of a training's arithmetic"
+        )
 
 
 def setting_of(bench: Bench) -> inference.Setting:

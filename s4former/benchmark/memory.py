@@ -1,12 +1,13 @@
-"""The peak memory of a training step, computed without running it: on tensors that have shapes and types but no numbers.
+"""What a training step takes, computed without running it: on tensors that have shapes and types but no numbers.
 
-What is counted are the bytes of all storages that are alive at once: weights, gradients, optimizer, teacher, activations
+Memory: the bytes of all storages that are alive at once: weights, gradients, optimizer, teacher, activations
 and what operators hand to each other. Not counted: the context of a GPU (0.5 GiB and more), the workspaces of its
-libraries, and the allocator's waste; leave a tenth of the card free for them.
+libraries, and the allocator's waste; leave a tenth of the card free for them. Arithmetic: see `timing.count_flops`.
 """
 
 import weakref
 from dataclasses import replace
+from typing import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,13 @@ from torch.utils._pytree import tree_leaves
 from ..config import Config, share_of_process
 from ..data import Batch, Strong
 from ..engine import Teacher, build_optimizer
+from ..inference import Setting, resize_for_test
 from ..mixing import MIXES, Place
-from ..models import build_network
+from ..models import build_network, logits_at
 from ..step import total_loss, train_step
 from ..student import Student, shuffle_grid
+from ..windows import window_places
+from .timing import count_flops
 
 
 class LiveBytes(TorchDispatchMode):
@@ -64,6 +68,15 @@ def computed_peak(config: Config, classes: int, *, half: bool = True) -> int:
         classes: K.
         half: with bfloat16 autocast, as on a GPU.
     """
+    live, step = fake_step(config, classes, half=half)
+    step()
+    live.peak = live.now
+    step()
+    return live.peak
+
+
+def fake_step(config: Config, classes: int, *, half: bool = True) -> tuple[LiveBytes, Callable[[], None]]:
+    """A step of a run on fake tensors, to be called any number of times, and what counts its memory."""
     config = replace(config, model=replace(config.model, pretrained=False))
     fake = FakeTensorMode()
     live = LiveBytes()
@@ -78,9 +91,9 @@ def computed_peak(config: Config, classes: int, *, half: bool = True) -> int:
         for name, tensor in module.named_buffers(recurse=False):
             setattr(module, name, live.hold(fake.from_tensor(tensor)))
     optimizer = build_optimizer(student, config.optimizer)
-    with fake, live:
-        for _ in range(2):
-            live.peak = live.now
+
+    def step() -> None:
+        with fake, live:
             for _ in range(min(2, config.run.batch.rounds)):  # the second round finds the gradient of the first
                 with torch.autocast("cpu", torch.bfloat16, enabled=half):
                     terms = train_step(student, teacher, batch, config.method)
@@ -89,7 +102,29 @@ def computed_peak(config: Config, classes: int, *, half: bool = True) -> int:
                 del terms, total
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-    return live.peak
+
+    return live, step
+
+
+def flops_of_step(config: Config, classes: int) -> int:
+    """Floating-point operations of a whole step, all its accumulation rounds."""
+    one_round = replace(config, run=replace(config.run, batch=replace(config.run.batch, rounds=1)))
+    return count_flops(fake_step(one_round, classes)[1])
+
+
+def flops_of_evaluation(config: Config, classes: int, size: tuple[int, int]) -> int:
+    """Floating-point operations of reading one image of `size` = (height, width) as the config does, by one network."""
+    model, fake = replace(config.model, pretrained=False), FakeTensorMode(allow_non_fake_inputs=True)
+    network = build_network(model, id2label={i: str(i) for i in range(classes)}, crop=config.data.crop).eval()
+    setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=(0.5,) * 3, std=(0.5,) * 3)
+    times = 1
+    if config.evaluation.mode == "sliding":
+        times = len(window_places(size, setting.window, setting.stride, config.evaluation.windows == "cut"))
+        target = setting.window
+    else:
+        target = resize_for_test(*size, short_side=config.evaluation.short_side, long_side=config.evaluation.long_side)
+    with fake, torch.no_grad():
+        return times * count_flops(lambda: logits_at(network, torch.empty(1, 3, *target)))
 
 
 def empty_batch(config: Config, grid: tuple[int, int], classes: int) -> Batch:

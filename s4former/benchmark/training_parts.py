@@ -43,7 +43,6 @@ def step(bench: Bench) -> Iterator[Row]:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)
     reached, possible = flops / row.ours.median, matrix_rate(bench.watch, dtype)
     bench.facts["step"] = {"flops": flops, "flops_per_second": reached, "matrix_product_flops_per_second": possible}
-    bench.facts["step_seconds"] = row.ours.median
     yield row
     bench.say(
         f"step: {flops / 1e12:.2f} TFLOP, {reached / 1e12:.3f} TFLOP/s, {100 * reached / possible:.0f} % of a"
