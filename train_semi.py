@@ -31,7 +31,8 @@ from s4former.runlog import RunLog
 from s4former.sources import Sources, check_masks, load_sources
 from s4former.step import BRANCHES
 from s4former.student import without_ncr
-from s4former.training import Training, build_training, description, evaluate, finish, push_model, restore, save
+from s4former.outcome import description, evaluate, finish, push_model
+from s4former.training import Training, build_training, restore, save
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
 FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.workers", "data.cache")  # fmt: skip
@@ -107,7 +108,7 @@ def check(arguments: argparse.Namespace, config: Config, sources: Sources, folde
 def train(training: Training) -> int:
     """From the step the run is at to its last one (then 0), or to a signal (then the status a shell gives it)."""
     config, accelerator = training.config, training.accelerator
-    run, last = config.run, config.schedule.steps
+    last = config.schedule.steps
     log = RunLog(training.folder, accelerator, last, training.step)
     introduce(training, log)
     pin = accelerator.device.type == "cuda"

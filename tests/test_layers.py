@@ -25,7 +25,7 @@ FLOORS = [
     {"step", "new_config"},
     {"engine", "panels"},
     {"training", "figures.page", "figures.checkpoints"},
-    {"probe"},
+    {"probe", "outcome"},
     {"preflight"},
     {"figures.attention", "figures.classes", "figures.views", "figures.compare"},
     {"figures.__main__"},
