@@ -24,6 +24,7 @@ from s4former.config import Config, ConfigError, load, share_of_process, to_dict
 from s4former.data import Batch, step_loader
 from s4former.engine import NonFiniteLoss, Signals, precision, update
 from s4former.export import check_repository
+from s4former.outcome import description, evaluate, finish, push_model
 from s4former.preflight import preflight
 from s4former.reading import DataError
 from s4former.refusals import in_words
@@ -31,7 +32,6 @@ from s4former.runlog import RunLog
 from s4former.sources import Sources, check_masks, load_sources
 from s4former.step import BRANCHES
 from s4former.student import without_ncr
-from s4former.outcome import description, evaluate, finish, push_model
 from s4former.training import Training, build_training, restore, save
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.

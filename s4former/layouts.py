@@ -8,7 +8,6 @@ from .config import Data
 from .lists import MASK_SUFFIXES, Found, Layout, Row, complete, existing, pictures, root_of, rows_of_list
 from .reading import DataError
 
-
 # ---- a folder of one's own
 
 

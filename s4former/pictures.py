@@ -5,7 +5,6 @@ other tools read have the palette of PASCAL VOC; pictures to look at have colour
 """
 
 import math
-
 from pathlib import Path
 from typing import Sequence
 

@@ -19,13 +19,13 @@ from accelerate import Accelerator
 from . import checkpoint
 from .config import Config, ConfigError, share_of_process
 from .duplicates import same_content
-from .finding import WORDS
+from .new_config.finding import WORDS
+from .new_config.proposal import Machine, this_machine
+from .new_config.survey import is_rare
 from .probe import Probe, probe
-from .proposal import Machine, this_machine
 from .pseudo import IGNORE_INDEX
 from .reading import DataError, is_drawn, name_of, plural, read_image, read_pair, some
 from .sources import PARTS, Sources
-from .survey import is_rare
 from .training import build_training
 
 NAMED = 5  # files named one by one

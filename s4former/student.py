@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .config import Config, ConfigError, Method
+from .mixing import TILES, unmix
 from .models import attention_grids, coarsest_stride, decode, encode, prefix_tokens, token_grids
 from .pasa import ATTENTION, attention_bias
-from .mixing import TILES, unmix
 from .patch_shuffle import inverse, patch_shuffle
 from .setr import UpHead
 from .thresholds import ClassThresholds

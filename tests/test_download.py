@@ -7,8 +7,8 @@ import pytest
 from folders import sentence
 from web_server import packed, serving
 
-from s4former import download
-from s4former.download import Archive, check_space, fetch, in_words, text_at, unpack
+from s4former.prepare import download
+from s4former.prepare.download import Archive, check_space, fetch, in_words, text_at, unpack
 
 CONTENT = bytes(range(256)) * 40
 

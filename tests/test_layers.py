@@ -11,18 +11,18 @@ FLOORS = [
     {"patch_shuffle", "pasa", "losses", "mixing", "augment", "colour", "schedules", "metrics"}
     | {"setr", "dpt", "deeplab", "pictures", "checkpoint", "reading", "writing"}
     | {"windows", "report.style", "report.charts", "report.run"}
-    | {"duplicates", "proposal"},
-    {"download", "coco_masks", "lists", "weights", "runlog", "table", "pretrain", "hf_evaluate", "inference"}
+    | {"duplicates", "new_config.proposal"},
+    {"prepare.download", "prepare.coco_masks", "lists", "weights", "runlog", "table", "pretrain", "hf_evaluate", "inference"}
     | {"choosing", "photos", "teaching", "report.parts"}
-    | {"numbering", "thresholds"},
+    | {"new_config.numbering", "thresholds"},
     {"report.page"},
-    {"layouts", "hub_source", "models", "published", "sbd"}
+    {"layouts", "hub_source", "models", "published", "prepare.sbd"}
     | {"report.__main__"},
-    {"sources", "student", "export", "preparation", "decoded"}
-    | {"finding", "start"},
-    {"data", "prepare"}
-    | {"pool", "to_onnx", "survey"},
-    {"step", "new_config"},
+    {"sources", "student", "export", "prepare.trees", "decoded"}
+    | {"new_config.finding", "start"},
+    {"data", "prepare.__main__"}
+    | {"pool", "to_onnx", "new_config.survey"},
+    {"step", "new_config.__main__"},
     {"engine", "panels"},
     {"training", "figures.page", "figures.checkpoints"},
     {"probe", "outcome"},
@@ -58,7 +58,7 @@ def imports(room):
             yield from (alias.name for alias in node.names)
 
 
-FOLDERS = ("figures", "report", "benchmark")
+FOLDERS = ("benchmark", "figures", "new_config", "prepare", "report")
 ROOMS = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 ROOMS += sorted(f"{name}.{path.stem}" for name in FOLDERS for path in (PACKAGE / name).glob("*.py") if path.stem != "__init__")
 

@@ -9,7 +9,7 @@ from folders import HEIGHT, WIDTH, ids, save_mask, write
 from PIL import Image
 
 from s4former.config import load
-from s4former.new_config import main
+from s4former.new_config.__main__ import main
 from s4former.sources import check_masks, load_sources
 
 

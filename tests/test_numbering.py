@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from folders import sentence, write
 
-from s4former.numbering import numbering, read_names, read_palette
+from s4former.new_config.numbering import numbering, read_names, read_palette
 
 
 def ids(*values):

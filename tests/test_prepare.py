@@ -1,4 +1,4 @@
-"""prepare.py and preparation.py: tiny archives of the official layout become what training reads."""
+"""prepare.py and trees.py: tiny archives of the official layout become what training reads."""
 
 import hashlib
 import io
@@ -11,11 +11,12 @@ from folders import HEIGHT, WIDTH, ids, save_image, save_mask, sentence, write
 from PIL import Image
 from web_server import packed, serving
 
-from s4former import download, preparation, prepare
-from s4former.preparation import Wish, cityscapes, coco, voc
+from s4former.prepare import __main__ as prepare
+from s4former.prepare import download, trees
+from s4former.prepare.trees import Wish, cityscapes, coco, voc
 from s4former.class_names import COCO_CLASSES
 from s4former.config import Data
-from s4former.download import Archive
+from s4former.prepare.download import Archive
 from s4former.lists import list_facts
 from s4former.published import PUBLISHED, Published
 from s4former.sources import check_masks, load_sources
@@ -196,7 +197,7 @@ def test_cityscapes_is_never_downloaded_and_says_where_it_is(tmp_path):
 def test_a_cityscapes_mask_with_other_ids_is_refused(tmp_path):
     path = tmp_path / "x_gtFine_labelIds.png"
     save_mask(path, np.full((2, 3), 40, np.uint8), palette=False)
-    assert sentence(preparation.write_train_ids, path) == (
+    assert sentence(trees.write_train_ids, path) == (
         f"{path} has the ids 40; labelIds of Cityscapes are 0 to 33; unpack gtFine_trainvaltest.zip again"
     )
 
@@ -305,7 +306,7 @@ def test_the_command_prepares_and_says_how_to_go_on(voc_archive, known, tmp_path
 
 
 def test_the_command_says_that_blend_lists_need_sbd(tmp_path):
-    ready = preparation.Ready(tree=tmp_path, halves={})
+    ready = trees.Ready(tree=tmp_path, halves={})
     line = "the voc_blend lists need the masks of SBD too: --sbd brings them; voc_classic does not"
     assert line in prepare.report("voc", ready, ["voc_blend_cps/662"])
     assert line not in prepare.report("voc", ready, ["voc_classic/92"])

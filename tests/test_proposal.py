@@ -3,7 +3,7 @@
 import pytest
 
 from s4former.config import from_dict, share_of_process
-from s4former.proposal import RECIPES, Machine, crop_for, propose
+from s4former.new_config.proposal import RECIPES, Machine, crop_for, propose
 
 CPU, CARD, FARM = Machine(0, 0.0, 4), Machine(1, 12.0, 16), Machine(4, 80.0, 64)
 

@@ -9,7 +9,7 @@ from folders import ids, save_image, save_mask, sentence
 from PIL import Image
 from web_server import packed
 
-from s4former import sbd
+from s4former.prepare import sbd
 
 
 @pytest.fixture

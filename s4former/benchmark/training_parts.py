@@ -18,7 +18,6 @@ from .material import Material, build, random_logits, without_chance
 from .memory import computed_peak
 from .timing import Row, agree, count_flops, matrix_rate
 
-
 # ---- the whole step
 
 

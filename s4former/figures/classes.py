@@ -14,8 +14,27 @@ from matplotlib.ticker import MaxNLocator
 from ..data import validation_set
 from ..pseudo import IGNORE_INDEX
 from .checkpoints import ROLES, Checkpoint, FigureError, Shown, model_folder, open_checkpoints, shown, spread
-from .page import FAINT, GAP, INK, LINE, MARGIN, SIZE, SMALL, WIDTH, Page, Panel, Row
-from .page import draw_grid, draw_legend, grid_height, legend_lines, length_of, mask_panel, panel_width, wrapped
+from .page import (
+    FAINT,
+    GAP,
+    INK,
+    LINE,
+    MARGIN,
+    SIZE,
+    SMALL,
+    WIDTH,
+    Page,
+    Panel,
+    Row,
+    draw_grid,
+    draw_legend,
+    grid_height,
+    legend_lines,
+    length_of,
+    mask_panel,
+    panel_width,
+    wrapped,
+)
 
 BARS = 3.0  # width of the part with the bars, inches
 BAR = 0.145  # distance from bar to bar

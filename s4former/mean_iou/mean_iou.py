@@ -5,12 +5,11 @@ parser of imports wants one module per line, and its base class appends to the d
 """
 
 import datasets
-import evaluate
 import numpy
 import torch
 
-from s4former.metrics import ConfusionMatrix
-from s4former.metrics import none_for_nan
+import evaluate
+from s4former.metrics import ConfusionMatrix, none_for_nan
 
 DESCRIPTION = """Intersection over union per class and its mean over the classes that occur in references or predictions."""
 

@@ -15,14 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterable, Sequence
 
-from .checkpoint import write_text
-from .config import ConfigError, from_dict
+from ..checkpoint import write_text
+from ..config import ConfigError, from_dict
+from ..lists import Row
+from ..randomness import Stream, numpy_generator
+from ..reading import DataError, hexadecimal, plural
 from .finding import DEEP, WORDS, Found, Look, find, hold_out, keep, levels_of, look_at, without_twins
-from .lists import Row
 from .numbering import MANY, PALETTE_FILES, numbering, read_names, read_palette
 from .proposal import propose, this_machine
-from .randomness import Stream, numpy_generator
-from .reading import DataError, hexadecimal, plural
 from .survey import describe, describe_proposal, tally
 
 MOST = 3  # files named one by one

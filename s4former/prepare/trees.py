@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..class_names import CITYSCAPES_TRAIN_IDS
+from ..lists import pictures, read_lines
+from ..reading import BROKEN, DataError, some
+from ..writing import in_parallel, save_ids
 from . import sbd
-from .class_names import CITYSCAPES_TRAIN_IDS
 from .coco_masks import instance_tasks, panoptic_tasks, write_masks
 from .download import Archive, check_space, fetch, in_words, unpack
-from .lists import pictures, read_lines
-from .reading import BROKEN, DataError, some
-from .writing import in_parallel, save_ids
 
 VOC = Archive(
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
 
-from .pseudo import IGNORE_INDEX
-from .reading import DataError, hexadecimal, plural, some
+from ..pseudo import IGNORE_INDEX
+from ..reading import DataError, hexadecimal, plural, some
 
 VOID = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown", "dontcare", "don't care", "no label"}
 TOP_IDS = (255, 65535)  # of masks of 8 and 16 bits

@@ -14,10 +14,10 @@ from typing import Callable, Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from .duplicates import same_content
-from .layouts import folder_layout
-from .lists import MASK_SUFFIXES, Row, names_below, pictures, rows_of_list
-from .reading import ID_MODES, DataError, check_sizes, colours_of, mask_ids, opened, plural, stated_size
+from ..duplicates import same_content
+from ..layouts import folder_layout
+from ..lists import MASK_SUFFIXES, Row, names_below, pictures, rows_of_list
+from ..reading import ID_MODES, DataError, check_sizes, colours_of, mask_ids, opened, plural, stated_size
 
 PARTS = {  # the folder of a part by any of its usual names
     "labeled": ("labeled", "labelled", "train"),

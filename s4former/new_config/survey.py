@@ -5,11 +5,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Sequence
 
+from ..pseudo import IGNORE_INDEX
+from ..reading import plural, some
 from .finding import DEEP, WORDS, Found, Look
 from .numbering import Numbering
 from .proposal import Machine
-from .pseudo import IGNORE_INDEX
-from .reading import plural, some
 
 FEW_IMAGES, FEW_PIXELS = 3, 0.002  # a class in fewer labelled images, or on a smaller share of them, is pointed at
 FEW_TESTED = 10  # evaluation images

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .class_names import COCO_CLASSES
-from .reading import BROKEN, DataError
-from .writing import in_parallel, save_ids
+from ..class_names import COCO_CLASSES
+from ..reading import BROKEN, DataError
+from ..writing import in_parallel, save_ids
 
 
 class Task(NamedTuple):

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .preparation import Ready, Wish, cityscapes, coco, voc
+from ..published import PUBLISHED, ids_of, lists_in, of_benchmark, recognise, verify
+from ..reading import DataError, plural
 from .download import text_at
-from .published import PUBLISHED, ids_of, lists_in, of_benchmark, recognise, verify
-from .reading import DataError, plural
+from .trees import Ready, Wish, cityscapes, coco, voc
 
 BENCHMARKS = {"voc": voc, "cityscapes": cityscapes, "coco": coco}
 ROOTS = {"voc": "data", "cityscapes": "data/cityscapes", "coco": "data/coco"}  # as the configs have them
