@@ -154,7 +154,7 @@ def read_files(choice: Choice, config: Config, options: argparse.Namespace, acce
     seconds = time.perf_counter() - start
     complaints, images = gather_object(complaints), sum(gather_object([images]))  # which also waits for the others
     if accelerator.is_main_process:
-        draw_sheet(folder, photos, classes, f"{images} images", config.data.levels)
+        draw_sheet(folder, photos, classes, config.data.levels)
     return {
         "checkpoint": choice.source, "model": choice.description, "images": images, "unreadable": complaints,
         "images_per_second": round(images / seconds, 2), "folder": str(folder), "evaluation": to_dict(config.evaluation),

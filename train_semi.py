@@ -138,8 +138,9 @@ def loop(training: Training, batches: Iterator[Batch], log: RunLog) -> int:
     signals, speed = Signals(accelerator), Speed()
     if owes_an_evaluation(training):
         evaluate(training, log)
+    first = training.step
 
-    for step in range(training.step, last):
+    for step in range(first, last):
         started = time.perf_counter()
         rounds = [next(batches) for _ in range(run.batch.rounds)]
         waited = time.perf_counter() - started
@@ -156,6 +157,8 @@ def loop(training: Training, batches: Iterator[Batch], log: RunLog) -> int:
         if due:
             log.progress(done, values | speed.report(training.images_per_step, last - done))
             tell_teaching(training, log)
+        elif step == first:  # a slow machine would otherwise be silent for minutes
+            log.say(f"first step done in {time.perf_counter() - started:.1f} s; a line comes every {run.log_every} steps")
         stopping = signals.caught(may_synchronize=due)
 
         if (done % config.evaluation.every == 0 or done == last) and not stopping:

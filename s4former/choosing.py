@@ -62,7 +62,10 @@ def model_of_run(run: Path, role: str | None, best: bool, prefix: str) -> Choice
     moment = "best-" if best else ""
     there = [role for role in ROLES if (run / f"{moment}{role}" / "config.json").is_file()]
     if not there:
-        raise CheckpointError(f"{run} has no {moment}teacher/ or {moment}student/ yet; train_semi.py writes them when it ends")
+        raise CheckpointError(
+            f"{run} has no {moment}teacher/ or {moment}student/ yet; train_semi.py writes them when it ends, and goes on"
+            " with --resume"
+        )
     role = role or there[0]
     if role not in there:
         raise CheckpointError(f"{run} has no {moment}{role}/, only a {there[0]}; leave out --model or write --model {there[0]}")

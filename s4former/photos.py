@@ -110,7 +110,7 @@ def fitted(picture: Image.Image, side: int, way: Image.Resampling) -> Image.Imag
 
 
 def draw_sheet(
-    folder: Path, photos: dict[str, Cell], classes: Sequence[str], heading: str, levels: tuple[float, float] = (0.0, 0.0)
+    folder: Path, photos: dict[str, Cell], classes: Sequence[str], levels: tuple[float, float] = (0.0, 0.0)
 ) -> Path | None:
     """FOLDER/sheet.png: photo beside class map for photos spread over the list; None if none of them has a map."""
     names = [name for name in photos if (folder / "masks" / f"{name}.png").is_file()]
@@ -122,6 +122,7 @@ def draw_sheet(
         image = fitted(read_image(photos[name], levels), 600, Image.Resampling.LANCZOS)
         with Image.open(folder / "masks" / f"{name}.png") as mask:
             pairs.append([np.asarray(image), np.asarray(fitted(mask, 600, Image.Resampling.NEAREST))])
+    heading = f"{len(names)} images" if len(pairs) == len(names) else f"{len(pairs)} of {len(names)} images"
     if len(pairs) > 3:  # two pairs in a row
         pairs = [left + right for left, right in zip(pairs[::2], pairs[1::2])]
     titles = ["image", "prediction"] * (len(pairs[0]) // 2)
