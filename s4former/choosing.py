@@ -8,6 +8,7 @@ from typing import Any, Sequence
 from .hub_answers import UNREACHABLE, file_on_the_hub, reason
 
 RUNS = Path("runs")
+GIVE_INSTEAD = "give the folder of a run or of a model in it, or the id of one on the Hub that can be reached"
 ROLES = ("teacher", "student")  # in order of preference
 
 
@@ -53,7 +54,7 @@ def choose(checkpoint: str | None, role: str | None = None, best: bool = False) 
     if not folder.exists() and not looks_like_hub_id(checkpoint):
         raise CheckpointError(f"there is no folder {folder}; give a run, an exported model, or the id of one on the Hub")
     if file_of(checkpoint, "config.json") is None:
-        raise CheckpointError(f"{checkpoint!r} is no folder here and cannot be had from the Hub (no config.json of it)")
+        raise CheckpointError(f"{not_here(checkpoint)} (no config.json of it); {GIVE_INSTEAD}")
     return Choice(checkpoint, checkpoint, config_beside(checkpoint))
 
 
@@ -125,7 +126,11 @@ def file_of(source: str, name: str) -> Path | None:
     try:
         return file_on_the_hub(source, name)
     except UNREACHABLE as error:
-        raise CheckpointError(f"{source!r} is no folder here and cannot be had from the Hub ({reason(error)})") from error
+        raise CheckpointError(f"{not_here(source)} ({reason(error)}); {GIVE_INSTEAD}") from error
+
+
+def not_here(source: str) -> str:
+    return f"{source!r} is no folder here and cannot be had from the Hub"
 
 
 def normalization(source: str) -> tuple[Sequence[float], Sequence[float]]:
