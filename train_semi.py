@@ -265,7 +265,8 @@ def find_checkpoint(folder: Path, config: Config, accelerator: Accelerator) -> t
             print(sentence, file=sys.stderr)
     if state is None:
         return None, []
-    before, after = flat(state["config"]), flat(to_dict(config))
+    # a key that the version of the checkpoint did not have yet was what is now its default
+    before, after = flat(to_dict(Config())) | flat(state["config"]), flat(to_dict(config))
     changed = {
         key: f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())

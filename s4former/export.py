@@ -45,6 +45,7 @@ class Provenance:
     command: str
     versions: dict[str, str]
     address: str = ""  # the repository on the Hub; empty = a local folder
+    thresholds: tuple[float, ...] = ()  # of every class, where they followed the teacher; empty = method.threshold for all
 
 
 def export(
@@ -66,6 +67,8 @@ def export(
     with writing(folder, beside):
         save_network(network, beside, mean, std, config.evaluation.short_side)
         (beside / "s4former.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+        if provenance.thresholds:
+            (beside / "thresholds.json").write_text(json.dumps(provenance.thresholds) + "\n")
         model_card(config, network, provenance).save(beside / "README.md")
         replace_folder(beside, folder)
 

@@ -126,6 +126,7 @@ def write_model(training: Training, role: str, name: str, *, chosen: bool = Fals
     """Exports the model of a role into the folder `name` of the run; `address` is where it will be on the Hub."""
     if not training.accelerator.is_main_process:
         return
+    thresholds = training.accelerator.unwrap_model(training.student).thresholds
     provenance = Provenance(
         method=training.config.method.title,
         role=role,
@@ -136,6 +137,7 @@ def write_model(training: Training, role: str, name: str, *, chosen: bool = Fals
         command=command_line(),
         versions=versions(),
         address=address,
+        thresholds=() if thresholds is None else tuple(round(value, 4) for value in thresholds.current().tolist()),
     )
     setting = training.setting
     export(

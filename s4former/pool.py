@@ -2,9 +2,11 @@
 
     python -m s4former.pool runs/demo -o pool [--best] [--top 100] [data.root=...]
 
-    pool/masks/ID.png            class ids under the palette of PASCAL VOC, 255 where confidence is not above method.threshold
+    pool/masks/ID.png            class ids under the palette of PASCAL VOC, 255 where confidence is not above the threshold
          confidence/ID.png       grey, 255 = certain
          worth_labelling.csv     the images to label next, the best first
+
+The threshold is method.threshold, or after a run with method.thresholds=per_class the last one of each class.
 
 The rule. Of image i let doubt_k(i) be the share of its pixels that the teacher takes for class k, each counting one minus
 its confidence. Let seen_k be how much there is of class k that needs no label any more, in whole images: the pseudo labels
@@ -17,6 +19,7 @@ So doubt counts, doubt about what is rare counts more, and an image like those a
 
 import argparse
 import csv
+import json
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +33,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from .choosing import CheckpointError, Choice, choose, normalization
+from .choosing import CheckpointError, Choice, choose, file_of, normalization
 from .config import Config, ConfigError, from_dict, set_override
 from .inference import Setting, batches_of_one_size, predict_surely
 from .models import load_network, logits_at
@@ -52,14 +55,14 @@ class Pool:
     doubts: list[np.ndarray] = field(default_factory=list)  # the same, each pixel counting 1 - its confidence
     sure: list[np.ndarray] = field(default_factory=list)  # pseudo labels of class k
 
-    def add(self, id: str, labels: Tensor, confidence: Tensor, threshold: float, classes: int) -> None:
-        """Counts one image: labels (H, W) long, confidence (H, W) in 0..1."""
+    def add(self, id: str, labels: Tensor, confidence: Tensor, sure: Tensor, classes: int) -> None:
+        """Counts one image: labels (H, W) long, confidence (H, W) in 0..1, sure (H, W) bool, what is a pseudo label."""
         places, pixels = labels.flatten().cpu(), labels.numel()
         confidence = confidence.flatten().double().cpu()
         for rows, weights in (
             (self.shares, torch.ones_like(confidence)),
             (self.doubts, 1 - confidence),
-            (self.sure, (confidence > threshold).double()),
+            (self.sure, sure.flatten().double().cpu()),
         ):
             rows.append((torch.bincount(places, weights, minlength=classes) / pixels).numpy())
         self.ids.append(id)
@@ -91,6 +94,7 @@ def read_pool(choice: Choice, config: Config, folder: Path, limit: int, complain
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     mean, std = normalization(choice.source)
     setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=device)
+    thresholds = thresholds_of(choice, config, len(sources.classes)).to(device)
     reader, pool = partial(logits_at, network.to(device).eval()), Pool()
     length = min(limit, len(sources.unlabeled)) if limit else len(sources.unlabeled)
     for name in ("masks", "confidence"):
@@ -100,10 +104,18 @@ def read_pool(choice: Choice, config: Config, folder: Path, limit: int, complain
         for items in batches_of_one_size(photos, 1 if config.evaluation.mode == "sliding" else config.evaluation.batch):
             maps = predict_surely(reader, torch.stack([item.image for item in items]), setting)
             for item, labels, confidence in zip(items, *maps):
-                pool.add(item.id, labels, confidence, config.method.threshold, len(sources.classes))
-                save(folder, item.id, labels.masked_fill(confidence <= config.method.threshold, IGNORE_INDEX), confidence)
+                sure = confidence > thresholds[labels]
+                pool.add(item.id, labels, confidence, sure, len(sources.classes))
+                save(folder, item.id, labels.masked_fill(~sure, IGNORE_INDEX), confidence)
             bar.update(len(items))
     return pool, sources.classes
+
+
+def thresholds_of(choice: Choice, config: Config, classes: int) -> Tensor:
+    """(K,): what the confidence of a pixel has to exceed to be a pseudo label of a class."""
+    if config.method.thresholds == "per_class" and (found := file_of(choice.source, "thresholds.json")) is not None:
+        return torch.tensor(json.loads(found.read_text()))
+    return torch.full((classes,), config.method.threshold)
 
 
 def cells(rows: Sequence[Any], length: int) -> Iterator[tuple[str, dict[str, Any]]]:

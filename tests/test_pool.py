@@ -21,7 +21,7 @@ def pool_of(**images):
     for name, runs in images.items():
         labels = torch.tensor([label for label, pixels, _ in runs for _ in range(pixels)]).reshape(2, 5)
         confidence = torch.tensor([sure for _, pixels, sure in runs for _ in range(pixels)]).reshape(2, 5)
-        pool.add(name, labels, confidence, threshold=0.9, classes=3)
+        pool.add(name, labels, confidence, confidence > 0.9, classes=3)
     return pool
 
 
@@ -104,6 +104,19 @@ def test_the_whole_pool_gets_masks_and_confidence_and_what_is_broken_is_named(ru
     with open(tmp_path / "pool" / "worth_labelling.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["rank"] for row in rows] == ["1", "2"] and {row["id"] for row in rows} == {"3", "4"}
+
+
+def test_after_a_run_with_thresholds_of_classes_they_are_the_pools_too(run, tmp_path):
+    tree = json.loads((run / "config.json").read_text())
+    tree["method"]["thresholds"] = "per_class"
+    (run / "config.json").write_text(json.dumps(tree))
+    (run / "teacher" / "thresholds.json").write_text("[1.0, 0.0, 1.0]")
+    main([str(run), "-o", str(tmp_path / "pool")])
+    found = np.stack([np.array(Image.open(path)) for path in sorted((tmp_path / "pool" / "masks").iterdir())])
+    main([str(run), "-o", str(tmp_path / "all"), "method.thresholds=fixed", "method.threshold=0"])
+    everything = np.stack([np.array(Image.open(path)) for path in sorted((tmp_path / "all" / "masks").iterdir())])
+    assert (everything < 3).all() and (everything == 1).any() and (everything != 1).any()
+    assert (found == np.where(everything == 1, 1, 255)).all()
 
 
 def test_a_model_without_a_run_is_a_sentence(run, tmp_path, capsys):

@@ -89,3 +89,7 @@ def test_a_resumed_run_has_the_thresholds_it_had(tmp_path):
     one, two = (checkpoint.newest(tmp_path / name / "checkpoints")[0]["student"] for name in ("whole", "parts"))
     assert (one["thresholds.confidence"] > 0).any()
     assert all(torch.equal(value, two[name]) for name, value in one.items())
+    written = json.loads((tmp_path / "parts" / "teacher" / "thresholds.json").read_text())
+    means = two["thresholds.confidence"]
+    expected = TINY["method"]["threshold"] * (means / means.max()).where(means > 0, 1.0)
+    assert written == pytest.approx(expected.tolist(), abs=1e-4)

@@ -142,6 +142,17 @@ def test_a_run_is_never_overwritten_and_never_resumed_with_another_config(finish
     assert other.returncode == 1 and "method.threshold was 0.1 and is 0.5; use the command it was started with" in other.stderr
 
 
+def test_a_checkpoint_from_before_a_key_was_there_is_resumed_with_its_default(finished, tmp_path):
+    config, folder, _ = finished
+    shutil.copytree(folder, tmp_path / "run")
+    state = state_of(folder)
+    del state["config"]["method"]["thresholds"], state["config"]["data"]["draft"]
+    checkpoint.save(tmp_path / "run" / "checkpoints", state["step"], state, keep=2)
+    assert train(config, tmp_path / "run", "--resume").returncode == 0
+    other = train(config, tmp_path / "run", "--resume", "data.draft=true")
+    assert other.returncode == 1 and "data.draft was False and is True" in other.stderr
+
+
 def test_a_damaged_checkpoint_is_passed_over_in_words(finished, tmp_path):
     config, folder, _ = finished
     shutil.copytree(folder, tmp_path / "run")
