@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
+from test_step import SETR, batch_of, method_of, network_of
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -11,11 +12,10 @@ from s4former.benchmark.material import spread_classes
 from s4former.config import Method, Model, Optimizer, from_dict
 from s4former.engine import Finiteness, NonFiniteLoss, Teacher, build_optimizer, own_word, set_learning_rate, update
 from s4former.models import build_network
-from s4former.schedules import ema_decay
 from s4former.pseudo import pseudo_label
+from s4former.schedules import ema_decay
 from s4former.step import train_step
 from s4former.student import Student, View
-from test_step import SETR, batch_of, method_of, network_of
 
 
 class Small(nn.Module):

@@ -12,7 +12,6 @@ import huggingface_hub.utils._http as hub_http
 import numpy as np
 import pytest
 import torch
-import train_semi
 from hub_stub import ROUTES, Hub
 from huggingface_hub import ModelCard, close_session, constants
 from PIL import Image
@@ -21,6 +20,7 @@ from scripts import ROOT, command, environment, write_config
 from transformers import AutoImageProcessor
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
+import train_semi
 from s4former import export, hub_answers
 from s4former.config import ConfigError, Model, load
 from s4former.models import build_network

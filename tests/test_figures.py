@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from scripts import TINY
+from test_dpt import needs_keywords
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
@@ -18,7 +19,6 @@ from s4former.figures import attention, checkpoints, classes, page, views
 from s4former.figures.__main__ import main
 from s4former.models import build_network, load_network, logits_at, save_network
 from s4former.shapes import CLASSES
-from test_dpt import needs_keywords
 
 SMALL_MIT = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 2], "decoder_hidden_size": 16}
 SEGFORMER = {"architecture": "segformer", "encoder": "mit-b0", "pretrained": False, "encoder_config": SMALL_MIT}

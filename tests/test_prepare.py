@@ -11,13 +11,13 @@ from folders import HEIGHT, WIDTH, ids, save_image, save_mask, sentence, write
 from PIL import Image
 from web_server import packed, serving
 
-from s4former.prepare import __main__ as prepare
-from s4former.prepare import download, trees
-from s4former.prepare.trees import Wish, cityscapes, coco, voc
 from s4former.class_names import COCO_CLASSES
 from s4former.config import Data
-from s4former.prepare.download import Archive
 from s4former.lists import list_facts
+from s4former.prepare import __main__ as prepare
+from s4former.prepare import download, trees
+from s4former.prepare.download import Archive
+from s4former.prepare.trees import Wish, cityscapes, coco, voc
 from s4former.published import PUBLISHED, Published
 from s4former.sources import check_masks, load_sources
 

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import train_semi
 from PIL import Image
 from scripts import TINY, command, environment, run, write_config
 
+import train_semi
 from s4former import checkpoint, refusals
 
 GOES_ON = "once that is mended, the same command with --resume goes on from there"
