@@ -3,7 +3,7 @@
 import pytest
 
 from s4former.config import from_dict, share_of_process
-from s4former.new_config.proposal import RECIPES, Machine, crop_for, propose
+from s4former.new_config.proposal import RECIPES, Machine, cores_have_bfloat16, crop_for, propose
 
 CPU, CARD, FARM = Machine(0, 0.0, 4), Machine(1, 12.0, 16), Machine(4, 80.0, 64)
 
@@ -39,3 +39,16 @@ def test_the_pool_is_seen_sixty_times_within_what_the_machine_can_do():
 
 def test_without_unlabelled_images_labels_alone_are_trained_on():
     assert propose(CPU, [(500, 500)], 0)["method"]["teacher"] == "none"
+
+
+@pytest.mark.parametrize("flags, there", [("fpu avx512_bf16 vnni", True), ("asimd bf16", True), ("fpu avx512f avx512_bf16_x", False)])
+def test_cores_that_multiply_in_bfloat16_are_used_so(flags, there, tmp_path):
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    found = cores_have_bfloat16(tmp_path / "cpuinfo")
+    assert found == there and not cores_have_bfloat16(tmp_path / "nothing")
+    run = propose(Machine(0, 0.0, 4, found), [(500, 500)], 500)["run"]
+    assert run.get("mixed_precision", "auto") == ("bf16" if there else "auto")
+
+
+def test_a_gpu_finds_out_by_itself():
+    assert "mixed_precision" not in propose(Machine(1, 12.0, 16, True), [(500, 500)], 500)["run"]

@@ -5,6 +5,7 @@ A proposal is a starting point by stated rules, not a measurement; preflight.py 
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Sequence
 
 import torch
@@ -17,16 +18,17 @@ LONG = 20_000  # steps from which on the paper's threshold and decay fit; shorte
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to train on: GPUs and the memory of the smallest one in GiB (0 without), and CPU cores."""
+    """What there is to train on: GPUs and the memory of the smallest one in GiB (0 without), CPU cores, and theirs."""
 
     gpus: int
     memory_gib: float
     cores: int
+    bfloat16: bool = False  # whether the cores multiply in bfloat16; a GPU's is found out by `run.mixed_precision=auto`
 
     @property
     def words(self) -> str:
         if not self.gpus:
-            return f"{self.cores} CPU cores, no GPU"
+            return f"{self.cores} CPU cores{' with bfloat16' if self.bfloat16 else ''}, no GPU"
         return f"{self.gpus} GPU{'s' if self.gpus > 1 else ''} of {self.memory_gib:.0f} GiB, {self.cores} CPU cores"
 
 
@@ -34,7 +36,12 @@ def this_machine() -> Machine:
     gpus = torch.cuda.device_count()
     memory = [torch.cuda.get_device_properties(index).total_memory / 2**30 for index in range(gpus)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
-    return Machine(gpus, min(memory, default=0.0), cores)
+    return Machine(gpus, min(memory, default=0.0), cores, cores_have_bfloat16())
+
+
+def cores_have_bfloat16(listing: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether Linux says so; torch computes in bfloat16 on any CPU, but without the instructions for it slowly."""
+    return listing.is_file() and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(listing.read_text().split())
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,9 @@ def propose(machine: Machine, sizes: Sequence[tuple[int, int]], images: int, enc
         method["auxiliary_weight"] = 0
     if recipe.architecture == "deeplabv3plus":
         method["pasa"] = "none"
+    run = {"batch": {"labeled": BATCH, "unlabeled": BATCH, "rounds": rounds_for(machine)}, "checkpoint_every": every}
+    if machine.bfloat16 and not machine.gpus:
+        run["mixed_precision"] = "bf16"
     return {
         "data": {"crop": [crop, crop], "resize": [long, short], "workers": workers_for(machine)},
         "model": {"architecture": recipe.architecture, "encoder": encoder, **recipe.model},
@@ -82,7 +92,7 @@ def propose(machine: Machine, sizes: Sequence[tuple[int, int]], images: int, enc
         "optimizer": recipe.optimizer,
         "schedule": {"steps": steps, "floor": 0, "warm_up": min(50, steps // 10)},
         "evaluation": {"every": every, "short_side": short},
-        "run": {"batch": {"labeled": BATCH, "unlabeled": BATCH, "rounds": rounds_for(machine)}, "checkpoint_every": every},
+        "run": run,
     }
 
 
