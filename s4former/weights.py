@@ -226,6 +226,7 @@ def read_tensors(model: Model, config: PreTrainedConfig) -> dict[str, Tensor]:
         return rename_timm(source, read_file(source)[0], config)
     options = {"add_pooling_layer": False} if kind is ViTModel else {}
     try:
+        knock(source)  # the shape of a known size was told without the Hub
         encoder, report = kind.from_pretrained(
             source,
             config=config,

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import huggingface_hub.utils._http as hub_http
 from huggingface_hub import file_download
+from transformers import ViTConfig
 
 from s4former import hub_answers
 from s4former.choosing import CheckpointError, choose
@@ -17,10 +18,11 @@ from s4former.config import ConfigError, Data, Model
 from s4former.models import load_network
 from s4former.reading import DataError
 from s4former.sources import load_sources
-from s4former.weights import read_encoder_config
+from s4former.weights import read_encoder_config, read_tensors
 
 WAYS = {
     "encoder": lambda repository: read_encoder_config(Model(encoder=repository)),
+    "weights": lambda repository: read_tensors(Model(encoder=repository), ViTConfig()),
     "network": load_network,
     "evaluate": choose,
     "dataset": lambda repository: load_sources(Data(source="hub", root=repository, labeled="first:1", classes=("a", "b"))),

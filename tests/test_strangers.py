@@ -71,7 +71,7 @@ def told(tmp_path_factory):
     return json.loads(done.stdout), address
 
 
-@pytest.mark.parametrize("way", ["encoder", "network", "evaluate", "dataset"])
+@pytest.mark.parametrize("way", ["encoder", "weights", "network", "evaluate", "dataset"])
 @pytest.mark.parametrize(
     ("manner", "reason"),
     [
