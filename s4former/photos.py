@@ -1,8 +1,10 @@
 """Photographs that have no mask: found, read one after the other, and left as class maps to use and pictures to look at."""
 
 import glob
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Sequence
 
@@ -18,6 +20,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", "
 LOOK = 2048  # longest side of an overlay, pixels
 Cell = dict[str, Any]  # {"path", "bytes"}, what reading.py opens
 ROWS = 10  # of the contact sheet
+AHEAD = 2  # photos that are decoded before they are asked for; each takes its memory
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,29 @@ def common_folder(files: Sequence[Path]) -> Path:
 def read_photos(
     photos: Iterable[tuple[str, Cell]], complaints: list[str], levels: tuple[float, float] = (0.0, 0.0)
 ) -> Iterator[Photo]:
-    """The photos, (id, cell) each, that can be read; for every other a sentence is added to the complaints.
+    """The photos, (id, cell) each, that can be read, in order; for every other a sentence is added to the complaints.
+
+    The next ones are decoded while one is worked on: decoders let other threads run.
 
     Args:
         levels: `data.levels`, of images with more than 8 bits.
     """
-    for name, cell in photos:
-        try:
-            image = read_image(cell, levels)
-        except DataError as error:
-            complaints.append(str(error))
-            continue
-        yield Photo(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(), name)
+
+    def decode(name: str, cell: Cell) -> Photo:
+        return Photo(torch.from_numpy(np.array(read_image(cell, levels))).permute(2, 0, 1).contiguous(), name)
+
+    with ThreadPoolExecutor(AHEAD) as pool:
+        photos, begun = iter(photos), deque()
+        begun.extend(pool.submit(decode, *photo) for photo in islice(photos, AHEAD))
+        while begun:
+            try:
+                photo = begun.popleft().result()
+            except DataError as error:
+                complaints.append(str(error))
+                photo = None
+            begun.extend(pool.submit(decode, *following) for following in islice(photos, 1))
+            if photo is not None:
+                yield photo
 
 
 def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequence[str]) -> None:

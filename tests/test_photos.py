@@ -1,0 +1,33 @@
+"""photos.py: photographs without a mask, decoded ahead and still in order."""
+
+import pytest
+from PIL import Image
+
+from s4former import photos
+from s4former.photos import find_photos, read_photos
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(7):
+        Image.new("RGB", (8 + index, 6), (index, 0, 0)).save(tmp_path / f"{index}.png")
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    (tmp_path / "4.png").write_bytes(b"no picture")
+    return tmp_path
+
+
+def test_photos_come_in_order_and_what_is_broken_is_told_in_order(folder):
+    complaints = []
+    read = list(read_photos(find_photos(str(folder)).items(), complaints))
+    assert [photo.id for photo in read] == ["1", "2", "3", "5", "6"]
+    assert [(tuple(photo.image.shape), int(photo.image[0, 0, 0])) for photo in read] == [((3, 6, 8 + i), i) for i in (1, 2, 3, 5, 6)]
+    assert ["0.png" in complaints[0], "4.png" in complaints[1], len(complaints)] == [True, True, 2]
+
+
+def test_no_more_photos_are_in_memory_than_are_decoded_ahead(folder):
+    asked = []
+    cells = (asked.append(name) or (name, cell) for name, cell in find_photos(str(folder)).items())
+    reader = read_photos(cells, [])
+    assert next(reader).id == "1"
+    assert asked == [str(index) for index in range(2 + photos.AHEAD)]  # 0 was broken, 1 is here
+    reader.close()
