@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .ahead import done_ahead
 from .config import Evaluation
 from .metrics import ConfusionMatrix
 from .pseudo import IGNORE_INDEX, required
@@ -21,6 +22,7 @@ from .windows import resized_bands, sliding_rows
 
 Network = Callable[[Tensor], Tensor]
 PSEUDO = "pseudo"  # the name of class maps without the pixels that a teacher is unsure of
+AHEAD = 4  # images of an evaluation that are decoded before they are asked for
 WAITING = 2**28  # values of images that wait for others of their size, 256 MiB as uint8
 
 
@@ -211,7 +213,7 @@ def predictions(
         items of one size, and per network their maps (B, H, W) long on the setting's device.
     """
     end = min(limit, len(dataset)) if limit else len(dataset)
-    mine = (dataset[i] for i in range(process_index, end, num_processes))
+    mine = done_ahead(dataset.__getitem__, range(process_index, end, num_processes), AHEAD)
     for items in batches_of_one_size(mine, setting.evaluation.batch):
         images = torch.stack([item.image for item in items])
         speaker, threshold = pseudo or ("", 0.0)

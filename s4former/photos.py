@@ -1,10 +1,8 @@
 """Photographs that have no mask: found, read one after the other, and left as class maps to use and pictures to look at."""
 
 import glob
-from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Sequence
 
@@ -13,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .ahead import done_ahead
 from .pictures import contact_sheet, overlay, palette_png
 from .reading import DataError, read_image
 
@@ -76,27 +75,22 @@ def read_photos(
 ) -> Iterator[Photo]:
     """The photos, (id, cell) each, that can be read, in order; for every other a sentence is added to the complaints.
 
-    The next ones are decoded while one is worked on: decoders let other threads run.
-
     Args:
         levels: `data.levels`, of images with more than 8 bits.
     """
 
-    def decode(name: str, cell: Cell) -> Photo:
-        return Photo(torch.from_numpy(np.array(read_image(cell, levels))).permute(2, 0, 1).contiguous(), name)
+    def decode(photo: tuple[str, Cell]) -> Photo | DataError:
+        try:
+            image = read_image(photo[1], levels)
+        except DataError as error:
+            return error
+        return Photo(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(), photo[0])
 
-    with ThreadPoolExecutor(AHEAD) as pool:
-        photos, begun = iter(photos), deque()
-        begun.extend(pool.submit(decode, *photo) for photo in islice(photos, AHEAD))
-        while begun:
-            try:
-                photo = begun.popleft().result()
-            except DataError as error:
-                complaints.append(str(error))
-                photo = None
-            begun.extend(pool.submit(decode, *following) for following in islice(photos, 1))
-            if photo is not None:
-                yield photo
+    for photo in done_ahead(decode, photos, AHEAD):
+        if isinstance(photo, DataError):
+            complaints.append(str(photo))
+        else:
+            yield photo
 
 
 def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequence[str]) -> None:

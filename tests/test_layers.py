@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "s4former"
 FLOORS = [
-    {"config", "pseudo", "randomness", "class_names", "shapes", "refusals", "hub_answers"},
+    {"config", "pseudo", "randomness", "class_names", "shapes", "refusals", "hub_answers", "ahead"},
     {"patch_shuffle", "pasa", "losses", "mixing", "augment", "colour", "schedules", "metrics"}
     | {"setr", "dpt", "deeplab", "pictures", "checkpoint", "reading", "writing"}
     | {"windows", "report.style", "report.charts", "report.run"}

@@ -1,0 +1,35 @@
+"""ahead.py: threads keep the order, go no further than told, and raise in an item's turn."""
+
+import threading
+
+import pytest
+
+from s4former.ahead import done_ahead
+
+
+def test_results_come_in_order_though_the_first_takes_longest():
+    second = threading.Event()
+
+    def work(number):
+        if number == 0:
+            assert second.wait(10), "the second item was not begun while the first was worked on"
+        if number == 1:
+            second.set()
+        return 10 * number
+
+    assert list(done_ahead(work, range(5), 2)) == [0, 10, 20, 30, 40]
+
+
+def test_no_more_is_asked_for_than_told():
+    asked = []
+    results = done_ahead(str, (asked.append(number) or number for number in range(9)), 3)
+    assert next(results) == "0" and asked == [0, 1, 2, 3]
+    results.close()
+    assert len(asked) == 4
+
+
+def test_an_error_waits_for_its_turn():
+    results = done_ahead(lambda number: 1 // (2 - number), range(4), 4)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
