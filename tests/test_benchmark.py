@@ -177,7 +177,20 @@ def test_the_arithmetic_of_a_run_is_counted_without_running_it(bench):
     assert flops_of_evaluation(sliding, 9, (64, 96)) == 4 * whole > 0
 
 
-def test_the_budget_of_evaluation_is_said(bench):
-    data_parts.budget(bench)
+def test_the_budget_of_evaluation_is_said_of_time_too_once_a_step_was_timed(bench):
+    list(data_parts.budget(bench))
     assert "every 1150 steps" in bench.said[1] and bench.said[1].endswith("% of a training's arithmetic")
     assert 0 < bench.facts["evaluation_share_every_1150"] < bench.facts["evaluation_share_every_3"] < 1
+    bench.facts["step"] = {"seconds": 10.0, "rounds": 2}
+    list(data_parts.budget(bench))
+    assert "20.0 s a step" in bench.said[-1]
+    long, short = (bench.facts[f"evaluation_share_of_time_every_{every}"] for every in (1150, 3))
+    assert 0 < long < short < 1
+
+
+def test_a_step_in_rounds_is_timed_as_one_round(bench):
+    tree = {**TINY, "run": {**TINY.get("run", {}), "batch": {"labeled": 2, "unlabeled": 4, "rounds": 2}}}
+    rounds = Bench(config=from_dict(tree), sources=bench.sources, watch=bench.watch)
+    row = next(training_parts.step(rounds))
+    assert row.images == 3 and "1+2 at" in row.what and rounds.facts["step"]["rounds"] == 2
+    assert training_parts.one_round(rounds.config).run.batch.rounds == 1

@@ -39,7 +39,7 @@ OWNERS = {  # who may import a library of the ecosystem
     "datasets": {"sources", "hub_source", "lists", "benchmark.straight_data"},
     "timm": {"deeplab"},
     "transformers": {"pasa", "setr", "dpt", "deeplab", "weights", "models", "pretrain", "student", "pool", "to_onnx", "start"}
-    | {"figures.attention", "benchmark.straight"},
+    | {"figures.__main__", "figures.attention", "benchmark.straight"},
     "onnxruntime": {"to_onnx"},
     "matplotlib": {"figures.page", "figures.attention", "figures.classes", "figures.__main__"},
 }

@@ -1,6 +1,6 @@
 """Times the parts of a training against straight versions of themselves, after checking that both compute the same.
 
-    python -m s4former.benchmark [step|attention|losses|ema|loader|evaluate|memory|all] [--config FILE] [section.key=value ...]
+    python -m s4former.benchmark [step|attention|losses|ema|loader|evaluate|budget|memory|all] [--config FILE] [section.key=value ...]
 
 Nothing is downloaded and nothing is needed: networks have random weights, and where the data of the config is not at
 hand, pictures are drawn.
@@ -31,6 +31,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "ema": training_parts.ema,
     "loader": data_parts.loader,
     "evaluate": data_parts.evaluate,
+    "budget": data_parts.budget,
     "memory": training_parts.memory,
 }
 

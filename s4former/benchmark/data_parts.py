@@ -1,6 +1,7 @@
-"""The parts around the step: `loader` and `evaluate`."""
+"""The parts around the step: `loader`, `evaluate` and `budget`."""
 
 import math
+import statistics
 import time
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from .. import inference
 from ..data import Steps, step_loader
+from ..engine import precision
 from ..metrics import ConfusionMatrix
 from ..models import logits_at
 from ..weights import normalization
@@ -102,12 +104,13 @@ def check_loader(steps: Steps, mean: np.ndarray, std: np.ndarray) -> None:
 
 
 def evaluate(bench: Bench) -> Iterator[Row]:
-    """Counting 50 maps, reading 1024x2048 in windows, and what evaluation costs a training."""
+    """Counting 50 maps, and reading 1024x2048 in windows."""
     yield from counting(bench)
-    material = build(bench.config, bench.sources, bench.device)
-    network = partial(logits_at, material.teacher.network)
-    yield windows(bench, network)
-    budget(bench)
+    yield windows(bench, reader(bench))
+
+
+def reader(bench: Bench) -> inference.Network:
+    return partial(logits_at, build(bench.config, bench.sources, bench.device).teacher.network)
 
 
 def counting(bench: Bench, maps: int = 50, size: tuple[int, int] = (512, 512), classes: int = 21) -> Iterator[Row]:
@@ -158,18 +161,47 @@ def windows(bench: Bench, network: inference.Network, size: tuple[int, int] = (1
     return bench.watch.compare(f"{size[0]}x{size[1]} in windows of {window}", ours, other, images=1, against="one at a time")
 
 
-def budget(bench: Bench) -> None:
-    """Says which part of a training's arithmetic its evaluations take, at the published and at the config's interval."""
+def budget(bench: Bench) -> Iterator[Row]:
+    """Says which part of a training its evaluations take, at the published and at the config's interval.
+
+    Of its arithmetic; and of its time on this machine, where `step` was timed in the same run. There is no other way to
+    compare with.
+    """
     name = "cityscapes" if bench.config.evaluation.mode == "sliding" else "voc"
     (images, size, published), classes = PUBLISHED[name], len(bench.sources.classes)
     reading, step = flops_of_evaluation(bench.config, classes, size), flops_of_step(bench.config, classes)
+    timed = bench.facts.get("step")
+    if timed:
+        seconds, whole_step = time_of_reading(bench, size), timed["seconds"] * timed["rounds"]
     for every in sorted({published, bench.config.evaluation.every}):
-        share = 2 * images * reading / (2 * images * reading + every * step)
+        share = share_of(2 * images * reading, every * step)
         bench.facts[f"evaluation_share_every_{every}"] = share
-        bench.say(
-            f"evaluation budget: student and teacher on {images} images of {name}, {reading / 1e12:.2f} TFLOP each, every"
-            f" {every} steps of {step / 1e12:.2f} TFLOP: {100 * share:.1f} % of a training's arithmetic"
-        )
+        said = f"{reading / 1e12:.2f} TFLOP each, every {every} steps of {step / 1e12:.2f} TFLOP:"
+        said += f" {100 * share:.1f} % of a training's arithmetic"
+        if timed:
+            share = share_of(2 * images * seconds, every * whole_step)
+            bench.facts[f"evaluation_share_of_time_every_{every}"] = share
+            said += f", {100 * share:.1f} % of its time here ({seconds:.2f} s an image, {whole_step:.1f} s a step)"
+        bench.say(f"budget: student and teacher on {images} images of {name}, {said}")
+    yield from ()
+
+
+def share_of(part: float, rest: float) -> float:
+    return part / (part + rest)
+
+
+def time_of_reading(bench: Bench, size: tuple[int, int]) -> float:
+    """Seconds that one network takes for the class map of one image, in the precision of the training."""
+    network = reader(bench)
+    image = torch.randint(256, (3, *size), dtype=torch.uint8)
+    half = precision(bench.config.run.mixed_precision) == "bf16"
+
+    def run() -> Tensor:
+        with torch.autocast(bench.device.type, torch.bfloat16, enabled=half):
+            return inference.predict(network, image, setting_of(bench))
+
+    run()
+    return statistics.median(bench.watch.time(run) for _ in range(bench.watch.repeats))
 
 
 def setting_of(bench: Bench) -> inference.Setting:

@@ -1,5 +1,6 @@
 """The parts of a training step, each against its straight version: `step`, `attention`, `losses`, `ema`."""
 
+from dataclasses import replace
 from typing import Iterator
 
 import torch
@@ -7,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from .. import models
+from ..config import Batch, Config, share_of_process
 from ..engine import Teacher, build_optimizer, precision, update
 from ..losses import cross_entropy, negative_class_ranking
 from ..pasa import attention_bias, pasa_attention
@@ -22,9 +24,12 @@ from .timing import Row, agree, count_flops, matrix_rate
 
 
 def step(bench: Bench) -> Iterator[Row]:
-    """A whole step of the config, teacher, three student passes, losses, optimizer and moving average."""
-    config = bench.config
-    straight.check_method(config.method)
+    """A whole step of the config, teacher, three student passes, losses, optimizer and moving average.
+
+    With `run.batch.rounds` it is the step of one accumulation round, which is all that is in memory at once.
+    """
+    straight.check_method(bench.config.method)
+    config = one_round(bench.config)
     mixed_precision = precision(config.run.mixed_precision)
     accelerator = Accelerator(cpu=bench.device.type == "cpu", mixed_precision=mixed_precision)
     material = build(config, bench.sources, bench.device)
@@ -41,12 +46,19 @@ def step(bench: Bench) -> Iterator[Row]:
     flops = count_flops(runs[0])
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)
     reached, possible = flops / row.ours.median, matrix_rate(bench.watch, dtype)
-    bench.facts["step"] = {"flops": flops, "flops_per_second": reached, "matrix_product_flops_per_second": possible}
+    rates = {"flops_per_second": reached, "matrix_product_flops_per_second": possible}
+    bench.facts["step"] = {"flops": flops, **rates, "seconds": row.ours.median, "rounds": bench.config.run.batch.rounds}
     yield row
     bench.say(
         f"step: {flops / 1e12:.2f} TFLOP, {reached / 1e12:.3f} TFLOP/s, {100 * reached / possible:.0f} % of a"
         f" {kind} matrix product in this run ({possible / 1e12:.3f} TFLOP/s)"
     )
+
+
+def one_round(config: Config) -> Config:
+    """The config with the batch of one of its accumulation rounds."""
+    labeled, unlabeled = share_of_process(config, 1)
+    return replace(config, run=replace(config.run, batch=Batch(labeled=labeled, unlabeled=unlabeled)))
 
 
 def our_step(material: Material, accelerator: Accelerator):

@@ -39,10 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
     from ..config import ConfigError
     from ..reading import DataError
     from .checkpoints import FigureError
 
+    disable_progress_bar()  # of transformers, one for the tensors it loads
     room = import_module(f"{__package__}.{command}")
     parser = argparse.ArgumentParser(prog=f"python -m s4former.figures {command}", description=room.__doc__)
     parser.add_argument("sources", nargs="*", metavar="CHECKPOINT | section.key=value", help="checkpoints, and keys to set")
