@@ -212,7 +212,7 @@ class Schedule:
 class Evaluation:
     """How a model is tested, during training and by evaluate.py."""
 
-    every: int = number(1000, least=1)  # steps
+    every: int = number(2000, least=1)  # steps
     mode: Literal["whole", "sliding"] = "whole"
     short_side: int = number(512, least=0)  # the image is resized to it first; 0 = original size
     long_side: int = number(2048, least=1)  # and never beyond this

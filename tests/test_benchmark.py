@@ -194,3 +194,15 @@ def test_a_step_in_rounds_is_timed_as_one_round(bench):
     row = next(training_parts.step(rounds))
     assert row.images == 3 and "1+2 at" in row.what and rounds.facts["step"]["rounds"] == 2
     assert training_parts.one_round(rounds.config).run.batch.rounds == 1
+
+
+@pytest.mark.parametrize("layer, places", [
+    (torch.nn.Conv2d(6, 4, 3, padding=1), 5 * 7), (torch.nn.Conv2d(6, 6, 3, padding=1, groups=6), 5 * 7),
+    (torch.nn.ConvTranspose2d(6, 4, 2, stride=2), 5 * 7),
+])  # fmt: skip
+def test_the_arithmetic_of_a_convolution_backward_is_twice_its_own_with_groups_too(layer, places):
+    images = torch.randn(2, 6, 5, 7, requires_grad=True)
+    once = 2 * 2 * places * layer.weight.numel()
+    assert count_flops(lambda: layer(images)) == once
+    assert count_flops(lambda: layer(images).sum().backward()) == 3 * once
+    assert count_flops(lambda: layer(images.detach()).sum().backward()) == 2 * once

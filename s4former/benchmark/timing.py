@@ -6,6 +6,7 @@ the resident memory of the process (Linux only).
 """
 
 import ctypes
+import math
 import re
 import statistics
 import time
@@ -142,16 +143,27 @@ def flash_on_cpu_backward(gradient, query, key, value, *rest, **kwargs) -> int:
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
-# torch counts the attention kernels of GPUs only
-CPU_ATTENTION = {
+def convolution_backward(gradient, images, weight, sizes, stride, padding, dilation, transposed, *rest, **kwargs) -> int:
+    """All that is given are shapes. The gradients of images and weights cost what the convolution does, each.
+
+    torch counts the latter as if there were no groups, for a depthwise convolution by the number of its channels too much.
+    """
+    once = 2 * math.prod(images if transposed else gradient) * math.prod(weight[1:])
+    _, _, (of_images, of_weights, _) = rest
+    return once * (bool(of_images) + bool(of_weights))
+
+
+# attention on a CPU torch does not count at all
+CORRECTED = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flash_on_cpu,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: flash_on_cpu_backward,
+    torch.ops.aten.convolution_backward: convolution_backward,
 }
 
 
 def count_flops(run: Run) -> int:
     """Floating-point operations of matrix products, convolutions and attention in one run, forward and backward."""
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
         run()
     return counter.get_total_flops()
 
