@@ -27,6 +27,9 @@ NARROW = {
 }  # fmt: skip
 
 
+MEASURED = "Measured on VOC-local"
+
+
 def rows():
     """(table, cells, numbers by split, REST) of every row of the map that is not quoted."""
     table, header = "", []
@@ -45,7 +48,7 @@ def rows():
 ROWS = [
     pytest.param(*row, id=f"{row[0]}, {' '.join(cell or '-' for cell in row[1][:3])}")
     for row in rows()
-    if not row[3].startswith("quoted")
+    if row[0] != MEASURED and not row[3].startswith("quoted")
 ]
 
 
@@ -65,6 +68,12 @@ def test_the_map_holds_every_printed_number():
     count = sum(bool(re.fullmatch(r"\d\d\.\d", number)) for _, _, numbers, _ in rows() for number in numbers.values())
     #      S1: 13 rows of 8, one missing;  S2;     S3; S4;    S5;  PASA and NCR
     assert count == 13 * 8 - 1 + 8 * 2 + 9 + 3 * 3 + 3 * 3 + 3 + 1
+
+
+def test_every_measured_row_is_a_config_and_no_two_are_the_same():
+    found = [arguments(rest) for table, _, _, rest in rows() if table == MEASURED and rest]
+    configs = [load([CONFIGS / "voc_local.json", *(CONFIGS.parent / file for file in files)], keys) for files, keys in found]
+    assert len(set(map(repr, configs))) == len(configs) > 30
 
 
 @pytest.mark.parametrize("table, cells, numbers, rest", ROWS)

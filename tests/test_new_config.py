@@ -204,3 +204,18 @@ def test_class_weights_are_those_of_enet_with_a_mean_pixel_of_1(photos):
     assert np.dot(weights, share) == pytest.approx(1, abs=1e-3)
     raw = 1 / np.log(1.02 + share)
     assert np.allclose(np.array(weights) / weights[0], raw / raw[0], atol=0.01)
+
+
+def test_a_class_of_few_pixels_asks_for_thresholds_of_classes(photos, capsys):
+    assert config_of(photos)[0].method.thresholds == "fixed"
+    (photos.parent / "mine.json").unlink()
+    for path in photos.parent.glob("mine.*.txt"):
+        path.unlink()
+    mask = ids()
+    mask[mask == 2] = 0
+    mask[0, :2] = 2  # 2 of 384 pixels in each mask
+    for name in "abc":
+        save_mask(photos / "labeled" / "masks" / f"{name}.png", mask)
+    capsys.readouterr()
+    assert config_of(photos)[0].method.thresholds == "per_class"
+    assert "threshold   lower for classes the teacher is less sure of" in capsys.readouterr().out

@@ -26,6 +26,8 @@ from .proposal import propose, this_machine
 from .survey import describe, describe_proposal, tally
 
 MOST = 3  # files named one by one
+# share of the labelled pixels below which a class is likely to get no pseudo labels at a fixed threshold, and to be unlearned
+SMALL = 0.02
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,8 +81,10 @@ def write_config(options: argparse.Namespace) -> None:
         "source": "folder", "root": str(root), **{part: str(path) for part, path in files.items() if found.parts[part]},
         **numbers.keys(), **({"palette": palette} if palette else {}), **levels_keys(looks), **tree["data"],
     }  # fmt: skip
+    labeled = tally([looks[row.image] for row in found.labeled], numbers)
+    if found.unlabeled and any(share < SMALL for index, (share, _) in labeled.items() if index < len(numbers.classes)):
+        tree["method"]["thresholds"] = "per_class"
     if options.class_weights:
-        labeled = tally([looks[row.image] for row in found.labeled], numbers)
         tree["method"]["class_weights"] = class_weights([labeled.get(i, (0.0, 0))[0] for i in range(len(numbers.classes))])
     from_dict(tree)  # what is written can be read
     for part, rows in found.parts.items():

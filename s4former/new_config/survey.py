@@ -109,6 +109,8 @@ def describe_proposal(tree: dict[str, dict[str, Any]], machine: Machine, sizes: 
     rounds = f", in {batch['rounds']} rounds" if batch["rounds"] > 1 else ""
     lines.append(f"  batch       {batch['labeled']} labelled{pool}{rounds}")
     lines.append(f"  steps       {steps}, evaluated every {tree['evaluation']['every']}")
+    if method.get("thresholds") == "per_class":
+        lines.append("  threshold   lower for classes the teacher is less sure of, since some are small here")
     if largest > 3 * short:
         lines.append(f"  small things: 30 px of the largest photo become {30 * short / largest:.0f} px; data.resize changes that")
     return [f"Proposed for {machine.words}:", "", *lines]
