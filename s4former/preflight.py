@@ -240,7 +240,9 @@ def check_time(config: Config, sources: Sources, found: Probe, processes: int, r
     training = steps * found.seconds
     testing = evaluations * images * found.evaluation_seconds / processes
     share = testing / (training + testing)
-    text = f"about {duration(training + testing)} for {steps} steps and {plural(evaluations, 'evaluation')} of {plural(images, 'image')}"
+    about = "at most" if config.method.burn_in else "about"  # the steps of a burn-in cost less than those measured
+    text = f"{about} {duration(training + testing)} for {steps} steps"
+    text += f" and {plural(evaluations, 'evaluation')} of {plural(images, 'image')}"
     if share > 0.25:
         report.note("time", f"{text}; the evaluations take {share:.0%} of it: raise evaluation.every, or set evaluation.limit")
     else:

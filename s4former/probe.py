@@ -84,7 +84,8 @@ def one_step(training: Training, batches: Iterator[Batch], step: int) -> tuple[f
     rounds = [next(batches) for _ in range(config.run.batch.rounds)]
     waited = time.perf_counter() - started
     on_device = (training.to_device(batch) for batch in rounds)
-    step = min(step, config.schedule.steps - 1)  # of the rate and the teacher; a short run may have fewer steps than this
+    # of the rate and the teacher: past a burn-in, whose steps cost less; a short run may have fewer steps than this
+    step = min(config.method.burn_in + step, config.schedule.steps - 1)
     update(accelerator, training.student, training.teacher, training.optimizer, on_device, step, config)
     if accelerator.device.type == "cuda":
         torch.cuda.synchronize(accelerator.device)

@@ -11,7 +11,9 @@ from scripts import ROOT, TINY, run, write_config
 from test_new_config import save_photo
 
 from s4former import preflight as room
+from s4former import probe as probe_room
 from s4former.config import from_dict, to_dict
+from s4former.engine import update
 from s4former.new_config.proposal import Machine
 from s4former.preflight import duration, fitting_processes, launch_line, preflight
 from s4former.probe import Probe, probe
@@ -162,6 +164,15 @@ def test_the_probe_trains_with_loader_workers_and_counts_what_a_checkpoint_holds
     parameters = sum(p.numel() for p in training.student.parameters())
     assert found.state_bytes == pytest.approx(4 * 4 * parameters, rel=0.25)  # student, teacher, two moments of AdamW
     assert found.network_bytes < found.state_bytes / 3
+
+
+def test_the_probe_measures_steps_with_the_pool_though_a_run_begins_with_the_labels_alone(tmp_path, monkeypatch):
+    config = from_dict({**TINY, "method": {**TINY["method"], "burn_in": 3}})
+    training = build_training(config, load_sources(config.data), tmp_path, Accelerator(cpu=True))
+    terms = []
+    monkeypatch.setattr(probe_room, "update", lambda *arguments: terms.append(update(*arguments)))
+    probe(training)
+    assert len(terms) > 2 and all("consistency_strong" in each for each in terms)
 
 
 def test_the_launch_line_takes_the_gpus_that_the_batch_can_be_shared_among():
