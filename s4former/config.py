@@ -289,6 +289,11 @@ def check_together(config: Config) -> None:
         raise ConfigError(f"evaluation.scales is {list(evaluation.scales)}; write one or more factors above 0")
     if min(evaluation.window) < 0 or min(evaluation.stride) < 0:
         raise ConfigError("evaluation.window and evaluation.stride cannot be negative; 0 takes the default")
+    if method.teacher != "none" and method.burn_in >= config.schedule.steps:
+        raise ConfigError(
+            f"method.burn_in = {method.burn_in} leaves none of the schedule.steps = {config.schedule.steps} for the unlabelled"
+            " images; set a smaller method.burn_in (0: none), or method.teacher=none to train on the labels alone"
+        )
     if method.mix_from == "second_batch" and method.mix not in ("none", "cutmix", "cutmix_small", "classmix"):
         raise ConfigError(f"method.mix = {method.mix!r} takes nothing from a second batch; set method.mix_from=group")
     if method.mixes_groups and batch.unlabeled % method.mix_group:

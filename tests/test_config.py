@@ -139,3 +139,9 @@ def test_every_config_in_the_folder_loads_and_says_only_what_differs(path):
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         from_dict({}).run.seed = 3
+
+
+def test_a_burn_in_as_long_as_the_run_is_refused():
+    with pytest.raises(ConfigError, match="method.burn_in = 9 leaves none of the schedule.steps = 9 .*method.teacher=none"):
+        from_dict({"method": {"burn_in": 9}, "schedule": {"steps": 9}})
+    assert from_dict({"method": {"burn_in": 9, "teacher": "none"}, "schedule": {"steps": 9}}).method.burn_in == 9

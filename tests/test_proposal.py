@@ -52,3 +52,10 @@ def test_cores_that_multiply_in_bfloat16_are_used_so(flags, there, tmp_path):
 
 def test_a_gpu_finds_out_by_itself():
     assert "mixed_precision" not in propose(Machine(1, 12.0, 16, True), [(500, 500)], 500)["run"]
+
+
+def test_a_short_run_begins_with_the_labels_alone_and_a_long_one_is_the_papers():
+    short, long = (propose(CARD, [(500, 500)], images)["method"] for images in (1000, 10**6))
+    assert short["burn_in"] == 7500 // 2 and short["threshold"] == 0.9
+    assert not {"burn_in", "threshold", "ema"} & long.keys()
+    assert "burn_in" not in propose(CPU, [(500, 500)], 0)["method"]

@@ -108,7 +108,8 @@ def describe_proposal(tree: dict[str, dict[str, Any]], machine: Machine, sizes: 
     pool = f" + {batch['unlabeled']} unlabelled" if "block" in method else ""
     rounds = f", in {batch['rounds']} rounds" if batch["rounds"] > 1 else ""
     lines.append(f"  batch       {batch['labeled']} labelled{pool}{rounds}")
-    lines.append(f"  steps       {steps}, evaluated every {tree['evaluation']['every']}")
+    alone = f", the first {method['burn_in']} on the labels alone" if method.get("burn_in") else ""
+    lines.append(f"  steps       {steps}{alone}; evaluated every {tree['evaluation']['every']}")
     if method.get("thresholds") == "per_class":
         lines.append("  threshold   lower for classes the teacher is less sure of, since some are small here")
     if largest > 3 * short:
