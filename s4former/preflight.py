@@ -67,7 +67,7 @@ def preflight(config: Config, sources: Sources, folder: Path, accelerator: Accel
     """
     report, machine = Report(), this_machine()
     counts = check_pairs(sources, config, report)
-    check_classes(sources, counts, report)
+    check_classes(config, sources, counts, report)
     check_overlap(sources, report)
     check_pool(sources, config, report)
     processes = fitting_processes(config, machine)
@@ -114,7 +114,7 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
     return counts
 
 
-def check_classes(sources: Sources, counts: dict[str, np.ndarray], report: Report) -> None:
+def check_classes(config: Config, sources: Sources, counts: dict[str, np.ndarray], report: Report) -> None:
     """Which classes have no pixels, or few."""
     number = len(sources.classes)
     labeled, held = (counts[part][:, :number] for part in ("labeled", "validation"))
@@ -135,8 +135,9 @@ def check_classes(sources: Sources, counts: dict[str, np.ndarray], report: Repor
     if absent:
         report.note("classes", f"no labelled pixel shows {some(absent)}; it will not be learned")
     if few:
-        report.note("classes", f"few labels: {some(few)}; more of them help most. Otherwise: data.repeat_rare=0.5,"
-            " method.thresholds=per_class, method.class_weights")
+        lower = "" if config.method.thresholds == "per_class" else " method.thresholds=per_class,"
+        report.note("classes", f"few labels: {some(few)}; more of them help most. Otherwise: data.repeat_rare=0.5,{lower}"
+            " method.class_weights")
     if untested:
         report.note("classes", f"no evaluation image shows {some(untested)}; its IoU is left out of the mean unless it is predicted")
     if not (absent or few or untested):

@@ -51,7 +51,7 @@ def remarks_on(found: Found, looks: dict[str, Look], numbers: Numbering, rare: S
     if rare:
         remarks.append(
             f"rare among the labels: {some(rare)}; more labels of them help most. Otherwise: --class-weights here,"
-            " data.repeat_rare=0.5, method.thresholds=per_class"
+            " data.repeat_rare=0.5"
         )
     if len(numbers.classes) == 2:
         remarks.append("two classes: NCR would always be 0 and is left out")
