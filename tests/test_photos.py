@@ -3,7 +3,6 @@
 import pytest
 from PIL import Image
 
-from s4former import photos
 from s4former.photos import find_photos, read_photos
 
 
@@ -22,12 +21,3 @@ def test_photos_come_in_order_and_what_is_broken_is_told_in_order(folder):
     assert [photo.id for photo in read] == ["1", "2", "3", "5", "6"]
     assert [(tuple(photo.image.shape), int(photo.image[0, 0, 0])) for photo in read] == [((3, 6, 8 + i), i) for i in (1, 2, 3, 5, 6)]
     assert ["0.png" in complaints[0], "4.png" in complaints[1], len(complaints)] == [True, True, 2]
-
-
-def test_no_more_photos_are_in_memory_than_are_decoded_ahead(folder):
-    asked = []
-    cells = (asked.append(name) or (name, cell) for name, cell in find_photos(str(folder)).items())
-    reader = read_photos(cells, [])
-    assert next(reader).id == "1"
-    assert asked == [str(index) for index in range(2 + photos.AHEAD)]  # 0 was broken, 1 is here
-    reader.close()
