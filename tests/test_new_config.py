@@ -219,3 +219,7 @@ def test_a_class_of_few_pixels_asks_for_thresholds_of_classes(photos, capsys):
     capsys.readouterr()
     assert config_of(photos)[0].method.thresholds == "per_class"
     assert "threshold   lower for classes the teacher is less sure of" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_not_there_is_told_with_what_to_give(tmp_path, capsys):
+    assert "photoz; give the one that holds your photos" in complaint(capsys, tmp_path / "photoz")
