@@ -65,7 +65,7 @@ def find(root: Path) -> Found:
         DataError: there is no such folder, or nothing in it that could be trained on.
     """
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}; give the one that holds your photos (--help shows the two shapes it may have)")
+        raise DataError(f"there is no folder {root}; give the one that holds your photos (--help tells how)")
     folders = {part: next((root / name for name in names if (root / name).is_dir()), None) for part, names in PARTS.items()}
     found = from_subfolders(folders) if folders["labeled"] else from_images(root)
     if not found.labeled:
