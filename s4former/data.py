@@ -23,7 +23,7 @@ from .config import Config, share_of_process
 from .decoded import CacheError, pool_image
 from .mixing import MIXES, Place
 from .patch_shuffle import draw_order
-from .randomness import Stream, numpy_generator, of_view, torch_generator
+from .randomness import Stream, numpy_generator, of_view, torch_generator, torch_seed
 from .reading import DataError, read_mask, read_pair
 from .sources import Sources, load_sources
 
@@ -58,6 +58,7 @@ class Batch:
     weak: (B_u, 3, H, W) uint8, a crop of every unlabelled image, followed by those of the second batch, if there is one.
     valid: (B_u, H, W) bool, False on padding; likewise.
     strong: the strong views, the same crops in other colours.
+    seeds: one for each unlabelled image, for what is drawn on the device (the noise of PASA's variant).
     replaced: ids of unlabelled images that could not be read; others took their places.
     """
 
@@ -68,6 +69,7 @@ class Batch:
     weak: Tensor
     valid: Tensor
     strong: tuple[Strong, ...]
+    seeds: tuple[int, ...] = ()
     replaced: tuple[str, ...] = ()
 
     @property
@@ -189,7 +191,8 @@ class Steps(Dataset):
             for view in range(self.config.method.strong_views)
         )
         replaced = tuple(name for crop in crops for name in crop.replaced)
-        return Batch(step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, replaced)
+        seeds = tuple(torch_seed(self.config.run.seed, Stream.PASA_NOISE, step, position) for position in positions)
+        return Batch(step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, seeds, replaced)
 
     def second_batch(self, positions: list[int]) -> list[int]:
         """The positions of the images that only give content: behind those of the global batch."""

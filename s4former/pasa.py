@@ -5,6 +5,8 @@ A bias M is added to the scaled attention logits, ``softmax(q k^T / sqrt(d) + M)
     M_ij = 0                      if patch i is among the confident half of its image
     M_ij = alpha (1 - c_j)        otherwise                 (c_j: the teacher's mean confidence over patch j)
 
+Padding is no part of an image: patches of nothing else do not count for its half, and are neither steered nor steered to.
+
 M is an outer product of a row factor (which queries are steered, and how much) and a column factor (to which keys), so
 it travels as two vectors. It reaches the encoder as the keyword `pasa` of its forward call, which transformers passes
 down to the attention function registered here. Nothing is patched and nothing is saved with the model; and because the
@@ -12,7 +14,7 @@ keyword is bound to the call, activation checkpointing recomputes every pass wit
 """
 
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,33 +43,43 @@ def pool_confidence(confidence: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.avg_pool2d(maps, (maps.shape[2] // grid[0], maps.shape[3] // grid[1])).flatten(1)
 
 
-def confident_half(confidence: Tensor) -> Tensor:
-    """(B, N) bool: the floor(N/2) patches of highest confidence in each image.
+def patches(confidence: Tensor, valid: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Mean confidence (B, N) of every patch over its pixels that are no padding, and whether it has any, (B, N) bool."""
+    if valid is None:
+        valid = torch.ones_like(confidence, dtype=torch.bool)
+    share = pool_confidence(valid.float(), grid)
+    return (pool_confidence(confidence.float() * valid, grid) / share.clamp(min=1e-6)).detach(), share > 0
+
+
+def confident_half(confidence: Tensor, real: Tensor) -> Tensor:
+    """(B, N) bool: of the n patches of each image that are real (B, N), the floor(n/2) of highest confidence.
 
     The supplement compares with the median, the released code takes exactly half. By rank (ties: lower index first) both
     agree wherever no two patches tie, and an image full of equal confidences does not lose its confident half.
     """
-    ranking = confidence.argsort(dim=1, descending=True, stable=True)
-    half = torch.zeros_like(confidence, dtype=torch.bool)
-    return half.scatter(1, ranking[:, : confidence.shape[1] // 2], True)
+    rank = confidence.masked_fill(~real, -1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return rank < real.sum(dim=1, keepdim=True) // 2
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How a variant of PASA makes its factors from confidence (B, N): row and column, and the row of a class token."""
+    """How a variant of PASA makes its factors from confidence (B, N): row and column, and the row of a class token.
 
-    row: Callable[[Tensor], Tensor]
+    The row is told too which patches are real, (B, N) bool.
+    """
+
+    row: Callable[[Tensor, Tensor], Tensor]
     column: Callable[[Tensor], Tensor]
     class_token: float
 
 
 # A class token counts as an unconfident query and is nobody's steered key (released code).
 VARIANTS: dict[str, Variant] = {
-    "main": Variant(lambda c: (~confident_half(c)).to(c), lambda c: 1 - c, 1.0),
-    "reverse1": Variant(lambda c: confident_half(c).to(c), lambda c: c, 0.0),  # supplement, eq. 2
-    "reverse2": Variant(lambda c: (~confident_half(c)).to(c), lambda c: c, 1.0),  # supplement, eq. 3
-    "product": Variant(lambda c: 1 - c, lambda c: 1 - c, 1.0),  # supplement, eq. 4
-    "all_rows": Variant(torch.ones_like, lambda c: 1 - c, 1.0),  # released code, its non-adaptive flag
+    "main": Variant(lambda c, real: (~confident_half(c, real)).to(c), lambda c: 1 - c, 1.0),
+    "reverse1": Variant(lambda c, real: confident_half(c, real).to(c), lambda c: c, 0.0),  # supplement, eq. 2
+    "reverse2": Variant(lambda c, real: (~confident_half(c, real)).to(c), lambda c: c, 1.0),  # supplement, eq. 3
+    "product": Variant(lambda c, real: 1 - c, lambda c: 1 - c, 1.0),  # supplement, eq. 4
+    "all_rows": Variant(lambda c, real: torch.ones_like(c), lambda c: 1 - c, 1.0),  # released code, its non-adaptive flag
 }
 
 
@@ -90,8 +102,8 @@ def pasa_mask(confidence: Tensor, variant: str, alpha: float, noise: Tensor | No
         return alpha * noise.float()
     if variant not in VARIANTS:
         raise ValueError(f"pasa variant is {variant!r}; one of {', '.join(map(repr, [*VARIANTS, 'rand']))}")
-    shape = VARIANTS[variant]
-    return alpha * shape.row(confidence)[:, :, None] * shape.column(confidence)[:, None, :]
+    shape, real = VARIANTS[variant], torch.ones_like(confidence, dtype=torch.bool)
+    return alpha * shape.row(confidence, real)[:, :, None] * shape.column(confidence)[:, None, :]
 
 
 # One attention layer's bias by its (queries, keys), prefix tokens included: row factors (B, Nq) and column factors
@@ -100,36 +112,40 @@ Bias = dict[tuple[int, int], tuple[Tensor, Tensor] | Tensor]
 
 
 def attention_bias(
-    confidence: Tensor, grids: list[tuple[tuple[int, int], tuple[int, int]]], prefix: int, variant: str, alpha: float
-) -> Bias:
+    confidence: Tensor, grids: list[tuple[tuple[int, int], tuple[int, int]]], prefix: int, variant: str, alpha: float,
+    valid: Tensor | None = None, seeds: Sequence[int] = (),
+) -> Bias:  # fmt: skip
     """The bias of one encoder pass.
 
     Args:
         confidence: (B, H', W') of the teacher on the same images.
         grids: the (query grid, key grid) of every kind of attention layer that is to be steered.
         prefix: class, distillation and register tokens before the patches.
+        valid: (B, H', W') bool, False on padding; None = there is none.
+        seeds: one for each image, for 'rand': noise is drawn once for an image and step, shared by heads and layers.
     """
     bias: Bias = {}
     for query_grid, key_grid in grids:
         key = tuple(prefix + grid[0] * grid[1] for grid in (query_grid, key_grid))
         if key in bias:
             raise ValueError(f"two attention layers of {key[0]} queries and {key[1]} keys; take a larger crop")
-        if variant == "rand":  # drawn once for an image and step, shared by heads and layers
-            shape = (len(confidence), *(grid[0] * grid[1] for grid in (query_grid, key_grid)))
-            noise = torch.rand(shape, device=confidence.device)
-            bias[key] = F.pad(pasa_mask(noise[:, :, 0], variant, alpha, noise), (prefix, 0, prefix, 0))
+        (of_queries, queries), (of_keys, keys) = (patches(confidence, valid, grid) for grid in (query_grid, key_grid))
+        if variant == "rand":
+            noise = draw_noise(seeds, (queries.shape[1], keys.shape[1])).to(confidence.device)
+            dense_bias = pasa_mask(of_keys, variant, alpha, noise) * queries[:, :, None] * keys[:, None, :]
+            bias[key] = F.pad(dense_bias, (prefix, 0, prefix, 0))
         else:
-            bias[key] = factors(confidence, query_grid, key_grid, prefix, VARIANTS[variant], alpha)
+            shape = VARIANTS[variant]
+            row, column = shape.row(of_queries, queries) * queries, alpha * shape.column(of_keys) * keys
+            bias[key] = F.pad(row, (prefix, 0), value=shape.class_token), F.pad(column, (prefix, 0), value=0.0)
     return bias
 
 
-def factors(
-    confidence: Tensor, query_grid: tuple[int, int], key_grid: tuple[int, int], prefix: int, shape: Variant, alpha: float
-) -> tuple[Tensor, Tensor]:
-    """Row factors (B, Nq) and column factors (B, Nk) of a variant, prefix tokens included."""
-    row = shape.row(pool_confidence(confidence, query_grid).detach().float())
-    column = alpha * shape.column(pool_confidence(confidence, key_grid).detach().float())
-    return F.pad(row, (prefix, 0), value=shape.class_token), F.pad(column, (prefix, 0), value=0.0)
+def draw_noise(seeds: Sequence[int], shape: tuple[int, int]) -> Tensor:
+    """(B, Nq, Nk) uniform in [0, 1), image by image on the CPU: the same on every device and in every process."""
+    if not seeds:
+        raise ValueError("pasa variant 'rand' needs a seed for each image")
+    return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 def pasa_attention(

@@ -25,6 +25,11 @@ class Pseudo:
     logits: Tensor
     confidence: Tensor
 
+    @property
+    def valid(self) -> Tensor:
+        """(B, h, w) bool: False on padding, and where a mix has erased something."""
+        return self.confidence > 0
+
     def first(self, images: int) -> "Pseudo":
         """The word on the first images of the batch."""
         return Pseudo(self.label[:images], self.spoken[:images], self.logits[:images], self.confidence[:images])

@@ -28,6 +28,7 @@ class Stream(IntEnum):
     MIX_GROUP = 12
     MIX_CHANCE = 13
     SECOND_ORDER = 14
+    PASA_NOISE = 15
     HELD_OUT = 20
 
 

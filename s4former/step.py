@@ -60,7 +60,7 @@ def train_step(
 
         plain = batch.strong[0].images[: batch.unlabeled]
         if method.pasa != "none":  # the image as it is, its unsure patches steered to other unsure patches
-            views.append(View(plain, confidence=guidance(pseudo, method)))
+            views.append(View(plain, confidence=guidance(pseudo, method), valid=pseudo.valid, seeds=batch.seeds))
             targets.append(("pasa", pseudo))
         if method.feature_dropout:
             images = plain if method.feature_view == "strong" else batch.weak[: batch.unlabeled]
@@ -74,7 +74,7 @@ def train_step(
     supervised, *auxiliaries = (scale * cross_entropy(logits, batch.labels, method.class_weights) for logits in fitted)
     losses = {"supervised": supervised} | ({"auxiliary": sum(auxiliaries)} if auxiliaries else {})
     for (branch, target), (logits, _) in zip(targets, unlabeled):
-        scale = normalizer(target.confidence > 0, method, average)
+        scale = normalizer(target.valid, method, average)
         share = 1 / method.strong_views if branch == "strong" else 1.0  # of several strong views the mean
         for name, term in compare(logits, target, branch, method).items():
             losses[f"{name}_{branch}"] = losses.get(f"{name}_{branch}", 0) + scale * share * term

@@ -25,6 +25,7 @@ class View:
     order: (B, r, c) long, the PatchShuffle to undo on the features; None = in place.
     tiles: (B, r, c) long, the mix of tiles between images to undo on the features after that; None = none.
     confidence: (B, h, w), the teacher's, for the PASA bias of this pass; None = plain attention.
+    valid: (B, h, w) bool, False on padding, and seeds: B of them, for the same; see `attention_bias`.
     dropout: the share of feature channels that the decoder does not get (UniMatch's feature perturbation).
     auxiliary: whether the auxiliary heads read the features too.
     """
@@ -33,6 +34,8 @@ class View:
     order: Tensor | None = None
     tiles: Tensor | None = None
     confidence: Tensor | None = None
+    valid: Tensor | None = None
+    seeds: tuple[int, ...] = ()
     dropout: float = 0.0
     auxiliary: bool = False
 
@@ -88,8 +91,9 @@ class Student(nn.Module):
         grids = attention_grids(self.network, *view.images.shape[-2:])
         if self.method.pasa_stages == "last":
             grids = grids[-1:]
-        prefix = prefix_tokens(self.network)
-        return {"pasa": attention_bias(view.confidence, grids, prefix, self.method.pasa, self.method.pasa_alpha)}
+        prefix, method = prefix_tokens(self.network), self.method
+        bias = attention_bias(view.confidence, grids, prefix, method.pasa, method.pasa_alpha, view.valid, view.seeds)
+        return {"pasa": bias}
 
 
 def auxiliary_heads(network: nn.Module) -> nn.ModuleList:
@@ -173,7 +177,7 @@ def prove_bias(network: nn.Module, config: Config) -> None:
     side = 4 * coarsest_stride(network)
     images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     doubt = torch.linspace(0.1, 0.9, 16).reshape(1, 4, 4)
-    (plain, _), (steered, _) = student([View(images), View(images, confidence=doubt)])
+    (plain, _), (steered, _) = student([View(images), View(images, confidence=doubt, seeds=(0,))])
     network.train()
     if config.method.pasa_alpha > 0 and torch.equal(plain, steered):
         raise ConfigError(

@@ -50,8 +50,8 @@ def test_exactly_half_of_the_rows_are_zero_and_the_others_equal(patches):
 
 
 def test_ties_go_to_the_lower_index_and_never_empty_the_confident_half():
-    assert confident_half(torch.tensor([[1, 1, 1, 0.5]])).tolist() == [[True, True, False, False]]
-    assert confident_half(torch.ones(1, 5)).sum() == 2
+    assert confident_half(torch.tensor([[1, 1, 1, 0.5]]), torch.ones(1, 4).bool()).tolist() == [[True, True, False, False]]
+    assert confident_half(torch.ones(1, 5), torch.ones(1, 5).bool()).sum() == 2
 
 
 def test_the_half_is_taken_image_by_image():
@@ -195,11 +195,46 @@ def test_noise_has_no_factors_and_goes_through_float32():
     module = torch.nn.Module()
     module.is_causal = False
     states = torch.randn(1, 2, 4, 8).bfloat16()
-    bias = attention_bias(torch.rand(1, 2, 2), [((2, 2), (2, 2))], 0, "rand", 50.0)
+    bias = attention_bias(torch.rand(1, 2, 2), [((2, 2), (2, 2))], 0, "rand", 50.0, seeds=(0,))
     assert bias[4, 4].shape == (1, 4, 4) and 0 <= bias[4, 4].min() and bias[4, 4].max() < 50
     found, _ = pasa_attention(module, states, states, states, scaling=0.3, pasa=bias)
     exact, _ = pasa_attention(module, *(3 * [states.double()]), scaling=0.3, pasa=bias)
     assert torch.allclose(found.double(), exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "rand"])
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_padding_is_no_part_of_an_image(variant, prefix):
+    generator = torch.Generator().manual_seed(0)
+    confidence, valid = torch.rand(2, 8, 8, generator=generator), torch.ones(2, 8, 8, dtype=torch.bool)
+    valid[0, 5:], valid[1, :, 4:] = False, False  # 2x2 pixels a patch: 4 patches are padding of the first, 8 of the second
+
+    def biases(confidence):
+        found = attention_bias(confidence, [((4, 4), (4, 4))], prefix, variant, 5.0, valid, seeds=(3, 4))[prefix + 16, prefix + 16]
+        return pasa.dense(found)[:, 0, prefix:, prefix:]
+
+    bias, real = biases(confidence), valid[:, ::2, ::2].flatten(1)
+    assert torch.equal(bias, biases(torch.where(valid, confidence, torch.rand(2, 8, 8, generator=generator))))
+    for image in range(2):
+        inside = bias[image][real[image]][:, real[image]]
+        assert bias[image].count_nonzero() == inside.count_nonzero() > 0
+        if variant == "main":
+            assert (inside == 0).all(dim=1).sum() == real[image].sum() // 2
+
+
+def test_a_patch_at_the_border_of_the_image_has_the_mean_of_its_own_pixels():
+    confidence, valid = torch.tensor([[[0.2, 0.4], [0.9, 0.9]]]), torch.tensor([[[True, True], [False, False]]])
+    row, column = attention_bias(confidence, [((1, 1), (1, 1))], 0, "all_rows", 5.0, valid)[1, 1]
+    close(column, [[5 * (1 - 0.3)]])
+
+
+def test_noise_is_that_of_its_image_in_any_company():
+    confidence, grids = torch.rand(3, 4, 4), [((2, 2), (2, 2))]
+    together = attention_bias(confidence, grids, 1, "rand", 5.0, seeds=(7, 8, 9))[5, 5]
+    alone = attention_bias(confidence[1:2], grids, 1, "rand", 5.0, seeds=(8,))[5, 5]
+    assert torch.equal(together[1:2], alone) and not torch.equal(together[0], together[1])
+    with pytest.raises(ValueError, match="'rand' needs a seed for each image"):
+        attention_bias(confidence, grids, 1, "rand", 5.0)
 
 
 def test_no_new_parameters_no_gradient_to_the_confidence_and_no_trace_in_a_saved_model(tmp_path):

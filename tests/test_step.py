@@ -7,6 +7,7 @@ from torch import nn
 
 from s4former import mixing
 from s4former import step as step_module
+from s4former import student as student_module
 from s4former.config import PRESETS, Method, Model, from_dict
 from s4former.data import Batch, Strong
 from s4former.engine import Teacher
@@ -15,6 +16,7 @@ from s4former.mixing import MIXES, Place, cutmix_box, gather, partners
 from s4former.models import build_network, decode, encode, use_activation_checkpointing
 from s4former.pasa import VARIANTS
 from s4former.patch_shuffle import inverse, patch_shuffle
+from s4former.pseudo import shrink
 from s4former.step import total_loss, train_step
 from s4former.student import Student, View, check_fit, prove_bias, shuffle_grid, without_ncr
 from s4former.teaching import COUNTS
@@ -308,12 +310,27 @@ def test_tiles_mixed_between_images_are_unmixed_before_the_decoder_after_blocks_
     assert torch.allclose(student([view])[0][0], student([View(strong.images)])[0][0], atol=1e-10)
 
 
+def test_the_bias_is_told_what_is_padding_and_which_images_these_are(monkeypatch):
+    told = {}
+
+    def attention_bias(confidence, grids, prefix, variant, alpha, valid, seeds):
+        told.update(valid=valid, seeds=seeds)
+        return {}
+
+    monkeypatch.setattr(student_module, "attention_bias", attention_bias)
+    batch = replace(batch_of("setr"), seeds=(5, 6, 7, 8))
+    student = Student(network_of("setr"), method_of(pasa=True)).double()
+    train_step(student, Teacher(student.network), batch, method_of(pasa=True))
+    assert told["seeds"] == (5, 6, 7, 8) and torch.equal(told["valid"], shrink(batch.valid, told["valid"].shape[-2:]))
+    assert not told["valid"].all()
+
+
 @pytest.mark.parametrize("variant", ["rand", *VARIANTS])
 def test_every_variant_of_the_bias_changes_the_student(variant):
     student = Student(network_of("setr"), method_of(pasa=True, auxiliary_weight=0.0, pasa_alpha=20.0)).double().eval()
     student.method = Method(**{**vars(student.method), "pasa": variant})
     images = torch.randn(2, 3, 32, 64, dtype=torch.float64)
-    (plain, _), (steered, _) = student([View(images), View(images, confidence=torch.rand(2, 8, 16))])
+    (plain, _), (steered, _) = student([View(images), View(images, confidence=torch.rand(2, 8, 16), seeds=(0, 1))])
     assert not torch.allclose(plain, steered, atol=1e-8)
 
 

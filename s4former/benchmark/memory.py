@@ -143,4 +143,5 @@ def empty_batch(config: Config, grid: tuple[int, int], classes: int) -> Batch:
     return Batch(
         step=0, labeled=torch.zeros(labeled, 3, *crop), labels=torch.zeros(labeled, *crop, dtype=torch.long),
         labeled_valid=masks[0], weak=torch.zeros(seen, 3, *crop), valid=masks[1], strong=tuple(strong),
+        seeds=tuple(range(unlabeled)),
     )  # fmt: skip
