@@ -42,7 +42,7 @@ def test_our_step_and_the_straight_one_have_the_same_losses_and_gradient(tree, t
 @pytest.mark.parametrize("name, wrong", [
     ("negative_class_ranking", lambda student, teacher, labels: student.sum() * 0),
     ("cross_entropy", lambda logits, labels: torch.nn.functional.cross_entropy(logits, labels, ignore_index=255)),
-    ("pasa_masks", lambda confidence, network, size, method: None),
+    ("pasa_masks", lambda confidence, valid, network, size, method: None),
     ("move_blocks", lambda x, order, back=False: x),
 ])  # fmt: skip
 def test_a_straight_step_that_is_another_method_is_noticed(bench, monkeypatch, name, wrong):

@@ -39,19 +39,24 @@ AttentionInterface.register(ATTENTION, attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-def pasa_masks(confidence: Tensor, network: nn.Module, size: tuple[int, int], method: Method) -> dict[tuple[int, int], Tensor]:
-    """PASA's main variant as dense masks, image by image."""
+def pasa_masks(
+    confidence: Tensor, valid: Tensor, network: nn.Module, size: tuple[int, int], method: Method
+) -> dict[tuple[int, int], Tensor]:
+    """PASA's main variant as dense masks, image by image, padding left out."""
     grids = models.attention_grids(network, *size)
     prefix = models.prefix_tokens(network)
     masks = {}
     for queries, keys in grids[-1:] if method.pasa_stages == "last" else grids:
         dense = []
-        for image in confidence:
-            row, column = (F.adaptive_avg_pool2d(image[None], grid).flatten() for grid in (queries, keys))
-            unsure = row.argsort(descending=True, stable=True)[len(row) // 2 :]
+        for image, seen in zip(confidence, valid.float()):
+            shares = [F.adaptive_avg_pool2d(seen[None], grid).flatten() for grid in (queries, keys)]
+            sums = [F.adaptive_avg_pool2d((image * seen)[None], grid).flatten() for grid in (queries, keys)]
+            row, column = (total / share.clamp(min=1e-6) for total, share in zip(sums, shares))
+            real = shares[0].nonzero().flatten()
+            unsure = real[row[real].argsort(descending=True, stable=True)[len(real) // 2 :]]
             mask = torch.zeros(prefix + len(row), prefix + len(column), device=image.device)
-            mask[prefix + unsure, prefix:] = method.pasa_alpha * (1 - column)
-            mask[:prefix, prefix:] = method.pasa_alpha * (1 - column)
+            mask[prefix + unsure, prefix:] = method.pasa_alpha * (1 - column) * (shares[1] > 0)
+            mask[:prefix, prefix:] = method.pasa_alpha * (1 - column) * (shares[1] > 0)
             dense.append(mask)
         masks[prefix + len(row), prefix + len(column)] = torch.stack(dense)
     return masks
@@ -153,7 +158,7 @@ def losses(student: Student, teacher: nn.Module, batch: Batch, method: Method) -
     terms |= consistency("strong", logits, mixed_teacher, mixed_labels, method)
 
     if method.pasa != "none":
-        masks = pasa_masks(confidence, network, strong.images.shape[-2:], method)
+        masks = pasa_masks(confidence, confidence > 0, network, strong.images.shape[-2:], method)
         logits = decode(network, models.encode(network, strong.images, pasa=masks))
         terms |= consistency("pasa", logits, teacher_logits, labels, method)
     return terms
