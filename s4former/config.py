@@ -105,9 +105,11 @@ class Method:
     strong_colour: Literal["photometric", "jitter", "random_intensity"] = "photometric"
     weak_colour: bool = False  # photometric distortion on the teacher's view as well
     labeled_colour: bool = True  # photometric distortion on the labelled images
-    # what a strong view receives from other images; "cutmix_small": UniMatch's boxes
-    mix: Literal["none", "cutmix", "cutmix_small", "cutout", "classmix", "mixunmix", "adaptive_cutmix"] = "cutmix"
-    mix_probability: float = number(0.5, least=0, most=1)  # one draw for the whole batch; cutmix_small: one per image
+    # what a strong view receives from other images; "cutmix_small": UniMatch's boxes; "classmix_half": half of the classes
+    # stay, as in ClassMix's own paper, where "classmix" keeps one more, as the released code does
+    mix: Literal["none", "cutmix", "cutmix_small", "cutout", "classmix", "classmix_half", "mixunmix", "adaptive_cutmix"] = "cutmix"
+    # one draw for the whole batch; cutmix_small: one per image; mixunmix and adaptive_cutmix always mix
+    mix_probability: float = number(0.5, least=0, most=1)
     # where the content comes from: the next image of a group, or an image of a second unlabelled batch (UniMatch)
     mix_from: Literal["group", "second_batch"] = "group"
     mix_group: int = number(4, least=1)  # consecutive images of the global batch that exchange content
@@ -141,7 +143,7 @@ class Method:
     @property
     def mixes_groups(self) -> bool:
         """Whether images exchange content inside groups, which then have to stay in one piece."""
-        return self.teacher != "none" and self.mix != "none" and self.mix_from == "group"
+        return self.teacher != "none" and self.mix not in ("none", "cutout") and self.mix_from == "group"
 
     @property
     def title(self) -> str:
@@ -163,7 +165,7 @@ class Method:
         if self.mix == "adaptive_cutmix" and self.strong_colour == "random_intensity":
             return "AugSeg"
         mixes = {"none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutout": "CutOut", "classmix": "ClassMix",
-                 "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix"}  # fmt: skip
+                 "classmix_half": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix"}  # fmt: skip
         if self.teacher != "ema":
             return "FixMatch" if mixes[self.mix] == "CutMix" else f"FixMatch with {mixes[self.mix] or 'no mix'}"
         return "S4Former-Base" if self.mix == "cutmix" else " + ".join(filter(None, ["Mean Teacher", mixes[self.mix]]))
@@ -289,17 +291,34 @@ def check_together(config: Config) -> None:
         raise ConfigError(f"evaluation.scales is {list(evaluation.scales)}; write one or more factors above 0")
     if min(evaluation.window) < 0 or min(evaluation.stride) < 0:
         raise ConfigError("evaluation.window and evaluation.stride cannot be negative; 0 takes the default")
+    window = [side or crop for side, crop in zip(evaluation.window, data.crop)]
+    if evaluation.mode == "sliding" and any(stride > side for stride, side in zip(evaluation.stride, window)):
+        raise ConfigError(
+            f"evaluation.stride is {list(evaluation.stride)} for windows of {window} pixels, so pixels between them would be"
+            " missed; take a stride of at most the window, or set evaluation.window (0: the training crop, data.crop)"
+        )
     if method.teacher != "none" and method.burn_in >= config.schedule.steps:
         raise ConfigError(
             f"method.burn_in = {method.burn_in} leaves none of the schedule.steps = {config.schedule.steps} for the unlabelled"
             " images; set a smaller method.burn_in (0: none), or method.teacher=none to train on the labels alone"
         )
-    if method.mix_from == "second_batch" and method.mix not in ("none", "cutmix", "cutmix_small", "classmix"):
+    if method.mix_from == "second_batch" and method.mix not in ("none", "cutmix", "cutmix_small", "classmix", "classmix_half"):
         raise ConfigError(f"method.mix = {method.mix!r} takes nothing from a second batch; set method.mix_from=group")
     if method.mixes_groups and batch.unlabeled % method.mix_group:
         raise ConfigError(
             f"run.batch.unlabeled = {batch.unlabeled} is not made of whole mix groups of {method.mix_group};"
             f" use {nearest_multiples(batch.unlabeled, method.mix_group)}, or change method.mix_group"
+        )
+    groups = batch.unlabeled // method.mix_group
+    if method.mixes_groups and method.mix == "adaptive_cutmix" and batch.labeled % groups:
+        raise ConfigError(
+            f"method.mix = 'adaptive_cutmix' gives each of the {groups} mix groups labelled images of its own, and"
+            f" run.batch.labeled = {batch.labeled} cannot be shared by them; use {nearest_multiples(batch.labeled, groups)}"
+        )
+    if method.regularizer != "none" and method.regularizer_on == "pasa" and method.pasa == "none":
+        raise ConfigError(
+            "method.regularizer_on = 'pasa' names a student pass that method.pasa = 'none' leaves out; set"
+            " method.regularizer_on=both, or method.regularizer=none"
         )
 
 
@@ -391,7 +410,7 @@ def from_dict(tree: dict[str, Any]) -> Config:
     """Builds a `Config` from nested dicts; the preset's choices come first, explicit keys win over them."""
     method = tree.get("method", {})
     if isinstance(method, dict):
-        preset = PRESETS.get(method.get("preset", "paper"), {})
+        preset = PRESETS.get(str(method.get("preset", "paper")), {})
         tree = {**tree, "method": {**preset, **method}}
     return build(Config, tree, "")
 

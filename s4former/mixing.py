@@ -8,6 +8,7 @@ draw, a source map and a line in `MIXES`.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Callable
 
 import numpy as np
@@ -214,11 +215,14 @@ def draw_priorities(place: Place) -> Draws:
     }
 
 
-def classmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
-    """An image keeps floor(n/2) + 1 of its n pseudo classes (released code) and shows its partner elsewhere."""
+def classmix(draws: Draws, pseudo: Pseudo, size: Size, more: int = 1) -> Tensor:
+    """An image keeps floor(n/2) + 1 of its n pseudo classes (released code) and shows its partner elsewhere.
+
+    more: 0 = it keeps floor(n/2) of them (Olsson et al., WACV 2021).
+    """
     priority = draws["priority"]
     present = torch.stack([(pseudo.label == k).flatten(1).any(dim=1) for k in range(priority.shape[1])], dim=1)
-    wanted = present.sum(dim=1, keepdim=True) // 2 + 1
+    wanted = present.sum(dim=1, keepdim=True) // 2 + more
     rank = priority.masked_fill(~present, -1).argsort(dim=1, descending=True).argsort(dim=1)
     kept = present & (rank < wanted)  # (B, K)
     none_present = ~present.any(dim=1)  # nothing but unsure pixels: the image stays as it is
@@ -262,12 +266,13 @@ def draw_adaptive(place: Place) -> Draws:
     boxes = [[square_box(place.size, lam, generator) for lam in lambdas] for generator in place.generators(Stream.MIX_BOX)]
     chances = [torch.rand((), generator=generator) for generator in place.generators(Stream.MIX_CHANCE)]
     permutation = place.group_permutations(1)[:, 0]
+    share = place.labeled * place.group // len(place.positions)  # labelled images that a group may take from
     return {
         "labeled_boxes": torch.stack([pair[0] for pair in boxes]),
         "boxes": torch.stack([pair[1] for pair in boxes]),
         "chance": torch.stack(chances),
         "partner": permutation,
-        "labeled_partner": permutation % place.labeled,
+        "labeled_partner": permutation // place.group * share + permutation % place.group % share,
     }
 
 
@@ -319,6 +324,7 @@ MIXES: dict[str, Mix] = {
     "cutmix_small": Mix(draw_small_boxes, cutmix),
     "cutout": Mix(draw_boxes, cutout),
     "classmix": Mix(draw_priorities, classmix),
+    "classmix_half": Mix(draw_priorities, partial(classmix, more=0)),
     "mixunmix": Mix(draw_tiles, mixunmix),
     "adaptive_cutmix": Mix(draw_adaptive, adaptive_cutmix, takes_labeled=True),
 }

@@ -25,7 +25,7 @@ def complaint(tree):
     [
         ({"method": {"treshold": 0.9}}, "unknown key method.treshold; did you mean method.threshold?"),
         ({"run": {"batch": {"labelled": 8}}}, "unknown key run.batch.labelled; did you mean run.batch.labeled?"),
-        ({"method": {"mix": "cutmx"}}, "method.mix is 'cutmx'; one of 'none', 'cutmix', 'cutmix_small', 'cutout', 'classmix', 'mixunmix', 'adaptive_cutmix'"),
+        ({"method": {"mix": "cutmx"}}, "method.mix is 'cutmx'; one of 'none', 'cutmix', 'cutmix_small', 'cutout', 'classmix', 'classmix_half', 'mixunmix', 'adaptive_cutmix'"),
         ({"run": {"seed": "one"}}, "run.seed is 'one'; it must be a whole number"),
         ({"run": {"seed": True}}, "run.seed is True; it must be a whole number"),
         ({"method": {"threshold": 1.5}}, "method.threshold is 1.5; it must be at most 1"),
@@ -38,6 +38,16 @@ def complaint(tree):
         ({"data": {"palette": {"red": 1}}}, "data.palette has the key 'red'; write colours as \"#rrggbb\", such as \"#804080\""),
         ({"data": {"levels": [9, 1]}}, "data.levels is [9.0, 1.0]; write the value that becomes black first, then the white one"),
         ({"run": {"batch": {"unlabeled": 6}}}, "run.batch.unlabeled = 6 is not made of whole mix groups of 4; use 4 or 8, or change method.mix_group"),
+        ({"method": {"mix": "adaptive_cutmix"}, "run": {"batch": {"labeled": 6, "unlabeled": 16}}},
+         "method.mix = 'adaptive_cutmix' gives each of the 4 mix groups labelled images of its own, and run.batch.labeled = 6"
+         " cannot be shared by them; use 4 or 8"),
+        ({"method": {"regularizer_on": "pasa", "pasa": "none"}},
+         "method.regularizer_on = 'pasa' names a student pass that method.pasa = 'none' leaves out; set"
+         " method.regularizer_on=both, or method.regularizer=none"),
+        ({"method": {"preset": [1]}}, "method.preset is [1]; one of 'paper', 'official'"),
+        ({"data": {"crop": [96, 96]}, "evaluation": {"mode": "sliding", "window": [0, 640], "stride": [512, 512]}},
+         "evaluation.stride is [512, 512] for windows of [96, 640] pixels, so pixels between them would be missed; take a stride of"
+         " at most the window, or set evaluation.window (0: the training crop, data.crop)"),
         ({"data": {"classes": ["a", "b"], "classes_file": "c.json"}}, "data.classes and data.classes_file are both given; keep one of them"),
     ],
 )  # fmt: skip
@@ -89,6 +99,7 @@ def test_a_mix_that_takes_nothing_from_a_second_batch_is_refused_and_groups_need
     with pytest.raises(ConfigError, match="method.mix = 'mixunmix' takes nothing from a second batch; set method.mix_from=group"):
         from_dict({"method": {"mix": "mixunmix", "mix_from": "second_batch"}})
     assert share_of_process(from_dict({"method": {"mix_from": "second_batch"}}), 4) == (2, 2)
+    assert share_of_process(from_dict({"method": {"mix": "cutout"}}), 8) == (1, 1)  # takes nothing from anywhere
 
 
 def test_a_batch_is_shared_over_processes_and_rounds_or_refused():

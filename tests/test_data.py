@@ -113,9 +113,10 @@ def test_every_mix_is_drawn_for_the_global_batch(mix):
     for name, value in whole.items():
         if value.dim() == 0:
             assert value == halves[0][name] == halves[1][name]
-        elif name in ("partner", "tiles"):  # numbers of images, counted from the first of the process
-            assert torch.equal(torch.cat([halves[0][name], halves[1][name] + 2]), value), name
-        elif name != "labeled_partner":
+        elif name in ("partner", "tiles", "labeled_partner"):  # numbers of images, counted from the first of the process
+            first = 1 if name == "labeled_partner" else 2
+            assert torch.equal(torch.cat([halves[0][name], halves[1][name] + first]), value), name
+        else:
             assert torch.equal(torch.cat([half[name] for half in halves]), value), name
 
 

@@ -148,12 +148,13 @@ def test_cutout_erases_half_of_every_image_and_nothing_else():
     assert torch.equal(cut[cut != 0], images[cut != 0])
 
 
-@pytest.mark.parametrize("classes, kept", [(1, 1), (2, 2), (3, 2), (4, 3)])
-def test_classmix_keeps_half_of_the_classes_and_one_more(classes, kept):
+@pytest.mark.parametrize("mix, classes, kept", [("classmix", 1, 1), ("classmix", 2, 2), ("classmix", 3, 2), ("classmix", 4, 3),
+                                                ("classmix_half", 1, 0), ("classmix_half", 2, 1), ("classmix_half", 3, 1)])  # fmt: skip
+def test_classmix_keeps_half_of_the_classes_and_one_more_or_just_half(mix, classes, kept):
     label = torch.arange(24).remainder(classes).expand(2, 16, 24).clone()
     label[:, 0] = IGNORE_INDEX  # unsure pixels are no class and show the partner
     pseudo = Pseudo(label, label, torch.zeros(2, 5, 16, 24), torch.ones(2, 16, 24))
-    source = MIXES["classmix"].source(MIXES["classmix"].draw(place(positions=2, group=2)), pseudo, (16, 24))
+    source = MIXES[mix].source(MIXES[mix].draw(place(positions=2, group=2)), pseudo, (16, 24))
     for image in range(2):
         shown = {k for k in range(classes) if (source[image][label[image] == k] == image).all()}
         hidden = {k for k in range(classes) if (source[image][label[image] == k] != image).all()}

@@ -23,8 +23,8 @@ from .checkpoints import Checkpoint, FigureError, open_checkpoint
 from .page import Page, Panel, Row, grid_page
 
 NAMES = {
-    "none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutout": "CutOut", "classmix": "ClassMix", "mixunmix": "Mix/UnMix",
-    "adaptive_cutmix": "Adaptive CutMix",
+    "none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutout": "CutOut", "classmix": "ClassMix",
+    "classmix_half": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix",
 }  # fmt: skip
 COLOURS = {"photometric": "Colour jitter", "jitter": "Jitter, grey, blur", "random_intensity": "Random intensity"}
 MEAN, STD = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)  # what is erased or padded shows as grey
@@ -50,7 +50,7 @@ def batch_of(config: Config, step: int) -> tuple[Batch, int]:
 
 def teacher_says(batch: Batch, classes: int, config: Config, teacher: Checkpoint | None) -> Pseudo:
     """What the mix may follow; CutMix and its like do not ask, ClassMix needs a real teacher."""
-    if teacher is None and config.method.mix in ("classmix", "adaptive_cutmix"):
+    if teacher is None and config.method.mix in ("classmix", "classmix_half", "adaptive_cutmix"):
         mix = f"method.mix = {config.method.mix!r}"
         raise FigureError(f"{mix} follows what a teacher says; give one with --teacher CHECKPOINT")
     if teacher is None:
