@@ -33,6 +33,7 @@ from s4former.metrics import ConfusionMatrix
 from s4former.models import load_network, logits_at
 from s4former.photos import draw_sheet, find_photos, read_photos, save_maps
 from s4former.reading import DataError
+from s4former.refusals import in_words
 
 
 def resolve_config(choice: Choice, options: argparse.Namespace) -> Config:
@@ -59,6 +60,8 @@ def resolve_config(choice: Choice, options: argparse.Namespace) -> Config:
         raise ConfigError("--window and --stride say how windows slide; add --sliding-window")
     if options.images and not options.save_predictions:
         raise ConfigError("--images says what to read; say where the class maps go with --save-predictions DIR")
+    if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
+        raise ConfigError(f"--json {options.json}: there is no such folder to write it into; make it first")
     return config
 
 
@@ -172,6 +175,13 @@ def files_as_text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def told(error: Exception) -> str:
+    """What the user reads of an error that ends the command."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{str(error).splitlines()[0]} Take a smaller --batch, or --sliding-window for large images"
+    return in_words(error) if isinstance(error, OSError) else str(error)
+
+
 # ---- command line --------------------------------------------------------------------------------------------------
 
 
@@ -217,14 +227,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{'reading with' if options.images else 'evaluating'} {choice.description}", file=sys.stderr, flush=True)
         work, as_words = (read_files, files_as_text) if options.images else (evaluate, as_text)
         report = work(choice, config, options, accelerator)
-    except (CheckpointError, ConfigError, DataError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
+        if accelerator.is_main_process:
+            text = json.dumps(report, indent=2)
+            print(text if options.json == "-" else as_words(report))
+            if options.json not in (None, "-"):
+                Path(options.json).write_text(text + "\n")
+    except (CheckpointError, ConfigError, DataError, OSError, torch.OutOfMemoryError) as error:
+        print(f"evaluate.py: {told(error)}", file=sys.stderr)
         return 1
-    if accelerator.is_main_process:
-        text = json.dumps(report, indent=2)
-        print(text if options.json == "-" else as_words(report))
-        if options.json not in (None, "-"):
-            Path(options.json).write_text(text + "\n")
     accelerator.end_training()
     return 1 if report.get("unreadable") else 0
 

@@ -27,8 +27,8 @@ from s4former.export import check_repository
 from s4former.outcome import description, evaluate, finish, push_model
 from s4former.preflight import preflight
 from s4former.reading import DataError
-from s4former.refusals import in_words
-from s4former.runlog import RunLog
+from s4former.refusals import in_words, out_of_memory
+from s4former.runlog import RunLog, check_trackers
 from s4former.sources import Sources, check_masks, load_sources
 from s4former.step import BRANCHES
 from s4former.student import without_ncr
@@ -46,10 +46,11 @@ class Stopped(RuntimeError):
 
 def main() -> int:
     disable_progress_bar()  # of transformers, one for every file it writes
-    arguments = read_arguments()
+    arguments, config = read_arguments(), None
     try:
         config = load(arguments.config, arguments.overrides)
         check_repository(config.run.push_to_hub)
+        check_trackers(config.run.trackers)
         folder = Path(config.run.output or Path("runs") / "-".join(Path(file).stem for file in arguments.config))
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # unasked, several CPU processes would not know of each other
@@ -59,8 +60,8 @@ def main() -> int:
         )
         share_of_process(config, accelerator.num_processes)
         sources = load_sources(config.data)
-        config, told = without_ncr(config, len(sources.classes))
-        sources = replace(sources, notes=(*sources.notes, *told))
+        config, remarks = without_ncr(config, len(sources.classes))
+        sources = replace(sources, notes=(*sources.notes, *remarks))
         if arguments.check:
             return check(arguments, config, sources, folder, accelerator)
         sources = replace(sources, notes=(*sources.notes, *check_masks(sources, config.data)))
@@ -77,9 +78,8 @@ def main() -> int:
         accelerator.init_trackers("s4former", config={key: str(value) for key, value in flat(to_dict(config)).items()})
         status = train(training)
         accelerator.end_training()
-    except (ConfigError, DataError, Stopped, checkpoint.DamageError, OSError) as error:
-        told = in_words(error) if isinstance(error, OSError) else error
-        print(f"\n{Path(sys.argv[0]).name}: {told}", file=sys.stderr)
+    except (ConfigError, DataError, Stopped, checkpoint.DamageError, OSError, torch.OutOfMemoryError) as error:
+        print(f"\n{Path(sys.argv[0]).name}: {told(error, config)}", file=sys.stderr)
         return 1
     return status
 
@@ -116,9 +116,15 @@ def train(training: Training) -> int:
     try:
         with closing(batches), closing(log):
             return run_steps(training, batches, log)
-    except (DataError, NonFiniteLoss, OSError) as error:
-        told = in_words(error, training.folder) if isinstance(error, OSError) else error
-        raise Stopped(f"{told}. {checkpoint.way_on(training.folder)}") from error
+    except (DataError, NonFiniteLoss, OSError, torch.OutOfMemoryError) as error:
+        raise Stopped(f"{told(error, config, training.folder)}. {checkpoint.way_on(training.folder)}") from error
+
+
+def told(error: Exception, config: Config | None, place: Path | None = None) -> str:
+    """What the user reads of an error that ends the run."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return out_of_memory(error, config.run.batch.rounds)
+    return in_words(error, place) if isinstance(error, OSError) else str(error)
 
 
 def run_steps(training: Training, batches: Iterator[Batch], log: RunLog) -> int:

@@ -266,8 +266,10 @@ def load_network(source: str | Path, trust_remote_code: bool = False) -> PreTrai
             source, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
         )
     except (*UNREACHABLE, RuntimeError, safetensors.SafetensorError) as error:
+        parts = [str(Path(source) / role) for role in ("student", "teacher") if (Path(source) / role).is_dir()]
+        place = f"a model of that run, {' or '.join(parts)}" if parts else "a folder that training wrote"
         raise ConfigError(
-            f"{str(source)!r} cannot be loaded as a segmentation network ({reason(error)}); give a folder that training wrote,"
+            f"{str(source)!r} cannot be loaded as a segmentation network ({reason(error)}); give {place},"
             " or the Hub id of a model for semantic segmentation"
         ) from error
     missing = sorted(report["missing_keys"])

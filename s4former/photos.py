@@ -33,6 +33,7 @@ class Photo:
 def find_photos(pattern: str) -> dict[str, Cell]:
     """The image files meant by a file, a folder (with all below it) or a glob, as cells by id, in order of their paths.
 
+    Masks in a folder that `new_config` reads, masks/ beside images/, are no photos.
     An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
     "/" becomes "__".
 
@@ -41,7 +42,8 @@ def find_photos(pattern: str) -> dict[str, Cell]:
     """
     path = Path(pattern).expanduser()
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+        found = sorted(file for file in found if not is_mask(file.relative_to(path), path))
     else:
         names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)
         found = sorted(file for file in map(Path, names) if file.is_file())
@@ -55,6 +57,11 @@ def find_photos(pattern: str) -> dict[str, Cell]:
     times = Counter(short)
     names = [name if times[name] == 1 else file.relative_to(root).as_posix() for name, file in zip(short, found)]
     return {file_name(name): {"path": str(file), "bytes": None} for name, file in zip(names, found)}
+
+
+def is_mask(file: Path, root: Path) -> bool:
+    """Whether a file, by its path below `root`, lies in a folder masks/ that has a folder images/ beside it."""
+    return any(folder.name == "masks" and (root / folder.parent / "images").is_dir() for folder in file.parents)
 
 
 def file_name(id: str) -> str:

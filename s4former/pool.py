@@ -41,6 +41,7 @@ from .photos import file_name, read_photos
 from .pictures import palette_png
 from .pseudo import IGNORE_INDEX
 from .reading import DataError
+from .refusals import in_words
 from .sources import load_sources
 
 FLOOR = 0.1  # of an image: what a class that nothing is seen of is taken to have
@@ -160,10 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             set_override(choice.config, override)
         folder, config = Path(options.output), from_dict(choice.config)
         pool, classes = read_pool(choice, config, folder, options.limit, complaints)
-    except (CheckpointError, ConfigError, DataError) as error:
-        print(f"s4former.pool: {error}", file=sys.stderr)
+        write_list(folder / "worth_labelling.csv", pool, rank(pool, options.top), classes)
+    except (CheckpointError, ConfigError, DataError, OSError) as error:
+        print(f"s4former.pool: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
-    write_list(folder / "worth_labelling.csv", pool, rank(pool, options.top), classes)
     print(
         f"{choice.description}: pseudo masks of {len(pool.ids)} images in {folder}; worth_labelling.csv says what to label next"
     )

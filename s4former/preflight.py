@@ -25,6 +25,7 @@ from .new_config.survey import is_rare
 from .probe import Probe, probe
 from .pseudo import IGNORE_INDEX
 from .reading import DataError, is_drawn, name_of, plural, read_image, read_pair, some
+from .refusals import out_of_memory
 from .sources import PARTS, Sources
 from .training import build_training
 
@@ -208,11 +209,7 @@ def check_steps(
         report.fail("steps", str(error))
         return None
     except torch.OutOfMemoryError as error:
-        report.fail(
-            "memory",
-            f"{str(error).splitlines()[0]} Take run.batch.rounds={2 * config.run.batch.rounds} (smaller passes, the same"
-            " batch), model.activation_checkpointing=true, a smaller data.crop or a smaller model.encoder",
-        )
+        report.fail("memory", out_of_memory(error, config.run.batch.rounds))
         return None
     device = accelerator.device
     total, what = device_memory(device)

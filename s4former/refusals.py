@@ -1,4 +1,4 @@
-"""What the system refuses to write, in words: a full disk, a quota, a read-only folder."""
+"""What the system refuses, in words: a full disk, a quota, a read-only folder; memory."""
 
 import errno
 import os
@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 
 # What a user can do about a write that the system refuses.
 WAYS_OUT = {
-    errno.ENOSPC: "free some space on that disk, or move the run to another one and name it with run.output=FOLDER",
+    errno.ENOSPC: "free some space on that disk, or write to another one (a run: run.output=FOLDER)",
     errno.EDQUOT: "free some space: the quota of this account is used up",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
-    errno.EROFS: "make that disk writable, or move the run to another one and name it with run.output=FOLDER",
-    errno.EACCES: "make that folder writable, or move the run to another one and name it with run.output=FOLDER",
+    errno.EROFS: "make that disk writable, or write to another one (a run: run.output=FOLDER)",
+    errno.EACCES: "make that folder writable, or write to another one (a run: run.output=FOLDER)",
 }
 
 
@@ -69,6 +69,14 @@ def with_way_out(error: OSError, place: Path | None) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and there:
         reason += f" ({gibibytes(shutil.disk_usage(there).free)} free)"
     return "; ".join([reason, *([WAYS_OUT[error.errno]] if error.errno in WAYS_OUT else [])])
+
+
+def out_of_memory(error: Exception, rounds: int) -> str:
+    """torch's first sentence on a device that is too small for the training, and the ways out. rounds: run.batch.rounds."""
+    return (
+        f"{str(error).splitlines()[0]} Take run.batch.rounds={2 * rounds} (smaller passes, the same batch),"
+        " model.activation_checkpointing=true, a smaller data.crop or a smaller model.encoder"
+    )
 
 
 def gibibytes(size: int) -> str:

@@ -4,12 +4,23 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from tqdm import tqdm
 
 from .checkpoint import write_text
+from .config import ConfigError
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuses trackers that Accelerate does not know, and those that are not installed, which it would leave out unsaid."""
+    for name in names:
+        if name not in ("all", *LOGGER_TYPE_TO_CLASS):
+            raise ConfigError(f"run.trackers has {name!r}; Accelerate knows all, {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+        if name != "all" and name not in map(str, get_available_trackers()):
+            raise ConfigError(f"run.trackers has {name!r}, which is not installed; pip install it, or take it out")
 
 
 class RunLog:

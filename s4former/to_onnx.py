@@ -26,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 from .choosing import ROLES, CheckpointError, choose, normalization
 from .config import ConfigError, from_dict
 from .models import coarsest_stride, load_network, logits_at
+from .refusals import in_words
 
 TOLERANCE = 1e-3  # of logits, relative to the largest
 LARGE = 1.9e9  # bytes; beyond it weights go into a file beside, since protobuf ends at 2 GiB
@@ -135,8 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "short_side": from_dict(choice.config).evaluation.short_side, "model": choice.description,
         }  # fmt: skip
         difference = to_onnx(network, Path(options.file), facts)
-    except (CheckpointError, ConfigError, OnnxError) as error:
-        print(f"s4former.to_onnx: {error}", file=sys.stderr)
+    except (CheckpointError, ConfigError, OnnxError, OSError) as error:
+        print(f"s4former.to_onnx: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
     size = Path(options.file).stat().st_size / 2**20
     print(

@@ -164,10 +164,17 @@ def test_a_plain_folder_takes_its_data_from_the_command_line(here, tmp_path, cap
         (["--window", "8", "8"], "--window and --stride say how windows slide; add --sliding-window"),
         (["evaluation.bach=3"], "unknown key evaluation.bach; did you mean evaluation.batch?"),
         (["--config", "none.json"], "there is no config file none.json"),
+        (["--sliding-window", "--stride", "512", "512"], "evaluation.stride is [512, 512] for windows of ["),
+        (["--json", "none/report.json"], "--json none/report.json: there is no such folder to write it into; make it first"),
     ],
 )
 def test_what_cannot_be_evaluated_is_a_sentence(here, capsys, arguments, sentence):
     assert complaint_of(capsys, *arguments).startswith(f"evaluate.py: {sentence}")
+
+
+def test_predictions_that_cannot_be_written_are_a_sentence(here, capsys):
+    Path("file").write_text("")
+    assert "file" in complaint_of(capsys, "--save-predictions", "file/out")
 
 
 def test_no_run_at_all_is_a_sentence(tmp_path, monkeypatch, capsys):

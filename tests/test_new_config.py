@@ -186,6 +186,11 @@ def test_nothing_is_overwritten(photos, capsys):
     assert (photos.parent / "mine.json").read_text() == content
 
 
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_looked_at(tmp_path, capsys):
+    assert main([str(tmp_path / "no photos"), "-o", str(tmp_path / "none" / "mine.json")]) == 1
+    assert f"the folder {tmp_path / 'none'} does not exist; make it, or give another place with -o" in capsys.readouterr().err
+
+
 def test_a_folder_of_another_shape_is_told_the_two_shapes(tmp_path, capsys):
     (tmp_path / "photos" / "stuff").mkdir(parents=True)
     assert "has neither labeled/ (with unlabeled/ and val/) nor images/ (with masks/); it has stuff/" in complaint(

@@ -21,3 +21,12 @@ def test_photos_come_in_order_and_what_is_broken_is_told_in_order(folder):
     assert [photo.id for photo in read] == ["1", "2", "3", "5", "6"]
     assert [(tuple(photo.image.shape), int(photo.image[0, 0, 0])) for photo in read] == [((3, 6, 8 + i), i) for i in (1, 2, 3, 5, 6)]
     assert ["0.png" in complaints[0], "4.png" in complaints[1], len(complaints)] == [True, True, 2]
+
+
+def test_masks_beside_their_images_are_no_photos(folder):
+    for place in ("labeled/images", "labeled/masks", "masks"):
+        (folder / place).mkdir(parents=True)
+        Image.new("L", (4, 4)).save(folder / place / "a.png")
+    assert {"labeled__images__a", "masks__a"} < find_photos(str(folder)).keys()  # masks/ alone may be a name like any other
+    assert "labeled__masks__a" not in find_photos(str(folder))
+    assert list(find_photos(str(folder / "labeled" / "masks"))) == ["a"]  # asked for by name

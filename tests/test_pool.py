@@ -119,6 +119,12 @@ def test_after_a_run_with_thresholds_of_classes_they_are_the_pools_too(run, tmp_
     assert (found == np.where(everything == 1, 1, 255)).all()
 
 
+def test_a_pool_that_cannot_be_written_is_a_sentence(run, tmp_path, capsys):
+    (tmp_path / "pool").write_text("a file")
+    assert main([str(run), "-o", str(tmp_path / "pool")]) == 1
+    assert str(tmp_path / "pool") in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_model_without_a_run_is_a_sentence(run, tmp_path, capsys):
     (tmp_path / "plain").mkdir()
     for path in (run / "teacher").iterdir():

@@ -8,7 +8,7 @@ from s4former.new_config.proposal import RECIPES, Machine, cores_have_bfloat16, 
 CPU, CARD, FARM = Machine(0, 0.0, 4), Machine(1, 12.0, 16), Machine(4, 80.0, 64)
 
 
-@pytest.mark.parametrize("encoder", ["", "mit-b2", "dinov2-small", "dinov3-small", "resnet50", "some/vit"])
+@pytest.mark.parametrize("encoder", ["", "mit-b2", "dinov2-small", "dinov3-small", "resnet50", "shapes", "some/vit"])
 @pytest.mark.parametrize("machine", [CPU, CARD, FARM], ids=["cpu", "card", "farm"])
 def test_every_proposal_is_a_config_whose_blocks_divide_its_crop(encoder, machine):
     for sizes in ([(360, 480)], [(3000, 4000), (2000, 3000)], [(40, 90)]):

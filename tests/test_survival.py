@@ -322,10 +322,10 @@ def test_a_disk_that_takes_no_more_stops_the_run_in_words_and_it_goes_on_later(s
 @pytest.mark.parametrize(
     ("number", "told"),
     [
-        (errno.ENOSPC, "No space left on device (7.0 MiB free); free some space on that disk, or move the run to another"),
+        (errno.ENOSPC, "No space left on device (7.0 MiB free); free some space on that disk, or write to another one (a"),
         (errno.EDQUOT, "Disk quota exceeded (7.0 MiB free); free some space: the quota of this account is used up"),
-        (errno.EROFS, "Read-only file system; make that disk writable, or move the run to another one and name it with run"),
-        (errno.EACCES, "Permission denied; make that folder writable, or move the run to another one and name it with run.o"),
+        (errno.EROFS, "Read-only file system; make that disk writable, or write to another one (a run: run.output=FOLDER)"),
+        (errno.EACCES, "Permission denied; make that folder writable, or write to another one (a run: run.output=FOLDER)"),
         (errno.EIO, "Input/output error"),
     ],
 )
@@ -500,6 +500,22 @@ def test_sigterm_again_and_again_saves_once_and_an_evaluation_that_was_due_is_ma
     assert broken.steps[-1] == 3 and broken.log("evaluation/teacher") == []
     assert broken.go("--resume")[0] == 0
     assert_nothing_is_lost(whole, broken.folder)
+
+
+def test_a_device_that_is_too_small_is_told_what_makes_a_step_smaller(broken, monkeypatch):
+    update = train_semi.update
+
+    def too_large(accelerator, student, *given):
+        if given[3] == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+        return update(accelerator, student, *given)
+
+    monkeypatch.setattr(train_semi, "update", too_large)
+    status, told = broken.go()
+    assert status == 1 and told.splitlines()[-1].startswith(
+        "train_semi.py: CUDA out of memory. Tried to allocate 2.00 GiB. Take run.batch.rounds=2 (smaller passes, the same batch),"
+        " model.activation_checkpointing=true, a smaller data.crop or a smaller model.encoder. Nothing is lost up to step 2"
+    )
 
 
 def test_a_loss_that_is_not_finite_tells_what_may_be_changed_and_the_change_is_on_record(broken, monkeypatch):

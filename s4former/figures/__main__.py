@@ -43,6 +43,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
 
     from ..config import ConfigError
     from ..reading import DataError
+    from ..refusals import in_words
     from .checkpoints import FigureError
 
     disable_progress_bar()  # of transformers, one for the tensors it loads
@@ -58,8 +59,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
         if not sources and command != "views":
             raise FigureError("give one checkpoint or more: a run, a model in it, or the id of one on the Hub")
         written = room.draw(sources, overrides, options).save(options.output)
-    except (FigureError, ConfigError, DataError) as error:
-        print(f"s4former.figures: {error}", file=sys.stderr)
+    except (FigureError, ConfigError, DataError, OSError) as error:
+        print(f"s4former.figures: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
     print("wrote " + " and ".join(map(str, written)))
     return 0

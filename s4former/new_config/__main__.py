@@ -9,6 +9,7 @@ three lists, mine.labeled.txt and so on; nothing is written into PHOTOS.
 import argparse
 import json
 import math
+import os
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -20,6 +21,7 @@ from ..config import ConfigError, from_dict
 from ..lists import Row
 from ..randomness import Stream, numpy_generator
 from ..reading import DataError, hexadecimal, plural
+from ..refusals import in_words
 from .finding import DEEP, WORDS, Found, Look, find, hold_out, keep, levels_of, look_at, without_twins
 from .numbering import MANY, PALETTE_FILES, numbering, read_names, read_palette
 from .proposal import propose, this_machine
@@ -34,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(arguments)
     try:
         write_config(options)
-    except (ConfigError, DataError) as error:
-        print(f"new_config: {error}", file=sys.stderr)
+    except (ConfigError, DataError, OSError) as error:
+        print(f"new_config: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 1
     return 0
 
@@ -66,6 +68,9 @@ def write_config(options: argparse.Namespace) -> None:
     there = [path for path in (output, *files.values()) if path.exists()]
     if there:
         raise DataError(f"{there[0]} is there already; delete it, or give another name with -o")
+    if not os.access(output.parent, os.W_OK):
+        what = "cannot be written into" if output.parent.is_dir() else "does not exist"
+        raise DataError(f"the folder {output.parent} {what}; make it, or give another place with -o")
     palette, names = classes_in(root, options)
     found, looks = usable(find(root), {int(colour[1:], 16): index for colour, index in palette.items()})
     found = without_twins(found)

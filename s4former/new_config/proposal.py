@@ -63,6 +63,7 @@ RECIPES = {  # by the beginning of model.encoder; the first that fits
     "dinov2-": Recipe("dpt", 14, {**ADAMW, "lr": 5e-6, "head_multiplier": 40}, {"decoder_channels": 128}),
     "dinov3-": Recipe("dpt", 16, {**ADAMW, "lr": 5e-6, "head_multiplier": 40}, {"decoder_channels": 128}),
     "resnet": Recipe("deeplabv3plus", 16, {"lr": 5e-4, "weight_decay": 2e-4}, {}),
+    "shapes": Recipe("setr", 8, {**ADAMW, "lr": 1e-4}, {"decoder_channels": 128, "decoder_stages": 2}),
     "": Recipe("setr", 16, {**ADAMW, "lr": 1e-4}, {"decoder_channels": 128, "decoder_stages": 2}),
 }
 
