@@ -142,8 +142,16 @@ class Method:
 
     @property
     def mixes_groups(self) -> bool:
-        """Whether images exchange content inside groups, which then have to stay in one piece."""
+        """Whether images take content from others of their group."""
         return self.teacher != "none" and self.mix not in ("none", "cutout") and self.mix_from == "group"
+
+    @property
+    def keeps_groups_whole(self) -> bool:
+        """Whether all images of a group have to lie in one process, instead of it borrowing those it takes content from.
+
+        Tiles are unmixed on the features of all of them; a student in training mode reads only what it trains on.
+        """
+        return self.mixes_groups and (self.mix in ("mixunmix", "adaptive_cutmix") or self.teacher == "student_in_training")
 
     @property
     def title(self) -> str:
@@ -332,7 +340,7 @@ def share_of_process(config: Config, processes: int) -> tuple[int, int]:
             raise ConfigError(
                 f"run.batch.{key} = {images} cannot be divided {over}; use {nearest_multiples(images, parts)}"
             )
-    group = method.mix_group if method.mixes_groups else 1
+    group = method.mix_group if method.keeps_groups_whole else 1
     if (batch.unlabeled // parts) % group:
         raise ConfigError(
             f"run.batch.unlabeled = {batch.unlabeled} {over} leaves {batch.unlabeled // parts} images each, which is"

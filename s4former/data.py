@@ -21,7 +21,7 @@ from .augment import crop_pair
 from .colour import STRONG_COLOURS, photometric
 from .config import Config, share_of_process
 from .decoded import CacheError, pool_image
-from .mixing import MIXES, Place
+from .mixing import MIXES, Place, next_of_group
 from .patch_shuffle import draw_order
 from .randomness import Stream, numpy_generator, of_view, torch_generator, torch_seed
 from .reading import DataError, read_mask, read_pair
@@ -35,7 +35,7 @@ REPLACEMENTS = 20  # unreadable unlabelled images in a row before a step gives u
 class Strong:
     """A strong view of the unlabelled images of a batch, and what is to be done to it.
 
-    images: (B_u, 3, H, W) uint8, followed by those of the second batch, if there is one.
+    images: (B_u, 3, H, W) uint8, followed by those that only give content (see `givers`).
     mix: tensors, the draw of the mix; which ones, its row in mixing.MIXES knows.
     orders: (B_u, r, c) long, the draw of PatchShuffle.
     """
@@ -55,7 +55,7 @@ class Batch:
     """One process's share of one step (one accumulation round of it). Crops are (H, W) = data.crop.
 
     labeled: (B_l, 3, H, W) uint8.    labels: (B_l, H, W), 255 = ignore.    labeled_valid: (B_l, H, W) bool.
-    weak: (B_u, 3, H, W) uint8, a crop of every unlabelled image, followed by those of the second batch, if there is one.
+    weak: (B_u, 3, H, W) uint8, a crop of every unlabelled image, followed by those that only give content.
     valid: (B_u, H, W) bool, False on padding; likewise.
     strong: the strong views, the same crops in other colours.
     seeds: one for each unlabelled image, for what is drawn on the device (the noise of PASA's variant).
@@ -74,7 +74,7 @@ class Batch:
 
     @property
     def unlabeled(self) -> int:
-        """B_u, the unlabelled images to train on; those of a second batch only give content to them."""
+        """B_u, the unlabelled images to train on; others only give content to them."""
         return len(self.strong[0].orders) if self.strong else 0
 
     def map(self, function) -> "Batch":
@@ -180,7 +180,7 @@ class Steps(Dataset):
             no_images, no_masks = torch.empty(0, 3, height, width, dtype=torch.uint8), torch.empty(0, height, width) > 0
             return Batch(step, images, labels, labeled_valid, no_images, no_masks, ())
         positions = [part * self.unlabeled_share + i for i in range(self.unlabeled_share)]
-        crops = [self.unlabeled_image(step, position) for position in positions + self.second_batch(positions)]
+        crops = [self.unlabeled_image(step, position) for position in positions + givers(self.config, positions)]
         weak, valid = stack(crop.weak for crop in crops), stack(crop.valid for crop in crops)
         strong = tuple(
             Strong(
@@ -193,13 +193,6 @@ class Steps(Dataset):
         replaced = tuple(name for crop in crops for name in crop.replaced)
         seeds = tuple(torch_seed(self.config.run.seed, Stream.PASA_NOISE, step, position) for position in positions)
         return Batch(step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, seeds, replaced)
-
-    def second_batch(self, positions: list[int]) -> list[int]:
-        """The positions of the images that only give content: behind those of the global batch."""
-        method = self.config.method
-        if method.mix == "none" or method.mix_from != "second_batch":
-            return []
-        return [self.config.run.batch.unlabeled + position for position in positions]
 
     def labeled_image(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Image (H, W, 3), labels (H, W) and valid (H, W) of one labelled crop."""
@@ -257,6 +250,7 @@ class Steps(Dataset):
             classes=len(self.sources.classes),
             labeled=self.labeled_share,
             view=view,
+            givers=givers(self.config, positions),
             second_batch=method.mix_from == "second_batch",
         )
         return MIXES[method.mix].draw(place)
@@ -267,6 +261,19 @@ class Steps(Dataset):
         probability = method.shuffle_probability if method.patch_shuffle else 0.0
         keys = [of_view((seed, Stream.SHUFFLE, step, position), view) for position in positions]
         return torch.stack([draw_order(*self.shuffle_grid, probability, torch_generator(*key)) for key in keys])
+
+
+def givers(config: Config, positions: list[int]) -> list[int]:
+    """The places of the images that only give content to those at `positions` of the global batch.
+
+    Of a second batch they are numbered behind it. Of the groups they are those that lie in another process or round, which
+    are loaded, and read by the teacher, once more.
+    """
+    method = config.method
+    if method.mix != "none" and method.mix_from == "second_batch":
+        return [config.run.batch.unlabeled + position for position in positions]
+    partners = (next_of_group(position, method.mix_group) for position in positions) if method.mixes_groups else ()
+    return sorted(set(partners) - set(positions))
 
 
 def stack(arrays) -> Tensor:

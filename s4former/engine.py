@@ -117,7 +117,7 @@ def update(
         last = round_ == config.run.batch.rounds - 1
         with nullcontext() if last else accelerator.no_sync(student):
             with accelerator.autocast():
-                heard = thresholds.listening(speaking, batch.valid) if adaptive else speaking
+                heard = thresholds.listening(speaking, batch.valid[: batch.unlabeled]) if adaptive else speaking
                 losses = train_step(student, heard, batch, method, average, thresholds.current() if adaptive else None)
                 losses["total"] = total_loss(losses, method)
             accelerator.backward(losses["total"] / config.run.batch.rounds)

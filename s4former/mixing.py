@@ -1,7 +1,7 @@
 """Mixing content between images of a batch: the draw apart from the use.
 
 A mix is a source map, (B, H, W) long: for every pixel the image that it comes from, counted through the unlabelled images
-of the batch, then those of a second batch if there is one, or the labelled ones; ERASED is no image. `gather` applies it to anything that has a batch dimension
+of the batch, then those that only give content, or the labelled ones; ERASED is no image. `gather` applies it to anything that has a batch dimension
 and that resolution, so pixels, labels, teacher logits and confidence cannot be moved by different rules. A new mix is a
 draw, a source map and a line in `MIXES`.
 """
@@ -9,7 +9,7 @@ draw, a source map and a line in `MIXES`.
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 import torch
@@ -29,7 +29,9 @@ Size = tuple[int, int] | torch.Size  # height, width of the images
 class Place:
     """Where a draw belongs: everything it may depend on.
 
-    positions: of this process's unlabelled images in the global batch, whole groups.
+    positions: of this process's unlabelled images in the global batch.
+    givers: of the images behind them in the batch, which only give content: those of a second batch, or of the same groups
+        but other processes or rounds.
     """
 
     seed: int
@@ -41,6 +43,7 @@ class Place:
     classes: int
     labeled: int  # labelled images of this process
     view: int = 0  # which strong view; every one has its own draw
+    givers: Sequence[int] = ()
     second_batch: bool = False  # content comes from there instead of from the group
 
     def coin(self) -> bool:
@@ -57,8 +60,10 @@ class Place:
 
     def partners(self) -> Tensor:
         """(B,) long: the image that gives each its content; that of the second batch, or the next of its group."""
-        batch = len(self.positions)
-        return batch + torch.arange(batch) if self.second_batch else partners(batch, self.group)
+        if self.second_batch:
+            return len(self.positions) + torch.arange(len(self.positions))
+        seen = [*self.positions, *self.givers]
+        return torch.tensor([seen.index(next_of_group(position, self.group)) for position in self.positions])
 
     def group_permutations(self, count: int) -> Tensor:
         """(B, count) long: `count` permutations inside every group, as local image numbers."""
@@ -140,10 +145,9 @@ def draw_integer(least: int, most: int, generator: torch.Generator) -> int:
     return int(torch.randint(least, most + 1, (), generator=generator))
 
 
-def partners(batch: int, group: int) -> Tensor:
-    """(B,) long: the next image of the same group of consecutive images, cyclic."""
-    own = torch.arange(batch)
-    return own - own % group + (own + 1) % group
+def next_of_group(position: int, group: int) -> int:
+    """The next image of the same group of consecutive images, cyclic."""
+    return position - position % group + (position + 1) % group
 
 
 def draw_boxes(place: Place) -> Draws:

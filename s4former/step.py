@@ -45,7 +45,7 @@ def train_step(
     if teacher is not None:
         with torch.no_grad():  # the teacher reads the weak view
             everything = pseudo_label(teacher(batch.weak), batch.valid, method.threshold if thresholds is None else thresholds)
-        pseudo = everything.first(batch.unlabeled)  # a second batch is only there to be pasted from
+        pseudo = everything.first(batch.unlabeled)  # the others are only there to be pasted from
 
         # Pixels move between images (CutMix and its kin), then between places (PatchShuffle). Labels follow the first
         # move only, unless the features are brought back from it too: both are undone before the decoder.

@@ -35,11 +35,11 @@ class ClassThresholds(nn.Module):
         return self.threshold * relative.where(self.confidence > 0, 1.0)
 
     def listening(self, teacher: Callable[[Tensor], Tensor], valid: Tensor) -> Callable[[Tensor], Tensor]:
-        """The teacher, with what it says noted; `valid` (B, H, W) is False on padding."""
+        """The teacher, with what it says of the first B images noted; `valid` (B, H, W) is False on padding."""
 
         def speak(images: Tensor) -> Tensor:
             logits = teacher(images)
-            self.note(logits, valid)
+            self.note(logits[: len(valid)], valid)
             return logits
 
         return speak

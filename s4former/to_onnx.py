@@ -57,7 +57,7 @@ def to_onnx(network: PreTrainedModel, path: Path, facts: dict[str, Any]) -> floa
         import onnxruntime  # noqa: F401 - looked for before minutes are spent
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise OnnxError(f'{error.name} is not installed; pip install "s4former[onnx]"') from None
+        raise OnnxError(f"{error.name} is not installed; pip install onnx onnxscript onnxruntime") from None
     model, stride = WholeImage(network).eval(), coarsest_stride(network)
     example = torch.randn(2, 3, 4 * stride + stride // 2, 5 * stride + stride // 3)
     dynamic = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}

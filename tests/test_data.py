@@ -9,6 +9,8 @@ from scripts import TINY
 
 from s4former.config import from_dict
 from s4former.data import Steps, ValidationSet, index_of, labeled_places, step_loader
+from s4former.mixing import MIXES, gather, mix_pseudo
+from s4former.pseudo import pseudo_label
 from s4former.reading import DataError
 from s4former.sources import load_sources
 
@@ -118,6 +120,28 @@ def test_every_mix_is_drawn_for_the_global_batch(mix):
             assert torch.equal(torch.cat([halves[0][name], halves[1][name] + first]), value), name
         else:
             assert torch.equal(torch.cat([half[name] for half in halves]), value), name
+
+
+@pytest.mark.parametrize("mix", ["cutmix", "cutmix_small", "classmix"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_group_that_lies_in_several_processes_mixes_as_in_one(mix, processes):
+    sections = {
+        "method": {"mix": mix, "mix_group": 4, "mix_probability": 1.0},
+        "run": {"batch": {"labeled": 4, "unlabeled": 8}}, "data": {"ratio": [0.5, 1.0]},
+    }  # fmt: skip
+
+    def mixed(process, processes):
+        batch = steps_of(process, processes, **sections).batch(3, 0)
+        everything = pseudo_label(batch.weak.float() / 9, batch.valid, 0.4)  # three colours as three classes
+        pseudo, strong = everything.first(batch.unlabeled), batch.strong[0]
+        source = MIXES[mix].source(strong.mix, pseudo, strong.images.shape[-2:])
+        return gather(strong.images, source), mix_pseudo(everything, source).label, mix_pseudo(everything, source).logits
+
+    whole = mixed(0, 1)
+    assert not torch.equal(whole[0], steps_of(**sections).batch(3, 0).strong[0].images)
+    parts = [mixed(process, processes) for process in range(processes)]
+    for index, value in enumerate(whole):
+        assert torch.equal(torch.cat([part[index] for part in parts]), value)
 
 
 def test_orders_are_identities_where_patch_shuffle_is_off():

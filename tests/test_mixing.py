@@ -13,7 +13,7 @@ from s4former.mixing import (
     gather,
     image_confidence,
     mix_pseudo,
-    partners,
+    next_of_group,
     small_box,
     square_box,
     unmix,
@@ -46,9 +46,14 @@ def test_boxes_stay_inside_any_image(size):
         assert 0 < cutmix_box(*size, torch.Generator().manual_seed(seed)).sum() <= size[0] * size[1]
 
 
+def partners(batch, group):
+    return torch.tensor([next_of_group(position, group) for position in range(batch)])
+
+
 def test_partners_are_the_next_of_the_same_group():
     assert partners(8, 4).tolist() == [1, 2, 3, 0, 5, 6, 7, 4]
     assert partners(3, 1).tolist() == [0, 1, 2]
+    assert replace(place(positions=2, group=4), positions=[6, 7], givers=[4]).partners().tolist() == [1, 2]  # 7, and 4 of elsewhere
 
 
 def mix_source(boxes, partner):

@@ -59,6 +59,16 @@ def test_pixels_are_judged_by_the_threshold_of_the_class_they_are_said_to_be():
     assert pseudo_label(said, everywhere(said), torch.tensor([0.9, 0.7])).label.tolist() == [[[255, 1]]]
 
 
+def test_images_that_only_give_content_are_not_heard():
+    valid, logits = torch.ones(2, 4, 4, dtype=torch.bool), torch.randn(3, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    heard = []
+    for said in (logits, logits[:2]):
+        thresholds = ClassThresholds(5, 0.9)
+        assert torch.equal(thresholds.listening(lambda images: said, valid)(None), said)
+        heard.append(thresholds.heard)
+    assert torch.equal(*heard)
+
+
 def test_an_update_moves_them_and_lets_more_pixels_in():
     config = from_dict({
         "data": {"source": "shapes"}, "method": {"threshold": 0.24, "thresholds": "per_class", "mix_group": 2, "auxiliary_weight": 0},

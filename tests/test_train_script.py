@@ -220,7 +220,7 @@ UNIMATCH = {"strong_views": 2, "strong_colour": "jitter", "mix": "cutmix_small",
             "normalizer": "valid", "regularizer_on": "strong"}  # fmt: skip
 
 
-@pytest.mark.parametrize("keys", [{}, UNIMATCH], ids=["S4Former", "UniMatch"])
+@pytest.mark.parametrize("keys", [{}, {"mix_group": 4}, UNIMATCH], ids=["S4Former", "a group over both", "UniMatch"])
 def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_path, keys):
     script = ROOT / "tests" / "two_processes.py"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -233,6 +233,8 @@ def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_pa
         whole = two["batch"][field]
         if len(whole) == 8:  # each process has its images of the second batch behind its own
             whole = torch.cat([whole[[0, 1, 4, 5]], whole[[2, 3, 6, 7]]])
+        if len(whole) == 6:  # each process has the partner that lies in the other one behind its own
+            whole = whole[[0, 1, 3, 4]]
         assert torch.equal(one["batch"][field], whole), field
     assert one["gradients"].keys() == two["gradients"].keys()
     for name, gradient in one["gradients"].items():

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..config import Config, share_of_process
-from ..data import Batch, Strong
+from ..data import Batch, Strong, givers
 from ..engine import Teacher, build_optimizer
 from ..inference import Setting, resize_for_test
 from ..mixing import MIXES, Place
@@ -133,9 +133,9 @@ def empty_batch(config: Config, grid: tuple[int, int], classes: int) -> Batch:
     method, crop = config.method, config.data.crop
     place = Place(
         seed=0, step=0, positions=list(range(unlabeled)), size=crop, group=method.mix_group, probability=1.0,
-        classes=classes, labeled=labeled, second_batch=method.mix_from == "second_batch",
+        classes=classes, labeled=labeled, givers=givers(config, list(range(unlabeled))), second_batch=method.mix_from == "second_batch",
     )  # fmt: skip
-    seen = unlabeled * (2 if place.second_batch else 1) if method.teacher != "none" else 0
+    seen = unlabeled + len(place.givers) if method.teacher != "none" else 0
     orders = torch.arange(grid[0] * grid[1]).reshape(1, *grid).repeat(unlabeled, 1, 1)
     views = method.strong_views if seen else 0
     strong = [Strong(torch.zeros(seen, 3, *crop), MIXES[method.mix].draw(place), orders.clone()) for _ in range(views)]

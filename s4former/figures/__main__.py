@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import matplotlib  # noqa: F401  (an extra: training does without)
     except ModuleNotFoundError:
-        print('s4former.figures: needs matplotlib; pip install matplotlib, or "s4former[figures]"', file=sys.stderr)
+        print("s4former.figures: needs matplotlib; pip install matplotlib", file=sys.stderr)
         return 1
     return run(command, arguments[1:])
 

@@ -107,7 +107,7 @@ def default_encoder(machine: Machine) -> str:
 
 
 def rounds_for(machine: Machine) -> int:
-    """Accumulation rounds: two where a GPU is small; a whole mix group of four images has to fit into each."""
+    """Accumulation rounds: two where a GPU is small."""
     return 2 if machine.gpus == 1 and machine.memory_gib < 20 else 1
 
 
