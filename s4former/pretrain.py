@@ -302,13 +302,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     encoder, everywhere, things = pretrain(options)
     minutes = (time.monotonic() - start) / 60
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(options).items())
-    card = (f"# A small vision transformer, pretrained on painted things\n\n"
+    card = (f"# A small vision transformer, pretrained on drawn things\n\n"
             f"{options.layers} blocks of width {options.width}, patches of {PATCH}, trained on {SIDE} x {SIDE} views. "
             f"It has seen {', '.join(PRETRAINING_CLASSES[1:])}; none of the classes of `s4former.shapes.CLASSES`.\n\n"
             f"    python -m s4former.pretrain {flags}\n\n| | |\n|---|---|\n| seed | {options.seed} |\n"
             f"| held-out accuracy, all pixels | {everywhere:.3f} |\n"
             f"| held-out accuracy, pixels of things | {things:.3f} |\n"
-            f"| minutes ({torch.get_num_threads()} CPU threads) | {minutes:.0f} |\n"
+            f"| CPU threads, minutes | {torch.get_num_threads()}, {minutes:.0f} |\n"
             f"| versions | Python {platform.python_version()}, torch {torch.__version__}, transformers "
             f"{transformers.__version__}, numpy {np.__version__} |\n")
     write(encoder, options.output, lambda digest: card + f"| SHA-256 of model.safetensors | `{digest}` |\n")
