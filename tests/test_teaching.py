@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from s4former.config import Method
+from s4former import runlog
+from s4former.config import ConfigError, Method
 from s4former.metrics import ConfusionMatrix
 from s4former.pseudo import pseudo_label
-from s4former.runlog import numbers
+from s4former.runlog import check_trackers, numbers
 from s4former.teaching import BINS, LEAST, Tally, count_pseudo, patience, rightness, warning
 
 CLASSES = ("ground", "leaf", "bud")
@@ -97,6 +98,15 @@ def test_rightness_by_hand():
     assert worth["confident"] == 0.5 and worth["right"] == pytest.approx(0.6)
     assert worth["right_by_class"] == {"ground": 0.75, "leaf": 0.0, "bud": None}
     assert worth["share"] == {"ground": 0.4, "leaf": 0.1, "bud": 0.0}
+
+
+def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch):
+    with pytest.raises(ConfigError, match=r"run.trackers has 'tensorbord'; Accelerate knows all, .*tensorboard"):
+        check_trackers(["tensorbord"])
+    check_trackers(["all", "tensorboard"])
+    monkeypatch.setattr(runlog, "get_available_trackers", lambda: [])
+    with pytest.raises(ConfigError, match="run.trackers has 'tensorboard', which is not installed; pip install it"):
+        check_trackers(["tensorboard"])
 
 
 def test_trackers_get_the_numbers_of_a_mapping_too():
