@@ -22,12 +22,12 @@ from transformers.utils.logging import disable_progress_bar
 from s4former import checkpoint, teaching
 from s4former.config import Config, ConfigError, load, share_of_process, to_dict
 from s4former.data import Batch, step_loader
-from s4former.engine import NonFiniteLoss, Signals, precision, update
+from s4former.engine import NonFiniteLoss, Signals, out_of_memory, precision, update
 from s4former.export import check_repository
 from s4former.outcome import description, evaluate, finish, push_model
 from s4former.preflight import preflight
 from s4former.reading import DataError
-from s4former.refusals import in_words, out_of_memory
+from s4former.refusals import in_words
 from s4former.runlog import RunLog, check_trackers
 from s4former.sources import Sources, check_masks, load_sources
 from s4former.step import BRANCHES
@@ -36,8 +36,8 @@ from s4former.training import Training, build_training, restore, save
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
 FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.workers", "data.cache")  # fmt: skip
-# And those that mend a loss that is not finite; results.json tells of the change.
-MENDING = ("optimizer.lr", "optimizer.clip_norm", "run.mixed_precision")
+# And those that mend a loss that is not finite, or a device that is too small; results.json tells of the change.
+MENDING = ("optimizer.lr", "optimizer.clip_norm", "run.mixed_precision", "run.batch.rounds", "model.activation_checkpointing")
 
 
 class Stopped(RuntimeError):
@@ -46,7 +46,7 @@ class Stopped(RuntimeError):
 
 def main() -> int:
     disable_progress_bar()  # of transformers, one for every file it writes
-    arguments, config = read_arguments(), None
+    arguments = read_arguments()
     try:
         config = load(arguments.config, arguments.overrides)
         check_repository(config.run.push_to_hub)
@@ -78,8 +78,9 @@ def main() -> int:
         accelerator.init_trackers("s4former", config={key: str(value) for key, value in flat(to_dict(config)).items()})
         status = train(training)
         accelerator.end_training()
-    except (ConfigError, DataError, Stopped, checkpoint.DamageError, OSError, torch.OutOfMemoryError) as error:
-        print(f"\n{Path(sys.argv[0]).name}: {told(error, config)}", file=sys.stderr)
+    except (ConfigError, DataError, Stopped, checkpoint.DamageError, OSError) as error:
+        reason = in_words(error) if isinstance(error, OSError) else error
+        print(f"\n{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
         return 1
     return status
 
@@ -116,15 +117,15 @@ def train(training: Training) -> int:
     try:
         with closing(batches), closing(log):
             return run_steps(training, batches, log)
-    except (DataError, NonFiniteLoss, OSError, torch.OutOfMemoryError) as error:
-        raise Stopped(f"{told(error, config, training.folder)}. {checkpoint.way_on(training.folder)}") from error
+    except (ConfigError, DataError, NonFiniteLoss, OSError, torch.OutOfMemoryError) as error:
+        raise Stopped(f"{told(error, training)}. {checkpoint.way_on(training.folder)}") from error
 
 
-def told(error: Exception, config: Config | None, place: Path | None = None) -> str:
-    """What the user reads of an error that ends the run."""
+def told(error: Exception, training: Training) -> str:
+    """What the user reads of an error that ends a run on its way."""
     if isinstance(error, torch.OutOfMemoryError):
-        return out_of_memory(error, config.run.batch.rounds)
-    return in_words(error, place) if isinstance(error, OSError) else str(error)
+        return out_of_memory(error, training.config, training.accelerator.num_processes)
+    return in_words(error, training.folder) if isinstance(error, OSError) else str(error)
 
 
 def run_steps(training: Training, batches: Iterator[Batch], log: RunLog) -> int:

@@ -107,7 +107,9 @@ class Method:
     labeled_colour: bool = True  # photometric distortion on the labelled images
     # what a strong view receives from other images; "cutmix_small": UniMatch's boxes; "classmix_half": half of the classes
     # stay, as in ClassMix's own paper, where "classmix" keeps one more, as the released code does
-    mix: Literal["none", "cutmix", "cutmix_small", "cutout", "classmix", "classmix_half", "mixunmix", "adaptive_cutmix"] = "cutmix"
+    mix: Literal[
+        "none", "cutmix", "cutmix_small", "cutout", "classmix", "classmix_half", "mixunmix", "adaptive_cutmix"
+    ] = "cutmix"
     # one draw for the whole batch; cutmix_small: one per image; mixunmix and adaptive_cutmix always mix
     mix_probability: float = number(0.5, least=0, most=1)
     # where the content comes from: the next image of a group, or an image of a second unlabelled batch (UniMatch)
@@ -149,7 +151,8 @@ class Method:
     def keeps_groups_whole(self) -> bool:
         """Whether all images of a group have to lie in one process, instead of it borrowing those it takes content from.
 
-        Tiles are unmixed on the features of all of them; a student in training mode reads only what it trains on.
+        Tiles are unmixed on the features of all of them; adaptive CutMix permutes all of them, and pastes from what they
+        were given themselves; a student in training mode reads only what it trains on.
         """
         return self.mixes_groups and (self.mix in ("mixunmix", "adaptive_cutmix") or self.teacher == "student_in_training")
 

@@ -21,7 +21,7 @@ from .augment import crop_pair
 from .colour import STRONG_COLOURS, photometric
 from .config import Config, share_of_process
 from .decoded import CacheError, pool_image
-from .mixing import MIXES, Place, next_of_group
+from .mixing import MIXES, Place
 from .patch_shuffle import draw_order
 from .randomness import Stream, numpy_generator, of_view, torch_generator, torch_seed
 from .reading import DataError, read_mask, read_pair
@@ -35,7 +35,7 @@ REPLACEMENTS = 20  # unreadable unlabelled images in a row before a step gives u
 class Strong:
     """A strong view of the unlabelled images of a batch, and what is to be done to it.
 
-    images: (B_u, 3, H, W) uint8, followed by those that only give content (see `givers`).
+    images: (B_u, 3, H, W) uint8, followed by those that only give content (see `exchange`).
     mix: tensors, the draw of the mix; which ones, its row in mixing.MIXES knows.
     orders: (B_u, r, c) long, the draw of PatchShuffle.
     """
@@ -58,7 +58,7 @@ class Batch:
     weak: (B_u, 3, H, W) uint8, a crop of every unlabelled image, followed by those that only give content.
     valid: (B_u, H, W) bool, False on padding; likewise.
     strong: the strong views, the same crops in other colours.
-    seeds: one for each unlabelled image, for what is drawn on the device (the noise of PASA's variant).
+    seeds: one for each unlabelled image, for the noise of PASA's variant 'rand'.
     replaced: ids of unlabelled images that could not be read; others took their places.
     """
 
@@ -179,18 +179,20 @@ class Steps(Dataset):
             height, width = self.config.data.crop
             no_images, no_masks = torch.empty(0, 3, height, width, dtype=torch.uint8), torch.empty(0, height, width) > 0
             return Batch(step, images, labels, labeled_valid, no_images, no_masks, ())
-        positions = [part * self.unlabeled_share + i for i in range(self.unlabeled_share)]
-        crops = [self.unlabeled_image(step, position) for position in positions + givers(self.config, positions)]
+        positions, whole = [part * self.unlabeled_share + i for i in range(self.unlabeled_share)], self.config.run.batch.unlabeled
+        only_givers, partner = exchange(self.config, positions)
+        crops = [self.unlabeled_image(step, position) for position in positions + only_givers]
         weak, valid = stack(crop.weak for crop in crops), stack(crop.valid for crop in crops)
         strong = tuple(
             Strong(
                 images=stack(crop.strong[view] for crop in crops).permute(0, 3, 1, 2),
-                mix=self.mix(step, positions, view),
+                mix=self.mix(step, positions, partner, view),
                 orders=self.orders(step, positions, view),
             )
             for view in range(self.config.method.strong_views)
         )
-        replaced = tuple(name for crop in crops for name in crop.replaced)
+        first_told = [crop for place, crop in zip(positions + only_givers, crops) if place in positions or place >= whole]
+        replaced = tuple(name for crop in first_told for name in crop.replaced)
         seeds = tuple(torch_seed(self.config.run.seed, Stream.PASA_NOISE, step, position) for position in positions)
         return Batch(step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, seeds, replaced)
 
@@ -237,21 +239,20 @@ class Steps(Dataset):
             " check data.root and data.unlabeled"
         )
 
-    def mix(self, step: int, positions: list[int], view: int = 0) -> dict[str, Tensor]:
+    def mix(self, step: int, positions: list[int], partner: list[int], view: int = 0) -> dict[str, Tensor]:
         """What the method's mix needs to have drawn for these images."""
         method = self.config.method
         place = Place(
             seed=self.config.run.seed,
             step=step,
             positions=positions,
+            partner=partner,
             size=self.config.data.crop,
             group=method.mix_group,
             probability=method.mix_probability,
             classes=len(self.sources.classes),
             labeled=self.labeled_share,
             view=view,
-            givers=givers(self.config, positions),
-            second_batch=method.mix_from == "second_batch",
         )
         return MIXES[method.mix].draw(place)
 
@@ -263,17 +264,23 @@ class Steps(Dataset):
         return torch.stack([draw_order(*self.shuffle_grid, probability, torch_generator(*key)) for key in keys])
 
 
-def givers(config: Config, positions: list[int]) -> list[int]:
-    """The places of the images that only give content to those at `positions` of the global batch.
+def exchange(config: Config, positions: list[int]) -> tuple[list[int], list[int]]:
+    """Who gives content to the images at `positions` of the global batch.
 
-    Of a second batch they are numbered behind it. Of the groups they are those that lie in another process or round, which
-    are loaded, and read by the teacher, once more.
+    Returns:
+        The places of images that are there to give only, and for every position the number of its giver, counted through
+        `positions` and then those. Images of a second batch have places behind the first. Of a group it is the next image, in a
+        circle; one that lies in another process or round is loaded, and read by the teacher, once more.
     """
-    method = config.method
+    method, group = config.method, config.method.mix_group
     if method.mix != "none" and method.mix_from == "second_batch":
-        return [config.run.batch.unlabeled + position for position in positions]
-    partners = (next_of_group(position, method.mix_group) for position in positions) if method.mixes_groups else ()
-    return sorted(set(partners) - set(positions))
+        return [config.run.batch.unlabeled + place for place in positions], [len(positions) + i for i in range(len(positions))]
+    if not method.mixes_groups:
+        return [], list(range(len(positions)))
+    partners = [place - place % group + (place + 1) % group for place in positions]
+    only_givers = sorted(set(partners) - set(positions))
+    seen = positions + only_givers
+    return only_givers, [seen.index(place) for place in partners]
 
 
 def stack(arrays) -> Tensor:

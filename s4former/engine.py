@@ -3,6 +3,7 @@
 import copy
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Callable, Iterable
 
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .config import Config, Optimizer, share_of_process
+from .config import Config, ConfigError, Optimizer, share_of_process
 from .data import Batch
 from .models import decode, encode, encoder_depths
 from .randomness import Stream, torch_seed
@@ -161,6 +162,20 @@ def own_word(network: nn.Module, images: Tensor, learning: int = 0) -> Tensor:
     finally:
         network.train(mode)
     return torch.cat(said)
+
+
+def out_of_memory(error: torch.OutOfMemoryError, config: Config, processes: int) -> str:
+    """The first sentence of torch on a device that is too small for a step, and the ways out that this config has."""
+    ways, rounds = [], 2 * config.run.batch.rounds
+    try:
+        share_of_process(replace(config, run=replace(config.run, batch=replace(config.run.batch, rounds=rounds))), processes)
+        ways.append(f"run.batch.rounds={rounds} (smaller passes, the same batch)")
+    except ConfigError:
+        pass
+    if not config.model.activation_checkpointing and config.model.architecture != "deeplabv3plus":
+        ways.append("model.activation_checkpointing=true")
+    take = f"take {' or '.join(ways)}, which a resumed run may change, or" if ways else "take"
+    return f"{str(error).splitlines()[0].rstrip('. ')}; {take} a smaller data.crop or model.encoder in a new run"
 
 
 def clip(accelerator: Accelerator, student: nn.Module, limit: float) -> Tensor:

@@ -1,15 +1,15 @@
 """Mixing content between images of a batch: the draw apart from the use.
 
 A mix is a source map, (B, H, W) long: for every pixel the image that it comes from, counted through the unlabelled images
-of the batch, then those that only give content, or the labelled ones; ERASED is no image. `gather` applies it to anything that has a batch dimension
-and that resolution, so pixels, labels, teacher logits and confidence cannot be moved by different rules. A new mix is a
-draw, a source map and a line in `MIXES`.
+of the batch, then those that only give content, or the labelled ones; ERASED is no image. `gather` applies it to anything
+that has a batch dimension and that resolution, so pixels, labels, teacher logits and confidence cannot be moved by
+different rules. A new mix is a draw, a source map and a line in `MIXES`.
 """
 
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Sequence
+from typing import Callable
 
 import numpy as np
 import torch
@@ -30,21 +30,19 @@ class Place:
     """Where a draw belongs: everything it may depend on.
 
     positions: of this process's unlabelled images in the global batch.
-    givers: of the images behind them in the batch, which only give content: those of a second batch, or of the same groups
-        but other processes or rounds.
+    partner: for each of them the image that gives it content, counted through these images and those that only give.
     """
 
     seed: int
     step: int
     positions: list[int]
+    partner: list[int]
     size: tuple[int, int]
     group: int
     probability: float
     classes: int
     labeled: int  # labelled images of this process
     view: int = 0  # which strong view; every one has its own draw
-    givers: Sequence[int] = ()
-    second_batch: bool = False  # content comes from there instead of from the group
 
     def coin(self) -> bool:
         """One for the whole global batch."""
@@ -57,13 +55,6 @@ class Place:
     def generators(self, stream: Stream) -> list[torch.Generator]:
         """One for every image."""
         return [torch_generator(*of_view((self.seed, stream, self.step, position), self.view)) for position in self.positions]
-
-    def partners(self) -> Tensor:
-        """(B,) long: the image that gives each its content; that of the second batch, or the next of its group."""
-        if self.second_batch:
-            return len(self.positions) + torch.arange(len(self.positions))
-        seen = [*self.positions, *self.givers]
-        return torch.tensor([seen.index(next_of_group(position, self.group)) for position in self.positions])
 
     def group_permutations(self, count: int) -> Tensor:
         """(B, count) long: `count` permutations inside every group, as local image numbers."""
@@ -145,18 +136,13 @@ def draw_integer(least: int, most: int, generator: torch.Generator) -> int:
     return int(torch.randint(least, most + 1, (), generator=generator))
 
 
-def next_of_group(position: int, group: int) -> int:
-    """The next image of the same group of consecutive images, cyclic."""
-    return position - position % group + (position + 1) % group
-
-
 def draw_boxes(place: Place) -> Draws:
     """A box for every image, or none for any."""
     if place.coin():
         boxes = torch.stack([cutmix_box(*place.size, generator) for generator in place.generators(Stream.MIX_BOX)])
     else:
         boxes = torch.zeros(len(place.positions), *place.size, dtype=torch.bool)
-    return {"boxes": boxes, "partner": place.partners()}
+    return {"boxes": boxes, "partner": torch.tensor(place.partner)}
 
 
 def draw_small_boxes(place: Place) -> Draws:
@@ -165,7 +151,7 @@ def draw_small_boxes(place: Place) -> Draws:
     for box, generator in zip(boxes, place.generators(Stream.MIX_BOX)):
         if float(torch.rand((), generator=generator)) < place.probability:
             box.copy_(small_box(*place.size, generator))
-    return {"boxes": boxes, "partner": place.partners()}
+    return {"boxes": boxes, "partner": torch.tensor(place.partner)}
 
 
 def small_box(height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -215,7 +201,7 @@ def draw_priorities(place: Place) -> Draws:
     return {
         "priority": torch.stack(priority),
         "mixes": torch.tensor(place.coin()),
-        "partner": place.partners(),
+        "partner": torch.tensor(place.partner),
     }
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from . import checkpoint, panels
-from .config import to_dict
+from .config import ConfigError, to_dict
 from .export import Provenance, export, push
 from .inference import PSEUDO, evaluate_networks, predict
 from .metrics import ConfusionMatrix
@@ -42,16 +42,21 @@ def evaluate(training: Training, log: RunLog) -> None:
     """Scores teacher and student in one pass over the evaluation images, and exports whichever was never better."""
     training.finiteness.raise_if_bad()
     accelerator, classes = training.accelerator, training.validation.classes
-    with reading(training.networks) as readers, accelerator.autocast():
-        matrices = evaluate_networks(
-            readers,
-            training.validation,
-            training.setting,
-            num_classes=len(classes),
-            pseudo=training.pseudo,
-            process_index=accelerator.process_index,
-            num_processes=accelerator.num_processes,
-        )
+    try:
+        with reading(training.networks) as readers, accelerator.autocast():
+            matrices = evaluate_networks(
+                readers,
+                training.validation,
+                training.setting,
+                num_classes=len(classes),
+                pseudo=training.pseudo,
+                process_index=accelerator.process_index,
+                num_processes=accelerator.num_processes,
+            )
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the evaluation: {str(error).splitlines()[0].rstrip('. ')}; take a smaller evaluation.batch, or evaluation.mode=sliding"
+        ) from error
     total = partial(accelerator.reduce, reduction="sum")
     matrices = {name: matrix.reduce(total) for name, matrix in matrices.items()}
     training.scores = {role: matrices[role].as_dict(classes) for role in training.networks}

@@ -132,8 +132,7 @@ def attention_bias(
         (of_queries, queries), (of_keys, keys) = (patches(confidence, valid, grid) for grid in (query_grid, key_grid))
         if variant == "rand":
             noise = draw_noise(seeds, (queries.shape[1], keys.shape[1])).to(confidence.device)
-            dense_bias = pasa_mask(of_keys, variant, alpha, noise) * queries[:, :, None] * keys[:, None, :]
-            bias[key] = F.pad(dense_bias, (prefix, 0, prefix, 0))
+            bias[key] = F.pad(alpha * noise * queries[:, :, None] * keys[:, None, :], (prefix, 0, prefix, 0))
         else:
             shape = VARIANTS[variant]
             row, column = shape.row(of_queries, queries) * queries, alpha * shape.column(of_keys) * keys
@@ -142,7 +141,10 @@ def attention_bias(
 
 
 def draw_noise(seeds: Sequence[int], shape: tuple[int, int]) -> Tensor:
-    """(B, Nq, Nk) uniform in [0, 1), image by image on the CPU: the same on every device and in every process."""
+    """(B, Nq, Nk) uniform in [0, 1), image by image: the same on every device and in every process.
+
+    Drawn on the CPU, so that this variant waits for the device as no other does.
+    """
     if not seeds:
         raise ValueError("pasa variant 'rand' needs a seed for each image")
     return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .ahead import done_ahead
 from .pictures import contact_sheet, overlay, palette_png
-from .reading import DataError, read_image
+from .reading import MASK_FOLDERS, DataError, read_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"}
 LOOK = 2048  # longest side of an overlay, pixels
@@ -33,7 +33,7 @@ class Photo:
 def find_photos(pattern: str) -> dict[str, Cell]:
     """The image files meant by a file, a folder (with all below it) or a glob, as cells by id, in order of their paths.
 
-    Masks in a folder that `new_config` reads, masks/ beside images/, are no photos.
+    In a folder, what lies in a masks/ (labels/, annotations/) beside images/ or beside photos is a mask, and no photo.
     An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
     "/" becomes "__".
 
@@ -43,7 +43,9 @@ def find_photos(pattern: str) -> dict[str, Cell]:
     path = Path(pattern).expanduser()
     if path.is_dir():
         found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
-        found = sorted(file for file in found if not is_mask(file.relative_to(path), path))
+        with_photos = {file.parents[1] if file.parent.name == "images" else file.parent for file in found}
+        masks = {folder / name for folder in with_photos for name in MASK_FOLDERS}
+        found = sorted(file for file in found if masks.isdisjoint(file.parents))
     else:
         names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)
         found = sorted(file for file in map(Path, names) if file.is_file())
@@ -57,11 +59,6 @@ def find_photos(pattern: str) -> dict[str, Cell]:
     times = Counter(short)
     names = [name if times[name] == 1 else file.relative_to(root).as_posix() for name, file in zip(short, found)]
     return {file_name(name): {"path": str(file), "bytes": None} for name, file in zip(names, found)}
-
-
-def is_mask(file: Path, root: Path) -> bool:
-    """Whether a file, by its path below `root`, lies in a folder masks/ that has a folder images/ beside it."""
-    return any(folder.name == "masks" and (root / folder.parent / "images").is_dir() for folder in file.parents)
 
 
 def file_name(id: str) -> str:

@@ -19,13 +19,13 @@ from accelerate import Accelerator
 from . import checkpoint
 from .config import Config, ConfigError, share_of_process
 from .duplicates import same_content
+from .engine import out_of_memory
 from .new_config.finding import WORDS
 from .new_config.proposal import Machine, this_machine
 from .new_config.survey import is_rare
 from .probe import Probe, probe
 from .pseudo import IGNORE_INDEX
 from .reading import DataError, is_drawn, name_of, plural, read_image, read_pair, some
-from .refusals import out_of_memory
 from .sources import PARTS, Sources
 from .training import build_training
 
@@ -209,7 +209,7 @@ def check_steps(
         report.fail("steps", str(error))
         return None
     except torch.OutOfMemoryError as error:
-        report.fail("memory", out_of_memory(error, config.run.batch.rounds))
+        report.fail("memory", out_of_memory(error, config, processes))
         return None
     device = accelerator.device
     total, what = device_memory(device)

@@ -126,6 +126,7 @@ def mask_ids(record: dict[str, Any] | None, palette: dict[int, int]) -> np.ndarr
     return np.array([palette[value] for value in known])[places]
 
 
+MASK_FOLDERS = ("masks", "labels", "annotations")  # what a folder of masks beside images may be called
 ID_MODES = ("L", "P", "1", "I", "I;16", "I;16B")  # of masks whose pixel values are ids
 SMEARED = "; so many colours come from a JPEG or from smoothed edges, which no palette can undo"
 

@@ -1,4 +1,4 @@
-"""What the system refuses, in words: a full disk, a quota, a read-only folder; memory."""
+"""What the system refuses to write, in words: a full disk, a quota, a read-only folder."""
 
 import errno
 import os
@@ -69,14 +69,6 @@ def with_way_out(error: OSError, place: Path | None) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and there:
         reason += f" ({gibibytes(shutil.disk_usage(there).free)} free)"
     return "; ".join([reason, *([WAYS_OUT[error.errno]] if error.errno in WAYS_OUT else [])])
-
-
-def out_of_memory(error: Exception, rounds: int) -> str:
-    """torch's first sentence on a device that is too small for the training, and the ways out. rounds: run.batch.rounds."""
-    return (
-        f"{str(error).splitlines()[0]} Take run.batch.rounds={2 * rounds} (smaller passes, the same batch),"
-        " model.activation_checkpointing=true, a smaller data.crop or a smaller model.encoder"
-    )
 
 
 def gibibytes(size: int) -> str:

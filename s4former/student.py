@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .config import Config, ConfigError, Method
+from .config import Config, ConfigError, Method, share_of_process
 from .mixing import TILES, unmix
 from .models import attention_grids, coarsest_stride, decode, encode, prefix_tokens, token_grids
 from .pasa import ATTENTION, attention_bias
@@ -148,6 +148,20 @@ def check_fit(config: Config, network: nn.Module) -> list[str]:
             )
         prove_bias(network, config)
     return []
+
+
+def check_passes(config: Config, processes: int) -> None:
+    """The image pooling of DeepLabV3+ has one number an image and channel, over which its batch norm needs two images.
+
+    On GPUs batch norms look over all processes; this is for passes that are on their own.
+    """
+    labeled, unlabeled = share_of_process(config, processes)
+    least = labeled if config.method.teacher == "none" else min(labeled, unlabeled)
+    if config.model.architecture == "deeplabv3plus" and least == 1:
+        raise ConfigError(
+            f"run.batch of {config.run.batch.labeled} + {config.run.batch.unlabeled} images leaves a pass of one, over which the"
+            " batch norms of DeepLabV3+ cannot train; use larger batches, or fewer processes or run.batch.rounds"
+        )
 
 
 def without_ncr(config: Config, classes: int) -> tuple[Config, tuple[str, ...]]:

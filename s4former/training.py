@@ -25,7 +25,7 @@ from .models import build_network, compile_encoder, freeze_encoder, logits_at
 from .randomness import Stream, torch_seed
 from .sources import Sources
 from .start import start_from
-from .student import Student, check_fit, shuffle_grid
+from .student import Student, check_fit, check_passes, shuffle_grid
 from .teaching import Tally
 from .weights import normalization
 
@@ -103,6 +103,8 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
             compile_encoder(each)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+    else:
+        check_passes(config, accelerator.num_processes)
     prepared, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
     grid = shuffle_grid(config, network)
     return Training(

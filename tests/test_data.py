@@ -8,7 +8,7 @@ from folders import HEIGHT, WIDTH, save_image, save_mask, write
 from scripts import TINY
 
 from s4former.config import from_dict
-from s4former.data import Steps, ValidationSet, index_of, labeled_places, step_loader
+from s4former.data import Steps, ValidationSet, exchange, index_of, labeled_places, step_loader
 from s4former.mixing import MIXES, gather, mix_pseudo
 from s4former.pseudo import pseudo_label
 from s4former.reading import DataError
@@ -103,7 +103,7 @@ def test_padding_is_invalid_black_on_the_wire_and_the_mean_on_the_device():
 
 def test_one_coin_decides_for_the_whole_batch_whether_it_is_mixed():
     steps = steps_of()
-    mixed = [steps.mix(step, [0, 1, 2, 3])["boxes"].flatten(1).any(dim=1) for step in range(200)]
+    mixed = [steps.mix(step, [0, 1, 2, 3], [1, 2, 3, 0])["boxes"].flatten(1).any(dim=1) for step in range(200)]
     assert all(images.all() or not images.any() for images in mixed)
     assert 70 < sum(images.all().item() for images in mixed) < 130
 
@@ -122,26 +122,54 @@ def test_every_mix_is_drawn_for_the_global_batch(mix):
             assert torch.equal(torch.cat([half[name] for half in halves]), value), name
 
 
-@pytest.mark.parametrize("mix", ["cutmix", "cutmix_small", "classmix"])
-@pytest.mark.parametrize("processes", [2, 4])
-def test_a_group_that_lies_in_several_processes_mixes_as_in_one(mix, processes):
+@pytest.mark.parametrize("mix", ["cutmix", "cutmix_small", "classmix", "cutout"])
+@pytest.mark.parametrize("processes, rounds", [(2, 1), (4, 1), (1, 4), (2, 2)])
+def test_a_group_that_lies_in_several_processes_or_rounds_mixes_as_in_one(mix, processes, rounds):
     sections = {
-        "method": {"mix": mix, "mix_group": 4, "mix_probability": 1.0},
-        "run": {"batch": {"labeled": 4, "unlabeled": 8}}, "data": {"ratio": [0.5, 1.0]},
+        "method": {"mix": mix, "mix_group": 4, "mix_probability": 1.0}, "data": {"ratio": [0.5, 1.0]},
+        "run": {"batch": {"labeled": 4, "unlabeled": 8}},
     }  # fmt: skip
+    shared = {**sections, "run": {"batch": {"labeled": 4, "unlabeled": 8, "rounds": rounds}}}
 
-    def mixed(process, processes):
-        batch = steps_of(process, processes, **sections).batch(3, 0)
+    def mixed(batch):
         everything = pseudo_label(batch.weak.float() / 9, batch.valid, 0.4)  # three colours as three classes
         pseudo, strong = everything.first(batch.unlabeled), batch.strong[0]
         source = MIXES[mix].source(strong.mix, pseudo, strong.images.shape[-2:])
         return gather(strong.images, source), mix_pseudo(everything, source).label, mix_pseudo(everything, source).logits
 
-    whole = mixed(0, 1)
-    assert not torch.equal(whole[0], steps_of(**sections).batch(3, 0).strong[0].images)
-    parts = [mixed(process, processes) for process in range(processes)]
+    batch = steps_of(**sections).batch(3, 0)
+    whole = mixed(batch)
+    assert not torch.equal(whole[0], batch.strong[0].images)
+    batches = [steps_of(p, processes, **shared).batch(3, r) for p in range(processes) for r in range(rounds)]
+    parts = [mixed(batch) for batch in batches]
     for index, value in enumerate(whole):
         assert torch.equal(torch.cat([part[index] for part in parts]), value)
+    assert sum((batch.seeds for batch in batches), ()) == batch.seeds and len(set(batch.seeds)) == 8
+
+
+def test_partners_are_the_next_of_the_same_group_wherever_it_lies():
+    config = from_dict({})
+    assert exchange(config, list(range(8))) == ([], [1, 2, 3, 0, 5, 6, 7, 4])
+    assert exchange(config, [6, 7]) == ([4], [1, 2])  # 7 is here, 4 comes behind
+    assert exchange(config, [3]) == ([0], [1])
+    assert exchange(from_dict({"method": {"mix_from": "second_batch"}}), [6, 7]) == ([14, 15], [2, 3])
+    assert exchange(from_dict({"method": {"mix": "cutout"}}), [6, 7]) == ([], [0, 1])
+
+
+def test_an_unreadable_image_is_told_once_by_the_process_that_trains_on_it(tmp_path):
+    root = tmp_path / "few"
+    for index in range(7):
+        save_image(root / "images" / f"{index}.png")
+        save_mask(root / "masks" / f"{index}.png")
+    (root / "images" / "6.png").write_bytes(b"no picture")
+    write(root / "labeled.txt", "0", "1")
+    write(root / "validation.txt", "2")
+    data = {"source": "folder", "root": str(root), "labeled": "labeled.txt", "validation": "validation.txt",
+            "classes": ["a", "b", "c"]}  # fmt: skip
+    sections = {"method": {"mix_group": 4}, "data": data}
+    alone = [steps_of(**sections).batch(step, 0).replaced for step in range(6)]
+    parts = [[steps_of(process, 2, **sections).batch(step, 0).replaced for process in (0, 1)] for step in range(6)]
+    assert [one + two for one, two in parts] == alone and any(alone)
 
 
 def test_orders_are_identities_where_patch_shuffle_is_off():

@@ -18,7 +18,7 @@ from s4former.engine import Teacher, build_optimizer
 from s4former.models import build_network, load_network, save_network
 from s4former.patch_shuffle import inverse, patch_shuffle
 from s4former.step import total_loss, train_step
-from s4former.student import Student, View, check_fit, shuffle_grid
+from s4former.student import Student, View, check_fit, check_passes, shuffle_grid
 from s4former.weights import IMAGENET, normalization
 
 CLASSES = 5
@@ -197,6 +197,14 @@ def test_the_config_for_voc_fits_its_network():
     with torch.device("meta"):
         network = build(config.model)
     assert check_fit(config, network) == [] and shuffle_grid(config, network) == (4, 4)
+
+
+def test_a_pass_of_one_image_is_refused_in_words():
+    files = [CONFIGS / "voc_92.json", CONFIGS / "networks" / "deeplabv3plus.json", CONFIGS / "methods" / "fixmatch.json"]
+    check_passes(load(files, ["run.batch.rounds=4"]), 1)
+    for keys, processes in ((["run.batch.rounds=8"], 1), ([], 8)):
+        with pytest.raises(ConfigError, match=r"run.batch of 8 \+ 8 images leaves a pass of one, .*; use larger batches, or fewer"):
+            check_passes(load(files, keys), processes)
 
 
 # ---- saving and loading

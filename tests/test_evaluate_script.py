@@ -177,6 +177,16 @@ def test_predictions_that_cannot_be_written_are_a_sentence(here, capsys):
     assert "file" in complaint_of(capsys, "--save-predictions", "file/out")
 
 
+def test_images_too_large_for_the_device_are_a_sentence(here, capsys, monkeypatch):
+    def too_large(*given, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nmore")
+
+    monkeypatch.setattr(script, "predictions", too_large)
+    assert complaint_of(capsys).splitlines()[-1] == (
+        "evaluate.py: CUDA out of memory. Tried to allocate 9.00 GiB. Take a smaller --batch, or --sliding-window for large images"
+    )
+
+
 def test_no_run_at_all_is_a_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert complaint_of(capsys) == (

@@ -13,7 +13,6 @@ from s4former.mixing import (
     gather,
     image_confidence,
     mix_pseudo,
-    next_of_group,
     small_box,
     square_box,
     unmix,
@@ -47,13 +46,7 @@ def test_boxes_stay_inside_any_image(size):
 
 
 def partners(batch, group):
-    return torch.tensor([next_of_group(position, group) for position in range(batch)])
-
-
-def test_partners_are_the_next_of_the_same_group():
-    assert partners(8, 4).tolist() == [1, 2, 3, 0, 5, 6, 7, 4]
-    assert partners(3, 1).tolist() == [0, 1, 2]
-    assert replace(place(positions=2, group=4), positions=[6, 7], givers=[4]).partners().tolist() == [1, 2]  # 7, and 4 of elsewhere
+    return torch.tensor([first + (i + 1) % group for first in range(0, batch, group) for i in range(group)])
 
 
 def mix_source(boxes, partner):
@@ -69,8 +62,8 @@ def word(batch=4, height=16, width=24, classes=5):
 
 
 def place(mix="cutmix", positions=4, group=4, seed=0, step=0, probability=1.0, size=(16, 24)):
-    return Place(seed=seed, step=step, positions=list(range(positions)), size=size, group=group, probability=probability,
-                 classes=5, labeled=3)  # fmt: skip
+    return Place(seed=seed, step=step, positions=list(range(positions)), partner=partners(positions, group).tolist(), size=size,
+                 group=group, probability=probability, classes=5, labeled=3)  # fmt: skip
 
 
 def coded(batch=4, height=16, width=24):
@@ -235,7 +228,7 @@ def test_a_second_batch_gives_its_images_and_the_teachers_word_on_them(mix):
     code = coded(8)
     pseudo = Pseudo(code, code, code[:, None].expand(-1, 8, -1, -1).float(), code.float() / 10)
     row = MIXES[mix]
-    source = row.source(row.draw(replace(place(mix), second_batch=True)), pseudo.first(4), (16, 24))
+    source = row.source(row.draw(replace(place(mix), partner=[4, 5, 6, 7])), pseudo.first(4), (16, 24))
     own = torch.arange(4)[:, None, None]
     assert ((source == own) | (source == own + 4)).all()
     assert (source >= 4).any() == (mix != "classmix")  # of an image of one class ClassMix keeps everything

@@ -522,6 +522,9 @@ def test_a_saved_setr_works_where_this_package_is_missing(tmp_path):
 def test_what_is_no_segmentation_network_is_told(tmp_path):
     with pytest.raises(ConfigError, match="cannot be loaded as a segmentation network"):
         load_network(tmp_path / "missing")
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="give a model of that run, .*run/student, or the Hub id"):
+        load_network(tmp_path / "run")
     vit_folder(tmp_path / "vit")
     with pytest.raises(ConfigError, match="cannot be loaded as a segmentation network"):
         load_network(tmp_path / "vit")

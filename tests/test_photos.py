@@ -23,10 +23,10 @@ def test_photos_come_in_order_and_what_is_broken_is_told_in_order(folder):
     assert ["0.png" in complaints[0], "4.png" in complaints[1], len(complaints)] == [True, True, 2]
 
 
-def test_masks_beside_their_images_are_no_photos(folder):
-    for place in ("labeled/images", "labeled/masks", "masks"):
-        (folder / place).mkdir(parents=True)
-        Image.new("L", (4, 4)).save(folder / place / "a.png")
-    assert {"labeled__images__a", "masks__a"} < find_photos(str(folder)).keys()  # masks/ alone may be a name like any other
-    assert "labeled__masks__a" not in find_photos(str(folder))
-    assert list(find_photos(str(folder / "labeled" / "masks"))) == ["a"]  # asked for by name
+def test_masks_beside_their_images_are_no_photos(tmp_path):
+    for place in ("labeled/images", "labeled/masks", "flat", "flat/labels", "masks", "annotations"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / place / "a.png")
+    # masks/ and annotations/ alone may be names like any other
+    assert list(find_photos(str(tmp_path))) == ["annotations__a", "flat__a", "labeled__images__a", "masks__a"]
+    assert list(find_photos(str(tmp_path / "labeled" / "masks"))) == ["a"]  # asked for by name

@@ -143,7 +143,7 @@ def test_memory_that_does_not_suffice_is_told_with_the_ways_out(root, capsys, tm
 
     monkeypatch.setattr(room, "probe", too_much)
     status, said = check(config_of(root), capsys, tmp_path)
-    assert status == 1 and "FAIL memory CUDA out of memory. Tried to allocate 20.00 GiB. Take run.batch.rounds=2" in said
+    assert status == 1 and "FAIL memory CUDA out of memory. Tried to allocate 20.00 GiB; take run.batch.rounds=2" in said
 
 
 def test_a_network_that_does_not_fit_the_config_fails_in_words(root, capsys, tmp_path):

@@ -287,7 +287,7 @@ def test_every_mix_trains_with_every_regularizer(mix, regularizer, monkeypatch):
     monkeypatch.setattr(mixing, "TILES", 2)  # these features are 2 x 4 cells
     method = method_of(mix=mix, regularizer=regularizer, auxiliary_weight=0.0)
     batch, network = batch_of("setr"), network_of("setr")
-    place = Place(seed=0, step=0, positions=[0, 1, 2, 3], size=(32, 64), group=4, probability=1.0, classes=5, labeled=3)
+    place = Place(seed=0, step=0, positions=[0, 1, 2, 3], partner=[1, 2, 3, 0], size=(32, 64), group=4, probability=1.0, classes=5, labeled=3)
     batch = changed(batch, mix=MIXES[mix].draw(place))
     student = Student(network, method).double()
     losses = train_step(student, Teacher(network), batch, method)

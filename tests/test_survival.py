@@ -27,7 +27,7 @@ from PIL import Image
 from scripts import TINY, command, environment, run, write_config
 
 import train_semi
-from s4former import checkpoint, refusals
+from s4former import checkpoint, outcome, refusals
 
 GOES_ON = "once that is mended, the same command with --resume goes on from there"
 MINUTES = float(os.environ.get("S4FORMER_SURVIVAL_MINUTES", "0"))
@@ -513,8 +513,23 @@ def test_a_device_that_is_too_small_is_told_what_makes_a_step_smaller(broken, mo
     monkeypatch.setattr(train_semi, "update", too_large)
     status, told = broken.go()
     assert status == 1 and told.splitlines()[-1].startswith(
-        "train_semi.py: CUDA out of memory. Tried to allocate 2.00 GiB. Take run.batch.rounds=2 (smaller passes, the same batch),"
-        " model.activation_checkpointing=true, a smaller data.crop or a smaller model.encoder. Nothing is lost up to step 2"
+        "train_semi.py: CUDA out of memory. Tried to allocate 2.00 GiB; take run.batch.rounds=2 (smaller passes, the same batch) or"
+        " model.activation_checkpointing=true, which a resumed run may change, or a smaller data.crop or model.encoder in a new run."
+        " Nothing is lost up to step 2"
+    )
+    monkeypatch.setattr(train_semi, "update", update)
+    status, told = broken.go("--resume", "run.batch.rounds=2", "model.activation_checkpointing=true")
+    assert status == 0 and "changed from step 2: run.batch.rounds was 1 and is 2" in told
+
+
+def test_an_evaluation_that_is_too_large_is_told_what_makes_it_smaller(broken, monkeypatch):
+    def too_large(*given, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(outcome, "evaluate_networks", too_large)
+    status, told = broken.go()
+    assert status == 1 and told.splitlines()[-1].startswith(
+        "train_semi.py: the evaluation: CUDA out of memory; take a smaller evaluation.batch, or evaluation.mode=sliding. Nothing"
     )
 
 

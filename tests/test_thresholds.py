@@ -1,6 +1,7 @@
 """thresholds.py: one threshold for each class, held still during a step and exact across a resume."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from test_step import batch_of, method_of, network_of
 
 from s4former import checkpoint
 from s4former.config import from_dict
+from s4former.data import Strong
 from s4former.engine import Teacher, build_optimizer, update
 from s4former.pseudo import pseudo_label
 from s4former.student import Student
@@ -83,6 +85,21 @@ def test_an_update_moves_them_and_lets_more_pixels_in():
     assert lower.max() == pytest.approx(0.24) and lower.min() < 0.24
     assert torch.isfinite(terms["total"])
     assert Student(network, method_of()).thresholds is None
+
+
+def test_an_update_hears_the_images_it_trains_on_only(monkeypatch):
+    config = from_dict({"data": {"source": "shapes"}, "method": {"thresholds": "per_class", "auxiliary_weight": 0}})
+    network, heard = network_of("setr"), []
+    student, accelerator = Student(network, config.method).double(), Accelerator(cpu=True)
+    monkeypatch.setattr(student.thresholds, "note", lambda logits, valid: heard.append((len(logits), len(valid))))
+    monkeypatch.setattr(student.thresholds, "settle", lambda total: None)
+    student, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
+    batch = batch_of("setr")
+    (strong,) = batch.strong  # of four images the last one only gives content
+    mix = {"boxes": strong.mix["boxes"][:3], "partner": torch.tensor([1, 2, 3])}
+    batch = replace(batch, strong=(Strong(strong.images, mix, strong.orders[:3]),))
+    update(accelerator, student, Teacher(network), optimizer, [batch], 0, config)
+    assert heard == [(3, 3)]
 
 
 def test_a_resumed_run_has_the_thresholds_it_had(tmp_path):

@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = read_options(arguments)
     try:
         parts, overrides = split_words(options.words)
+        if options.json and not Path(options.json).absolute().parent.is_dir():
+            raise ConfigError(f"--json {options.json}: there is no such folder to write it into; make it first")
         config = load(options.config, overrides) if options.config else from_dict(tree_of(overrides))
         with tempfile.TemporaryDirectory() as folder:
             config, sources, said = at_hand(config, Path(folder))

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..config import Config, share_of_process
-from ..data import Batch, Strong, givers
+from ..data import Batch, Strong, exchange
 from ..engine import Teacher, build_optimizer
 from ..inference import Setting, resize_for_test
 from ..mixing import MIXES, Place
@@ -107,7 +107,10 @@ def fake_step(config: Config, classes: int, *, half: bool = True) -> tuple[LiveB
 
 
 def flops_of_step(config: Config, classes: int) -> int:
-    """Floating-point operations of a whole step, all its accumulation rounds."""
+    """Floating-point operations of a whole step, counted as if in one accumulation round.
+
+    Where a mix group lies over several rounds, the teacher reads an image of each round once more; that is left out.
+    """
     one_round = replace(config, run=replace(config.run, batch=replace(config.run.batch, rounds=1)))
     return count_flops(fake_step(one_round, classes)[1])
 
@@ -131,11 +134,13 @@ def empty_batch(config: Config, grid: tuple[int, int], classes: int) -> Batch:
     """A normalised batch of one accumulation round without content."""
     labeled, unlabeled = share_of_process(config, 1)
     method, crop = config.method, config.data.crop
+    parts = [list(range(first, first + unlabeled)) for first in range(0, config.run.batch.unlabeled, unlabeled)]
+    only_givers, partner = max((exchange(config, positions) for positions in parts), key=lambda found: len(found[0]))
     place = Place(
-        seed=0, step=0, positions=list(range(unlabeled)), size=crop, group=method.mix_group, probability=1.0,
-        classes=classes, labeled=labeled, givers=givers(config, list(range(unlabeled))), second_batch=method.mix_from == "second_batch",
+        seed=0, step=0, positions=list(range(unlabeled)), partner=partner, size=crop, group=method.mix_group, probability=1.0,
+        classes=classes, labeled=labeled,
     )  # fmt: skip
-    seen = unlabeled + len(place.givers) if method.teacher != "none" else 0
+    seen = unlabeled + len(only_givers) if method.teacher != "none" else 0
     orders = torch.arange(grid[0] * grid[1]).reshape(1, *grid).repeat(unlabeled, 1, 1)
     views = method.strong_views if seen else 0
     strong = [Strong(torch.zeros(seen, 3, *crop), MIXES[method.mix].draw(place), orders.clone()) for _ in range(views)]

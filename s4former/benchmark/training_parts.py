@@ -1,5 +1,6 @@
 """The parts of a training step, each against its straight version: `step`, `attention`, `losses`, `ema`."""
 
+import math
 from dataclasses import replace
 from typing import Iterator
 
@@ -56,9 +57,10 @@ def step(bench: Bench) -> Iterator[Row]:
 
 
 def one_round(config: Config) -> Config:
-    """The config with the batch of one of its accumulation rounds."""
+    """The config with the batch of one of its accumulation rounds, and mix groups that fit into it."""
     labeled, unlabeled = share_of_process(config, 1)
-    return replace(config, run=replace(config.run, batch=Batch(labeled=labeled, unlabeled=unlabeled)))
+    method = replace(config.method, mix_group=math.gcd(config.method.mix_group, unlabeled))
+    return replace(config, method=method, run=replace(config.run, batch=Batch(labeled=labeled, unlabeled=unlabeled)))
 
 
 def our_step(material: Material, accelerator: Accelerator):
@@ -154,7 +156,7 @@ def encoder_pass(bench: Bench, student: Student, side: int) -> Row:
     """Forward and backward of one image through the encoder, steered and plain."""
     images = torch.randn(1, 3, side, side, device=bench.device)
     confidence = torch.rand(1, side // 16, side // 16, device=bench.device)
-    views = View(images, confidence=confidence), View(images)
+    views = View(images, confidence=confidence, seeds=(0,)), View(images)
 
     def run(view: View) -> None:
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=precision(bench.config.run.mixed_precision) == "bf16"):

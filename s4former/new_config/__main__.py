@@ -69,8 +69,8 @@ def write_config(options: argparse.Namespace) -> None:
     if there:
         raise DataError(f"{there[0]} is there already; delete it, or give another name with -o")
     if not os.access(output.parent, os.W_OK):
-        what = "cannot be written into" if output.parent.is_dir() else "does not exist"
-        raise DataError(f"the folder {output.parent} {what}; make it, or give another place with -o")
+        what = "cannot be written into; make it writable" if output.parent.is_dir() else "does not exist; make it"
+        raise DataError(f"the folder {output.parent} {what}, or give another place with -o")
     palette, names = classes_in(root, options)
     found, looks = usable(find(root), {int(colour[1:], 16): index for colour, index in palette.items()})
     found = without_twins(found)

@@ -17,7 +17,7 @@ from PIL import Image
 from ..duplicates import same_content
 from ..layouts import folder_layout
 from ..lists import MASK_SUFFIXES, Row, names_below, pictures, rows_of_list
-from ..reading import ID_MODES, DataError, check_sizes, colours_of, mask_ids, opened, plural, stated_size
+from ..reading import ID_MODES, MASK_FOLDERS, DataError, check_sizes, colours_of, mask_ids, opened, plural, stated_size
 
 PARTS = {  # the folder of a part by any of its usual names
     "labeled": ("labeled", "labelled", "train"),
@@ -26,7 +26,6 @@ PARTS = {  # the folder of a part by any of its usual names
 }
 WORDS = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}  # as readers are told
 LISTS = {"labeled": ("labeled.txt", "labelled.txt"), "validation": ("validation.txt", "val.txt")}
-MASK_FOLDERS = ("masks", "labels", "annotations")
 DEEP = {"I", "I;16", "I;16B", "F"}  # Pillow's modes of images with more than 8 bits
 MASK_TAGS = ("_mask", "_label")  # endings of mask names that image names lack
 
