@@ -179,7 +179,7 @@ class Steps(Dataset):
             height, width = self.config.data.crop
             no_images, no_masks = torch.empty(0, 3, height, width, dtype=torch.uint8), torch.empty(0, height, width) > 0
             return Batch(step, images, labels, labeled_valid, no_images, no_masks, ())
-        positions, whole = [part * self.unlabeled_share + i for i in range(self.unlabeled_share)], self.config.run.batch.unlabeled
+        positions = [part * self.unlabeled_share + i for i in range(self.unlabeled_share)]
         only_givers, partner = exchange(self.config, positions)
         crops = [self.unlabeled_image(step, position) for position in positions + only_givers]
         weak, valid = stack(crop.weak for crop in crops), stack(crop.valid for crop in crops)
@@ -191,8 +191,9 @@ class Steps(Dataset):
             )
             for view in range(self.config.method.strong_views)
         )
-        first_told = [crop for place, crop in zip(positions + only_givers, crops) if place in positions or place >= whole]
-        replaced = tuple(name for crop in first_told for name in crop.replaced)
+        whole = self.config.run.batch.unlabeled  # a borrowed image is told of by the process that trains on it
+        own = [crop for place, crop in zip(positions + only_givers, crops) if place in positions or place >= whole]
+        replaced = tuple(name for crop in own for name in crop.replaced)
         seeds = tuple(torch_seed(self.config.run.seed, Stream.PASA_NOISE, step, position) for position in positions)
         return Batch(step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, seeds, replaced)
 

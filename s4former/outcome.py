@@ -55,7 +55,8 @@ def evaluate(training: Training, log: RunLog) -> None:
             )
     except torch.OutOfMemoryError as error:
         raise ConfigError(
-            f"the evaluation: {str(error).splitlines()[0].rstrip('. ')}; take a smaller evaluation.batch, or evaluation.mode=sliding"
+            f"the evaluation: {str(error).splitlines()[0].rstrip('. ')}; take a smaller evaluation.batch, or"
+            " evaluation.mode=sliding"
         ) from error
     total = partial(accelerator.reduce, reduction="sum")
     matrices = {name: matrix.reduce(total) for name, matrix in matrices.items()}
