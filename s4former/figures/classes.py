@@ -94,7 +94,7 @@ def draw_bars(page: Page, entries: list[Change], left: float, top: float, width:
     axes.barh(places, values, height=0.68 * BAR, color=[UP if value >= 0 else DOWN for value in values])
     reach = max(0.5, *map(abs, values))
     low, high = min(0.0, *values), max(0.0, *values)
-    axes.set_xlim(low - 0.42 * reach * (low < 0), high + 0.42 * reach * (high > 0))
+    axes.set_xlim(low - 0.6 * reach * (low < 0), high + 0.42 * reach * (high > 0))
     axes.set_ylim(height, 0)
     for place, value, (name, a, b) in zip(places, values, entries):
         side = {"ha": "left" if value >= 0 else "right", "xytext": (2 if value >= 0 else -2, 0)}
