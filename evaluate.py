@@ -179,7 +179,7 @@ def told(error: Exception) -> str:
     """What the user reads of an error that ends the command."""
     if isinstance(error, torch.OutOfMemoryError):
         return f"{str(error).splitlines()[0]} Take a smaller --batch, or --sliding-window for large images"
-    return in_words(error) if isinstance(error, OSError) else str(error)
+    return in_words(error)
 
 
 # ---- command line --------------------------------------------------------------------------------------------------

@@ -79,8 +79,7 @@ def main() -> int:
         status = train(training)
         accelerator.end_training()
     except (ConfigError, DataError, Stopped, checkpoint.DamageError, OSError) as error:
-        reason = in_words(error) if isinstance(error, OSError) else error
-        print(f"\n{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
+        print(f"\n{Path(sys.argv[0]).name}: {in_words(error)}", file=sys.stderr)
         return 1
     return status
 
@@ -125,7 +124,7 @@ def told(error: Exception, training: Training) -> str:
     """What the user reads of an error that ends a run on its way."""
     if isinstance(error, torch.OutOfMemoryError):
         return out_of_memory(error, training.config, training.accelerator.num_processes)
-    return in_words(error, training.folder) if isinstance(error, OSError) else str(error)
+    return in_words(error, training.folder)
 
 
 def run_steps(training: Training, batches: Iterator[Batch], log: RunLog) -> int:

@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pool, classes = read_pool(choice, config, folder, options.limit, complaints)
         write_list(folder / "worth_labelling.csv", pool, rank(pool, options.top), classes)
     except (CheckpointError, ConfigError, DataError, OSError) as error:
-        print(f"s4former.pool: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"s4former.pool: {in_words(error)}", file=sys.stderr)
         return 1
     print(
         f"{choice.description}: pseudo masks of {len(pool.ids)} images in {folder}; worth_labelling.csv says what to label next"

@@ -54,9 +54,12 @@ def refusal(error: BaseException | None) -> OSError | None:
     return None
 
 
-def in_words(error: OSError, place: Path | None = None) -> str:
-    """An error of the system, with the file it names, or else the place where it must have been, and the way out."""
-    if isinstance(error, WriteError):
+def in_words(error: Exception, place: Path | None = None) -> str:
+    """An error of the system, with the file it names, or else the place where it must have been, and the way out.
+
+    Our own errors are sentences already.
+    """
+    if isinstance(error, WriteError) or not isinstance(error, OSError):
         return str(error)
     place = place if error.filename is None else Path(os.fsdecode(error.filename))
     return (f"{place}: " if place else "") + with_way_out(error, place)

@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }  # fmt: skip
         difference = to_onnx(network, Path(options.file), facts)
     except (CheckpointError, ConfigError, OnnxError, OSError) as error:
-        print(f"s4former.to_onnx: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"s4former.to_onnx: {in_words(error)}", file=sys.stderr)
         return 1
     size = Path(options.file).stat().st_size / 2**20
     print(

@@ -60,7 +60,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
             raise FigureError("give one checkpoint or more: a run, a model in it, or the id of one on the Hub")
         written = room.draw(sources, overrides, options).save(options.output)
     except (FigureError, ConfigError, DataError, OSError) as error:
-        print(f"s4former.figures: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"s4former.figures: {in_words(error)}", file=sys.stderr)
         return 1
     print("wrote " + " and ".join(map(str, written)))
     return 0

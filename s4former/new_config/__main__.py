@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         write_config(options)
     except (ConfigError, DataError, OSError) as error:
-        print(f"new_config: {in_words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"new_config: {in_words(error)}", file=sys.stderr)
         return 1
     return 0
 
