@@ -25,15 +25,14 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from s4former.choosing import ROLES, CheckpointError, Choice, choose, normalization, read_json
-from s4former.config import Config, ConfigError, from_dict, set_override, to_dict
+from s4former.config import Config, from_dict, set_override, to_dict
 from s4former.data import validation_set
 from s4former.engine import precision
+from s4former.errors import ConfigError, DataError, in_words
 from s4former.inference import Setting, batches_of_one_size, count, predict, predictions
 from s4former.metrics import ConfusionMatrix
 from s4former.models import load_network, logits_at
 from s4former.photos import draw_sheet, find_photos, read_photos, save_maps
-from s4former.reading import DataError
-from s4former.refusals import in_words
 
 
 def resolve_config(choice: Choice, options: argparse.Namespace) -> Config:

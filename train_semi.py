@@ -20,14 +20,15 @@ from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
 from s4former import checkpoint, teaching
-from s4former.config import Config, ConfigError, load, share_of_process, to_dict
-from s4former.data import Batch, step_loader
+from s4former.batch import Batch
+from s4former.config import Config, load, share_of_process, to_dict
+from s4former.data import step_loader
 from s4former.engine import NonFiniteLoss, Signals, out_of_memory, precision, update
+from s4former.errors import ConfigError, DataError, in_words
 from s4former.export import check_repository
+from s4former.files import put_back, write_text
 from s4former.outcome import description, evaluate, finish, push_model
 from s4former.preflight import preflight
-from s4former.reading import DataError
-from s4former.refusals import in_words
 from s4former.runlog import RunLog, check_trackers
 from s4former.sources import Sources, check_masks, load_sources
 from s4former.step import BRANCHES
@@ -72,8 +73,8 @@ def main() -> int:
             restore(training, state, changes)
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.put_back(folder)
-            checkpoint.write_text(folder / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+            put_back(folder)
+            write_text(folder / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
         accelerator.wait_for_everyone()
         accelerator.init_trackers("s4former", config={key: str(value) for key, value in flat(to_dict(config)).items()})
         status = train(training)

@@ -7,9 +7,7 @@ A folder called step-* was complete when it got that name. One that does not mat
 in words, and the one before it is taken.
 """
 
-import hashlib
 import json
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -18,11 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .refusals import writing
-
-
-class DamageError(ValueError):
-    """No checkpoint of a run is what it was when written; the message names them."""
+from .errors import DamageError
+from .files import flush, sha256, writing
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -116,55 +111,9 @@ def way_on(folder: Path) -> str:
     )
 
 
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def size_of(state: Any) -> int:
     """Bytes of all tensors in nested dicts and lists."""
     if isinstance(state, Tensor):
         return state.nbytes
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
     return sum(map(size_of, parts))
-
-
-def flush(path: Path) -> None:
-    """Makes sure that a file or folder entry is on the disk and not only on its way there."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def replace_folder(beside: Path, target: Path) -> None:
-    """Puts a finished folder in the place of an older one; at every moment one of the two is there under some name."""
-    old = target.with_name(f".old-{target.name}")
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-    try:
-        beside.rename(target)
-    except OSError:
-        if old.exists():
-            old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def put_back(folder: Path) -> None:
-    """Gives its name back to what `replace_folder` had moved aside when the run was killed between its two renames."""
-    for old in folder.glob(".old-*"):
-        target = old.with_name(old.name.removeprefix(".old-"))
-        if not target.exists():
-            old.rename(target)
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file that is either the old or the new one, never half of it."""
-    beside = path.with_name(f".writing-{path.name}")
-    with writing(path, beside):
-        beside.write_text(text)
-        flush(beside)
-        beside.replace(path)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Sequence
 
+from .errors import ConfigError
 
-class ConfigError(ValueError):
-    """A config that cannot be used; the message says which key, which value, and what to write instead."""
+IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
 
 
 def number(default: float, *, least: float | None = None, above: float | None = None, most: float | None = None) -> Any:

@@ -7,7 +7,7 @@ ran before, changes nothing. Loader workers deliver whole batches as uint8; norm
 
 import multiprocessing
 import signal
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Iterator
 
@@ -18,94 +18,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .augment import crop_pair
+from .batch import Batch, Strong
 from .colour import STRONG_COLOURS, photometric
 from .config import Config, share_of_process
 from .decoded import CacheError, pool_image
+from .errors import DataError
 from .mixing import MIXES, Place
 from .patch_shuffle import draw_order
 from .randomness import Stream, numpy_generator, of_view, torch_generator, torch_seed
-from .reading import DataError, read_mask, read_pair
+from .reading import read_mask, read_pair
 from .sources import Sources, load_sources
 
 GRACE = 120  # seconds that a loader worker outlives a SIGTERM
 REPLACEMENTS = 20  # unreadable unlabelled images in a row before a step gives up
-
-
-@dataclass(frozen=True)
-class Strong:
-    """A strong view of the unlabelled images of a batch, and what is to be done to it.
-
-    images: (B_u, 3, H, W) uint8, followed by those that only give content (see `exchange`).
-    mix: tensors, the draw of the mix; which ones, its row in mixing.MIXES knows.
-    orders: (B_u, r, c) long, the draw of PatchShuffle.
-    """
-
-    images: Tensor
-    mix: dict[str, Tensor]
-    orders: Tensor
-
-    def map(self, function) -> "Strong":
-        """The same view with a function applied to every tensor."""
-        mix = {name: function(value) for name, value in self.mix.items()}
-        return Strong(function(self.images), mix, function(self.orders))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One process's share of one step (one accumulation round of it). Crops are (H, W) = data.crop.
-
-    labeled: (B_l, 3, H, W) uint8.    labels: (B_l, H, W), 255 = ignore.    labeled_valid: (B_l, H, W) bool.
-    weak: (B_u, 3, H, W) uint8, a crop of every unlabelled image, followed by those that only give content.
-    valid: (B_u, H, W) bool, False on padding; likewise.
-    strong: the strong views, the same crops in other colours.
-    seeds: one for each unlabelled image, for the noise of PASA's variant 'rand'.
-    replaced: ids of unlabelled images that could not be read; others took their places.
-    """
-
-    step: int
-    labeled: Tensor
-    labels: Tensor
-    labeled_valid: Tensor
-    weak: Tensor
-    valid: Tensor
-    strong: tuple[Strong, ...]
-    seeds: tuple[int, ...] = ()
-    replaced: tuple[str, ...] = ()
-
-    @property
-    def unlabeled(self) -> int:
-        """B_u, the unlabelled images to train on; others only give content to them."""
-        return len(self.strong[0].orders) if self.strong else 0
-
-    def map(self, function) -> "Batch":
-        """The same batch with a function applied to every tensor."""
-        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
-        strong = tuple(view.map(function) for view in self.strong)
-        return replace(self, strong=strong, **{name: function(value) for name, value in tensors.items()})
-
-    def pin_memory(self) -> "Batch":
-        return self.map(lambda tensor: tensor.pin_memory())
-
-    def on(self, device: torch.device, mean: Tensor, std: Tensor) -> "Batch":
-        """On the device: images normalised, padding set to the mean colour, labels long.
-
-        Args:
-            mean, std: (3, 1, 1) in 0..1, on the device.
-        """
-        moved = self.map(lambda tensor: tensor.to(device, non_blocking=True))
-        valid = moved.valid[:, None]
-        return replace(
-            moved,
-            labeled=normalize(moved.labeled, mean, std) * moved.labeled_valid[:, None],
-            labels=moved.labels.long(),
-            weak=normalize(moved.weak, mean, std) * valid,
-            strong=tuple(replace(view, images=normalize(view.images, mean, std) * valid) for view in moved.strong),
-        )
-
-
-def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(..., 3, H, W) uint8 to float, zero mean and unit deviation by the constants of the encoder's weights."""
-    return (images.to(mean.dtype) / 255 - mean) / std
 
 
 @lru_cache(maxsize=8)

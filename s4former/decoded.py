@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from .config import Data
-from .reading import DataError, is_drawn, read_image, stated_size
+from .errors import DataError
+from .reading import is_drawn, read_image, stated_size
 
 
 class CacheError(DataError):

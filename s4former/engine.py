@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .config import Config, ConfigError, Optimizer, share_of_process
-from .data import Batch
+from .batch import Batch
+from .config import Config, Optimizer, share_of_process
+from .errors import ConfigError
 from .models import decode, encode, encoder_depths
 from .randomness import Stream, torch_seed
 from .schedules import ema_decay, learning_rate

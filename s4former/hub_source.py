@@ -8,9 +8,10 @@ import pyarrow.compute as pc
 from huggingface_hub import constants
 
 from .config import Data
+from .errors import DataError
 from .hub_answers import UNREACHABLE, reason, wait_no_longer
 from .lists import Found, existing, read_lines
-from .reading import DataError, some
+from .reading import some
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation", "segmentation_mask", "semantic_segmentation", "labels")

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .ahead import done_ahead
-from .config import Evaluation
+from .config import IGNORE_INDEX, Evaluation
 from .metrics import ConfusionMatrix
-from .pseudo import IGNORE_INDEX, required
+from .pseudo import required
 from .windows import resized_bands, sliding_rows
 
 Network = Callable[[Tensor], Tensor]

@@ -5,8 +5,8 @@ from typing import Callable, Sequence
 
 from .class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
 from .config import Data
+from .errors import DataError
 from .lists import MASK_SUFFIXES, Found, Layout, Row, complete, existing, pictures, root_of, rows_of_list
-from .reading import DataError
 
 # ---- a folder of one's own
 

@@ -16,7 +16,8 @@ from typing import Any, Iterable, Sequence
 import datasets
 
 from .config import Data
-from .reading import DataError, plural
+from .errors import DataError
+from .reading import plural
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # in order of preference
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # JPEG would smear the ids

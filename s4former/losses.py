@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .pseudo import IGNORE_INDEX, at_least_float32
+from .config import IGNORE_INDEX
+from .pseudo import at_least_float32
 
 EPSILON = 1e-6  # added to every difference by the released code's plain L2
 TEMPERATURE = 2.0  # of the soft losses (supplement, below eq. 5)

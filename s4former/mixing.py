@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .pseudo import IGNORE_INDEX, Pseudo, shrink
+from .config import IGNORE_INDEX
+from .pseudo import Pseudo, shrink
 from .randomness import Stream, numpy_generator, of_view, torch_generator
 
 ERASED = -1

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import checkpoint, panels
-from .config import ConfigError, to_dict
+from . import panels
+from .config import to_dict
+from .errors import ConfigError, DataError
 from .export import Provenance, export, push
+from .files import write_text
 from .inference import PSEUDO, evaluate_networks, predict
 from .metrics import ConfusionMatrix
 from .pictures import contact_sheet
-from .reading import DataError
 from .report.page import write_report
 from .runlog import RunLog
 from .teaching import rightness
@@ -86,7 +87,7 @@ def write_counts(training: Training, matrices: dict[str, ConfusionMatrix]) -> No
     """The confusion matrices of the last evaluation, rows truth, columns prediction, in pixels."""
     counts = {name: matrix.counts.tolist() for name, matrix in matrices.items()}
     content = {"step": training.step, "classes": training.validation.classes, "counts": counts}
-    checkpoint.write_text(training.folder / "confusion.json", json.dumps(content) + "\n")
+    write_text(training.folder / "confusion.json", json.dumps(content) + "\n")
 
 
 def draw_panels(training: Training) -> None:
@@ -205,7 +206,7 @@ def finish(training: Training, log: RunLog) -> None:
             "versions": versions(),
             "config": to_dict(config),
         }
-        checkpoint.write_text(training.folder / "results.json", json.dumps(results, indent=2) + "\n")
+        write_text(training.folder / "results.json", json.dumps(results, indent=2) + "\n")
         draw_predictions(training)
         write_report(training.folder)
     if config.run.push_to_hub:

@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .config import IGNORE_INDEX
 from .data import ValidationSet
+from .errors import DataError
 from .inference import Setting, predict, predict_surely
 from .pictures import display_colours
-from .pseudo import IGNORE_INDEX, required
-from .reading import DataError, read_image
+from .pseudo import required
+from .reading import read_image
 
 FOLDER = "panels"
 IMAGES = 4  # of either kind

@@ -17,16 +17,14 @@ import torch
 from accelerate import Accelerator
 
 from . import checkpoint
-from .config import Config, ConfigError, share_of_process
+from .config import IGNORE_INDEX, Config, share_of_process
 from .duplicates import same_content
 from .engine import out_of_memory
-from .new_config.finding import WORDS
-from .new_config.proposal import Machine, this_machine
-from .new_config.survey import is_rare
+from .errors import ConfigError, DataError
+from .machine import Machine, this_machine
 from .probe import Probe, probe
-from .pseudo import IGNORE_INDEX
-from .reading import DataError, is_drawn, name_of, plural, read_image, read_pair, some
-from .sources import PARTS, Sources
+from .reading import is_drawn, name_of, plural, read_image, read_pair, some
+from .sources import PARTS, WORDS, Sources, is_rare
 from .training import build_training
 
 NAMED = 5  # files named one by one

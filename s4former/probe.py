@@ -9,7 +9,8 @@ from typing import Any, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from .data import Batch, Steps, ValidationSet, step_loader
+from .batch import Batch
+from .data import Steps, ValidationSet, step_loader
 from .engine import update
 from .inference import evaluate_networks
 from .student import shuffle_grid

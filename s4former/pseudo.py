@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
+from .config import IGNORE_INDEX
+
+BINS = 20  # of the histogram of confidence, from 0 to 1
+COUNTS = ("pseudo_labels", "confidences")  # the terms of a step that are counts, not losses
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,18 @@ def pseudo_label(logits: Tensor, valid: Tensor, threshold: float | Tensor) -> Ps
     valid = shrink(valid, label.shape[-2:])
     label = label.masked_fill(~((confidence > required(label, threshold)) & valid), IGNORE_INDEX)
     return Pseudo(label=label, spoken=label, logits=logits, confidence=confidence.masked_fill(~valid, 0.0))
+
+
+def count_pseudo(pseudo: Pseudo) -> dict[str, Tensor]:
+    """`confident`, the share of valid pixels that are pseudo labels; `pseudo_labels` (K,), how many are of each class; and
+    `confidences` (BINS,), how many valid pixels have which confidence. All float32 on the device."""
+    classes = pseudo.logits.shape[1]
+    # histc neither waits for the device, as bincount does, nor counts what is outside: ignored labels, padding
+    labels = torch.histc(pseudo.label.float(), classes, min=-0.5, max=classes - 0.5)
+    sure = pseudo.confidence.float()
+    confidences = torch.histc(sure.masked_fill(sure == 0, -1), BINS, min=0, max=1)
+    confident = labels.sum() / confidences.sum().clamp(min=1)
+    return {"confident": confident, "pseudo_labels": labels, "confidences": confidences}
 
 
 def required(label: Tensor, threshold: float | Tensor) -> float | Tensor:

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from .errors import DataError
 from .lists import bare, list_facts, read_lines
-from .reading import DataError, plural
+from .reading import plural
 
 
 class Published(NamedTuple):

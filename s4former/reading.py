@@ -18,15 +18,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from . import shapes
 from .class_names import CITYSCAPES_TRAIN_IDS
-from .config import Data
-from .pseudo import IGNORE_INDEX
+from .config import IGNORE_INDEX, Data
+from .errors import DataError
 
 EXIF_ORIENTATION = 0x0112
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says which file, which rule, and what to do instead."""
 
 
 def read_image(

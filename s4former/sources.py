@@ -14,15 +14,17 @@ import datasets
 import numpy as np
 
 from . import shapes
-from .config import Data
+from .config import IGNORE_INDEX, Data
+from .errors import DataError
 from .hub_source import hub
 from .layouts import cityscapes, coco, folder, voc
 from .lists import Found, Row, existing, list_facts
-from .pseudo import IGNORE_INDEX
 from .published import claimed, recognise, verify
-from .reading import DataError, check_sizes, plural, read_mask, some, stated_size
+from .reading import check_sizes, plural, read_mask, some, stated_size
 
-PARTS = ("labeled", "unlabeled", "validation")
+WORDS = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}  # as readers are told
+PARTS = tuple(WORDS)
+FEW_IMAGES, FEW_PIXELS = 3, 0.002  # a class in fewer labelled images, or on a smaller share of them, is pointed at
 FIRST_VALIDATION_SCENE = 1_000_000  # so that more training scenes never reach the ones for evaluation
 
 
@@ -231,3 +233,8 @@ SOURCES: dict[str, Callable[[Data, Sequence[str]], Found]] = {
     "coco": coco,
     "hub": hub,
 }
+
+
+def is_rare(images: int, share: float, labeled: int) -> bool:
+    """Whether a class that `images` of the `labeled` images show, on a share of all pixels, is likely to be learned badly."""
+    return images < min(FEW_IMAGES, labeled) or share < FEW_PIXELS

@@ -6,7 +6,8 @@ from typing import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from .config import ConfigError, Model
+from .config import Model
+from .errors import ConfigError
 from .models import FAMILIES, load_network, settled, use_activation_checkpointing
 
 

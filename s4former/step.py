@@ -8,14 +8,13 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
-from .config import Method
-from .data import Batch
+from .batch import Batch
+from .config import IGNORE_INDEX, Method
 from .losses import REGULARIZERS, cross_entropy
 from .mixing import MIXES, gather, mix_pseudo
 from .patch_shuffle import patch_shuffle
-from .pseudo import IGNORE_INDEX, Pseudo, pseudo_label, resize_logits
+from .pseudo import Pseudo, count_pseudo, pseudo_label, resize_logits
 from .student import View
-from .teaching import count_pseudo
 
 Average = Callable[[Tensor], Tensor]
 BRANCHES = ("_strong", "_pasa", "_features")  # endings of the terms on unlabelled images

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .config import Config, ConfigError, Method, share_of_process
+from .config import Config, Method, share_of_process
+from .errors import ConfigError
 from .mixing import TILES, unmix
 from .models import attention_grids, coarsest_stride, decode, encode, prefix_tokens, token_grids
 from .pasa import ATTENTION, attention_bias

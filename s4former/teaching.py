@@ -10,24 +10,10 @@ from torch import Tensor
 
 from .config import Method
 from .metrics import ConfusionMatrix, none_for_nan
-from .pseudo import Pseudo
+from .pseudo import BINS, COUNTS
 
-BINS = 20  # of the histogram of confidence, from 0 to 1
-COUNTS = ("pseudo_labels", "confidences")  # the terms of a step that are counts, not losses
 LONG = 0.1  # a class is missed after this share of the run's steps without a pseudo label,
 LEAST = 100  # but never before so many steps
-
-
-def count_pseudo(pseudo: Pseudo) -> dict[str, Tensor]:
-    """`confident`, the share of valid pixels that are pseudo labels; `pseudo_labels` (K,), how many are of each class; and
-    `confidences` (BINS,), how many valid pixels have which confidence. All float32 on the device."""
-    classes = pseudo.logits.shape[1]
-    # histc neither waits for the device, as bincount does, nor counts what is outside: ignored labels, padding
-    labels = torch.histc(pseudo.label.float(), classes, min=-0.5, max=classes - 0.5)
-    sure = pseudo.confidence.float()
-    confidences = torch.histc(sure.masked_fill(sure == 0, -1), BINS, min=0, max=1)
-    confident = labels.sum() / confidences.sum().clamp(min=1)
-    return {"confident": confident, "pseudo_labels": labels, "confidences": confidences}
 
 
 class Tally:

@@ -17,8 +17,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from . import checkpoint
+from .batch import Batch
 from .config import Config, to_dict
-from .data import Batch, Steps, ValidationSet
+from .data import Steps, ValidationSet
 from .engine import Finiteness, Teacher, build_optimizer
 from .inference import Setting
 from .models import build_network, compile_encoder, freeze_encoder, logits_at

@@ -32,7 +32,8 @@ from transformers import (
     ViTModel,
 )
 
-from .config import ConfigError, Model
+from .config import Model
+from .errors import ConfigError
 from .hub_answers import UNREACHABLE, file_on_the_hub, knock, reason
 
 log = logging.getLogger(__name__)

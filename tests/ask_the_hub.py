@@ -14,9 +14,9 @@ from transformers import ViTConfig
 
 from s4former import hub_answers
 from s4former.choosing import CheckpointError, choose
-from s4former.config import ConfigError, Data, Model
+from s4former.config import Data, Model
+from s4former.errors import ConfigError, DataError
 from s4former.models import load_network
-from s4former.reading import DataError
 from s4former.sources import load_sources
 from s4former.weights import read_encoder_config, read_tensors
 

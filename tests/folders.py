@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from s4former.config import Data
-from s4former.reading import DataError
+from s4former.errors import DataError
 
 HEIGHT, WIDTH = 16, 24
 PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0] + [7] * 759

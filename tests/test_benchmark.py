@@ -13,7 +13,8 @@ from s4former.benchmark.bench import Bench
 from s4former.benchmark.material import at_hand, build
 from s4former.benchmark.memory import LiveBytes, computed_peak, flops_of_evaluation, flops_of_step
 from s4former.benchmark.timing import Disagreement, Measured, Row, Stopwatch, agree, count_flops, peak_memory
-from s4former.config import ConfigError, from_dict
+from s4former.config import from_dict
+from s4former.errors import ConfigError
 
 CPU = torch.device("cpu")
 SEGFORMER = {

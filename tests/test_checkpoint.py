@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from s4former import checkpoint
+from s4former import checkpoint, files
 
 
 def state(step):
@@ -56,10 +56,10 @@ def test_a_write_that_dies_half_way_is_never_picked_up(tmp_path, monkeypatch):
 
 def test_a_text_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    checkpoint.write_text(path, "old")
-    monkeypatch.setattr(checkpoint, "flush", lambda path: (_ for _ in ()).throw(OSError("gone")))
+    files.write_text(path, "old")
+    monkeypatch.setattr(files, "flush", lambda path: (_ for _ in ()).throw(OSError("gone")))
     with pytest.raises(OSError):
-        checkpoint.write_text(path, "new")
+        files.write_text(path, "new")
     assert path.read_text() == "old"
 
 
@@ -70,7 +70,7 @@ def test_a_folder_is_replaced_whole_and_put_back_if_that_fails(tmp_path, monkeyp
         return tmp_path / name
 
     target = folder("teacher", "old")
-    checkpoint.replace_folder(folder("beside", "new"), target)
+    files.replace_folder(folder("beside", "new"), target)
     assert (target / "model").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["teacher"]
     beside, rename = folder("beside", "newer"), type(target).rename
 
@@ -81,5 +81,5 @@ def test_a_folder_is_replaced_whole_and_put_back_if_that_fails(tmp_path, monkeyp
 
     monkeypatch.setattr(type(target), "rename", fails)
     with pytest.raises(OSError, match="read-only"):
-        checkpoint.replace_folder(beside, target)
+        files.replace_folder(beside, target)
     assert (target / "model").read_text() == "new"

@@ -8,7 +8,15 @@ from folders import sentence
 from PIL import Image
 
 from s4former.class_names import COCO_CLASSES
-from s4former.prepare.coco_masks import decode_counts, decode_rle, instance_tasks, mask_of, paint, panoptic_tasks, write_masks
+from s4former.prepare.coco_masks import (
+    decode_counts,
+    decode_rle,
+    instance_tasks,
+    mask_of,
+    paint,
+    panoptic_tasks,
+    write_masks,
+)
 
 # COCO leaves out numbers, so category ids are not class ids: here every third one is missing
 CATEGORIES = [{"id": i + i // 2, "name": name} for i, name in enumerate(COCO_CLASSES) if i]

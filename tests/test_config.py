@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from s4former.config import Config, ConfigError, Method, from_dict, load, share_of_process, to_dict
+from s4former.config import Config, Method, from_dict, load, share_of_process, to_dict
+from s4former.errors import ConfigError
 from s4former.losses import REGULARIZERS
 from s4former.mixing import MIXES
 from s4former.pasa import VARIANTS

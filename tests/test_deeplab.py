@@ -12,9 +12,10 @@ from test_dpt import CONFIGS, images, runs_alone
 from transformers import AutoModelForSemanticSegmentation
 
 from s4former import models
-from s4former.config import ConfigError, Method, Model, from_dict, load
+from s4former.config import Method, Model, from_dict, load
 from s4former.deeplab import DeepLabConfig, DeepLabForSemanticSegmentation
 from s4former.engine import Teacher, build_optimizer
+from s4former.errors import ConfigError
 from s4former.models import build_network, load_network, save_network
 from s4former.patch_shuffle import inverse, patch_shuffle
 from s4former.step import total_loss, train_step

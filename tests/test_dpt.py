@@ -27,9 +27,10 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 
 from s4former import models
-from s4former.config import ConfigError, Method, Model, from_dict, load
+from s4former.config import Method, Model, from_dict, load
 from s4former.dpt import DinoDptConfig, DinoDptForSemanticSegmentation, quarters
 from s4former.engine import Teacher, build_optimizer
+from s4former.errors import ConfigError
 from s4former.models import build_network, load_network, save_network
 from s4former.pasa import ATTENTION, attention_bias, pasa_attention
 from s4former.patch_shuffle import inverse, patch_shuffle

@@ -22,7 +22,8 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 import train_semi
 from s4former import export, hub_answers
-from s4former.config import ConfigError, Model, load
+from s4former.config import Model, load
+from s4former.errors import ConfigError
 from s4former.models import build_network
 from s4former.student import Student
 from s4former.weights import IMAGENET

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from s4former.config import IGNORE_INDEX
 from s4former.mixing import (
     ERASED,
     MIXES,
@@ -17,7 +18,7 @@ from s4former.mixing import (
     square_box,
     unmix,
 )
-from s4former.pseudo import IGNORE_INDEX, Pseudo, pseudo_label, shrink
+from s4former.pseudo import Pseudo, pseudo_label, shrink
 
 
 def boxes_of(batch, height, width, seed=0):

@@ -27,7 +27,8 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from s4former import models, weights
-from s4former.config import ConfigError, Model
+from s4former.config import Model
+from s4former.errors import ConfigError
 from s4former.models import build_network, load_network, save_network
 from s4former.weights import ENCODERS, HALVES, IMAGENET, SIZES, normalization
 

@@ -3,7 +3,15 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from s4former import pasa
-from s4former.pasa import ATTENTION, VARIANTS, attention_bias, confident_half, pasa_attention, pasa_mask, pool_confidence
+from s4former.pasa import (
+    ATTENTION,
+    VARIANTS,
+    attention_bias,
+    confident_half,
+    pasa_attention,
+    pasa_mask,
+    pool_confidence,
+)
 
 CONFIDENCE = torch.tensor([[0.9, 0.2, 0.6, 0.8]])
 ZERO = [0.0, 0.0, 0.0, 0.0]

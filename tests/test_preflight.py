@@ -14,7 +14,7 @@ from s4former import preflight as room
 from s4former import probe as probe_room
 from s4former.config import from_dict, to_dict
 from s4former.engine import update
-from s4former.new_config.proposal import Machine
+from s4former.machine import Machine
 from s4former.preflight import duration, fitting_processes, launch_line, preflight
 from s4former.probe import Probe, probe
 from s4former.sources import load_sources

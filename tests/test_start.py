@@ -3,9 +3,16 @@
 import pytest
 import torch
 from test_step import SEGFORMER, SETR
-from transformers import BeitConfig, BeitForSemanticSegmentation, Dinov2Config, UperNetConfig, UperNetForSemanticSegmentation
+from transformers import (
+    BeitConfig,
+    BeitForSemanticSegmentation,
+    Dinov2Config,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
 
-from s4former.config import ConfigError, Model
+from s4former.config import Model
+from s4former.errors import ConfigError
 from s4former.models import build_network, decode, encode, freeze_encoder, logits_at, save_network
 from s4former.start import start_from
 from s4former.weights import normalization

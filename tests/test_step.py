@@ -8,18 +8,17 @@ from torch import nn
 from s4former import mixing
 from s4former import step as step_module
 from s4former import student as student_module
+from s4former.batch import Batch, Strong
 from s4former.config import PRESETS, Method, Model, from_dict
-from s4former.data import Batch, Strong
 from s4former.engine import Teacher
 from s4former.losses import REGULARIZERS
 from s4former.mixing import MIXES, Place, cutmix_box, gather
 from s4former.models import build_network, decode, encode, use_activation_checkpointing
 from s4former.pasa import VARIANTS
 from s4former.patch_shuffle import inverse, patch_shuffle
-from s4former.pseudo import shrink
+from s4former.pseudo import COUNTS, shrink
 from s4former.step import total_loss, train_step
 from s4former.student import Student, View, check_fit, prove_bias, shuffle_grid, without_ncr
-from s4former.teaching import COUNTS
 
 CLASSES = {i: f"class {i}" for i in range(5)}
 TINY = {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}

@@ -16,7 +16,8 @@ from folders import data, flowers, save_image, sentence, write
 from scripts import ROOT
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
-from s4former.config import ConfigError, Data, Model
+from s4former.config import Data, Model
+from s4former.errors import ConfigError
 from s4former.models import load_network
 from s4former.reading import read_image
 from s4former.sources import load_sources

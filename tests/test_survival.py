@@ -27,7 +27,7 @@ from PIL import Image
 from scripts import TINY, command, environment, run, write_config
 
 import train_semi
-from s4former import checkpoint, outcome, refusals
+from s4former import checkpoint, errors, files, outcome
 
 GOES_ON = "once that is mended, the same command with --resume goes on from there"
 MINUTES = float(os.environ.get("S4FORMER_SURVIVAL_MINUTES", "0"))
@@ -212,12 +212,12 @@ def test_a_model_that_is_replaced_is_the_old_or_the_new_one_whenever_the_process
         shutil.rmtree(tmp_path / ".writing-teacher", ignore_errors=True)
         (tmp_path / ".writing-teacher").mkdir()
         (tmp_path / ".writing-teacher" / "model").write_text(text)
-        checkpoint.replace_folder(tmp_path / ".writing-teacher", tmp_path / "teacher")
+        files.replace_folder(tmp_path / ".writing-teacher", tmp_path / "teacher")
 
     moments = 0
     export("old")
     for _ in killed_at_every_moment(lambda: export("new")):
-        checkpoint.put_back(tmp_path)
+        files.put_back(tmp_path)
         assert (tmp_path / "teacher" / "model").read_text() in ("old", "new")
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()
@@ -336,8 +336,8 @@ def test_each_way_in_which_a_disk_refuses_has_its_way_out(number, told, tmp_path
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(checkpoint, "flush", refuses)
-    monkeypatch.setattr(refusals.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 2, 7 * 2**20))
-    with pytest.raises(refusals.WriteError) as caught:
+    monkeypatch.setattr(errors.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 2, 7 * 2**20))
+    with pytest.raises(errors.WriteError) as caught:
         checkpoint.save(tmp_path, 2, state_of(2), keep=1)
     assert str(caught.value).startswith(f"{tmp_path}/step-00000002 (0.0 MiB) could not be written: {told}")
     assert checkpoint.newest(tmp_path)[0]["step"] == 1 and [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
@@ -359,16 +359,16 @@ def test_a_log_that_cannot_be_written_names_the_folder(broken):
 
 
 def test_a_text_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_path, monkeypatch):
-    checkpoint.write_text(tmp_path / "report.html", "old")
+    files.write_text(tmp_path / "report.html", "old")
     monkeypatch.setattr(checkpoint, "flush", lambda path: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    with pytest.raises(refusals.WriteError, match="report.html could not be written: full"):
-        checkpoint.write_text(tmp_path / "report.html", "new")
+    with pytest.raises(errors.WriteError, match="report.html could not be written: full"):
+        files.write_text(tmp_path / "report.html", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_an_error_that_is_none_of_the_disk_is_not_taken_for_one(tmp_path):
     with pytest.raises(RuntimeError, match="^no such kernel$"):
-        with refusals.writing(tmp_path / "target", tmp_path / "beside"):
+        with files.writing(tmp_path / "target", tmp_path / "beside"):
             raise RuntimeError("no such kernel")
 
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from s4former import runlog
-from s4former.config import ConfigError, Method
+from s4former.config import Method
+from s4former.errors import ConfigError
 from s4former.metrics import ConfusionMatrix
-from s4former.pseudo import pseudo_label
+from s4former.pseudo import BINS, count_pseudo, pseudo_label
 from s4former.runlog import check_trackers, numbers
-from s4former.teaching import BINS, LEAST, Tally, count_pseudo, patience, rightness, warning
+from s4former.teaching import LEAST, Tally, patience, rightness, warning
 
 CLASSES = ("ground", "leaf", "bud")
 

@@ -6,7 +6,8 @@ from test_dpt import SMALL, build, encoders, images, model_of, tiny
 from transformers import AutoModelForSemanticSegmentation, UperNetForSemanticSegmentation
 
 from s4former import models
-from s4former.config import ConfigError, from_dict
+from s4former.config import from_dict
+from s4former.errors import ConfigError
 from s4former.models import load_network, save_network
 from s4former.student import check_fit, shuffle_grid
 from s4former.weights import IMAGENET

@@ -17,8 +17,8 @@ from typing import Any, Callable, Iterator
 
 import torch
 
-from ..config import ConfigError, from_dict, load, set_override, to_dict
-from ..reading import DataError
+from ..config import from_dict, load, set_override, to_dict
+from ..errors import ConfigError, DataError
 from . import data_parts, training_parts
 from .bench import Bench
 from .material import at_hand

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import shapes
+from ..batch import Batch
 from ..class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
 from ..config import Config
-from ..data import Batch, Steps
+from ..data import Steps
 from ..engine import Teacher
 from ..models import build_network
 from ..sources import Sources, load_sources

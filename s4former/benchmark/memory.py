@@ -15,8 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..batch import Batch, Strong
 from ..config import Config, share_of_process
-from ..data import Batch, Strong, exchange
+from ..data import exchange
 from ..engine import Teacher, build_optimizer
 from ..inference import Setting, resize_for_test
 from ..mixing import MIXES, Place

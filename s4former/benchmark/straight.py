@@ -12,10 +12,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from .. import models
-from ..config import ConfigError, Method
-from ..data import Batch
+from ..batch import Batch
+from ..config import IGNORE_INDEX, Method
 from ..engine import Teacher
-from ..pseudo import IGNORE_INDEX
+from ..errors import ConfigError
 from ..setr import UpHead
 from ..student import Student
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..augment import Geometry, draw_geometry
 from ..colour import Colour, draw_colour
+from ..config import IGNORE_INDEX
 from ..data import Steps, index_of
 from ..hf_evaluate import evaluate_package
-from ..pseudo import IGNORE_INDEX
 from ..randomness import Stream, numpy_generator
 from ..reading import read_image, read_pair
 

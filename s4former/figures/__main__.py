@@ -41,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(command: str, arguments: Sequence[str]) -> int:
     from transformers.utils.logging import disable_progress_bar
 
-    from ..config import ConfigError
-    from ..reading import DataError
-    from ..refusals import in_words
+    from ..errors import ConfigError, DataError, in_words
     from .checkpoints import FigureError
 
     disable_progress_bar()  # of transformers, one for the tensors it loads

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from ..config import IGNORE_INDEX
 from ..data import validation_set
-from ..pseudo import IGNORE_INDEX
 from .checkpoints import ROLES, Checkpoint, FigureError, Shown, model_folder, open_checkpoints, shown, spread
 from .page import (
     FAINT,

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Config, ConfigError, load
-from ..data import Batch, Steps
+from ..batch import Batch
+from ..config import Config, load
+from ..data import Steps
+from ..errors import ConfigError
 from ..mixing import MIXES, gather
 from ..models import build_network
 from ..patch_shuffle import patch_shuffle

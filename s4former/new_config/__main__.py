@@ -16,15 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterable, Sequence
 
-from ..checkpoint import write_text
-from ..config import ConfigError, from_dict
+from ..config import from_dict
+from ..errors import ConfigError, DataError, in_words
+from ..files import write_text
 from ..lists import Row
+from ..machine import this_machine
 from ..randomness import Stream, numpy_generator
-from ..reading import DataError, hexadecimal, plural
-from ..refusals import in_words
-from .finding import DEEP, WORDS, Found, Look, find, hold_out, keep, levels_of, look_at, without_twins
+from ..reading import hexadecimal, plural
+from ..sources import WORDS
+from .finding import DEEP, Found, Look, find, hold_out, keep, levels_of, look_at, without_twins
 from .numbering import MANY, PALETTE_FILES, numbering, read_names, read_palette
-from .proposal import propose, this_machine
+from .proposal import propose
 from .survey import describe, describe_proposal, tally
 
 MOST = 3  # files named one by one

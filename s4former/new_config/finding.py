@@ -15,16 +15,17 @@ import numpy as np
 from PIL import Image
 
 from ..duplicates import same_content
+from ..errors import DataError
 from ..layouts import folder_layout
 from ..lists import MASK_SUFFIXES, Row, names_below, pictures, rows_of_list
-from ..reading import ID_MODES, MASK_FOLDERS, DataError, check_sizes, colours_of, mask_ids, opened, plural, stated_size
+from ..reading import ID_MODES, MASK_FOLDERS, check_sizes, colours_of, mask_ids, opened, plural, stated_size
+from ..sources import WORDS
 
 PARTS = {  # the folder of a part by any of its usual names
     "labeled": ("labeled", "labelled", "train"),
     "unlabeled": ("unlabeled", "unlabelled", "pool"),
     "validation": ("val", "validation", "valid", "test"),
 }
-WORDS = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}  # as readers are told
 LISTS = {"labeled": ("labeled.txt", "labelled.txt"), "validation": ("validation.txt", "val.txt")}
 DEEP = {"I", "I;16", "I;16B", "F"}  # Pillow's modes of images with more than 8 bits
 MASK_TAGS = ("_mask", "_label")  # endings of mask names that image names lack

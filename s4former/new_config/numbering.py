@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
 
-from ..pseudo import IGNORE_INDEX
-from ..reading import DataError, hexadecimal, plural, some
+from ..config import IGNORE_INDEX
+from ..errors import DataError
+from ..reading import hexadecimal, plural, some
 
 VOID = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown", "dontcare", "don't care", "no label"}
 TOP_IDS = (255, 65535)  # of masks of 8 and 16 bits

@@ -5,20 +5,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Sequence
 
-from ..pseudo import IGNORE_INDEX
+from ..config import IGNORE_INDEX
+from ..machine import Machine
 from ..reading import plural, some
-from .finding import DEEP, WORDS, Found, Look
+from ..sources import WORDS, is_rare
+from .finding import DEEP, Found, Look
 from .numbering import Numbering
-from .proposal import Machine
 
-FEW_IMAGES, FEW_PIXELS = 3, 0.002  # a class in fewer labelled images, or on a smaller share of them, is pointed at
 FEW_TESTED = 10  # evaluation images
 WIDTH = 110  # of a line
-
-
-def is_rare(images: int, share: float, labeled: int) -> bool:
-    """Whether a class that `images` of the `labeled` images show, on a share of all pixels, is likely to be learned badly."""
-    return images < min(FEW_IMAGES, labeled) or share < FEW_PIXELS
 
 
 def describe(root: Path, found: Found, looks: dict[str, Look], numbers: Numbering) -> list[str]:

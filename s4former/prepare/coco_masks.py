@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from ..class_names import COCO_CLASSES
-from ..reading import BROKEN, DataError
+from ..errors import DataError
+from ..reading import BROKEN
 from ..writing import in_parallel, save_ids
 
 

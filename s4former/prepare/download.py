@@ -24,7 +24,7 @@ from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
-from ..reading import DataError
+from ..errors import DataError
 
 BLOCK = 1 << 20  # bytes read at a time
 ATTEMPTS = 5  # connections that may break off without a byte of progress

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..reading import DataError
+from ..errors import DataError
 from ..writing import save_ids
 from .download import DAMAGED
 

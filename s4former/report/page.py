@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import write_text
 from ..config import Config, to_dict
+from ..files import write_text
 from ..pictures import has_background
 from .charts import Series, curves, histogram, matrix, number, sparkline, stacked
 from .parts import bar, card, cards, colours_of, panel, percent, table, tile

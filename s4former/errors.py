@@ -1,11 +1,9 @@
-"""What the system refuses to write, in words: a full disk, a quota, a read-only folder."""
+"""The errors that a user sees: sentences that say what was found, what the rule is, and how to mend it."""
 
 import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -20,27 +18,20 @@ WAYS_OUT = {
 }
 
 
+class ConfigError(ValueError):
+    """A config that cannot be used; the message says which key, which value, and what to write instead."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message says which file, which rule, and what to do instead."""
+
+
+class DamageError(ValueError):
+    """No checkpoint of a run is what it was when written; the message names them."""
+
+
 class WriteError(OSError):
     """Something could not be written; the message says what, why, and what to free or to change."""
-
-
-@contextmanager
-def writing(target: Path, beside: Path, size: int = 0) -> Iterator[None]:
-    """While something is written beside its place: if that fails, what there is of it goes, and a `WriteError` says why.
-
-    size: bytes that are to be written, for the message; 0 = unknown.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        cause = refusal(error)
-        if cause is None:
-            raise
-        if beside.is_file():
-            beside.unlink()
-        shutil.rmtree(beside, ignore_errors=True)
-        what = f"{target} ({gibibytes(size)})" if size else str(target)
-        raise WriteError(f"{what} could not be written: {with_way_out(cause, target)}") from error
 
 
 def refusal(error: BaseException | None) -> OSError | None:
