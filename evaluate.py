@@ -31,7 +31,7 @@ from s4former.engine import precision
 from s4former.errors import ConfigError, DataError, in_words
 from s4former.inference import Setting, batches_of_one_size, count, predict, predictions
 from s4former.metrics import ConfusionMatrix
-from s4former.models import load_network, logits_at
+from s4former.networks.build import load_network, logits_at
 from s4former.photos import draw_sheet, find_photos, read_photos, save_maps
 
 

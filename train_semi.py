@@ -25,8 +25,8 @@ from s4former.config import Config, load, share_of_process, to_dict
 from s4former.data import step_loader
 from s4former.engine import NonFiniteLoss, Signals, out_of_memory, precision, update
 from s4former.errors import ConfigError, DataError, in_words
-from s4former.export import check_repository
 from s4former.files import put_back, write_text
+from s4former.networks.export import check_repository
 from s4former.outcome import description, evaluate, finish, push_model
 from s4former.preflight import preflight
 from s4former.runlog import RunLog, check_trackers

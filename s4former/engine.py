@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .batch import Batch
 from .config import Config, Optimizer, share_of_process
 from .errors import ConfigError
-from .models import decode, encode, encoder_depths
+from .networks.build import decode, encode, encoder_depths
 from .randomness import Stream, torch_seed
 from .schedules import ema_decay, learning_rate
 from .step import total_loss, train_step

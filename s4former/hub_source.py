@@ -9,8 +9,8 @@ from huggingface_hub import constants
 
 from .config import Data
 from .errors import DataError
-from .hub_answers import UNREACHABLE, reason, wait_no_longer
 from .lists import Found, existing, read_lines
+from .networks.hub import UNREACHABLE, reason, wait_no_longer
 from .reading import some
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")

@@ -23,10 +23,10 @@ import torch
 from . import panels
 from .config import to_dict
 from .errors import ConfigError, DataError
-from .export import Provenance, export, push
 from .files import write_text
 from .inference import PSEUDO, evaluate_networks, predict
 from .metrics import ConfusionMatrix
+from .networks.export import Provenance, export, push
 from .pictures import contact_sheet
 from .report.page import write_report
 from .runlog import RunLog

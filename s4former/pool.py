@@ -37,7 +37,7 @@ from .choosing import CheckpointError, Choice, choose, file_of, normalization
 from .config import IGNORE_INDEX, Config, from_dict, set_override
 from .errors import ConfigError, DataError, in_words
 from .inference import Setting, batches_of_one_size, predict_surely
-from .models import load_network, logits_at
+from .networks.build import load_network, logits_at
 from .photos import file_name, read_photos
 from .pictures import palette_png
 from .sources import load_sources

@@ -11,10 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .config import Config, Method, share_of_process
 from .errors import ConfigError
 from .mixing import TILES, unmix
-from .models import attention_grids, coarsest_stride, decode, encode, prefix_tokens, token_grids
+from .networks.build import attention_grids, coarsest_stride, decode, encode, prefix_tokens, token_grids
+from .networks.setr import UpHead
 from .pasa import ATTENTION, attention_bias
 from .patch_shuffle import inverse, patch_shuffle
-from .setr import UpHead
 from .thresholds import ClassThresholds
 
 

@@ -26,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 from .choosing import ROLES, CheckpointError, choose, normalization
 from .config import from_dict
 from .errors import ConfigError, in_words
-from .models import coarsest_stride, load_network, logits_at
+from .networks.build import coarsest_stride, load_network, logits_at
 
 TOLERANCE = 1e-3  # of logits, relative to the largest
 LARGE = 1.9e9  # bytes; beyond it weights go into a file beside, since protobuf ends at 2 GiB

@@ -22,13 +22,13 @@ from .config import Config, to_dict
 from .data import Steps, ValidationSet
 from .engine import Finiteness, Teacher, build_optimizer
 from .inference import Setting
-from .models import build_network, compile_encoder, freeze_encoder, logits_at
+from .networks.build import build_network, compile_encoder, freeze_encoder, logits_at
+from .networks.encoder_weights import normalization
+from .networks.start_from import start_from
 from .randomness import Stream, torch_seed
 from .sources import Sources
-from .start import start_from
 from .student import Student, check_fit, check_passes, shuffle_grid
 from .teaching import Tally
-from .weights import normalization
 
 
 @dataclass(kw_only=True)

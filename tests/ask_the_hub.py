@@ -12,13 +12,13 @@ import huggingface_hub.utils._http as hub_http
 from huggingface_hub import file_download
 from transformers import ViTConfig
 
-from s4former import hub_answers
 from s4former.choosing import CheckpointError, choose
 from s4former.config import Data, Model
 from s4former.errors import ConfigError, DataError
-from s4former.models import load_network
+from s4former.networks import hub
+from s4former.networks.build import load_network
+from s4former.networks.encoder_weights import read_encoder_config, read_tensors
 from s4former.sources import load_sources
-from s4former.weights import read_encoder_config, read_tensors
 
 WAYS = {
     "encoder": lambda repository: read_encoder_config(Model(encoder=repository)),
@@ -30,7 +30,7 @@ WAYS = {
 
 if __name__ == "__main__":
     hub_http.time = SimpleNamespace(sleep=lambda seconds: None)  # between attempts; there are six
-    file_download._ETAG_RETRY_TIMEOUT = hub_answers.PATIENCE = 0.3
+    file_download._ETAG_RETRY_TIMEOUT = hub.PATIENCE = 0.3
     told = {}
     for manner in sys.argv[1:]:
         for name, way in WAYS.items():

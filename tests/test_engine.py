@@ -7,11 +7,11 @@ from test_step import SETR, batch_of, method_of, network_of
 from torch import nn
 from torch._dynamo.utils import counters
 
-from s4former import models
 from s4former.benchmark.material import spread_classes
 from s4former.config import Method, Model, Optimizer, from_dict
 from s4former.engine import Finiteness, NonFiniteLoss, Teacher, build_optimizer, own_word, set_learning_rate, update
-from s4former.models import build_network
+from s4former.networks import build
+from s4former.networks.build import build_network
 from s4former.pseudo import pseudo_label
 from s4former.schedules import ema_decay
 from s4former.step import train_step
@@ -232,7 +232,7 @@ def test_layer_decay_slows_every_block_from_the_last_to_the_embeddings():
 
 
 def test_compiled_encoders_train_the_same_without_tracing_again_and_keep_their_names(monkeypatch, tmp_path):
-    monkeypatch.setattr(models, "COMPILER", "aot_eager")  # traces as inductor does, and writes no code
+    monkeypatch.setattr(build, "COMPILER", "aot_eager")  # traces as inductor does, and writes no code
     config = from_dict({"data": {"source": "shapes"}, "method": {"threshold": 0.21, "mix_group": 2}})
     found = []
     for compiled in (False, True):
@@ -243,8 +243,8 @@ def test_compiled_encoders_train_the_same_without_tracing_again_and_keep_their_n
         if compiled:
             torch.compiler.reset()
             counters.clear()
-            models.compile_encoder(network)
-            models.compile_encoder(teacher.network)
+            build.compile_encoder(network)
+            build.compile_encoder(teacher.network)
         graphs = []
         for step in range(2):
             terms = update(accelerator, student, teacher, optimizer, [batch_of("setr")], step, config)
@@ -254,8 +254,8 @@ def test_compiled_encoders_train_the_same_without_tracing_again_and_keep_their_n
     assert graphs == [3, 3]  # the teacher, the plain views, the steered view
     assert torch.allclose(*found, atol=1e-9)
     with torch.compiler.set_stance("force_eager"):
-        models.save_network(network.float(), tmp_path, (0.5,) * 3, (0.5,) * 3, 32)
-    assert torch.equal(models.load_network(tmp_path).state_dict()[names[0]], network.state_dict()[names[0]])
+        build.save_network(network.float(), tmp_path, (0.5,) * 3, (0.5,) * 3, 32)
+    assert torch.equal(build.load_network(tmp_path).state_dict()[names[0]], network.state_dict()[names[0]])
 
 
 @pytest.mark.parametrize("family", ["setr", "segformer"])

@@ -16,7 +16,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from s4former.config import from_dict, to_dict
 from s4former.data import validation_set
 from s4former.inference import Setting, evaluate_networks
-from s4former.models import logits_at, save_network
+from s4former.networks.build import logits_at, save_network
 
 ROOT = Path(__file__).parent.parent
 HALF = (0.5, 0.5, 0.5)

@@ -12,12 +12,12 @@ from test_dpt import needs_keywords
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from s4former import models
 from s4former.config import Model, from_dict, to_dict
 from s4former.data import validation_set
 from s4former.figures import attention, checkpoints, classes, page, views
 from s4former.figures.__main__ import main
-from s4former.models import build_network, load_network, logits_at, save_network
+from s4former.networks import build
+from s4former.networks.build import build_network, load_network, logits_at, save_network
 from s4former.shapes import CLASSES
 
 SMALL_MIT = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 2], "decoder_hidden_size": 16}
@@ -106,8 +106,8 @@ def test_the_weights_of_a_dino_leave_its_registers_out(architecture):
     assert torch.equal(logits_at(network, pixels), before)
     AttentionInterface.register("naive_of_figures", naive)
     AttentionMaskInterface.register("naive_of_figures", sdpa_mask)
-    getattr(network, models.family(network).encoder).set_attn_implementation("naive_of_figures")
-    models.encode(network, torch.nn.functional.pad(pixels, (0, 2)))
+    getattr(network, build.family(network).encoder).set_attn_implementation("naive_of_figures")
+    build.encode(network, torch.nn.functional.pad(pixels, (0, 2)))
     expected = matrices[-1][5 + 5, 5:]
     torch.testing.assert_close(weights.flatten(), expected / expected.sum())
     assert weights.shape == (2, 3)

@@ -11,7 +11,7 @@ from scripts import TINY
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from s4former.config import from_dict, to_dict
-from s4former.models import save_network
+from s4former.networks.build import save_network
 from s4former.pool import FLOOR, Pool, main, rank
 
 

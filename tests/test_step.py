@@ -13,7 +13,7 @@ from s4former.config import PRESETS, Method, Model, from_dict
 from s4former.engine import Teacher
 from s4former.losses import REGULARIZERS
 from s4former.mixing import MIXES, Place, cutmix_box, gather
-from s4former.models import build_network, decode, encode, use_activation_checkpointing
+from s4former.networks.build import build_network, decode, encode, use_activation_checkpointing
 from s4former.pasa import VARIANTS
 from s4former.patch_shuffle import inverse, patch_shuffle
 from s4former.pseudo import COUNTS, shrink

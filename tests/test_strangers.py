@@ -18,10 +18,10 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 
 from s4former.config import Data, Model
 from s4former.errors import ConfigError
-from s4former.models import load_network
+from s4former.networks.build import load_network
+from s4former.networks.encoder_weights import read_encoder_config, read_tensors
 from s4former.reading import read_image
 from s4former.sources import load_sources
-from s4former.weights import read_encoder_config, read_tensors
 
 # ---- a Hub in every mood
 

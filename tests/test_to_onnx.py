@@ -9,8 +9,8 @@ import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig
 
 from s4former import to_onnx as room
-from s4former.models import logits_at, save_network
-from s4former.setr import SetrConfig, SetrForSemanticSegmentation
+from s4former.networks.build import logits_at, save_network
+from s4former.networks.setr import SetrConfig, SetrForSemanticSegmentation
 from s4former.to_onnx import main
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -r requirements.txt")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from s4former.config import from_dict
 from s4former.data import Steps
 from s4former.engine import Teacher
-from s4former.models import build_network
+from s4former.networks.build import build_network
 from s4former.sources import load_sources
 from s4former.step import total_loss, train_step
 from s4former.student import Student, shuffle_grid

@@ -15,8 +15,8 @@ from .. import inference
 from ..data import Steps, step_loader
 from ..engine import precision
 from ..metrics import ConfusionMatrix
-from ..models import logits_at
-from ..weights import normalization
+from ..networks.build import logits_at
+from ..networks.encoder_weights import normalization
 from ..windows import sliding_rows
 from . import straight, straight_data
 from .bench import Bench

@@ -21,7 +21,7 @@ from ..data import exchange
 from ..engine import Teacher, build_optimizer
 from ..inference import Setting, resize_for_test
 from ..mixing import MIXES, Place
-from ..models import build_network, logits_at
+from ..networks.build import build_network, logits_at
 from ..step import total_loss, train_step
 from ..student import Student, shuffle_grid
 from ..windows import window_places

@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from .. import models
 from ..config import Batch, Config, share_of_process
 from ..engine import Teacher, build_optimizer, precision, update
 from ..losses import cross_entropy, negative_class_ranking
+from ..networks import build
 from ..pasa import attention_bias, pasa_attention
 from ..step import total_loss, train_step
 from ..student import Student, View
@@ -115,12 +115,12 @@ def attention(bench: Bench) -> Iterator[Row]:
     """One attention layer with PASA's bias, and an encoder pass with it against one without."""
     material = build(bench.config, bench.sources, bench.device)
     network, size = material.student.network, bench.config.data.crop
-    grids = models.attention_grids(network, *size)
+    grids = build.attention_grids(network, *size)
     if not grids:
         bench.say(f"attention: {bench.config.model.architecture} has none")
         return
     for dtype in (torch.float32, torch.bfloat16):
-        yield layer(bench, grids[-1], models.prefix_tokens(network), dtype)
+        yield layer(bench, grids[-1], build.prefix_tokens(network), dtype)
     network.base_model.set_attn_implementation("pasa")
     for side in (512, 768):
         yield encoder_pass(bench, material.student, side)
@@ -160,7 +160,7 @@ def encoder_pass(bench: Bench, student: Student, side: int) -> Row:
 
     def run(view: View) -> None:
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=precision(bench.config.run.mixed_precision) == "bf16"):
-            features = models.encode(student.network, view.images, **student.bias(view))
+            features = build.encode(student.network, view.images, **student.bias(view))
         features[-1].float().square().mean().backward()
         student.zero_grad(set_to_none=True)
 

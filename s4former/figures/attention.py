@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ..models import attention_grids, coarsest_stride, encode, family, prefix_tokens
+from ..networks.build import attention_grids, coarsest_stride, encode, family, prefix_tokens
 from .checkpoints import Checkpoint, FigureError, Shown, find_images, open_checkpoints
 from .page import GAP, LINE, MARGIN, SMALL, Page, Panel, Row, grid_page, length_of, mask_panel
 

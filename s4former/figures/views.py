@@ -16,7 +16,7 @@ from ..config import Config, load
 from ..data import Steps
 from ..errors import ConfigError
 from ..mixing import MIXES, gather
-from ..models import build_network
+from ..networks.build import build_network
 from ..patch_shuffle import patch_shuffle
 from ..pseudo import Pseudo, pseudo_label
 from ..sources import load_sources

@@ -21,12 +21,12 @@ from transformers import AutoImageProcessor
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 import train_semi
-from s4former import export, hub_answers
 from s4former.config import Model, load
 from s4former.errors import ConfigError
-from s4former.models import build_network
+from s4former.networks import export, hub
+from s4former.networks.build import build_network
+from s4former.networks.encoder_weights import IMAGENET
 from s4former.student import Student
-from s4former.weights import IMAGENET
 
 # huggingface_hub's own upload of large files, where Xet is off
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -322,7 +322,7 @@ def test_a_hub_that_is_not_there_is_told(hub, folder, monkeypatch):
 
 
 def test_a_hub_that_never_answers_is_not_waited_for(hub, folder, monkeypatch):
-    monkeypatch.setattr(hub_answers, "PATIENCE", 0.2)
+    monkeypatch.setattr(hub, "PATIENCE", 0.2)
     hub.troubles = [("create", "silence")]
     complaint = export.push(folder, "someone/model", "step 1")
     assert complaint.startswith(f"no connection to {hub.address} (ReadTimeout: ")

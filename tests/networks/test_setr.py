@@ -10,7 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, ViTConfig, 
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from s4former.setr import SetrConfig, SetrForSemanticSegmentation, UpHead, resize_positions
+from s4former.networks.setr import SetrConfig, SetrForSemanticSegmentation, UpHead, resize_positions
 
 CLASSES = 5
 

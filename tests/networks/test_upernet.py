@@ -5,26 +5,26 @@ import torch
 from test_dpt import SMALL, build, encoders, images, model_of, tiny
 from transformers import AutoModelForSemanticSegmentation, UperNetForSemanticSegmentation
 
-from s4former import models
 from s4former.config import from_dict
 from s4former.errors import ConfigError
-from s4former.models import load_network, save_network
+from s4former.networks import build
+from s4former.networks.build import load_network, save_network
+from s4former.networks.encoder_weights import IMAGENET
 from s4former.student import check_fit, shuffle_grid
-from s4former.weights import IMAGENET
 
 
 @encoders
 def test_decode_of_encode_is_the_stock_forward(encoder):
     network, x = tiny("upernet", encoder), images(28, 56)
     assert type(network) is UperNetForSemanticSegmentation and network.auxiliary_head is None
-    features = models.encode(network, x)
+    features = build.encode(network, x)
     assert [tuple(f.shape) for f in features] == [(2, 32, 2, 4)] * 4
-    assert torch.equal(models.decode(network, features), network(pixel_values=x).logits)
+    assert torch.equal(build.decode(network, features), network(pixel_values=x).logits)
 
 
 def test_any_number_of_rising_blocks_feeds_it():
     network = tiny("upernet", out_indices=(1, 4))
-    assert len(models.encode(network, images())) == 2 and len(network.backbone.encoder.layer) == 5
+    assert len(build.encode(network, images())) == 2 and len(network.backbone.encoder.layer) == 5
     assert network.decode_head.channels == 16
     with pytest.raises(ConfigError, match=r"model.out_indices is \[4, 1\]; write rising block numbers from 0 to 4"):
         build(model_of("upernet", out_indices=(4, 1)))
@@ -33,7 +33,7 @@ def test_any_number_of_rising_blocks_feeds_it():
 @pytest.mark.parametrize("size", [(28, 42), (29, 41), (9, 20)])
 def test_images_of_any_size_are_padded_to_whole_patches(size):
     network = tiny("upernet")
-    logits = models.logits_at(network, images(*size))
+    logits = build.logits_at(network, images(*size))
     assert logits.shape == (2, 5, *size)
     padded = torch.zeros(2, 3, -(-size[0] // 14) * 14, -(-size[1] // 14) * 14)
     padded[..., : size[0], : size[1]] = images(*size)

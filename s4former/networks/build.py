@@ -28,13 +28,13 @@ from transformers import (
     ViTConfig,
 )
 
-from .config import Model
+from ..config import Model
+from ..errors import ConfigError
 from .deeplab import STRIDES, DeepLabConfig, DeepLabForSemanticSegmentation
 from .dpt import DinoDptConfig, DinoDptForSemanticSegmentation, quarters
-from .errors import ConfigError
-from .hub_answers import UNREACHABLE, knock, reason
+from .encoder_weights import fit_resnet, read_encoder_config, read_resnet, read_tensors
+from .hub import UNREACHABLE, knock, reason
 from .setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
-from .weights import fit_resnet, read_encoder_config, read_resnet, read_tensors
 
 COMPILER = "inductor"  # backend of torch.compile
 

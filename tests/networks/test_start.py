@@ -13,9 +13,9 @@ from transformers import (
 
 from s4former.config import Model
 from s4former.errors import ConfigError
-from s4former.models import build_network, decode, encode, freeze_encoder, logits_at, save_network
-from s4former.start import start_from
-from s4former.weights import normalization
+from s4former.networks.build import build_network, decode, encode, freeze_encoder, logits_at, save_network
+from s4former.networks.encoder_weights import normalization
+from s4former.networks.start_from import start_from
 
 CLASSES = ["sky", "road", "car"]
 

@@ -11,11 +11,11 @@ from huggingface_hub.errors import HFValidationError, HTTPError  # the last is h
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from torch import nn
 
-from .config import IGNORE_INDEX, Config, Model, to_dict
-from .errors import ConfigError
-from .files import replace_folder, writing
-from .hub_answers import answer, first_line, wait_no_longer
-from .models import save_network
+from ..config import IGNORE_INDEX, Config, Model, to_dict
+from ..errors import ConfigError
+from ..files import replace_folder, writing
+from .build import save_network
+from .hub import answer, first_line, wait_no_longer
 
 DATASETS = {"voc": "PASCAL VOC 2012", "shapes": "drawn shapes", "coco": "COCO 2017", "cityscapes": "Cityscapes"}
 # Model types that transformers does not have: the file that travels with the weights, and what it needs.

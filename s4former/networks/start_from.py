@@ -6,9 +6,9 @@ from typing import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from .config import Model
-from .errors import ConfigError
-from .models import FAMILIES, load_network, settled, use_activation_checkpointing
+from ..config import Model
+from ..errors import ConfigError
+from .build import FAMILIES, load_network, settled, use_activation_checkpointing
 
 
 def start_from(model: Model, classes: Sequence[str]) -> tuple[PreTrainedModel, str]:

@@ -32,9 +32,9 @@ from transformers import (
     ViTModel,
 )
 
-from .config import Model
-from .errors import ConfigError
-from .hub_answers import UNREACHABLE, file_on_the_hub, knock, reason
+from ..config import Model
+from ..errors import ConfigError
+from .hub import UNREACHABLE, file_on_the_hub, knock, reason
 
 log = logging.getLogger(__name__)
 
