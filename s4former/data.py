@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .augment import crop_pair
-from .batch import Batch, Strong
 from .colour import STRONG_COLOURS, photometric
 from .config import Config, share_of_process
 from .decoded import CacheError, pool_image
 from .errors import DataError
-from .mixing import MIXES, Place
-from .patch_shuffle import draw_order
+from .method.batch import Batch, Strong
+from .method.mixing import MIXES, Place
+from .method.patch_shuffle import draw_order
 from .randomness import Stream, numpy_generator, of_view, torch_generator, torch_seed
 from .reading import read_mask, read_pair
 from .sources import Sources, load_sources

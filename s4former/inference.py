@@ -16,8 +16,8 @@ from torch import Tensor
 
 from .ahead import done_ahead
 from .config import IGNORE_INDEX, Evaluation
+from .method.pseudo import required
 from .metrics import ConfusionMatrix
-from .pseudo import required
 from .windows import resized_bands, sliding_rows
 
 Network = Callable[[Tensor], Tensor]

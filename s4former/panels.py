@@ -18,8 +18,8 @@ from .config import IGNORE_INDEX
 from .data import ValidationSet
 from .errors import DataError
 from .inference import Setting, predict, predict_surely
+from .method.pseudo import required
 from .pictures import display_colours
-from .pseudo import required
 from .reading import read_image
 
 FOLDER = "panels"

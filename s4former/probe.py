@@ -9,11 +9,11 @@ from typing import Any, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from .batch import Batch
 from .data import Steps, ValidationSet, step_loader
 from .engine import update
 from .inference import evaluate_networks
-from .student import shuffle_grid
+from .method.batch import Batch
+from .method.student import shuffle_grid
 from .training import Training, peak_memory_gib, reading
 
 MEASURED = 3  # steps that count, at least

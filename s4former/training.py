@@ -17,17 +17,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from . import checkpoint
-from .batch import Batch
 from .config import Config, to_dict
 from .data import Steps, ValidationSet
 from .engine import Finiteness, Teacher, build_optimizer
 from .inference import Setting
+from .method.batch import Batch
+from .method.student import Student, check_fit, check_passes, shuffle_grid
 from .networks.build import build_network, compile_encoder, freeze_encoder, logits_at
 from .networks.encoder_weights import normalization
 from .networks.start_from import start_from
 from .randomness import Stream, torch_seed
 from .sources import Sources
-from .student import Student, check_fit, check_passes, shuffle_grid
 from .teaching import Tally
 
 

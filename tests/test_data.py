@@ -10,8 +10,8 @@ from scripts import TINY
 from s4former.config import from_dict
 from s4former.data import Steps, ValidationSet, exchange, index_of, labeled_places, step_loader
 from s4former.errors import DataError
-from s4former.mixing import MIXES, gather, mix_pseudo
-from s4former.pseudo import pseudo_label
+from s4former.method.mixing import MIXES, gather, mix_pseudo
+from s4former.method.pseudo import pseudo_label
 from s4former.sources import load_sources
 
 

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from s4former import windows
 from s4former.config import Evaluation
 from s4former.inference import Setting, predict
-from s4former.pseudo import resize_logits
+from s4former.method.pseudo import resize_logits
 from s4former.windows import resized_bands, sliding_rows, window_places, window_starts
 
 

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from s4former.config import from_dict
 from s4former.data import Steps
 from s4former.engine import Teacher
+from s4former.method.step import total_loss, train_step
+from s4former.method.student import Student, shuffle_grid
 from s4former.networks.build import build_network
 from s4former.sources import load_sources
-from s4former.step import total_loss, train_step
-from s4former.student import Student, shuffle_grid
 
 accelerator = Accelerator(cpu=True)
 model = {**TINY["model"], "encoder_config": {**TINY["model"]["encoder_config"], "hidden_dropout_prob": 0.0,

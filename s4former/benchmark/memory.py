@@ -15,15 +15,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..batch import Batch, Strong
 from ..config import Config, share_of_process
 from ..data import exchange
 from ..engine import Teacher, build_optimizer
 from ..inference import Setting, resize_for_test
-from ..mixing import MIXES, Place
+from ..method.batch import Batch, Strong
+from ..method.mixing import MIXES, Place
+from ..method.step import total_loss, train_step
+from ..method.student import Student, shuffle_grid
 from ..networks.build import build_network, logits_at
-from ..step import total_loss, train_step
-from ..student import Student, shuffle_grid
 from ..windows import window_places
 from .timing import count_flops
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..config import Batch, Config, share_of_process
 from ..engine import Teacher, build_optimizer, precision, update
-from ..losses import cross_entropy, negative_class_ranking
+from ..method.losses import cross_entropy, negative_class_ranking
+from ..method.pasa import attention_bias, pasa_attention
+from ..method.step import total_loss, train_step
+from ..method.student import Student, View
 from ..networks import build
-from ..pasa import attention_bias, pasa_attention
-from ..step import total_loss, train_step
-from ..student import Student, View
 from . import straight
 from .bench import Bench
 from .material import Material, build, random_logits, without_chance

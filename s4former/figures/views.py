@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..batch import Batch
 from ..config import Config, load
 from ..data import Steps
 from ..errors import ConfigError
-from ..mixing import MIXES, gather
+from ..method.batch import Batch
+from ..method.mixing import MIXES, gather
+from ..method.patch_shuffle import patch_shuffle
+from ..method.pseudo import Pseudo, pseudo_label
+from ..method.student import shuffle_grid
 from ..networks.build import build_network
-from ..patch_shuffle import patch_shuffle
-from ..pseudo import Pseudo, pseudo_label
 from ..sources import load_sources
-from ..student import shuffle_grid
 from .checkpoints import Checkpoint, FigureError, open_checkpoint
 from .page import Page, Panel, Row, grid_page
 

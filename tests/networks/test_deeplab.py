@@ -14,13 +14,13 @@ from transformers import AutoModelForSemanticSegmentation
 from s4former.config import Method, Model, from_dict, load
 from s4former.engine import Teacher, build_optimizer
 from s4former.errors import ConfigError
+from s4former.method.patch_shuffle import inverse, patch_shuffle
+from s4former.method.step import total_loss, train_step
+from s4former.method.student import Student, View, check_fit, check_passes, shuffle_grid
 from s4former.networks import build
 from s4former.networks.build import build_network, load_network, save_network
 from s4former.networks.deeplab import DeepLabConfig, DeepLabForSemanticSegmentation
 from s4former.networks.encoder_weights import IMAGENET, normalization
-from s4former.patch_shuffle import inverse, patch_shuffle
-from s4former.step import total_loss, train_step
-from s4former.student import Student, View, check_fit, check_passes, shuffle_grid
 
 CLASSES = 5
 SMALL = {"layers": [1, 1, 1, 1], "channels": [4, 8, 8, 16]}  # c1 has 16 channels, c4 64

@@ -29,14 +29,14 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 from s4former.config import Method, Model, from_dict, load
 from s4former.engine import Teacher, build_optimizer
 from s4former.errors import ConfigError
+from s4former.method.pasa import ATTENTION, attention_bias, pasa_attention
+from s4former.method.patch_shuffle import inverse, patch_shuffle
+from s4former.method.step import total_loss, train_step
+from s4former.method.student import Student, View, check_fit, shuffle_grid
 from s4former.networks import build
 from s4former.networks.build import build_network, load_network, save_network
 from s4former.networks.dpt import DinoDptConfig, DinoDptForSemanticSegmentation, quarters
 from s4former.networks.encoder_weights import IMAGENET
-from s4former.pasa import ATTENTION, attention_bias, pasa_attention
-from s4former.patch_shuffle import inverse, patch_shuffle
-from s4former.step import total_loss, train_step
-from s4former.student import Student, View, check_fit, shuffle_grid
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CLASSES = 5

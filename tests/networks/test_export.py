@@ -23,10 +23,10 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 import train_semi
 from s4former.config import Model, load
 from s4former.errors import ConfigError
+from s4former.method.student import Student
 from s4former.networks import export, hub
 from s4former.networks.build import build_network
 from s4former.networks.encoder_weights import IMAGENET
-from s4former.student import Student
 
 # huggingface_hub's own upload of large files, where Xet is off
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from s4former import losses
-from s4former.losses import (
+from s4former.method import losses
+from s4former.method.losses import (
     REGULARIZERS,
     all_class_ranking,
     cross_entropy,

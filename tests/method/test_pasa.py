@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
-from s4former import pasa
-from s4former.pasa import (
+from s4former.method import pasa
+from s4former.method.pasa import (
     ATTENTION,
     VARIANTS,
     attention_bias,

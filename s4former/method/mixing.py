@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import IGNORE_INDEX
+from ..config import IGNORE_INDEX
+from ..randomness import Stream, numpy_generator, of_view, torch_generator
 from .pseudo import Pseudo, shrink
-from .randomness import Stream, numpy_generator, of_view, torch_generator
 
 ERASED = -1
 TILES = 4  # Mix/UnMix cuts an image into TILES x TILES

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .config import IGNORE_INDEX
+from ..config import IGNORE_INDEX
 from .pseudo import at_least_float32
 
 EPSILON = 1e-6  # added to every difference by the released code's plain L2

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .config import Config, Method, share_of_process
-from .errors import ConfigError
+from ..config import Config, Method, share_of_process
+from ..errors import ConfigError
+from ..networks.build import attention_grids, coarsest_stride, decode, encode, prefix_tokens, token_grids
+from ..networks.setr import UpHead
 from .mixing import TILES, unmix
-from .networks.build import attention_grids, coarsest_stride, decode, encode, prefix_tokens, token_grids
-from .networks.setr import UpHead
 from .pasa import ATTENTION, attention_bias
 from .patch_shuffle import inverse, patch_shuffle
 from .thresholds import ClassThresholds

@@ -5,20 +5,20 @@ import pytest
 import torch
 from torch import nn
 
-from s4former import mixing
-from s4former import step as step_module
-from s4former import student as student_module
-from s4former.batch import Batch, Strong
 from s4former.config import PRESETS, Method, Model, from_dict
 from s4former.engine import Teacher
-from s4former.losses import REGULARIZERS
-from s4former.mixing import MIXES, Place, cutmix_box, gather
+from s4former.method import mixing
+from s4former.method import step as step_module
+from s4former.method import student as student_module
+from s4former.method.batch import Batch, Strong
+from s4former.method.losses import REGULARIZERS
+from s4former.method.mixing import MIXES, Place, cutmix_box, gather
+from s4former.method.pasa import VARIANTS
+from s4former.method.patch_shuffle import inverse, patch_shuffle
+from s4former.method.pseudo import COUNTS, shrink
+from s4former.method.step import total_loss, train_step
+from s4former.method.student import Student, View, check_fit, prove_bias, shuffle_grid, without_ncr
 from s4former.networks.build import build_network, decode, encode, use_activation_checkpointing
-from s4former.pasa import VARIANTS
-from s4former.patch_shuffle import inverse, patch_shuffle
-from s4former.pseudo import COUNTS, shrink
-from s4former.step import total_loss, train_step
-from s4former.student import Student, View, check_fit, prove_bias, shuffle_grid, without_ncr
 
 CLASSES = {i: f"class {i}" for i in range(5)}
 TINY = {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
@@ -236,7 +236,7 @@ def test_segformer_is_biased_in_its_last_stage_or_in_all(stages, calls, monkeypa
     assert list(bias) == [(8, 8)] if stages == "last" else len(bias) == 4
     assert all(columns.shape[1] == 8 for rows, columns in bias.values())  # the keys of every stage lie on one grid
     seen = []
-    from s4former import pasa
+    from s4former.method import pasa
 
     original = pasa.sdpa_attention_forward
     monkeypatch.setattr(pasa, "sdpa_attention_forward", lambda m, q, k, v, mask, **kw: seen.append(mask is not None) or original(m, q, k, v, mask, **kw))  # fmt: skip
@@ -257,7 +257,7 @@ def test_a_block_that_does_not_divide_the_crop_is_refused_in_words():
 
 
 def test_an_encoder_that_drops_the_bias_is_refused(monkeypatch):
-    from s4former import student as student_module
+    from s4former.method import student as student_module
 
     network = network_of("setr").float()
     prove_bias(network, config_of(method={"block": 2}))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from s4former.config import IGNORE_INDEX
-from s4former.mixing import (
+from s4former.method.mixing import (
     ERASED,
     MIXES,
     Place,
@@ -18,7 +18,7 @@ from s4former.mixing import (
     square_box,
     unmix,
 )
-from s4former.pseudo import Pseudo, pseudo_label, shrink
+from s4former.method.pseudo import Pseudo, pseudo_label, shrink
 
 
 def boxes_of(batch, height, width, seed=0):

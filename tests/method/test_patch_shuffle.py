@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from s4former.patch_shuffle import draw_order, inverse, patch_shuffle
+from s4former.method.patch_shuffle import draw_order, inverse, patch_shuffle
 
 
 def random_order(batch, rows, columns):

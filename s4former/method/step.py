@@ -8,8 +8,8 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
+from ..config import IGNORE_INDEX, Method
 from .batch import Batch
-from .config import IGNORE_INDEX, Method
 from .losses import REGULARIZERS, cross_entropy
 from .mixing import MIXES, gather, mix_pseudo
 from .patch_shuffle import patch_shuffle

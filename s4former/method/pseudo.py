@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import IGNORE_INDEX
+from ..config import IGNORE_INDEX
 
 BINS = 20  # of the histogram of confidence, from 0 to 1
 COUNTS = ("pseudo_labels", "confidences")  # the terms of a step that are counts, not losses
