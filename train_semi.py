@@ -17,11 +17,12 @@ from typing import Any, Iterator
 
 import torch
 from accelerate import Accelerator
+from s4former.data.batches.batches import step_loader
+from s4former.data.batches.sources import Sources, check_masks, load_sources
 from transformers.utils.logging import disable_progress_bar
 
 from s4former import checkpoint, teaching
 from s4former.config import Config, load, share_of_process, to_dict
-from s4former.data import step_loader
 from s4former.engine import NonFiniteLoss, Signals, out_of_memory, precision, update
 from s4former.errors import ConfigError, DataError, in_words
 from s4former.files import put_back, write_text
@@ -32,7 +33,6 @@ from s4former.networks.export import check_repository
 from s4former.outcome import description, evaluate, finish, push_model
 from s4former.preflight import preflight
 from s4former.runlog import RunLog, check_trackers
-from s4former.sources import Sources, check_masks, load_sources
 from s4former.training import Training, build_training, restore, save
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ahead import done_ahead
 from .config import IGNORE_INDEX, Evaluation
+from .data.prefetch import done_ahead
 from .method.pseudo import required
 from .metrics import ConfusionMatrix
 from .windows import resized_bands, sliding_rows

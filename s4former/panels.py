@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from .config import IGNORE_INDEX
-from .data import ValidationSet
+from .data.batches import ValidationSet
+from .data.reading import read_image
 from .errors import DataError
 from .inference import Setting, predict, predict_surely
 from .method.pseudo import required
 from .pictures import display_colours
-from .reading import read_image
 
 FOLDER = "panels"
 IMAGES = 4  # of either kind

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .ahead import done_ahead
+from .data.prefetch import done_ahead
+from .data.reading import MASK_FOLDERS, read_image
 from .errors import DataError
 from .pictures import contact_sheet, overlay, palette_png
-from .reading import MASK_FOLDERS, read_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"}
 LOOK = 2048  # longest side of an overlay, pixels

@@ -18,13 +18,13 @@ from accelerate import Accelerator
 
 from . import checkpoint
 from .config import IGNORE_INDEX, Config, share_of_process
-from .duplicates import same_content
+from .data.duplicates import same_content
+from .data.reading import is_drawn, name_of, plural, read_image, read_pair, some
+from .data.sources import PARTS, WORDS, Sources, is_rare
 from .engine import out_of_memory
 from .errors import ConfigError, DataError
 from .machine import Machine, this_machine
 from .probe import Probe, probe
-from .reading import is_drawn, name_of, plural, read_image, read_pair, some
-from .sources import PARTS, WORDS, Sources, is_rare
 from .training import build_training
 
 NAMED = 5  # files named one by one

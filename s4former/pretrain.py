@@ -31,7 +31,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
-from .shapes import PRETRAINING_CLASSES, scene
+from .data.shapes import PRETRAINING_CLASSES, scene
 
 SIDE, PATCH = 96, 8  # square, so that the stored position embedding is a square grid
 SHEET = (112, 152)  # pixels of a painted scene, from which views are cut
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(options).items())
     card = (f"# A small vision transformer, pretrained on drawn things\n\n"
             f"{options.layers} blocks of width {options.width}, patches of {PATCH}, trained on {SIDE} x {SIDE} views. "
-            f"It has seen {', '.join(PRETRAINING_CLASSES[1:])}; none of the classes of `s4former.shapes.CLASSES`.\n\n"
+            f"It has seen {', '.join(PRETRAINING_CLASSES[1:])}; none of the classes of `s4former.data.batches.shapes.CLASSES`.\n\n"
             f"    python -m s4former.pretrain {flags}\n\n| | |\n|---|---|\n| seed | {options.seed} |\n"
             f"| held-out accuracy, all pixels | {everywhere:.3f} |\n"
             f"| held-out accuracy, pixels of things | {things:.3f} |\n"

@@ -9,7 +9,7 @@ from typing import Any, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from .data import Steps, ValidationSet, step_loader
+from .data.batches import Steps, ValidationSet, step_loader
 from .engine import update
 from .inference import evaluate_networks
 from .method.batch import Batch

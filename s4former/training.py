@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .config import Config, to_dict
-from .data import Steps, ValidationSet
+from .data.batches import Steps, ValidationSet
+from .data.sources import Sources
 from .engine import Finiteness, Teacher, build_optimizer
 from .inference import Setting
 from .method.batch import Batch
@@ -27,7 +28,6 @@ from .networks.build import build_network, compile_encoder, freeze_encoder, logi
 from .networks.encoder_weights import normalization
 from .networks.start_from import start_from
 from .randomness import Stream, torch_seed
-from .sources import Sources
 from .teaching import Tally
 
 

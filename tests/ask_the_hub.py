@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import huggingface_hub.utils._http as hub_http
 from huggingface_hub import file_download
+from s4former.data.batches.sources import load_sources
 from transformers import ViTConfig
 
 from s4former.choosing import CheckpointError, choose
@@ -18,7 +19,6 @@ from s4former.errors import ConfigError, DataError
 from s4former.networks import hub
 from s4former.networks.build import load_network
 from s4former.networks.encoder_weights import read_encoder_config, read_tensors
-from s4former.sources import load_sources
 
 WAYS = {
     "encoder": lambda repository: read_encoder_config(Model(encoder=repository)),

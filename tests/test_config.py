@@ -4,13 +4,13 @@ import typing
 from pathlib import Path
 
 import pytest
+from s4former.data.batches.sources import SOURCES
 
 from s4former.config import Config, Method, from_dict, load, share_of_process, to_dict
 from s4former.errors import ConfigError
 from s4former.method.losses import REGULARIZERS
 from s4former.method.mixing import MIXES
 from s4former.method.pasa import VARIANTS
-from s4former.sources import SOURCES
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.json"))
 

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from s4former.data.batches.batches import validation_set
+from s4former.data.batches.shapes import CLASSES
 from scripts import TINY
 from test_dpt import needs_keywords
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from s4former.config import Model, from_dict, to_dict
-from s4former.data import validation_set
 from s4former.figures import attention, checkpoints, classes, page, views
 from s4former.figures.__main__ import main
 from s4former.networks import build
 from s4former.networks.build import build_network, load_network, logits_at, save_network
-from s4former.shapes import CLASSES
 
 SMALL_MIT = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 2], "decoder_hidden_size": 16}
 SEGFORMER = {"architecture": "segformer", "encoder": "mit-b0", "pretrained": False, "encoder_config": SMALL_MIT}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from s4former.data.batches.sources import load_sources
 
 from s4former.config import load
 from s4former.engine import update
-from s4former.sources import load_sources
 from s4former.training import build_training
 
 CONFIGS = Path(__file__).parent.parent / "configs"

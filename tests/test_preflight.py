@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from folders import HEIGHT, WIDTH, data, ids, save_mask, write
+from s4former.data.batches.sources import load_sources
 from scripts import ROOT, TINY, run, write_config
 from test_new_config import save_photo
 
@@ -17,7 +18,6 @@ from s4former.engine import update
 from s4former.machine import Machine
 from s4former.preflight import duration, fitting_processes, launch_line, preflight
 from s4former.probe import Probe, probe
-from s4former.sources import load_sources
 from s4former.training import build_training
 
 CHEAP = Probe(

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from folders import HEIGHT, WIDTH, ids, save_image, save_mask, sentence, write
 from PIL import Image
+from s4former.data.batches.class_names import COCO_CLASSES
+from s4former.data.batches.lists import list_facts
+from s4former.data.batches.published import PUBLISHED, Published
+from s4former.data.batches.sources import check_masks, load_sources
 from web_server import packed, serving
 
-from s4former.class_names import COCO_CLASSES
 from s4former.config import Data
-from s4former.lists import list_facts
 from s4former.prepare import __main__ as prepare
 from s4former.prepare import download, trees
 from s4former.prepare.download import Archive
 from s4former.prepare.trees import Wish, cityscapes, coco, voc
-from s4former.published import PUBLISHED, Published
-from s4former.sources import check_masks, load_sources
 
 TRAIN, VAL = ["2007_000001", "2007_000002"], ["2007_000003"]
 VOC_COUNTS = {"JPEGImages/*.jpg": 4, "SegmentationClass/*.png": 3}

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from folders import data, flowers, save_image, sentence, write
+from s4former.data.batches.reading import read_image
+from s4former.data.batches.sources import load_sources
 from scripts import ROOT
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
@@ -20,8 +22,6 @@ from s4former.config import Data, Model
 from s4former.errors import ConfigError
 from s4former.networks.build import load_network
 from s4former.networks.encoder_weights import read_encoder_config, read_tensors
-from s4former.reading import read_image
-from s4former.sources import load_sources
 
 # ---- a Hub in every mood
 

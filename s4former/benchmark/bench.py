@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..config import Config
-from ..sources import Sources
+from ..data.sources import Sources
 from .timing import Stopwatch
 
 

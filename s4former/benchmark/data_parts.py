@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import inference
-from ..data import Steps, step_loader
+from ..data.batches import Steps, step_loader
 from ..engine import precision
 from ..metrics import ConfusionMatrix
 from ..networks.build import logits_at

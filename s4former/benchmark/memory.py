@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..config import Config, share_of_process
-from ..data import exchange
+from ..data.batches import exchange
 from ..engine import Teacher, build_optimizer
 from ..inference import Setting, resize_for_test
 from ..method.batch import Batch, Strong

@@ -9,13 +9,13 @@ from datasets import Features, Sequence, Value
 from PIL import Image
 from torch import Tensor
 
-from ..augment import Geometry, draw_geometry
-from ..colour import Colour, draw_colour
 from ..config import IGNORE_INDEX
-from ..data import Steps, index_of
+from ..data.batches import Steps, index_of
+from ..data.colour import Colour, draw_colour
+from ..data.geometry import Geometry, draw_geometry
+from ..data.reading import read_image, read_pair
 from ..hf_evaluate import evaluate_package
 from ..randomness import Stream, numpy_generator
-from ..reading import read_image, read_pair
 
 # ---- loading
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config, from_dict, set_override
-from ..data import ValidationSet, validation_set
+from ..data.batches import ValidationSet, validation_set
+from ..data.reading import read_image
 from ..inference import Setting, normalise, predict, resize_for_test
 from ..networks.build import load_network, logits_at
 from ..networks.hub import UNREACHABLE, file_on_the_hub, reason
-from ..reading import read_image
 
 ROLES = ("teacher", "student")
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from ..config import IGNORE_INDEX
-from ..data import validation_set
+from ..data.batches import validation_set
 from .checkpoints import ROLES, Checkpoint, FigureError, Shown, model_folder, open_checkpoints, shown, spread
 from .page import (
     FAINT,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..data import validation_set
+from ..data.batches import validation_set
 from .checkpoints import find_images, open_checkpoints, shown, spread
 from .page import Page, Panel, Row, grid_page, mask_panel
 

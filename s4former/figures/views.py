@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..config import Config, load
-from ..data import Steps
+from ..data.batches import Steps
+from ..data.sources import load_sources
 from ..errors import ConfigError
 from ..method.batch import Batch
 from ..method.mixing import MIXES, gather
@@ -20,7 +21,6 @@ from ..method.patch_shuffle import patch_shuffle
 from ..method.pseudo import Pseudo, pseudo_label
 from ..method.student import shuffle_grid
 from ..networks.build import build_network
-from ..sources import load_sources
 from .checkpoints import Checkpoint, FigureError, open_checkpoint
 from .page import Page, Panel, Row, grid_page
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Iterable, Sequence
 
 from ..config import from_dict
+from ..data.lists import Row
+from ..data.reading import hexadecimal, plural
+from ..data.sources import WORDS
 from ..errors import ConfigError, DataError, in_words
 from ..files import write_text
-from ..lists import Row
 from ..machine import this_machine
 from ..randomness import Stream, numpy_generator
-from ..reading import hexadecimal, plural
-from ..sources import WORDS
 from .finding import DEEP, Found, Look, find, hold_out, keep, levels_of, look_at, without_twins
 from .numbering import MANY, PALETTE_FILES, numbering, read_names, read_palette
 from .proposal import propose

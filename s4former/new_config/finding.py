@@ -14,12 +14,12 @@ from typing import Callable, Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from ..duplicates import same_content
+from ..data.duplicates import same_content
+from ..data.layouts import folder_layout
+from ..data.lists import MASK_SUFFIXES, Row, names_below, pictures, rows_of_list
+from ..data.reading import ID_MODES, MASK_FOLDERS, check_sizes, colours_of, mask_ids, opened, plural, stated_size
+from ..data.sources import WORDS
 from ..errors import DataError
-from ..layouts import folder_layout
-from ..lists import MASK_SUFFIXES, Row, names_below, pictures, rows_of_list
-from ..reading import ID_MODES, MASK_FOLDERS, check_sizes, colours_of, mask_ids, opened, plural, stated_size
-from ..sources import WORDS
 
 PARTS = {  # the folder of a part by any of its usual names
     "labeled": ("labeled", "labelled", "train"),

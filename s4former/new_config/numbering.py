@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ..config import IGNORE_INDEX
+from ..data.reading import hexadecimal, plural, some
 from ..errors import DataError
-from ..reading import hexadecimal, plural, some
 
 VOID = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown", "dontcare", "don't care", "no label"}
 TOP_IDS = (255, 65535)  # of masks of 8 and 16 bits

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ..config import IGNORE_INDEX
+from ..data.reading import plural, some
+from ..data.sources import WORDS, is_rare
 from ..machine import Machine
-from ..reading import plural, some
-from ..sources import WORDS, is_rare
 from .finding import DEEP, Found, Look
 from .numbering import Numbering
 

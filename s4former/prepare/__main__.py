@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.published import PUBLISHED, ids_of, lists_in, of_benchmark, recognise, verify
+from ..data.reading import plural
 from ..errors import DataError
-from ..published import PUBLISHED, ids_of, lists_in, of_benchmark, recognise, verify
-from ..reading import plural
 from .download import text_at
 from .trees import Ready, Wish, cityscapes, coco, voc
 

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..class_names import COCO_CLASSES
+from ..data.class_names import COCO_CLASSES
+from ..data.reading import BROKEN
 from ..errors import DataError
-from ..reading import BROKEN
 from ..writing import in_parallel, save_ids
 
 

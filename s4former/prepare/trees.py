@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..class_names import CITYSCAPES_TRAIN_IDS
+from ..data.class_names import CITYSCAPES_TRAIN_IDS
+from ..data.lists import pictures, read_lines
+from ..data.reading import BROKEN, some
 from ..errors import DataError
-from ..lists import pictures, read_lines
-from ..reading import BROKEN, some
 from ..writing import in_parallel, save_ids
 from . import sbd
 from .coco_masks import instance_tasks, panoptic_tasks, write_masks

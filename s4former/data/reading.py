@@ -16,10 +16,10 @@ from typing import Any, Sequence
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..config import IGNORE_INDEX, Data
+from ..errors import DataError
 from . import shapes
 from .class_names import CITYSCAPES_TRAIN_IDS
-from .config import IGNORE_INDEX, Data
-from .errors import DataError
 
 EXIF_ORIENTATION = 0x0112
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)

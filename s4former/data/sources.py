@@ -13,10 +13,10 @@ from typing import Any, Callable, Sequence
 import datasets
 import numpy as np
 
+from ..config import IGNORE_INDEX, Data
+from ..errors import DataError
 from . import shapes
-from .config import IGNORE_INDEX, Data
-from .errors import DataError
-from .hub_source import hub
+from .hub_datasets import hub
 from .layouts import cityscapes, coco, folder, voc
 from .lists import Found, Row, existing, list_facts
 from .published import claimed, recognise, verify

@@ -17,15 +17,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .augment import crop_pair
+from ..config import Config, share_of_process
+from ..errors import DataError
+from ..method.batch import Batch, Strong
+from ..method.mixing import MIXES, Place
+from ..method.patch_shuffle import draw_order
+from ..randomness import Stream, numpy_generator, of_view, torch_generator, torch_seed
+from .cache import CacheError, pool_image
 from .colour import STRONG_COLOURS, photometric
-from .config import Config, share_of_process
-from .decoded import CacheError, pool_image
-from .errors import DataError
-from .method.batch import Batch, Strong
-from .method.mixing import MIXES, Place
-from .method.patch_shuffle import draw_order
-from .randomness import Stream, numpy_generator, of_view, torch_generator, torch_seed
+from .geometry import crop_pair
 from .reading import read_mask, read_pair
 from .sources import Sources, load_sources
 

@@ -4,10 +4,19 @@ from pathlib import Path
 
 import pytest
 from folders import data, flowers, sentence, write
-
-from s4former.lists import list_facts
-from s4former.published import PUBLISHED, Published, claimed, ids_of, lists_in, of_benchmark, plain, recognise, verify
-from s4former.sources import load_sources
+from s4former.data.batches.lists import list_facts
+from s4former.data.batches.published import (
+    PUBLISHED,
+    Published,
+    claimed,
+    ids_of,
+    lists_in,
+    of_benchmark,
+    plain,
+    recognise,
+    verify,
+)
+from s4former.data.batches.sources import load_sources
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "splits"
 CPS, U2PL = ["2007_000001", "2007_000003"], ["2007_000002", "2007_000003"]

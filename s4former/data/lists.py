@@ -15,8 +15,8 @@ from typing import Any, Iterable, Sequence
 
 import datasets
 
-from .config import Data
-from .errors import DataError
+from ..config import Data
+from ..errors import DataError
 from .reading import plural
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # in order of preference

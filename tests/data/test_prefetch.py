@@ -3,8 +3,7 @@
 import threading
 
 import pytest
-
-from s4former.ahead import done_ahead
+from s4former.data.batches.prefetch import done_ahead
 
 
 def test_results_come_in_order_though_the_first_takes_longest():

@@ -7,9 +7,7 @@ import typing
 import numpy as np
 import pytest
 from PIL import Image
-from test_augment import picture
-
-from s4former.colour import (
+from s4former.data.batches.colour import (
     INTENSITIES,
     STRONG_COLOURS,
     Colour,
@@ -19,6 +17,8 @@ from s4former.colour import (
     random_intensity,
     turn_hue,
 )
+from test_augment import picture
+
 from s4former.config import Method
 
 
@@ -120,7 +120,7 @@ def test_a_quarter_turn_of_hue_is_the_one_of_the_formula():
 
 
 def test_random_intensity_makes_one_to_three_changes_of_eleven_each_as_often_as_the_others(monkeypatch):
-    from s4former import colour
+    from s4former.data import colour
 
     seen, lengths = [], []
     counting = [lambda picture, rng, number=number: seen.append(number) or picture for number in range(len(INTENSITIES))]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .config import IGNORE_INDEX, Data
+from ..config import IGNORE_INDEX, Data
 
 CROP_TRIES = 10  # boxes that are looked at before one is taken as it comes
 

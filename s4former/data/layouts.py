@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Callable, Sequence
 
+from ..config import Data
+from ..errors import DataError
 from .class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
-from .config import Data
-from .errors import DataError
 from .lists import MASK_SUFFIXES, Found, Layout, Row, complete, existing, pictures, root_of, rows_of_list
 
 # ---- a folder of one's own

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .config import Data
-from .errors import DataError
+from ..config import Data
+from ..errors import DataError
 from .reading import is_drawn, read_image, stated_size
 
 

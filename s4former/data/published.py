@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import DataError
+from ..errors import DataError
 from .lists import bare, list_facts, read_lines
 from .reading import plural
 

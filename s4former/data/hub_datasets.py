@@ -7,10 +7,10 @@ import datasets
 import pyarrow.compute as pc
 from huggingface_hub import constants
 
-from .config import Data
-from .errors import DataError
+from ..config import Data
+from ..errors import DataError
+from ..networks.hub import UNREACHABLE, reason, wait_no_longer
 from .lists import Found, existing, read_lines
-from .networks.hub import UNREACHABLE, reason, wait_no_longer
 from .reading import some
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 from folders import HEIGHT, WIDTH, save_image, save_mask, write
+from s4former.data.batches.batches import Steps, ValidationSet, exchange, index_of, labeled_places, step_loader
+from s4former.data.batches.sources import load_sources
 from scripts import TINY
 
 from s4former.config import from_dict
-from s4former.data import Steps, ValidationSet, exchange, index_of, labeled_places, step_loader
 from s4former.errors import DataError
 from s4former.method.mixing import MIXES, gather, mix_pseudo
 from s4former.method.pseudo import pseudo_label
-from s4former.sources import load_sources
 
 
 def steps_of(process=0, processes=1, **sections):

@@ -1,0 +1,1 @@
+"""Files and Hub datasets in, the batch of a step out."""
