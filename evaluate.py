@@ -6,7 +6,7 @@
     torchrun --nproc_per_node 2 evaluate.py ...           every image still counts exactly once
     python evaluate.py --images photos/ --save-predictions out       no masks: class maps, overlays and a sheet
 
-(The script shares its name with Hugging Face's `evaluate` package; s4former.hf_evaluate finds that one.)
+(The script shares its name with Hugging Face's `evaluate` package; s4former.evaluation.hf_evaluate finds that one.)
 """
 
 import argparse
@@ -25,14 +25,14 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from s4former.choosing import ROLES, CheckpointError, Choice, choose, normalization, read_json
 from s4former.config import Config, from_dict, set_override, to_dict
 from s4former.engine import precision
 from s4former.errors import ConfigError, DataError, in_words
-from s4former.inference import Setting, batches_of_one_size, count, predict, predictions
-from s4former.metrics import ConfusionMatrix
+from s4former.evaluation.inference import Setting, batches_of_one_size, count, predict, predictions
+from s4former.evaluation.metrics import ConfusionMatrix
+from s4former.evaluation.model_choice import ROLES, CheckpointError, Choice, choose, normalization, read_json
+from s4former.evaluation.photos import draw_sheet, find_photos, read_photos, save_maps
 from s4former.networks.build import load_network, logits_at
-from s4former.photos import draw_sheet, find_photos, read_photos, save_maps
 
 
 def resolve_config(choice: Choice, options: argparse.Namespace) -> Config:

@@ -23,11 +23,11 @@ import torch
 from . import panels
 from .config import to_dict
 from .errors import ConfigError, DataError
+from .evaluation.inference import PSEUDO, evaluate_networks, predict
+from .evaluation.metrics import ConfusionMatrix
+from .evaluation.pictures import contact_sheet
 from .files import write_text
-from .inference import PSEUDO, evaluate_networks, predict
-from .metrics import ConfusionMatrix
 from .networks.export import Provenance, export, push
-from .pictures import contact_sheet
 from .report.page import write_report
 from .runlog import RunLog
 from .teaching import rightness

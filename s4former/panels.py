@@ -18,9 +18,9 @@ from .config import IGNORE_INDEX
 from .data.batches import ValidationSet
 from .data.reading import read_image
 from .errors import DataError
-from .inference import Setting, predict, predict_surely
+from .evaluation.inference import Setting, predict, predict_surely
+from .evaluation.pictures import display_colours
 from .method.pseudo import required
-from .pictures import display_colours
 
 FOLDER = "panels"
 IMAGES = 4  # of either kind

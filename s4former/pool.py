@@ -33,14 +33,14 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from .choosing import CheckpointError, Choice, choose, file_of, normalization
 from .config import IGNORE_INDEX, Config, from_dict, set_override
 from .data.sources import load_sources
 from .errors import ConfigError, DataError, in_words
-from .inference import Setting, batches_of_one_size, predict_surely
+from .evaluation.inference import Setting, batches_of_one_size, predict_surely
+from .evaluation.model_choice import CheckpointError, Choice, choose, file_of, normalization
+from .evaluation.photos import file_name, read_photos
+from .evaluation.pictures import palette_png
 from .networks.build import load_network, logits_at
-from .photos import file_name, read_photos
-from .pictures import palette_png
 
 FLOOR = 0.1  # of an image: what a class that nothing is seen of is taken to have
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .data.batches import Steps, ValidationSet, step_loader
 from .engine import update
-from .inference import evaluate_networks
+from .evaluation.inference import evaluate_networks
 from .method.batch import Batch
 from .method.student import shuffle_grid
 from .training import Training, peak_memory_gib, reading

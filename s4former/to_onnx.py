@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from .choosing import ROLES, CheckpointError, choose, normalization
 from .config import from_dict
 from .errors import ConfigError, in_words
+from .evaluation.model_choice import ROLES, CheckpointError, choose, normalization
 from .networks.build import coarsest_stride, load_network, logits_at
 
 TOLERANCE = 1e-3  # of logits, relative to the largest

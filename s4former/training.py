@@ -21,7 +21,7 @@ from .config import Config, to_dict
 from .data.batches import Steps, ValidationSet
 from .data.sources import Sources
 from .engine import Finiteness, Teacher, build_optimizer
-from .inference import Setting
+from .evaluation.inference import Setting
 from .method.batch import Batch
 from .method.student import Student, check_fit, check_passes, shuffle_grid
 from .networks.build import build_network, compile_encoder, freeze_encoder, logits_at

@@ -13,9 +13,9 @@ from huggingface_hub import file_download
 from s4former.data.batches.sources import load_sources
 from transformers import ViTConfig
 
-from s4former.choosing import CheckpointError, choose
 from s4former.config import Data, Model
 from s4former.errors import ConfigError, DataError
+from s4former.evaluation.model_choice import CheckpointError, choose
 from s4former.networks import hub
 from s4former.networks.build import load_network
 from s4former.networks.encoder_weights import read_encoder_config, read_tensors

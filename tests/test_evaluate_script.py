@@ -15,7 +15,7 @@ from s4former.data.batches.batches import validation_set
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from s4former.config import from_dict, to_dict
-from s4former.inference import Setting, evaluate_networks
+from s4former.evaluation.inference import Setting, evaluate_networks
 from s4former.networks.build import logits_at, save_network
 
 ROOT = Path(__file__).parent.parent

@@ -6,8 +6,8 @@ import torch
 from s4former import runlog
 from s4former.config import Method
 from s4former.errors import ConfigError
+from s4former.evaluation.metrics import ConfusionMatrix
 from s4former.method.pseudo import BINS, count_pseudo, pseudo_label
-from s4former.metrics import ConfusionMatrix
 from s4former.runlog import check_trackers, numbers
 from s4former.teaching import LEAST, Tally, patience, rightness, warning
 

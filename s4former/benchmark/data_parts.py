@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import inference
 from ..data.batches import Steps, step_loader
 from ..engine import precision
-from ..metrics import ConfusionMatrix
+from ..evaluation import inference
+from ..evaluation.metrics import ConfusionMatrix
+from ..evaluation.windows import sliding_rows
 from ..networks.build import logits_at
 from ..networks.encoder_weights import normalization
-from ..windows import sliding_rows
 from . import straight, straight_data
 from .bench import Bench
 from .material import build

@@ -14,7 +14,7 @@ from ..data.batches import Steps, index_of
 from ..data.colour import Colour, draw_colour
 from ..data.geometry import Geometry, draw_geometry
 from ..data.reading import read_image, read_pair
-from ..hf_evaluate import evaluate_package
+from ..evaluation.hf_evaluate import evaluate_package
 from ..randomness import Stream, numpy_generator
 
 # ---- loading

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 
-from ..pictures import display_colours, shown_classes
+from ..evaluation.pictures import display_colours, shown_classes
 
 WIDTH = 6.9  # inches, of a page with two columns
 MARGIN, GAP, LINE = 0.04, 0.05, 0.155  # around the page, between panels, of a line of text

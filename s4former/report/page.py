@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config, to_dict
+from ..evaluation.pictures import has_background
 from ..files import write_text
-from ..pictures import has_background
 from .charts import Series, curves, histogram, matrix, number, sparkline, stacked
 from .parts import bar, card, cards, colours_of, panel, percent, table, tile
 from .run import Run, read_run

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Sequence
 
-from ..pictures import display_colours
+from ..evaluation.pictures import display_colours
 from .run import Run
 
 

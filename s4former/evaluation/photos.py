@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .data.prefetch import done_ahead
-from .data.reading import MASK_FOLDERS, read_image
-from .errors import DataError
+from ..data.prefetch import done_ahead
+from ..data.reading import MASK_FOLDERS, read_image
+from ..errors import DataError
 from .pictures import contact_sheet, overlay, palette_png
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"}

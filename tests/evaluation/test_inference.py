@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from s4former.config import Evaluation
-from s4former.inference import (
+from s4former.evaluation.inference import (
     Setting,
     batches_of_one_size,
     evaluate_networks,

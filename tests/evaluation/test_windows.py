@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from s4former import windows
 from s4former.config import Evaluation
-from s4former.inference import Setting, predict
+from s4former.evaluation import windows
+from s4former.evaluation.inference import Setting, predict
+from s4former.evaluation.windows import resized_bands, sliding_rows, window_places, window_starts
 from s4former.method.pseudo import resize_logits
-from s4former.windows import resized_bands, sliding_rows, window_places, window_starts
 
 
 def pointwise(images: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from s4former.hf_evaluate import evaluate_package, load_mean_iou
-from s4former.metrics import ConfusionMatrix
+from s4former.evaluation.hf_evaluate import evaluate_package, load_mean_iou
+from s4former.evaluation.metrics import ConfusionMatrix
 
 ROOT = Path(__file__).parent.parent
 

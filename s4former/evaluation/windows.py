@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .method.pseudo import resize_logits
+from ..method.pseudo import resize_logits
 
 BAND = 2**24  # values of one band of scores, 64 MiB in float32
 

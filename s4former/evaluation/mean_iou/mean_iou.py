@@ -9,7 +9,7 @@ import numpy
 import torch
 
 import evaluate
-from s4former.metrics import ConfusionMatrix, none_for_nan
+from s4former.evaluation.metrics import ConfusionMatrix, none_for_nan
 
 DESCRIPTION = """Intersection over union per class and its mean over the classes that occur in references or predictions."""
 
@@ -37,7 +37,7 @@ class MeanIou(evaluate.Metric):
         if self.num_process != 1:
             raise ValueError(
                 f"num_process is {self.num_process}; this metric counts for one process. Sum the counts"
-                " of s4former.metrics.ConfusionMatrix over the processes instead"
+                " of s4former.evaluation.metrics.ConfusionMatrix over the processes instead"
             )
         self.matrix = ConfusionMatrix(num_labels, ignore_index)
 

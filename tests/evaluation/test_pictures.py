@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s4former.pictures import contact_sheet, display_colours, overlay, palette, palette_png
+from s4former.evaluation.pictures import contact_sheet, display_colours, overlay, palette, palette_png
 
 NAMES = ("background", "fish", "boat")
 

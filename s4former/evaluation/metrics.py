@@ -5,7 +5,7 @@ from typing import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .config import IGNORE_INDEX
+from ..config import IGNORE_INDEX
 
 BYTE = 256  # class ids fit into a byte
 

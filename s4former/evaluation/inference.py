@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import IGNORE_INDEX, Evaluation
-from .data.prefetch import done_ahead
-from .method.pseudo import required
+from ..config import IGNORE_INDEX, Evaluation
+from ..data.prefetch import done_ahead
+from ..method.pseudo import required
 from .metrics import ConfusionMatrix
 from .windows import resized_bands, sliding_rows
 

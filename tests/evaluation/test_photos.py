@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from s4former.photos import find_photos, read_photos
+from s4former.evaluation.photos import find_photos, read_photos
 
 
 @pytest.fixture

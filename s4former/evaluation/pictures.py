@@ -11,7 +11,7 @@ from typing import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .config import IGNORE_INDEX
+from ..config import IGNORE_INDEX
 
 PAPER, INK, FAINT, EMPTY = (252, 251, 248), (38, 38, 42), (128, 128, 134), (236, 235, 231)
 BACKGROUND, UNLABELED = (231, 229, 223), (255, 255, 255)  # of masks on the sheet

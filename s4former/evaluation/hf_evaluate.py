@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .config import IGNORE_INDEX
+from ..config import IGNORE_INDEX
 
 METRIC_FOLDER = Path(__file__).parent / "mean_iou"
 

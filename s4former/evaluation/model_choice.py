@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from .networks.hub import UNREACHABLE, file_on_the_hub, reason
+from ..networks.hub import UNREACHABLE, file_on_the_hub, reason
 
 RUNS = Path("runs")
 GIVE_INSTEAD = "give the folder of a run or of a model in it, or the id of one on the Hub that can be reached"

@@ -1,0 +1,1 @@
+"""Images in, class maps and scores out: windows, scales, metrics and pictures."""
