@@ -21,12 +21,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from s4former.data.batches.batches import validation_set
+from s4former.training.run.engine import precision
 from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from s4former.config import Config, from_dict, set_override, to_dict
-from s4former.engine import precision
 from s4former.errors import ConfigError, DataError, in_words
 from s4former.evaluation.inference import Setting, batches_of_one_size, count, predict, predictions
 from s4former.evaluation.metrics import ConfusionMatrix

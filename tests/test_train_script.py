@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from scripts import ROOT, TINY, command, environment, run, train, write_config
 
-from s4former import checkpoint
+from s4former.training import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from s4former.data.batches.batches import Steps
 from s4former.data.batches.sources import load_sources
+from s4former.training.run.engine import Teacher
 from scripts import TINY
 from torch import Tensor, nn
 
 from s4former.config import from_dict
-from s4former.engine import Teacher
 from s4former.method.step import total_loss, train_step
 from s4former.method.student import Student, shuffle_grid
 from s4former.networks.build import build_network

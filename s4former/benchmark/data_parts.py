@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..data.batches import Steps, step_loader
-from ..engine import precision
 from ..evaluation import inference
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.windows import sliding_rows
 from ..networks.build import logits_at
 from ..networks.encoder_weights import normalization
+from ..training.engine import precision
 from . import straight, straight_data
 from .bench import Bench
 from .material import build

@@ -15,11 +15,11 @@ from ..data import shapes
 from ..data.batches import Steps
 from ..data.class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
 from ..data.sources import Sources, load_sources
-from ..engine import Teacher
 from ..method.batch import Batch
 from ..method.student import Student, check_fit, shuffle_grid
 from ..networks.build import build_network
 from ..networks.encoder_weights import normalization
+from ..training.engine import Teacher
 
 SIZES = {"cityscapes": (1024, 2048)}  # height, width of the drawn pictures; else those of VOC
 VOC_SIZE = (375, 500)

@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 
 from ..config import Config, share_of_process
 from ..data.batches import exchange
-from ..engine import Teacher, build_optimizer
 from ..evaluation.inference import Setting, resize_for_test
 from ..evaluation.windows import window_places
 from ..method.batch import Batch, Strong
@@ -25,6 +24,7 @@ from ..method.mixing import MIXES, Place
 from ..method.step import total_loss, train_step
 from ..method.student import Student, shuffle_grid
 from ..networks.build import build_network, logits_at
+from ..training.engine import Teacher, build_optimizer
 from .timing import count_flops
 
 

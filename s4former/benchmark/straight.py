@@ -12,12 +12,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from ..config import IGNORE_INDEX, Method
-from ..engine import Teacher
 from ..errors import ConfigError
 from ..method.batch import Batch
 from ..method.student import Student
 from ..networks import build
 from ..networks.setr import UpHead
+from ..training.engine import Teacher
 
 ATTENTION = "straight"
 

@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..config import Batch, Config, share_of_process
-from ..engine import Teacher, build_optimizer, precision, update
 from ..method.losses import cross_entropy, negative_class_ranking
 from ..method.pasa import attention_bias, pasa_attention
 from ..method.step import total_loss, train_step
 from ..method.student import Student, View
 from ..networks import build
+from ..training.engine import Teacher, build_optimizer, precision, update
 from . import straight
 from .bench import Bench
 from .material import Material, build, random_logits, without_chance

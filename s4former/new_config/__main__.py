@@ -22,8 +22,8 @@ from ..data.reading import hexadecimal, plural
 from ..data.sources import WORDS
 from ..errors import ConfigError, DataError, in_words
 from ..files import write_text
-from ..machine import this_machine
 from ..randomness import Stream, numpy_generator
+from ..training.machine import this_machine
 from .finding import DEEP, Found, Look, find, hold_out, keep, levels_of, look_at, without_twins
 from .numbering import MANY, PALETTE_FILES, numbering, read_names, read_palette
 from .proposal import propose

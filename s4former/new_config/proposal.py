@@ -6,7 +6,7 @@ A proposal is a starting point by stated rules, not a measurement; preflight.py 
 from dataclasses import dataclass
 from typing import Any, Sequence
 
-from ..machine import Machine
+from ..training.machine import Machine
 
 BATCH = 8  # labelled images of a step, and as many unlabelled ones: the paper's
 BLOCKS = 4  # PatchShuffle blocks along a side of a crop, as in the paper

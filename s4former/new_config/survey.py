@@ -8,7 +8,7 @@ from typing import Any, Sequence
 from ..config import IGNORE_INDEX
 from ..data.reading import plural, some
 from ..data.sources import WORDS, is_rare
-from ..machine import Machine
+from ..training.machine import Machine
 from .finding import DEEP, Found, Look
 from .numbering import Numbering
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from s4former.training.run.engine import Teacher
 from torch import nn
 
 from s4former.config import PRESETS, Method, Model, from_dict
-from s4former.engine import Teacher
 from s4former.method import mixing
 from s4former.method import step as step_module
 from s4former.method import student as student_module

@@ -6,16 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
+from s4former.training.run.engine import Teacher, build_optimizer, update
 from scripts import TINY, train, write_config
 from test_step import batch_of, method_of, network_of
 
-from s4former import checkpoint
 from s4former.config import from_dict
-from s4former.engine import Teacher, build_optimizer, update
 from s4former.method.batch import Strong
 from s4former.method.pseudo import pseudo_label
 from s4former.method.student import Student
 from s4former.method.thresholds import ClassThresholds
+from s4former.training import checkpoint
 
 
 def logits_of(*probabilities):

@@ -7,12 +7,12 @@ import pytest
 import test_step
 import timm
 import torch
+from s4former.training.run.engine import Teacher, build_optimizer
 from safetensors.torch import save_file
 from test_dpt import CONFIGS, images, runs_alone
 from transformers import AutoModelForSemanticSegmentation
 
 from s4former.config import Method, Model, from_dict, load
-from s4former.engine import Teacher, build_optimizer
 from s4former.errors import ConfigError
 from s4former.method.patch_shuffle import inverse, patch_shuffle
 from s4former.method.step import total_loss, train_step

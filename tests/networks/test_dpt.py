@@ -12,6 +12,7 @@ import pytest
 import test_step
 import torch
 import torch.nn.functional as F
+from s4former.training.run.engine import Teacher, build_optimizer
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     AttentionInterface,
@@ -27,7 +28,6 @@ from transformers.masking_utils import sdpa_mask
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 
 from s4former.config import Method, Model, from_dict, load
-from s4former.engine import Teacher, build_optimizer
 from s4former.errors import ConfigError
 from s4former.method.pasa import ATTENTION, attention_bias, pasa_attention
 from s4former.method.patch_shuffle import inverse, patch_shuffle

@@ -9,12 +9,12 @@ from typing import Any, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from .data.batches import Steps, ValidationSet, step_loader
+from ..data.batches import Steps, ValidationSet, step_loader
+from ..evaluation.inference import evaluate_networks
+from ..method.batch import Batch
+from ..method.student import shuffle_grid
 from .engine import update
-from .evaluation.inference import evaluate_networks
-from .method.batch import Batch
-from .method.student import shuffle_grid
-from .training import Training, peak_memory_gib, reading
+from .run import Training, peak_memory_gib, reading
 
 MEASURED = 3  # steps that count, at least
 PATIENCE = 30.0  # seconds for the steps before them, which start loader workers and fill what they prefetch

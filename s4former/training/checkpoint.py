@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import DamageError
-from .files import flush, sha256, writing
+from ..errors import DamageError
+from ..files import flush, sha256, writing
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:

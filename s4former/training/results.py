@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import panels
-from .config import to_dict
-from .errors import ConfigError, DataError
-from .evaluation.inference import PSEUDO, evaluate_networks, predict
-from .evaluation.metrics import ConfusionMatrix
-from .evaluation.pictures import contact_sheet
-from .files import write_text
-from .networks.export import Provenance, export, push
-from .report.page import write_report
-from .runlog import RunLog
-from .teaching import rightness
-from .training import Training, peak_memory_gib, reading
+from ..config import to_dict
+from ..errors import ConfigError, DataError
+from ..evaluation.inference import PSEUDO, evaluate_networks, predict
+from ..evaluation.metrics import ConfusionMatrix
+from ..evaluation.pictures import contact_sheet
+from ..files import write_text
+from ..networks.export import Provenance, export, push
+from ..report.page import write_report
+from . import sample_pictures
+from .log import RunLog
+from .pseudo_quality import rightness
+from .run import Training, peak_memory_gib, reading
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "pillow", "numpy")
 
@@ -93,11 +93,11 @@ def write_counts(training: Training, matrices: dict[str, ConfusionMatrix]) -> No
 def draw_panels(training: Training) -> None:
     """Small pictures of fixed images: what the networks say of some evaluation images, and pseudo labels of the pool."""
     with reading(training.networks) as readers:
-        panels.evaluation_panels(training.folder, readers, training.validation, training.setting)
+        sample_pictures.evaluation_panels(training.folder, readers, training.validation, training.setting)
         if training.pseudo:
             role, threshold = training.pseudo
             pool, classes = training.sources.unlabeled, training.sources.classes
-            panels.unlabeled_panels(
+            sample_pictures.unlabeled_panels(
                 training.folder, training.step, readers[role], threshold, pool, training.setting, classes
             )
 

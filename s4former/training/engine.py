@@ -12,13 +12,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .config import Config, Optimizer, share_of_process
-from .errors import ConfigError
-from .method.batch import Batch
-from .method.step import total_loss, train_step
-from .method.student import Student
-from .networks.build import decode, encode, encoder_depths
-from .randomness import Stream, torch_seed
+from ..config import Config, Optimizer, share_of_process
+from ..errors import ConfigError
+from ..method.batch import Batch
+from ..method.step import total_loss, train_step
+from ..method.student import Student
+from ..networks.build import decode, encode, encoder_depths
+from ..randomness import Stream, torch_seed
 from .schedules import ema_decay, learning_rate
 
 

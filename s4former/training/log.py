@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from tqdm import tqdm
 
-from .errors import ConfigError
-from .files import write_text
+from ..errors import ConfigError
+from ..files import write_text
 
 
 def check_trackers(names: Sequence[str]) -> None:

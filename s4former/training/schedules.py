@@ -1,6 +1,6 @@
 """The learning rate and the teacher's decay as pure functions of the step."""
 
-from .config import Method, Schedule
+from ..config import Method, Schedule
 
 
 def learning_rate(base: float, step: int, schedule: Schedule) -> float:

@@ -27,7 +27,8 @@ from PIL import Image
 from scripts import TINY, command, environment, run, write_config
 
 import train_semi
-from s4former import checkpoint, errors, files, outcome
+from s4former import errors, files
+from s4former.training import checkpoint, results
 
 GOES_ON = "once that is mended, the same command with --resume goes on from there"
 MINUTES = float(os.environ.get("S4FORMER_SURVIVAL_MINUTES", "0"))
@@ -526,7 +527,7 @@ def test_an_evaluation_that_is_too_large_is_told_what_makes_it_smaller(broken, m
     def too_large(*given, **named):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(outcome, "evaluate_networks", too_large)
+    monkeypatch.setattr(results, "evaluate_networks", too_large)
     status, told = broken.go()
     assert status == 1 and told.splitlines()[-1].startswith(
         "train_semi.py: the evaluation: CUDA out of memory; take a smaller evaluation.batch, or evaluation.mode=sliding. Nothing"

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from ..config import IGNORE_INDEX, Config, share_of_process
+from ..data.duplicates import same_content
+from ..data.reading import is_drawn, name_of, plural, read_image, read_pair, some
+from ..data.sources import PARTS, WORDS, Sources, is_rare
+from ..errors import ConfigError, DataError
 from . import checkpoint
-from .config import IGNORE_INDEX, Config, share_of_process
-from .data.duplicates import same_content
-from .data.reading import is_drawn, name_of, plural, read_image, read_pair, some
-from .data.sources import PARTS, WORDS, Sources, is_rare
+from .cost import Probe, probe
 from .engine import out_of_memory
-from .errors import ConfigError, DataError
 from .machine import Machine, this_machine
-from .probe import Probe, probe
-from .training import build_training
+from .run import build_training
 
 NAMED = 5  # files named one by one
 SAMPLE = 200  # unlabelled images that are opened

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .config import IGNORE_INDEX
-from .data.batches import ValidationSet
-from .data.reading import read_image
-from .errors import DataError
-from .evaluation.inference import Setting, predict, predict_surely
-from .evaluation.pictures import display_colours
-from .method.pseudo import required
+from ..config import IGNORE_INDEX
+from ..data.batches import ValidationSet
+from ..data.reading import read_image
+from ..errors import DataError
+from ..evaluation.inference import Setting, predict, predict_surely
+from ..evaluation.pictures import display_colours
+from ..method.pseudo import required
 
 FOLDER = "panels"
 IMAGES = 4  # of either kind

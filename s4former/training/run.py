@@ -16,19 +16,19 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..config import Config, to_dict
+from ..data.batches import Steps, ValidationSet
+from ..data.sources import Sources
+from ..evaluation.inference import Setting
+from ..method.batch import Batch
+from ..method.student import Student, check_fit, check_passes, shuffle_grid
+from ..networks.build import build_network, compile_encoder, freeze_encoder, logits_at
+from ..networks.encoder_weights import normalization
+from ..networks.start_from import start_from
+from ..randomness import Stream, torch_seed
 from . import checkpoint
-from .config import Config, to_dict
-from .data.batches import Steps, ValidationSet
-from .data.sources import Sources
 from .engine import Finiteness, Teacher, build_optimizer
-from .evaluation.inference import Setting
-from .method.batch import Batch
-from .method.student import Student, check_fit, check_passes, shuffle_grid
-from .networks.build import build_network, compile_encoder, freeze_encoder, logits_at
-from .networks.encoder_weights import normalization
-from .networks.start_from import start_from
-from .randomness import Stream, torch_seed
-from .teaching import Tally
+from .pseudo_quality import Tally
 
 
 @dataclass(kw_only=True)

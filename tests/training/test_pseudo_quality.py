@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from s4former.training.run.log import check_trackers, numbers
+from s4former.training.run.pseudo_quality import LEAST, Tally, patience, rightness, warning
 
-from s4former import runlog
 from s4former.config import Method
 from s4former.errors import ConfigError
 from s4former.evaluation.metrics import ConfusionMatrix
 from s4former.method.pseudo import BINS, count_pseudo, pseudo_label
-from s4former.runlog import check_trackers, numbers
-from s4former.teaching import LEAST, Tally, patience, rightness, warning
+from s4former.training import log
 
 CLASSES = ("ground", "leaf", "bud")
 
@@ -105,7 +105,7 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch):
     with pytest.raises(ConfigError, match=r"run.trackers has 'tensorbord'; Accelerate knows all, .*tensorboard"):
         check_trackers(["tensorbord"])
     check_trackers(["all", "tensorboard"])
-    monkeypatch.setattr(runlog, "get_available_trackers", lambda: [])
+    monkeypatch.setattr(log, "get_available_trackers", lambda: [])
     with pytest.raises(ConfigError, match="run.trackers has 'tensorboard', which is not installed; pip install it"):
         check_trackers(["tensorboard"])
 

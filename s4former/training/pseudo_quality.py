@@ -8,9 +8,9 @@ from typing import Any, Callable, Sequence
 import torch
 from torch import Tensor
 
-from .config import Method
-from .evaluation.metrics import ConfusionMatrix, none_for_nan
-from .method.pseudo import BINS, COUNTS
+from ..config import Method
+from ..evaluation.metrics import ConfusionMatrix, none_for_nan
+from ..method.pseudo import BINS, COUNTS
 
 LONG = 0.1  # a class is missed after this share of the run's steps without a pseudo label,
 LEAST = 100  # but never before so many steps

@@ -3,19 +3,27 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
+from s4former.training.run.engine import (
+    Finiteness,
+    NonFiniteLoss,
+    Teacher,
+    build_optimizer,
+    own_word,
+    set_learning_rate,
+    update,
+)
+from s4former.training.run.schedules import ema_decay
 from test_step import SETR, batch_of, method_of, network_of
 from torch import nn
 from torch._dynamo.utils import counters
 
 from s4former.benchmark.material import spread_classes
 from s4former.config import Method, Model, Optimizer, from_dict
-from s4former.engine import Finiteness, NonFiniteLoss, Teacher, build_optimizer, own_word, set_learning_rate, update
 from s4former.method.pseudo import pseudo_label
 from s4former.method.step import train_step
 from s4former.method.student import Student, View
 from s4former.networks import build
 from s4former.networks.build import build_network
-from s4former.schedules import ema_decay
 
 
 class Small(nn.Module):

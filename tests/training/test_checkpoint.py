@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from s4former import checkpoint, files
+from s4former import files
+from s4former.training import checkpoint
 
 
 def state(step):
