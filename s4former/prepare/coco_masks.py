@@ -24,7 +24,7 @@ from PIL import Image
 from ..data.class_names import COCO_CLASSES
 from ..data.reading import BROKEN
 from ..errors import DataError
-from ..writing import in_parallel, save_ids
+from .mask_files import in_parallel, save_ids
 
 
 class Task(NamedTuple):

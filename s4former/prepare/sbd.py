@@ -14,8 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import DataError
-from ..writing import save_ids
 from .download import DAMAGED
+from .mask_files import save_ids
 
 WITH_MASK = 12031  # images of VOC trainval or SBD: 10,582 to train on, 1,449 to evaluate on
 WHERE = "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"

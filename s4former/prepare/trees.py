@@ -15,10 +15,10 @@ from ..data.class_names import CITYSCAPES_TRAIN_IDS
 from ..data.lists import pictures, read_lines
 from ..data.reading import BROKEN, some
 from ..errors import DataError
-from ..writing import in_parallel, save_ids
 from . import sbd
 from .coco_masks import instance_tasks, panoptic_tasks, write_masks
 from .download import Archive, check_space, fetch, in_words, unpack
+from .mask_files import in_parallel, save_ids
 
 VOC = Archive(
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",

@@ -220,8 +220,8 @@ def commands(run: Run) -> str:
     lines = [
         ("Evaluate", f"python evaluate.py --checkpoint {folder}{best}"),
         ("Read photos", f"python evaluate.py --checkpoint {folder}{best} --images photos --save-predictions out"),
-        ("Export to ONNX", f"python -m s4former.to_onnx {folder} model.onnx{best}"),
-        ("Pseudo masks of the pool, and what to label next", f"python -m s4former.pool {folder} -o pool{best}"),
+        ("Export to ONNX", f"python -m s4former.commands.onnx {folder} model.onnx{best}"),
+        ("Pseudo masks of the pool, and what to label next", f"python -m s4former.commands.pool {folder} -o pool{best}"),
         ("Repeat" if run.ended else "Resume", run.start["command"] + ("" if run.ended else " --resume")),
         ("Load", load),
     ]

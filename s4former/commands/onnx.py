@@ -1,6 +1,6 @@
 """A trained network as one ONNX file, for images of any size, and the proof that it says what the network says.
 
-    python -m s4former.to_onnx runs/demo model.onnx [--best] [--model student]
+    python -m s4former.commands.onnx runs/demo model.onnx [--best] [--model student]
 
     import json, onnxruntime
     session = onnxruntime.InferenceSession("model.onnx")
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from .config import from_dict
-from .errors import ConfigError, in_words
-from .evaluation.model_choice import ROLES, CheckpointError, choose, normalization
-from .networks.build import coarsest_stride, load_network, logits_at
+from ..config import from_dict
+from ..errors import ConfigError, in_words
+from ..evaluation.model_choice import ROLES, CheckpointError, choose, normalization
+from ..networks.build import coarsest_stride, load_network, logits_at
 
 TOLERANCE = 1e-3  # of logits, relative to the largest
 LARGE = 1.9e9  # bytes; beyond it weights go into a file beside, since protobuf ends at 2 GiB
@@ -116,7 +116,7 @@ def compare(model: nn.Module, path: Path, stride: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m s4former.to_onnx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m s4former.commands.onnx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", help="a run, a model in it, or a Hub id")
     parser.add_argument("file", metavar="FILE.onnx")
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }  # fmt: skip
         difference = to_onnx(network, Path(options.file), facts)
     except (CheckpointError, ConfigError, OnnxError, OSError) as error:
-        print(f"s4former.to_onnx: {in_words(error)}", file=sys.stderr)
+        print(f"s4former.commands.onnx: {in_words(error)}", file=sys.stderr)
         return 1
     size = Path(options.file).stat().st_size / 2**20
     print(

@@ -1,4 +1,4 @@
-"""Results of several runs as one markdown table: `python -m s4former.table RUN [RUN ...]`.
+"""Results of several runs as one markdown table: `python -m s4former.commands.table RUN [RUN ...]`.
 
 Runs that differ only in seed and image lists become one row, mean ± sample standard deviation (number of runs) of the
 mIoU in percent. "best" was chosen on the evaluation images and is no estimate of what the model does on others.
@@ -131,7 +131,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m s4former.table", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m s4former.commands.table", description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or its results.json")
     options = parser.parse_args(arguments)
     try:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig
 
-from s4former import to_onnx as room
+from s4former.commands import onnx as room
+from s4former.commands.onnx import main
 from s4former.networks.build import logits_at, save_network
 from s4former.networks.setr import SetrConfig, SetrForSemanticSegmentation
-from s4former.to_onnx import main
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -r requirements.txt")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # inside torch's exporter

@@ -1,6 +1,6 @@
 """Pretrain the small encoder that comes with the package, on painted things that the target world never shows.
 
-    python -m s4former.pretrain --output s4former/weights/shapes_vit
+    python -m s4former.commands.pretrain --output s4former/weights/shapes_vit
 
 Supervised and dense: the encoder reads scenes of `shapes.PRETRAINING_CLASSES`, and a linear head names the class of
 every second pixel from the tokens. Most steps read only a window of each view's tokens, with things in it, which is
@@ -31,7 +31,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
-from .data.shapes import PRETRAINING_CLASSES, scene
+from ..data.shapes import PRETRAINING_CLASSES, scene
 
 SIDE, PATCH = 96, 8  # square, so that the stored position embedding is a square grid
 SHEET = (112, 152)  # pixels of a painted scene, from which views are cut
@@ -274,7 +274,7 @@ def write(encoder: ViTModel, folder: Path, describe: Callable[[str], str]) -> No
 
 def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(prog="python -m s4former.pretrain", description=__doc__.splitlines()[0],
+    parser = argparse.ArgumentParser(prog="python -m s4former.commands.pretrain", description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write; must not exist")
     parser.add_argument("--steps", type=int, default=800, help="optimizer steps")
@@ -305,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     card = (f"# A small vision transformer, pretrained on drawn things\n\n"
             f"{options.layers} blocks of width {options.width}, patches of {PATCH}, trained on {SIDE} x {SIDE} views. "
             f"It has seen {', '.join(PRETRAINING_CLASSES[1:])}; none of the classes of `s4former.data.batches.shapes.CLASSES`.\n\n"
-            f"    python -m s4former.pretrain {flags}\n\n| | |\n|---|---|\n| seed | {options.seed} |\n"
+            f"    python -m s4former.commands.pretrain {flags}\n\n| | |\n|---|---|\n| seed | {options.seed} |\n"
             f"| held-out accuracy, all pixels | {everywhere:.3f} |\n"
             f"| held-out accuracy, pixels of things | {things:.3f} |\n"
             f"| CPU threads, minutes | {torch.get_num_threads()}, {minutes:.0f} |\n"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import ViTModel
 
-from s4former import pretrain
+from s4former.commands import pretrain
 
 SMALL = ["--steps", "2", "--batch", "4", "--scenes", "4", "--width", "32", "--layers", "1", "--workers", "0"]
 

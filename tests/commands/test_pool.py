@@ -10,9 +10,9 @@ from PIL import Image
 from scripts import TINY
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from s4former.commands.pool import FLOOR, Pool, main, rank
 from s4former.config import from_dict, to_dict
 from s4former.networks.build import save_network
-from s4former.pool import FLOOR, Pool, main, rank
 
 
 def pool_of(**images):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from s4former.commands.table import TableError, cell, read_results, table
 from s4former.config import from_dict, to_dict
-from s4former.table import TableError, cell, read_results, table
 
 ROOT = Path(__file__).parent.parent
 
@@ -103,7 +103,7 @@ def test_runs_without_usable_results_are_named(tmp_path):
 
 def test_the_command_prints_the_table(tmp_path):
     run = write_run(tmp_path / "one")
-    command = [sys.executable, "-m", "s4former.table"]
+    command = [sys.executable, "-m", "s4former.commands.table"]
     result = subprocess.run([*command, str(run)], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0 and "| S4Former | 92 " in result.stdout, result.stderr
     result = subprocess.run([*command, str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)

@@ -1,0 +1,1 @@
+"""What people run besides training, one file each."""
