@@ -20,19 +20,19 @@ from typing import Any, Sequence
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from s4former.data.batches.batches import validation_set
-from s4former.training.run.engine import precision
 from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from s4former.config import Config, from_dict, set_override, to_dict
+from s4former.data.batches import validation_set
 from s4former.errors import ConfigError, DataError, in_words
 from s4former.evaluation.inference import Setting, batches_of_one_size, count, predict, predictions
 from s4former.evaluation.metrics import ConfusionMatrix
 from s4former.evaluation.model_choice import ROLES, CheckpointError, Choice, choose, normalization, read_json
 from s4former.evaluation.photos import draw_sheet, find_photos, read_photos, save_maps
 from s4former.networks.build import load_network, logits_at
+from s4former.training.engine import precision
 
 
 def resolve_config(choice: Choice, options: argparse.Namespace) -> Config:

@@ -17,16 +17,11 @@ from typing import Any, Iterator
 
 import torch
 from accelerate import Accelerator
-from s4former.data.batches.batches import step_loader
-from s4former.data.batches.sources import Sources, check_masks, load_sources
-from s4former.training.run.engine import NonFiniteLoss, Signals, out_of_memory, precision, update
-from s4former.training.run.log import RunLog, check_trackers
-from s4former.training.run.preflight import preflight
-from s4former.training.run.results import description, evaluate, finish, push_model
-from s4former.training.run.run import Training, build_training, restore, save
 from transformers.utils.logging import disable_progress_bar
 
 from s4former.config import Config, load, share_of_process, to_dict
+from s4former.data.batches import step_loader
+from s4former.data.sources import Sources, check_masks, load_sources
 from s4former.errors import ConfigError, DataError, in_words
 from s4former.files import put_back, write_text
 from s4former.method.batch import Batch
@@ -34,6 +29,11 @@ from s4former.method.step import BRANCHES
 from s4former.method.student import without_ncr
 from s4former.networks.export import check_repository
 from s4former.training import checkpoint, pseudo_quality
+from s4former.training.engine import NonFiniteLoss, Signals, out_of_memory, precision, update
+from s4former.training.log import RunLog, check_trackers
+from s4former.training.preflight import preflight
+from s4former.training.results import description, evaluate, finish, push_model
+from s4former.training.run import Training, build_training, restore, save
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
 FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.workers", "data.cache")  # fmt: skip

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import huggingface_hub.utils._http as hub_http
 from huggingface_hub import file_download
-from s4former.data.batches.sources import load_sources
 from transformers import ViTConfig
 
 from s4former.config import Data, Model
+from s4former.data.sources import load_sources
 from s4former.errors import ConfigError, DataError
 from s4former.evaluation.model_choice import CheckpointError, choose
 from s4former.networks import hub

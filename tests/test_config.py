@@ -4,9 +4,9 @@ import typing
 from pathlib import Path
 
 import pytest
-from s4former.data.batches.sources import SOURCES
 
 from s4former.config import Config, Method, from_dict, load, share_of_process, to_dict
+from s4former.data.sources import SOURCES
 from s4former.errors import ConfigError
 from s4former.method.losses import REGULARIZERS
 from s4former.method.mixing import MIXES

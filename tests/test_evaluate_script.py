@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from s4former.data.batches.batches import validation_set
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from s4former.config import from_dict, to_dict
+from s4former.data.batches import validation_set
 from s4former.evaluation.inference import Setting, evaluate_networks
 from s4former.networks.build import logits_at, save_network
 

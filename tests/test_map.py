@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from s4former.data.batches.sources import load_sources
-from s4former.training.run.engine import update
-from s4former.training.run.run import build_training
 
 from s4former.config import load
+from s4former.data.sources import load_sources
+from s4former.training.engine import update
+from s4former.training.run import build_training
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 SMALL = [  # the same method, on a drawn world and a network of the same kind and depth but narrow

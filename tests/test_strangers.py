@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from folders import data, flowers, save_image, sentence, write
-from s4former.data.batches.reading import read_image
-from s4former.data.batches.sources import load_sources
 from scripts import ROOT
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
 from s4former.config import Data, Model
+from s4former.data.reading import read_image
+from s4former.data.sources import load_sources
 from s4former.errors import ConfigError
 from s4former.networks.build import load_network
 from s4former.networks.encoder_weights import read_encoder_config, read_tensors

@@ -12,16 +12,16 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from s4former.data.batches.batches import Steps
-from s4former.data.batches.sources import load_sources
-from s4former.training.run.engine import Teacher
 from scripts import TINY
 from torch import Tensor, nn
 
 from s4former.config import from_dict
+from s4former.data.batches import Steps
+from s4former.data.sources import load_sources
 from s4former.method.step import total_loss, train_step
 from s4former.method.student import Student, shuffle_grid
 from s4former.networks.build import build_network
+from s4former.training.engine import Teacher
 
 accelerator = Accelerator(cpu=True)
 model = {**TINY["model"], "encoder_config": {**TINY["model"]["encoder_config"], "hidden_dropout_prob": 0.0,

@@ -1,6 +1,6 @@
 """Pretrain the small encoder that comes with the package, on painted things that the target world never shows.
 
-    python -m s4former.commands.pretrain --output s4former/weights/shapes_vit
+    python -m s4former.commands.pretrain --output s4former/networks/weights/shapes_vit
 
 Supervised and dense: the encoder reads scenes of `shapes.PRETRAINING_CLASSES`, and a linear head names the class of
 every second pixel from the tokens. Most steps read only a window of each view's tokens, with things in it, which is
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(options).items())
     card = (f"# A small vision transformer, pretrained on drawn things\n\n"
             f"{options.layers} blocks of width {options.width}, patches of {PATCH}, trained on {SIDE} x {SIDE} views. "
-            f"It has seen {', '.join(PRETRAINING_CLASSES[1:])}; none of the classes of `s4former.data.batches.shapes.CLASSES`.\n\n"
+            f"It has seen {', '.join(PRETRAINING_CLASSES[1:])}; none of the classes of `s4former.data.shapes.CLASSES`.\n\n"
             f"    python -m s4former.commands.pretrain {flags}\n\n| | |\n|---|---|\n| seed | {options.seed} |\n"
             f"| held-out accuracy, all pixels | {everywhere:.3f} |\n"
             f"| held-out accuracy, pixels of things | {things:.3f} |\n"

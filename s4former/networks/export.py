@@ -181,7 +181,7 @@ def check_repository(repository: str) -> None:
 def push(folder: Path, repository: str, message: str) -> str | None:
     """Uploads an exported folder that nobody writes to meanwhile; returns None, or in one line why it failed.
 
-    huggingface_hub repeats what a Hub refuses for the moment (half a minute in all), and waits `hub_answers.PATIENCE` for
+    huggingface_hub repeats what a Hub refuses for the moment (half a minute in all), and waits `hub.PATIENCE` for
     each answer.
     """
     disable_progress_bars()  # a run has its own

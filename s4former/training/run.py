@@ -1,4 +1,4 @@
-"""A run: what it holds, how it is built, and its state on disk. What comes out of it is outcome.py's.
+"""A run: what it holds, how it is built, and its state on disk. What comes out of it is results.py's.
 
     runs/NAME/config.json       the resolved config
               log.jsonl         everything that was said in numbers

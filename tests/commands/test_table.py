@@ -10,7 +10,7 @@ import pytest
 from s4former.commands.table import TableError, cell, read_results, table
 from s4former.config import from_dict, to_dict
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def write_run(folder: Path, *, method="S4Former", seed=0, student=0.5, teacher=None, images=92, **sections) -> Path:

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 from folders import HEIGHT, WIDTH, save_image, save_mask, write
-from s4former.data.batches.batches import Steps, ValidationSet, exchange, index_of, labeled_places, step_loader
-from s4former.data.batches.sources import load_sources
 from scripts import TINY
 
 from s4former.config import from_dict
+from s4former.data.batches import Steps, ValidationSet, exchange, index_of, labeled_places, step_loader
+from s4former.data.sources import load_sources
 from s4former.errors import DataError
 from s4former.method.mixing import MIXES, gather, mix_pseudo
 from s4former.method.pseudo import pseudo_label

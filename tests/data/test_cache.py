@@ -3,13 +3,13 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from s4former.data.batches.batches import Steps
-from s4former.data.batches.cache import CacheError, largest_scale, pool_image
-from s4former.data.batches.reading import read_image
-from s4former.data.batches.sources import load_sources
 from scripts import TINY
 
 from s4former.config import Data, from_dict
+from s4former.data.batches import Steps
+from s4former.data.cache import CacheError, largest_scale, pool_image
+from s4former.data.reading import read_image
+from s4former.data.sources import load_sources
 
 
 def photo(path, width=320, height=240):
@@ -25,7 +25,7 @@ def test_a_cached_image_is_the_decoded_one_to_the_bit_and_is_decoded_once(tmp_pa
     plain = np.asarray(read_image(record))
     assert np.array_equal(np.asarray(pool_image(record, data)), plain)
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    monkeypatch.setattr("s4former.data.batches.cache.read_image", None)  # whoever decodes again fails
+    monkeypatch.setattr("s4former.data.cache.read_image", None)  # whoever decodes again fails
     assert np.array_equal(np.asarray(pool_image(record, data)), plain)
 
 

@@ -7,7 +7,10 @@ import typing
 import numpy as np
 import pytest
 from PIL import Image
-from s4former.data.batches.colour import (
+from test_geometry import picture
+
+from s4former.config import Method
+from s4former.data.colour import (
     INTENSITIES,
     STRONG_COLOURS,
     Colour,
@@ -17,9 +20,6 @@ from s4former.data.batches.colour import (
     random_intensity,
     turn_hue,
 )
-from test_augment import picture
-
-from s4former.config import Method
 
 
 def test_the_colour_that_changes_nothing_changes_nothing():

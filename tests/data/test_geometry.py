@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from PIL import Image
-from s4former.data.batches.colour import photometric
-from s4former.data.batches.geometry import crop_pair, cut_image, cut_mask, draw_geometry, is_mixed, resized_size
 
 from s4former.config import Data
+from s4former.data.colour import photometric
+from s4former.data.geometry import crop_pair, cut_image, cut_mask, draw_geometry, is_mixed, resized_size
 
 SMALL = Data(crop=(16, 24), resize=(96, 24))
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from folders import HEIGHT, PALETTE, WIDTH, ids, save_image, save_mask, sentence, write
 from PIL import Image
-from s4former.data.batches.reading import read_pair
-from s4former.data.batches.sources import check_masks, load_sources
 
 from s4former.config import Data
+from s4former.data.reading import read_pair
+from s4former.data.sources import check_masks, load_sources
 
 
 def table(count, masks=True):

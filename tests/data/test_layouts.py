@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from folders import HEIGHT, WIDTH, data, flowers, save_image, save_mask, sentence, write
-from s4former.data.batches.reading import read_mask, read_pair
-from s4former.data.batches.sources import load_sources
 
 from s4former.config import Data
+from s4former.data.reading import read_mask, read_pair
+from s4former.data.sources import load_sources
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import hashlib
 
 import pytest
 from folders import cell, data, flowers, save_image, save_mask, sentence, write
-from s4former.data.batches.sources import load_sources
+
+from s4former.data.sources import load_sources
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import threading
 
 import pytest
-from s4former.data.batches.prefetch import done_ahead
+
+from s4former.data.prefetch import done_ahead
 
 
 def test_results_come_in_order_though_the_first_takes_longest():

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from folders import data, flowers, sentence, write
-from s4former.data.batches.lists import list_facts
-from s4former.data.batches.published import (
+
+from s4former.data.lists import list_facts
+from s4former.data.published import (
     PUBLISHED,
     Published,
     claimed,
@@ -16,9 +17,9 @@ from s4former.data.batches.published import (
     recognise,
     verify,
 )
-from s4former.data.batches.sources import load_sources
+from s4former.data.sources import load_sources
 
-SHARED = Path(__file__).parent.parent.parent / "shared" / "data" / "splits"
+SHARED = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "splits"
 CPS, U2PL = ["2007_000001", "2007_000003"], ["2007_000002", "2007_000003"]
 
 

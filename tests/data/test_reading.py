@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from folders import HEIGHT, PALETTE, WIDTH, cell, ids, save_image, save_mask, sentence
 from PIL import Image
-from s4former.data.batches.reading import read_image, read_mask, read_pair, stated_size
 
 from s4former.config import Data
+from s4former.data.reading import read_image, read_mask, read_pair, stated_size
 
 
 def test_palette_masks_keep_their_ids(tmp_path):

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from s4former.data.batches.shapes import CLASSES, PRETRAINING_CLASSES, scene
+
+from s4former.data.shapes import CLASSES, PRETRAINING_CLASSES, scene
 
 
 def test_a_scene_depends_on_nothing_but_its_arguments():

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from folders import HEIGHT, WIDTH, cell, data, flowers, ids, save_mask, sentence, write
-from s4former.data.batches.reading import read_image, read_pair
-from s4former.data.batches.sources import SOURCES, check_masks, load_sources
 
 from s4former import config
 from s4former.config import Data
+from s4former.data.reading import read_image, read_pair
+from s4former.data.sources import SOURCES, check_masks, load_sources
 
 
 @pytest.fixture

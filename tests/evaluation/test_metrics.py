@@ -12,7 +12,7 @@ import torch
 from s4former.evaluation.hf_evaluate import evaluate_package, load_mean_iou
 from s4former.evaluation.metrics import ConfusionMatrix
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def toy() -> ConfusionMatrix:
@@ -128,14 +128,14 @@ def test_the_evaluate_metric_streams_and_agrees():
 
 def test_the_evaluate_metric_wants_the_number_of_classes():
     with pytest.raises(ValueError, match="mean_iou needs the number of classes"):
-        evaluate_package().load(str(ROOT / "s4former" / "mean_iou"))
+        evaluate_package().load(str(ROOT / "s4former" / "evaluation" / "mean_iou"))
 
 
 def test_the_package_is_found_although_a_script_has_its_name(tmp_path):
     (tmp_path / "evaluate.py").write_text("raise SystemExit('the script was run')\n")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); before = list(sys.path)\n"
-        "from s4former.hf_evaluate import load_mean_iou\n"
+        "from s4former.evaluation.hf_evaluate import load_mean_iou\n"
         "metric = load_mean_iou(num_labels=3)\n"
         "print(metric.compute(predictions=[[[0, 1, 1, 1, 0, 0]]], references=[[[0, 0, 1, 1, 255, 2]]])['mean_iou'])\n"
         "import evaluate; assert evaluate.Metric and sys.path[: len(before)] == before\n"

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from s4former.data.batches.batches import validation_set
-from s4former.data.batches.shapes import CLASSES
 from scripts import TINY
 from test_dpt import needs_keywords
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from s4former.config import Model, from_dict, to_dict
+from s4former.data.batches import validation_set
+from s4former.data.shapes import CLASSES
 from s4former.figures import attention, checkpoints, classes, page, views
 from s4former.figures.__main__ import main
 from s4former.networks import build

@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from s4former.training.run.engine import Teacher
 from torch import nn
 
 from s4former.config import PRESETS, Method, Model, from_dict
@@ -19,6 +18,7 @@ from s4former.method.pseudo import COUNTS, shrink
 from s4former.method.step import total_loss, train_step
 from s4former.method.student import Student, View, check_fit, prove_bias, shuffle_grid, without_ncr
 from s4former.networks.build import build_network, decode, encode, use_activation_checkpointing
+from s4former.training.engine import Teacher
 
 CLASSES = {i: f"class {i}" for i in range(5)}
 TINY = {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from s4former.training.run.engine import Teacher, build_optimizer, update
 from scripts import TINY, train, write_config
 from test_step import batch_of, method_of, network_of
 
@@ -16,6 +15,7 @@ from s4former.method.pseudo import pseudo_label
 from s4former.method.student import Student
 from s4former.method.thresholds import ClassThresholds
 from s4former.training import checkpoint
+from s4former.training.engine import Teacher, build_optimizer, update
 
 
 def logits_of(*probabilities):

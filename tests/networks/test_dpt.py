@@ -12,7 +12,6 @@ import pytest
 import test_step
 import torch
 import torch.nn.functional as F
-from s4former.training.run.engine import Teacher, build_optimizer
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     AttentionInterface,
@@ -33,12 +32,13 @@ from s4former.method.pasa import ATTENTION, attention_bias, pasa_attention
 from s4former.method.patch_shuffle import inverse, patch_shuffle
 from s4former.method.step import total_loss, train_step
 from s4former.method.student import Student, View, check_fit, shuffle_grid
-from s4former.networks import build
+from s4former.networks import build as networks
 from s4former.networks.build import build_network, load_network, save_network
 from s4former.networks.dpt import DinoDptConfig, DinoDptForSemanticSegmentation, quarters
 from s4former.networks.encoder_weights import IMAGENET
+from s4former.training.engine import Teacher, build_optimizer
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
 CLASSES = 5
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2, "patch_size": 14}
 SMALL = {
@@ -76,7 +76,7 @@ def needs_keywords(encoder):
 
 
 def blocks_of(network):
-    encoder = getattr(network, build.family(network).encoder)
+    encoder = getattr(network, networks.family(network).encoder)
     return (encoder.model if hasattr(encoder, "model") else encoder.encoder).layer
 
 
@@ -105,7 +105,7 @@ def test_features_are_those_of_the_stock_backbone_after_its_norm(encoder):
 @pytest.mark.parametrize("size", [(28, 42), (29, 41), (9, 20), (50, 33)])
 def test_logits_have_the_size_of_any_image(size):
     assert tiny()(images(*size)).logits.shape == (2, CLASSES, math.ceil(size[0] / 2), math.ceil(size[1] / 2))
-    assert build.logits_at(tiny(), images(*size)).shape == (2, CLASSES, *size)
+    assert networks.logits_at(tiny(), images(*size)).shape == (2, CLASSES, *size)
 
 
 def test_padding_is_cut_off_not_squeezed_in():
@@ -198,7 +198,7 @@ def test_other_encoders_and_half_patches_are_refused():
 def test_sizes_have_the_known_numbers_of_parameters(size, millions):
     with torch.device("meta"):
         network = build_network(Model(architecture="dpt", encoder=size, pretrained=False), id2label={0: "a", 1: "b"}, crop=(112, 224))
-    assert sum(p.numel() for p in build.encoder_parameters(network)) / 1e6 == pytest.approx(millions, abs=0.01)
+    assert sum(p.numel() for p in networks.encoder_parameters(network)) / 1e6 == pytest.approx(millions, abs=0.01)
     assert network.config.backbone_config.patch_size == (16 if "v3" in size else 14)
 
 
@@ -212,7 +212,7 @@ def test_a_folder_gives_its_weights(architecture, kind, tmp_path):
     original = AutoModel.from_config(kind(**shape)).half()
     original.save_pretrained(tmp_path)
     network = build(Model(architecture=architecture, encoder=str(tmp_path), decoder_channels=16, out_indices=(0, 1, 2, 3)))
-    encoder = getattr(network, build.family(network).encoder).state_dict()
+    encoder = getattr(network, networks.family(network).encoder).state_dict()
     assert encoder and all(torch.equal(tensor, original.state_dict()[name].float()) for name, tensor in encoder.items())
     assert not any(".4." in name for name in encoder)  # the block after the last that is read
 
@@ -234,9 +234,9 @@ def test_a_gated_encoder_says_how_it_is_reached():
 def test_dinov3_does_not_stretch_its_positions_in_training(architecture):
     network, x = tiny(architecture, "dinov3-small").train(), images()
     assert network.config.backbone_config.pos_embed_rescale is None
-    assert torch.equal(build.encode(network, x)[-1], build.encode(network, x)[-1])
+    assert torch.equal(networks.encode(network, x)[-1], networks.encode(network, x)[-1])
     stretched = tiny(architecture, "dinov3-small", encoder_config={**SMALL["dinov3-small"], "pos_embed_rescale": 2.0}).train()
-    assert not torch.equal(build.encode(stretched, x)[-1], build.encode(stretched, x)[-1])
+    assert not torch.equal(networks.encode(stretched, x)[-1], networks.encode(stretched, x)[-1])
 
 
 # ---- what the method asks of a network
@@ -247,8 +247,8 @@ def test_dinov3_does_not_stretch_its_positions_in_training(architecture):
 def test_a_bias_reaches_every_block_and_steers_it_as_an_unsure_query_of_sure_prefix_tokens(architecture, encoder):
     needs_keywords(encoder)
     network = tiny(architecture, encoder)
-    assert build.prefix_tokens(network) == PREFIX[encoder]
-    assert build.attention_grids(network, 28, 42) == [((2, 3), (2, 3))]
+    assert networks.prefix_tokens(network) == PREFIX[encoder]
+    assert networks.attention_grids(network, 28, 42) == [((2, 3), (2, 3))]
     calls = []
 
     def spy(module, query, key, value, attention_mask=None, *, pasa=None, **kwargs):
@@ -275,12 +275,12 @@ def test_a_bias_reaches_every_block_and_steers_it_as_an_unsure_query_of_sure_pre
 def test_a_bias_of_zero_changes_nothing_and_another_does(architecture, encoder):
     needs_keywords(encoder)
     network, x = tiny(architecture, encoder).double(), images(dtype=torch.float64)
-    plain = build.encode(network, x)
+    plain = networks.encode(network, x)
     network.base_model.set_attn_implementation(ATTENTION)
     doubt = torch.linspace(0.1, 0.9, 12, dtype=torch.float64).reshape(2, 2, 3)
     for alpha in (0.0, 20.0):
-        bias = attention_bias(doubt, build.attention_grids(network, 28, 42), PREFIX[encoder], "main", alpha)
-        steered = build.encode(network, x, pasa=bias)
+        bias = attention_bias(doubt, networks.attention_grids(network, 28, 42), PREFIX[encoder], "main", alpha)
+        steered = networks.encode(network, x, pasa=bias)
         for before, after in zip(plain, steered, strict=True):
             assert torch.allclose(before, after, rtol=0, atol=1e-12) == (alpha == 0)
 
@@ -291,13 +291,13 @@ def test_shuffled_blocks_are_restored_on_every_feature_map(architecture, encoder
     network = tiny(architecture, encoder).double()
     for block in blocks_of(network):  # without attention, and without positions, a token is a function of its own patch
         torch.nn.init.zeros_(block.layer_scale1.lambda1)
-    embeddings = getattr(network, build.family(network).encoder).embeddings
+    embeddings = getattr(network, networks.family(network).encoder).embeddings
     if hasattr(embeddings, "position_embeddings"):
         torch.nn.init.zeros_(embeddings.position_embeddings)
     x = images(28, 56, dtype=torch.float64)
     order = torch.tensor([[[1, 0]], [[0, 1]]])
-    moved = build.encode(network, patch_shuffle(x, order))
-    for feature, original in zip(moved, build.encode(network, x), strict=True):
+    moved = networks.encode(network, patch_shuffle(x, order))
+    for feature, original in zip(moved, networks.encode(network, x), strict=True):
         assert not torch.allclose(feature[0], original[0])
         assert torch.allclose(patch_shuffle(feature, inverse(order)), original, rtol=0, atol=1e-12)
     student = Student(network, Method(pasa="none")).double().eval()
@@ -323,7 +323,7 @@ def test_the_encoder_has_the_small_rate_and_the_head_the_large_one(architecture)
     student = Student(tiny(architecture), Method())
     groups = build_optimizer(student, from_dict({"optimizer": {"lr": 0.1}}).optimizer).param_groups
     slow = {id(p) for group in groups if group["base"] == 0.1 for p in group["params"]}
-    assert slow == {id(p) for p in build.encoder_parameters(student.network) if p.requires_grad}
+    assert slow == {id(p) for p in networks.encoder_parameters(student.network) if p.requires_grad}
     assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in student.parameters())
 
 
@@ -338,7 +338,7 @@ def test_activation_checkpointing_runs_every_block_twice(architecture):
     network = tiny(architecture, activation_checkpointing=True).train()
     calls = []
     blocks_of(network)[0].norm1.register_forward_hook(lambda *_: calls.append(1))
-    build.decode(network, build.encode(network, images())).sum().backward()
+    networks.decode(network, networks.encode(network, images())).sum().backward()
     assert len(calls) == 2
 
 

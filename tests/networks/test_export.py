@@ -24,7 +24,8 @@ import train_semi
 from s4former.config import Model, load
 from s4former.errors import ConfigError
 from s4former.method.student import Student
-from s4former.networks import export, hub
+from s4former.networks import export
+from s4former.networks import hub as hub_module
 from s4former.networks.build import build_network
 from s4former.networks.encoder_weights import IMAGENET
 
@@ -322,7 +323,7 @@ def test_a_hub_that_is_not_there_is_told(hub, folder, monkeypatch):
 
 
 def test_a_hub_that_never_answers_is_not_waited_for(hub, folder, monkeypatch):
-    monkeypatch.setattr(hub, "PATIENCE", 0.2)
+    monkeypatch.setattr(hub_module, "PATIENCE", 0.2)
     hub.troubles = [("create", "silence")]
     complaint = export.push(folder, "someone/model", "step 1")
     assert complaint.startswith(f"no connection to {hub.address} (ReadTimeout: ")
@@ -365,7 +366,7 @@ def test_a_run_pushes_while_it_trains_and_at_its_end(tmp_path):
     assert not list((tmp_path / "run").glob(".*"))
     best = (tmp_path / "run" / "best-teacher" / "README.md").read_text()
     assert "chosen among several on the evaluation images" in best and "chosen among" not in card
-    assert "pasa" not in card.lower() and (ROOT / "s4former" / "setr.py").read_bytes() == received["setr.py"]
+    assert "pasa" not in card.lower() and (ROOT / "s4former" / "networks" / "setr.py").read_bytes() == received["setr.py"]
 
 
 def test_a_hub_that_fails_never_harms_a_run(tmp_path):

@@ -28,11 +28,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from s4former.config import Model
 from s4former.errors import ConfigError
-from s4former.networks import build, encoder_weights
+from s4former.networks import build as networks
+from s4former.networks import encoder_weights
 from s4former.networks.build import build_network, load_network, save_network
 from s4former.networks.encoder_weights import ENCODERS, HALVES, IMAGENET, SIZES, normalization
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TRAINED = REPOSITORY.parent / "shared" / "weights" / "vit_tiny_patch16_224"
 SHAPES = Path(SIZES["shapes"][0])
 NAMES = {0: "sky", 1: "sea", 2: "sand", 3: "ship", 4: "sun"}
@@ -64,8 +65,8 @@ both = pytest.mark.parametrize("architecture", ["setr", "segformer"])
 @both
 def test_decode_of_encode_is_the_stock_forward(architecture):
     network, x = build(random_model(architecture)).eval(), images()
-    features = build.encode(network, x)
-    assert torch.equal(build.decode(network, features), network(pixel_values=x).logits)
+    features = networks.encode(network, x)
+    assert torch.equal(networks.decode(network, features), network(pixel_values=x).logits)
 
 
 @pytest.mark.parametrize(
@@ -83,10 +84,10 @@ def test_decode_of_encode_is_the_stock_forward(architecture):
 )
 def test_grids_are_those_of_the_features_and_of_the_attention_layers(architecture, grids, attention, stride, prefix):
     network, x = build(random_model(architecture)), images(64, 96)
-    assert build.token_grids(network, 64, 96) == grids
-    assert build.attention_grids(network, 64, 96) == attention
-    assert build.coarsest_stride(network) == stride
-    assert build.prefix_tokens(network) == prefix
+    assert networks.token_grids(network, 64, 96) == grids
+    assert networks.attention_grids(network, 64, 96) == attention
+    assert networks.coarsest_stride(network) == stride
+    assert networks.prefix_tokens(network) == prefix
     seen = []
 
     def spy(module, query, key, value, attention_mask=None, **kwargs):
@@ -95,14 +96,14 @@ def test_grids_are_those_of_the_features_and_of_the_attention_layers(architectur
 
     AttentionInterface.register("grid_spy", spy)
     network.set_attn_implementation("grid_spy")
-    features = build.encode(network, x)
+    features = networks.encode(network, x)
     assert [tuple(f.shape[-2:]) for f in features][-len(grids) :] == grids
     assert sorted(set(seen)) == sorted({(h * w, i * j) for (h, w), (i, j) in attention})
 
 
 def test_grids_of_odd_sizes_are_those_of_the_features():
     network = build(random_model("segformer"))
-    assert build.token_grids(network, 37, 51) == [tuple(f.shape[-2:]) for f in build.encode(network, images(37, 51))]
+    assert networks.token_grids(network, 37, 51) == [tuple(f.shape[-2:]) for f in networks.encode(network, images(37, 51))]
 
 
 @both
@@ -116,14 +117,14 @@ def test_a_keyword_reaches_the_attention_of_every_block(architecture):
 
     AttentionInterface.register("note_spy", spy)
     network.set_attn_implementation("note_spy")
-    build.encode(network, images(), note="here")
+    networks.encode(network, images(), note="here")
     assert notes == ["here"] * (3 if architecture == "setr" else 4)
 
 
 @both
 def test_encoder_parameters_are_all_but_those_of_the_decoder(architecture):
     network = build(random_model(architecture))
-    encoder = {id(parameter) for parameter in build.encoder_parameters(network)}
+    encoder = {id(parameter) for parameter in networks.encoder_parameters(network)}
     rest = {name.split(".")[0] for name, parameter in network.named_parameters() if id(parameter) not in encoder}
     assert rest == {"head" if architecture == "setr" else "decode_head"}
 
@@ -131,13 +132,13 @@ def test_encoder_parameters_are_all_but_those_of_the_decoder(architecture):
 @both
 def test_logits_at_have_the_size_of_any_image(architecture):
     network = build(random_model(architecture)).eval()
-    logits = build.logits_at(network, images(37, 51))
+    logits = networks.logits_at(network, images(37, 51))
     assert logits.shape == (2, 5, 37, 51) and logits.dtype == torch.float32
 
 
 @both
 def test_logits_of_an_image_smaller_than_a_token_have_its_size(architecture):
-    assert build.logits_at(build(random_model(architecture)).eval(), images(9, 20)).shape[-2:] == (9, 20)
+    assert networks.logits_at(build(random_model(architecture)).eval(), images(9, 20)).shape[-2:] == (9, 20)
 
 
 @both
@@ -167,7 +168,7 @@ def test_activation_checkpointing_gives_equal_gradients(architecture):
         calls = []
         block = network.vit.layers[0] if architecture == "setr" else network.segformer.stages[0].blocks[0]
         block.layernorm_before.register_forward_hook(lambda *_: calls.append(1))
-        build.decode(network, build.encode(network, images(dtype=torch.double))).square().sum().backward()
+        networks.decode(network, networks.encode(network, images(dtype=torch.double))).square().sum().backward()
         return len(calls), {name: parameter.grad for name, parameter in network.named_parameters()}
 
     calls, plain = gradients(False)
@@ -199,7 +200,7 @@ def test_segformer_sizes_have_the_known_numbers_of_parameters(size, total, encod
             crop=(512, 512),
         )
     assert round(network.num_parameters() / 1e6, 2) == total
-    assert round(sum(p.numel() for p in build.encoder_parameters(network)) / 1e6, 2) == encoder
+    assert round(sum(p.numel() for p in networks.encoder_parameters(network)) / 1e6, 2) == encoder
 
 
 @pytest.mark.parametrize(
@@ -211,15 +212,15 @@ def test_vit_sizes_have_the_known_numbers_of_parameters(size, width, depth, bloc
         network = build_network(Model(encoder=size, pretrained=False), id2label=NAMES, crop=(512, 768))
     tokens = 2 + 32 * 48  # the class token, and a position for it and for every patch
     expected = depth * (12 * width**2 + 13 * width) + (3 * 16 * 16 + 1) * width + tokens * width
-    assert sum(p.numel() for p in build.encoder_parameters(network)) == expected
+    assert sum(p.numel() for p in networks.encoder_parameters(network)) == expected
     assert network.config.grid == (32, 48) and network.config.out_indices == blocks
     assert network.vit.layers[0].layernorm_before.eps == 1e-6
 
 
 def test_the_fed_blocks_follow_the_depth():
-    assert build.default_out_indices(12) == (4, 7, 9, 11)
-    assert build.default_out_indices(6) == (1, 3, 4, 5)
-    assert [build.default_out_indices(depth)[-1] for depth in (1, 2, 4, 24, 40)] == [0, 1, 3, 23, 39]
+    assert networks.default_out_indices(12) == (4, 7, 9, 11)
+    assert networks.default_out_indices(6) == (1, 3, 4, 5)
+    assert [networks.default_out_indices(depth)[-1] for depth in (1, 2, 4, 24, 40)] == [0, 1, 3, 23, 39]
 
 
 def test_blocks_above_the_main_head_are_not_built():
@@ -281,7 +282,7 @@ def test_a_vit_folder_gives_the_encoder_and_its_positions_are_resized(kind, tmp_
     network = build(Model(encoder=str(tmp_path)), crop=(32, 64)).eval()
     x = images(32, 64)
     states = original(x, output_hidden_states=True).hidden_states
-    feature = build.encode(network, x)[-1]
+    feature = networks.encode(network, x)[-1]
     torch.testing.assert_close(feature.flatten(2).transpose(1, 2), states[-1][:, 1:])
     other = build(Model(encoder=str(tmp_path)), crop=(64, 48))
     stored = original.embeddings.position_embeddings[0, 1:].T.reshape(1, 64, 2, 4)
@@ -316,7 +317,7 @@ def test_a_segformer_folder_gives_the_encoder_under_a_new_decoder(kind, tmp_path
     with caplog.at_level("INFO", logger="s4former"):
         network = build(Model(architecture="segformer", encoder=str(tmp_path))).eval()
     states = original.segformer(images(), output_hidden_states=True).hidden_states
-    for ours, theirs in zip(build.encode(network, images()), states, strict=True):
+    for ours, theirs in zip(networks.encode(network, images()), states, strict=True):
         assert torch.equal(ours, theirs)
     assert network(images()).logits.shape == (2, 5, 8, 12)
     assert "not used" in caplog.text and ("classifier" in caplog.text or "decode_head" in caplog.text)
@@ -331,8 +332,8 @@ def test_a_folder_without_a_config_is_told(tmp_path):
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_the_encoder_that_comes_along_builds(pretrained):
     network = build(Model(encoder="shapes", pretrained=pretrained), crop=(32, 48)).eval()
-    assert build.coarsest_stride(network) == 8
-    assert build.logits_at(network, images()).shape == (2, 5, 32, 48)
+    assert networks.coarsest_stride(network) == 8
+    assert networks.logits_at(network, images()).shape == (2, 5, 32, 48)
 
 
 # ---- weights in timm's format
@@ -359,7 +360,7 @@ def test_a_timm_file_gives_the_hidden_states_of_timm(file, tmp_path):
     network = build(Model(encoder=str(path)), crop=(224, 224)).eval()
     x = images(224, 224)
     with torch.no_grad():
-        torch.testing.assert_close(build.encode(network, x)[-1], hidden_of_timm(original, x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(networks.encode(network, x)[-1], hidden_of_timm(original, x), rtol=1e-4, atol=1e-4)
     assert normalization(Model(encoder=str(path))) == (IMAGENET if "deit" in file else HALVES)
 
 
@@ -373,7 +374,7 @@ def test_a_repository_of_timm_on_the_hub_is_its_weights_file_with_the_colours_of
     network = build(model, crop=(224, 224)).eval()
     x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(build.encode(network, x)[-1], hidden_of_timm(original, x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(networks.encode(network, x)[-1], hidden_of_timm(original, x), rtol=1e-4, atol=1e-4)
     assert normalization(model) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     assert {source for source, _ in asked} == {model.encoder}
     with pytest.raises(ConfigError, match="is described by its weights, and model.pretrained = false wants none; use one of deit-tiny"):
@@ -536,7 +537,7 @@ def test_what_is_no_segmentation_network_is_told(tmp_path):
 
 def test_every_architecture_of_the_config_has_its_rows():
     choices = {field.name: field for field in dataclasses.fields(Model)}["architecture"].type.__args__
-    assert set(choices) == set(ENCODERS) == set(build.FAMILIES)
+    assert set(choices) == set(ENCODERS) == set(networks.FAMILIES)
 
 
 @pytest.mark.parametrize(
@@ -554,24 +555,24 @@ def test_every_architecture_of_the_config_has_its_rows():
 def test_every_parameter_of_an_encoder_has_the_number_of_its_block(model, blocks):
     with torch.device("meta"):
         network = build_network(model, id2label=NAMES, crop=(112, 224) if "dinov2" in model.encoder else (64, 128))
-    depths = build.encoder_depths(network)
-    assert [id(p) for p, _ in depths] == [id(p) for p in build.encoder_parameters(network)]
+    depths = networks.encoder_depths(network)
+    assert [id(p) for p, _ in depths] == [id(p) for p in networks.encoder_parameters(network)]
     assert {depth for _, depth in depths} == set(range(blocks + 1))
     assert [depth for _, depth in depths] == sorted(depth for _, depth in depths), "in the order of the forward pass"
 
 
 def test_frozen_blocks_and_what_is_before_them_are_out_of_training():
     network = build(random_model(encoder_config=SMALL_VIT))
-    build.freeze_encoder(network, 0)
+    networks.freeze_encoder(network, 0)
     assert all(parameter.requires_grad for parameter in network.parameters())
-    build.freeze_encoder(network, 2)
+    networks.freeze_encoder(network, 2)
     trained = {name for name, parameter in network.vit.named_parameters() if parameter.requires_grad}
     assert trained and all(name.startswith("layers.2.") for name in trained)
     network(images()).logits.sum().backward()
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in network.parameters())
-    build.freeze_encoder(network, -1)
+    networks.freeze_encoder(network, -1)
     assert not any(parameter.requires_grad for parameter in network.vit.parameters())
     with pytest.raises(ConfigError, match="model.freeze is 4; this encoder has 3 blocks, and -1 freezes all of it"):
-        build.freeze_encoder(network, 4)
+        networks.freeze_encoder(network, 4)
     with pytest.raises(ConfigError, match="an encoder with batch norms would go on changing: write 0"):
-        build.freeze_encoder(build(Model(architecture="deeplabv3plus", encoder="resnet50", pretrained=False)), -1)
+        networks.freeze_encoder(build(Model(architecture="deeplabv3plus", encoder="resnet50", pretrained=False)), -1)

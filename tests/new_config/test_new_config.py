@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from folders import HEIGHT, WIDTH, ids, save_mask, write
 from PIL import Image
-from s4former.data.batches.sources import check_masks, load_sources
 
 from s4former.config import load
+from s4former.data.sources import check_masks, load_sources
 from s4former.new_config.__main__ import main
 
 

@@ -1,10 +1,10 @@
 """proposal.py: settings that fit the photos, the machine and each other."""
 
 import pytest
-from s4former.training.run.machine import Machine, cores_have_bfloat16
 
 from s4former.config import from_dict, share_of_process
 from s4former.new_config.proposal import RECIPES, crop_for, propose
+from s4former.training.machine import Machine, cores_have_bfloat16
 
 CPU, CARD, FARM = Machine(0, 0.0, 4), Machine(1, 12.0, 16), Machine(4, 80.0, 64)
 

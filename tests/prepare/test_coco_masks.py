@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from folders import sentence
 from PIL import Image
-from s4former.data.batches.class_names import COCO_CLASSES
 
+from s4former.data.class_names import COCO_CLASSES
 from s4former.prepare.coco_masks import (
     decode_counts,
     decode_rle,

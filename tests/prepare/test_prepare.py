@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from folders import HEIGHT, WIDTH, ids, save_image, save_mask, sentence, write
 from PIL import Image
-from s4former.data.batches.class_names import COCO_CLASSES
-from s4former.data.batches.lists import list_facts
-from s4former.data.batches.published import PUBLISHED, Published
-from s4former.data.batches.sources import check_masks, load_sources
 from web_server import packed, serving
 
 from s4former.config import Data
+from s4former.data.class_names import COCO_CLASSES
+from s4former.data.lists import list_facts
+from s4former.data.published import PUBLISHED, Published
+from s4former.data.sources import check_masks, load_sources
 from s4former.prepare import __main__ as prepare
 from s4former.prepare import download, trees
 from s4former.prepare.download import Archive
@@ -319,7 +319,7 @@ def test_the_command_says_what_is_missing_in_one_line(tmp_path):
 
 
 def test_every_config_finds_its_lists_where_they_are_put():
-    for path in (Path(__file__).parent.parent / "configs").rglob("*.json"):
+    for path in (Path(__file__).parent.parent.parent / "configs").rglob("*.json"):
         data = json.loads(path.read_text()).get("data", {})
         for key in ("labeled", "unlabeled", "validation"):
             value = data.get(key, "")

@@ -3,16 +3,6 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from s4former.training.run.engine import (
-    Finiteness,
-    NonFiniteLoss,
-    Teacher,
-    build_optimizer,
-    own_word,
-    set_learning_rate,
-    update,
-)
-from s4former.training.run.schedules import ema_decay
 from test_step import SETR, batch_of, method_of, network_of
 from torch import nn
 from torch._dynamo.utils import counters
@@ -24,6 +14,16 @@ from s4former.method.step import train_step
 from s4former.method.student import Student, View
 from s4former.networks import build
 from s4former.networks.build import build_network
+from s4former.training.engine import (
+    Finiteness,
+    NonFiniteLoss,
+    Teacher,
+    build_optimizer,
+    own_word,
+    set_learning_rate,
+    update,
+)
+from s4former.training.schedules import ema_decay
 
 
 class Small(nn.Module):

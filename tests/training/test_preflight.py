@@ -7,18 +7,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 from folders import HEIGHT, WIDTH, data, ids, save_mask, write
-from s4former.data.batches.sources import load_sources
-from s4former.training.run.cost import Probe, probe
-from s4former.training.run.engine import update
-from s4former.training.run.machine import Machine
-from s4former.training.run.preflight import duration, fitting_processes, launch_line, preflight
-from s4former.training.run.run import build_training
 from scripts import ROOT, TINY, run, write_config
 from test_new_config import save_photo
 
 from s4former.config import from_dict, to_dict
+from s4former.data.sources import load_sources
 from s4former.training import cost as probe_room
 from s4former.training import preflight as room
+from s4former.training.cost import Probe, probe
+from s4former.training.engine import update
+from s4former.training.machine import Machine
+from s4former.training.preflight import duration, fitting_processes, launch_line, preflight
+from s4former.training.run import build_training
 
 CHEAP = Probe(
     steps=3, seconds=2.0, waiting=0.5, memory_gib=1.0, evaluation_seconds=0.5, state_bytes=2**30, network_bytes=2**30

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from s4former.training.run.log import check_trackers, numbers
-from s4former.training.run.pseudo_quality import LEAST, Tally, patience, rightness, warning
 
 from s4former.config import Method
 from s4former.errors import ConfigError
 from s4former.evaluation.metrics import ConfusionMatrix
 from s4former.method.pseudo import BINS, count_pseudo, pseudo_label
 from s4former.training import log
+from s4former.training.log import check_trackers, numbers
+from s4former.training.pseudo_quality import LEAST, Tally, patience, rightness, warning
 
 CLASSES = ("ground", "leaf", "bud")
 

@@ -1,7 +1,7 @@
 import pytest
-from s4former.training.run.schedules import ema_decay, learning_rate
 
 from s4former.config import Method, Schedule
+from s4former.training.schedules import ema_decay, learning_rate
 
 SGD = Schedule(steps=80001, power=0.9, floor=1e-4)
 ADAMW = Schedule(steps=40000, power=1.0, floor=0.0, warm_up=1500, warm_up_ratio=1e-6)

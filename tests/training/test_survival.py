@@ -361,7 +361,7 @@ def test_a_log_that_cannot_be_written_names_the_folder(broken):
 
 def test_a_text_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_path, monkeypatch):
     files.write_text(tmp_path / "report.html", "old")
-    monkeypatch.setattr(checkpoint, "flush", lambda path: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(files, "flush", lambda path: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
     with pytest.raises(errors.WriteError, match="report.html could not be written: full"):
         files.write_text(tmp_path / "report.html", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
