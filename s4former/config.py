@@ -18,6 +18,8 @@ from typing import Any, Literal, Sequence
 
 from .errors import ConfigError
 
+# Raised by every change of the code after which the same config gives another digit; part of a run's key in an archive.
+NUMERICS = 1
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
 
 

@@ -2,6 +2,7 @@
 
 Runs that differ only in seed and image lists become one row, mean ± sample standard deviation (number of runs) of the
 mIoU in percent. "best" was chosen on the evaluation images and is no estimate of what the model does on others.
+`--paired` reads the archive of a study (study.py) and compares its methods in pairs (paired.py).
 """
 
 import argparse
@@ -10,6 +11,9 @@ import statistics
 import sys
 from pathlib import Path
 from typing import Any, Sequence
+
+from ..training.archive import ArchiveError, read_archive
+from .paired import NETWORKS, paired
 
 # What may differ between the runs of one row: the draw, and what has no influence on the numbers.
 DRAW = ("run.seed", "data.labeled", "data.unlabeled")
@@ -130,15 +134,40 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(text.ljust(width) for text, width in zip(line, widths)) + " |" for line in lines)
 
 
+def image_range(text: str) -> slice:
+    """'0:250' as a slice; either end may be left out."""
+    first, colon, last = text.partition(":")
+    if not colon or not all(end.isdecimal() for end in (first, last) if end):
+        raise argparse.ArgumentTypeError(f"{text!r} is no range; write FIRST:END, such as 0:250")
+    return slice(*(int(end) if end else None for end in (first, last)))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m s4former.commands.table", description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or its results.json")
+    parser.add_argument("--paired", metavar="BASE", help="RUN is an archive: compare its methods with this one, in pairs")
+    parser.add_argument("--network", choices=NETWORKS, default="student", help="with --paired: whose mIoU, or both's mean")
+    parser.add_argument(
+        "--images", type=image_range, default=slice(None), metavar="FIRST:END",
+        help="with --paired: only these of the evaluation images, such as 0:250",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
+    if options.paired and len(options.runs) > 1:
+        parser.error("--paired reads one archive")
     try:
-        print(table([read_results(run) for run in options.runs]))
-    except TableError as error:
+        if options.paired:
+            archive = Path(options.runs[0])
+            if not archive.is_file():
+                raise TableError(f"there is no archive {archive}; python -m s4former.commands.study writes one")
+            print(paired(read_archive(archive), options.paired, options.network, options.images))
+        else:
+            print(table([read_results(run) for run in options.runs]))
+    except (TableError, ArchiveError) as error:
         sys.exit(f"error: {error}")
-    print("\nmIoU in percent, mean ± sample standard deviation (runs). best: chosen on the evaluation images.")
+    if options.paired:
+        print("\nmIoU and paired differences in percent; bootstrap over draws and test images. Without a teacher: the student.")
+    else:
+        print("\nmIoU in percent, mean ± sample standard deviation (runs). best: chosen on the evaluation images.")
 
 
 if __name__ == "__main__":

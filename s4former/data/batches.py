@@ -290,6 +290,10 @@ class ValidationSet(Dataset):
     def __len__(self) -> int:
         return self.length
 
+    @property
+    def ids(self) -> list[str]:
+        return self.rows["id"][: self.length]
+
     def __getitem__(self, index: int) -> EvaluationItem:
         if not 0 <= index < self.length:
             raise IndexError(index)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import IGNORE_INDEX, Evaluation
 from ..data.prefetch import done_ahead
 from ..method.pseudo import required
-from .metrics import ConfusionMatrix
+from .metrics import ConfusionMatrix, ImageCounts
 from .windows import resized_bands, sliding_rows
 
 Network = Callable[[Tensor], Tensor]
@@ -231,17 +231,20 @@ def evaluate_networks(
     *,
     num_classes: int,
     pseudo: tuple[str, float | Tensor] | None = None,
+    images: ImageCounts | None = None,
     **part: int,
 ) -> dict[str, ConfusionMatrix]:
     """One confusion matrix per network over this process's share of the data; the caller sums over the processes.
 
     With `pseudo` there is one more, PSEUDO, over the pixels of which that network is sure; see `predictions`.
-    `part` is `limit`, `process_index` and `num_processes` of `predictions`.
+    `images` receives the counts of every image. `part` is `limit`, `process_index` and `num_processes` of `predictions`.
     """
     names = [*networks, PSEUDO] if pseudo else networks
     matrices = {name: ConfusionMatrix(num_classes, device=setting.device) for name in names}
     for items, maps in predictions(networks, dataset, setting, pseudo=pseudo, **part):
         count(matrices, items, maps)
+        if images is not None:
+            images.update([item.id for item in items], maps, torch.stack([item.labels for item in items]))
     return matrices
 
 

@@ -139,6 +139,49 @@ class ConfusionMatrix:
         }
 
 
+class ImageCounts:
+    """Of every image, the pixels of each class that are right, predicted and in the truth, for several networks.
+
+    They are what a bootstrap over images resamples: sums over images give the IoU of any selection of them.
+
+    counts: by network (N, 3, K) int64; zero for images of other processes until `reduce`.
+    """
+
+    def __init__(self, ids: Sequence[str], networks: Sequence[str], num_classes: int, device: torch.device | str = "cpu"):
+        self.ids, self.num_classes = list(ids), num_classes
+        self.places = {name: place for place, name in enumerate(self.ids)}
+        shape = (len(self.ids), 3, num_classes)
+        self.counts = {name: torch.zeros(shape, dtype=torch.long, device=device) for name in networks}
+
+    def update(self, ids: Sequence[str], maps: dict[str, Tensor], labels: Tensor) -> None:
+        """Counts images of one size; maps by network and labels (B, H, W), never waiting for the device."""
+        places = torch.tensor([self.places[name] for name in ids])
+        for network, counts in self.counts.items():
+            prediction = maps[network]
+            counts[places.to(counts.device)] = class_counts(prediction, labels.to(prediction.device), self.num_classes)
+
+    def reduce(self, total: Callable[[Tensor], Tensor]) -> "ImageCounts":
+        """Sums over processes, each of which has counted images of its own. To be called by all."""
+        self.counts = {name: total(counts) for name, counts in self.counts.items()}
+        return self
+
+
+def class_counts(prediction: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """(B, 3, K) long: of each image the right, predicted and true pixels of each class, where the label is a class."""
+    joint = num_classes * num_classes
+    kept = (labels >= 0) & (labels < num_classes) & (prediction >= 0) & (prediction < num_classes)
+    image = torch.arange(len(labels), device=labels.device)[:, None, None]
+    # what does not count goes into one more cell at the end
+    cells = (image * joint + labels * num_classes + prediction).masked_fill(~kept, len(labels) * joint).flatten()
+    if cells.device.type == "cpu":
+        pairs = torch.bincount(cells, minlength=len(labels) * joint + 1)
+    else:  # bincount makes the host wait for the device
+        pairs = torch.zeros(len(labels) * joint + 1, dtype=torch.long, device=cells.device)
+        pairs.scatter_add_(0, cells, torch.ones_like(cells))
+    pairs = pairs[:-1].view(len(labels), num_classes, num_classes)
+    return torch.stack([pairs.diagonal(dim1=1, dim2=2), pairs.sum(dim=1), pairs.sum(dim=2)], dim=1)
+
+
 def none_for_nan(value: float) -> float | None:
     """JSON has no NaN; null says the same."""
     return None if value != value else value

@@ -2,6 +2,7 @@
 
     runs/NAME/best-teacher/ ...  the models chosen on the evaluation images, exported as soon as they are the best
               confusion.json     the confusion matrices of the last evaluation
+              image_counts.json  of every evaluation image its pixels by class at the last evaluation, packed (archive.py)
               panels/            small pictures of fixed images
               report.html        all of it to look at, written at every evaluation
               teacher/ student/  the last models
@@ -23,12 +24,13 @@ import torch
 from ..config import to_dict
 from ..errors import ConfigError, DataError
 from ..evaluation.inference import PSEUDO, evaluate_networks, predict
-from ..evaluation.metrics import ConfusionMatrix
+from ..evaluation.metrics import ConfusionMatrix, ImageCounts
 from ..evaluation.pictures import contact_sheet
 from ..files import write_text
 from ..networks.export import Provenance, export, push
 from ..report.page import write_report
 from . import sample_pictures
+from .archive import pack
 from .log import RunLog
 from .pseudo_quality import rightness
 from .run import Training, peak_memory_gib, reading
@@ -43,6 +45,7 @@ def evaluate(training: Training, log: RunLog) -> None:
     """Scores teacher and student in one pass over the evaluation images, and exports whichever was never better."""
     training.finiteness.raise_if_bad()
     accelerator, classes = training.accelerator, training.validation.classes
+    images = ImageCounts(training.validation.ids, list(training.networks), len(classes), accelerator.device)
     try:
         with reading(training.networks) as readers, accelerator.autocast():
             matrices = evaluate_networks(
@@ -51,6 +54,7 @@ def evaluate(training: Training, log: RunLog) -> None:
                 training.setting,
                 num_classes=len(classes),
                 pseudo=training.pseudo,
+                images=images,
                 process_index=accelerator.process_index,
                 num_processes=accelerator.num_processes,
             )
@@ -61,6 +65,7 @@ def evaluate(training: Training, log: RunLog) -> None:
         ) from error
     total = partial(accelerator.reduce, reduction="sum")
     matrices = {name: matrix.reduce(total) for name, matrix in matrices.items()}
+    images.reduce(total)
     training.scores = {role: matrices[role].as_dict(classes) for role in training.networks}
     if any(score["mean_iou"] is None for score in training.scores.values()):
         raise DataError("no evaluation image has a labelled pixel; check data.validation, data.ignore_index and data.id_map")
@@ -74,7 +79,7 @@ def evaluate(training: Training, log: RunLog) -> None:
         everything = int(matrices[next(iter(training.networks))].counts.sum())
         log.record("evaluation/pseudo", training.step, rightness(matrices[PSEUDO], everything, classes))
     if accelerator.is_main_process:
-        write_counts(training, matrices)
+        write_counts(training, matrices, images)
         draw_panels(training)
     log.record("cost", training.step, cost(training))
     if accelerator.is_main_process:
@@ -83,11 +88,14 @@ def evaluate(training: Training, log: RunLog) -> None:
     log.say(f"step {training.step}: " + ", ".join(told))
 
 
-def write_counts(training: Training, matrices: dict[str, ConfusionMatrix]) -> None:
-    """The confusion matrices of the last evaluation, rows truth, columns prediction, in pixels."""
+def write_counts(training: Training, matrices: dict[str, ConfusionMatrix], images: ImageCounts) -> None:
+    """The counts of the last evaluation in pixels: matrices, rows truth, columns prediction, and those of every image."""
     counts = {name: matrix.counts.tolist() for name, matrix in matrices.items()}
     content = {"step": training.step, "classes": training.validation.classes, "counts": counts}
     write_text(training.folder / "confusion.json", json.dumps(content) + "\n")
+    packed = {network: pack(each.cpu().numpy()) for network, each in images.counts.items()}
+    content = {"step": training.step, "classes": training.validation.classes, "ids": images.ids, "counts": packed}
+    write_text(training.folder / "image_counts.json", json.dumps(content) + "\n")
 
 
 def draw_panels(training: Training) -> None:

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from s4former.commands.table import TableError, cell, read_results, table
+from s4former.commands.paired import paired
+from s4former.commands.table import TableError, cell, main, read_results, table
 from s4former.config import from_dict, to_dict
+from s4former.training.archive import ArchiveError, append, pack
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -108,3 +111,104 @@ def test_the_command_prints_the_table(tmp_path):
     assert result.returncode == 0 and "| S4Former | 92 " in result.stdout, result.stderr
     result = subprocess.run([*command, str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr.startswith("error: there is no ")
+
+
+# ---- methods in pairs
+
+
+def archived(method, seed, images, *, study="s", protocol="p", key=None, networks=("student",)):
+    """A line of an archive; images are (right, predicted, true) by class, a list for each image."""
+    lists = {part: {"images": 1, "sha256": f"{part} {seed if part != 'validation' else ''}"} for part in ("labeled", "unlabeled", "validation")}
+    counts = {network: pack(np.array(images)) for network in networks}
+    return {
+        "study": study, "method": method, "key": key or f"{study}{protocol}{method}{seed}", "protocol": protocol, "draw": {"seed": seed},
+        "lists": lists, "images": {"classes": ["a", "b"], "ids": [str(i) for i in range(len(images))], "counts": counts},
+    }  # fmt: skip
+
+
+# of 100 pixels, all of class a, so many are said to be a, and nothing is said of the rest: IoU in percent, class b is absent
+def share(*percents):
+    return [[[percent, 0], [percent, 0], [100, 0]] for percent in percents]
+
+
+def paired_rows(lines, *arguments, **named):
+    return [[text.strip() for text in line.strip("|").split("|")] for line in paired(lines, *arguments, **named).split("\n") if "|" in line]
+
+
+def test_pairs_by_hand_without_any_spread():
+    lines = [archived("base", seed, share(40 + seed, 40 + seed)) for seed in (0, 1, 2)]
+    lines += [archived("better", seed, share(45 + seed, 45 + seed)) for seed in (0, 1, 2)]
+    titles, _, row = paired_rows(lines, "base")
+    assert titles == ["method", "pairs", "mIoU", "base, same draws", "difference", "95 % interval", "order holds"]
+    assert row == ["better", "3", "46.00", "41.00", "+5.00", "+5.00 to +5.00", "at 3 of 3"]
+
+
+def test_the_order_is_counted_and_only_common_draws_are_paired():
+    lines = [archived("base", seed, share(40)) for seed in (0, 1, 2)]
+    lines += [archived("m", seed, share(40 + change)) for seed, change in ((0, 9), (1, -3), (2, 3), (5, 50))]
+    row = paired_rows(lines, "base")[2]
+    assert row[:5] == ["m", "3", "43.00", "40.00", "+3.00"] and row[6] == "at 2 of 3"
+    low, high = map(float, row[5].split(" to "))
+    # all three draws the worst: 1 in 27, more than the 2.5 % that are cut off
+    assert low == -3 and high == 9
+
+
+def test_a_resample_draws_the_same_images_for_both_members_of_a_pair():
+    lines = [archived("base", 0, share(10, 90, 50)), archived("m", 0, share(12, 92, 52))]
+    assert paired_rows(lines, "base")[2][4:6] == ["+2.00", "+2.00 to +2.00"]
+    lines = [archived("base", 0, share(10, 90, 50)), archived("m", 0, share(40, 90, 50))]
+    row = paired_rows(lines, "base")[2]
+    assert row[4:6] == ["+10.00", "+0.00 to +30.00"]
+
+
+def test_mean_iou_by_hand_with_a_class_that_only_one_run_predicts():
+    base = [[[60, 0], [60, 0], [100, 0]]]  # a: 60 / 100; b in neither
+    method = [[[80, 0], [80, 20], [100, 0]]]  # a: 80 / 100, b: 0 / 20, so the mean is 40
+    assert paired_rows([archived("base", 0, base), archived("m", 0, method)], "base")[2][2:5] == ["40.00", "60.00", "-20.00"]
+
+
+def test_some_of_the_images():
+    lines = [archived("base", 0, share(40, 10)), archived("m", 0, share(60, 10))]
+    assert paired_rows(lines, "base", images=slice(0, 1))[2][4] == "+20.00"
+    assert paired_rows(lines, "base", images=slice(1, None))[2][4] == "+0.00"
+    with pytest.raises(ArchiveError, match="--images leaves none of the 2 evaluation images"):
+        paired(lines, "base", images=slice(5, 9))
+
+
+def test_networks_of_a_run():
+    base, method = archived("base", 0, share(40)), archived("m", 0, share(50), networks=("teacher", "student"))
+    method["images"]["counts"]["teacher"] = pack(np.array(share(70)))
+    found = {network: paired_rows([base, method], "base", network)[2][4] for network in ("student", "teacher", "mean")}
+    assert found == {"student": "+10.00", "teacher": "+30.00", "mean": "+20.00"}
+
+
+def test_studies_and_protocols_are_not_mixed():
+    lines = [archived("base", 0, share(40)), archived("m", 0, share(50), protocol="q"), archived("m", 0, share(60), study="t")]
+    lines += [archived("base", 0, share(10), protocol="q")]
+    text = paired(lines, "base")
+    assert "s (protocol p): student, last, against base" in text and "s (protocol q)" in text and "t (protocol" not in text
+    assert [row[:5] for row in paired_rows(lines, "base") if row[0] == "m"] == [["m", "1", "50.00", "10.00", "+40.00"]]
+
+
+def test_a_run_that_was_archived_under_another_name_counts_there_too():
+    known = archived("plain", 0, share(40), study="first", key="k")
+    short = {name: value for name, value in archived("base", 0, share(0), key="k").items() if name != "images"}
+    assert paired_rows([known, short, archived("m", 0, share(50))], "base")[2][4] == "+10.00"
+
+
+def test_pairs_that_cannot_be_made_are_refused_in_words():
+    lines = [archived("base", 0, share(40)), archived("base", 0, share(41), key="changed")]
+    with pytest.raises(ArchiveError, match="study s has two different runs of base with seed 0: the method was changed on the way"):
+        paired(lines, "base")
+    with pytest.raises(ArchiveError, match="the archive has no method 'bass'; it has base"):
+        paired(lines[:1], "bass")
+
+
+def test_the_command_prints_pairs(tmp_path, capsys):
+    path = tmp_path / "a.jsonl.gz"
+    for line in (archived("base", 0, share(40, 40)), archived("m", 0, share(50, 60))):
+        append(path, line)
+    main(["--paired", "base", str(path), "--images", "0:1"])
+    assert "| m | 1 | 50.00 | 40.00 | +10.00 | +10.00 to +10.00 | at 1 of 1 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="error: there is no archive .*none.gz; python -m s4former.commands.study writes one"):
+        main(["--paired", "base", str(tmp_path / "none.gz")])

@@ -16,6 +16,7 @@ from s4former.evaluation.inference import (
     predictions,
     resize_for_test,
 )
+from s4former.evaluation.metrics import ImageCounts
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.5, 0.25, 0.2)
 
@@ -116,6 +117,20 @@ def test_two_networks_in_one_pass_over_three_processes_count_every_image_once(op
         merged = parts[0][name].merge(parts[1][name]).merge(parts[2][name])
         assert torch.equal(matrix.counts, merged.counts)
     assert not torch.equal(whole["teacher"].counts, whole["student"].counts)
+
+
+def test_the_counts_of_every_image_are_those_of_the_matrices_over_three_processes():
+    items, networks = make_items(10), {"teacher": pointwise, "student": constant}
+    counted = []
+    for i in range(3):
+        counted.append(ImageCounts([item.id for item in items], list(networks), 5))
+        evaluate_networks(networks, items, setting(batch=4), num_classes=5, images=counted[i], process_index=i, num_processes=3)
+    counts = {name: sum(each.counts[name] for each in counted) for name in networks}
+    for place, item in enumerate(items):
+        alone = evaluate_networks(networks, [item], setting(), num_classes=5)
+        for name, matrix in alone.items():
+            derived = torch.stack([matrix.counts.diagonal(), matrix.counts.sum(dim=0), matrix.counts.sum(dim=1)])
+            assert torch.equal(counts[name][place], derived)
 
 
 def test_the_limit_takes_the_first_images_of_all_processes_together():

@@ -1,0 +1,123 @@
+"""Methods compared in pairs: the same draw, the same test images, and the interval of a bootstrap over both.
+
+A pair is two runs of one study and protocol with the same seed and lists. A resample draws draws with replacement and, the
+same for both members of every pair, test images; its mIoU comes from the sums of the images' pixels by class.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..training.archive import ArchiveError, unpack
+
+RESAMPLES, SEED, LEVEL = 2000, 0, 95
+NETWORKS = ("student", "teacher", "mean")
+Counts = list[np.ndarray]  # of one run: (N, 3, K) of each network that is read; their mIoU are averaged
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method against the base over their pairs, mIoU in percent."""
+
+    method: str
+    pairs: int
+    score: float
+    base: float
+    difference: float
+    low: float
+    high: float
+    same_order: int  # pairs whose difference has the sign of the mean one
+
+
+def mean_iou(sums: np.ndarray) -> np.ndarray:
+    """Percent, of pixels (..., 3, K) that are right, predicted and true; over the classes that occur in either."""
+    right, predicted, true = np.moveaxis(sums, -2, 0).astype(float)
+    union = predicted + true - right
+    share = np.divide(right, union, out=np.zeros_like(right), where=union > 0)
+    return 100 * share.sum(axis=-1) / np.maximum((union > 0).sum(axis=-1), 1)
+
+
+def score(run: Counts, weights: np.ndarray) -> np.ndarray:
+    """(R,) mIoU of a run over images with weights (R, N), the mean over its networks."""
+    sums = [(weights @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:]) for counts in run]
+    return np.mean([mean_iou(each) for each in sums], axis=0)
+
+
+def compare(method: str, pairs: Sequence[tuple[Counts, Counts]]) -> Difference:
+    """Of (run, base run) pairs, all on the same images, the mean difference and its bootstrap interval."""
+    images, generator = len(pairs[0][0][0]), np.random.default_rng(SEED)
+    weights = generator.multinomial(images, np.full(images, 1 / images), RESAMPLES).astype(float)
+    chosen = generator.integers(len(pairs), size=(RESAMPLES, len(pairs)))
+    resampled = np.stack([score(run, weights) - score(base, weights) for run, base in pairs])
+    means = resampled[chosen, np.arange(RESAMPLES)[:, None]].mean(axis=1)
+    once = np.ones((1, images))
+    scores, bases = (np.array([score(pair[side], once)[0] for pair in pairs]) for side in (0, 1))
+    differences = scores - bases
+    mean = differences.mean()
+    low, high = np.percentile(means, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    same_order = int((np.sign(differences) == np.sign(mean)).sum())
+    return Difference(method, len(pairs), scores.mean(), bases.mean(), mean, low, high, same_order)
+
+
+def counts_of(line: dict[str, Any], network: str, images: slice) -> Counts:
+    """What is to be scored of a run; a run without a teacher is its student alone."""
+    packed, classes = line["images"]["counts"], len(line["images"]["classes"])
+    wanted = list(packed) if network == "mean" else [network if network in packed else "student"]
+    counts = [unpack(packed[name], classes)[images] for name in wanted]
+    if not len(counts[0]):
+        raise ArchiveError(f"--images leaves none of the {len(line['images']['ids'])} evaluation images")
+    return counts
+
+
+def whole(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines with their images, also where a run was archived under another name."""
+    runs = {line["key"]: line for line in lines if "images" in line}
+    return [{**runs[line["key"]], **line} for line in lines if line["key"] in runs]
+
+
+def draw_of(line: dict[str, Any]) -> tuple[str, ...]:
+    return (str(line["draw"]["seed"]), *(line["lists"][part]["sha256"] for part in ("labeled", "unlabeled", "validation")))
+
+
+def paired(lines: Sequence[dict[str, Any]], base: str, network: str = "student", images: slice = slice(None)) -> str:
+    """A markdown table for every study and protocol of an archive that has the method `base`.
+
+    Raises:
+        ArchiveError: no such method, or two runs of one method on one draw.
+    """
+    groups: dict[tuple[str, str], dict[str, dict[tuple[str, ...], dict[str, Any]]]] = {}
+    for line in whole(lines):
+        runs = groups.setdefault((line["study"], line["protocol"]), {}).setdefault(line["method"], {})
+        if draw_of(line) in runs:
+            raise ArchiveError(
+                f"study {line['study']} has two different runs of {line['method']} with seed {line['draw']['seed']}: the"
+                " method was changed on the way; give the changed one another name"
+            )
+        runs[draw_of(line)] = line
+    found = {key: methods for key, methods in groups.items() if base in methods}
+    if not found:
+        names = sorted({method for methods in groups.values() for method in methods})
+        raise ArchiveError(f"the archive has no method {base!r}; it has {', '.join(names) or 'no run at all'}")
+    return "\n\n".join(
+        f"{study} (protocol {protocol[:8]}): {network}, last, against {base}\n\n" + rows(methods, base, network, images)
+        for (study, protocol), methods in found.items()
+    )
+
+
+def rows(methods: dict[str, dict[tuple[str, ...], dict[str, Any]]], base: str, network: str, images: slice) -> str:
+    """The table of one study and protocol."""
+    read = {draw: counts_of(line, network, images) for draw, line in methods[base].items()}
+    titles = ["method", "pairs", "mIoU", f"{base}, same draws", "difference", f"{LEVEL} % interval", "order holds"]
+    table = [titles, ["---"] * len(titles)]
+    for method, runs in methods.items():
+        pairs = [(counts_of(line, network, images), read[draw]) for draw, line in runs.items() if draw in read]
+        if method == base or not pairs:
+            continue
+        found = compare(method, pairs)
+        table.append([
+            method, str(found.pairs), f"{found.score:.2f}", f"{found.base:.2f}", f"{found.difference:+.2f}",
+            f"{found.low:+.2f} to {found.high:+.2f}", f"at {found.same_order} of {found.pairs}",
+        ])  # fmt: skip
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in table)

@@ -1,0 +1,261 @@
+"""A grid of runs: which they are, that none is run twice, and what is left of them."""
+
+import gzip
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from folders import flowers, write
+from scripts import ROOT, TINY, environment
+
+from s4former.commands import study
+from s4former.commands.study import read_grid, runs_of
+from s4former.errors import ConfigError, DataError
+from s4former.training.archive import ArchiveError, append, pack, read_archive, unpack
+
+
+def grid_of(tmp_path, **changes):
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    grid = {
+        "name": "tiny", "config": [str(tmp_path / "tiny.json")], "overrides": ["schedule.steps=2", "evaluation.every=2"],
+        "draws": [0, 1], "methods": {"full": [], "labels": ["method.teacher=none"]},
+    }  # fmt: skip
+    return {**grid, **changes}
+
+
+def on_photos(tmp_path, **changes):
+    root = flowers(tmp_path)
+    data = {"source": "folder", "root": str(root), "labeled": "labeled.txt", "validation": "test.txt", "classes": ["a", "b", "c"]}
+    (tmp_path / "photos.json").write_text(json.dumps({"data": data}))
+    return grid_of(tmp_path, config=str(tmp_path / "photos.json"), draws=[0], methods={"full": []}, overrides=[], **changes), root
+
+
+def key_of(grid, *extra):
+    return runs_of(grid, extra)[0].key
+
+
+# ---- which runs
+
+
+def test_every_method_runs_on_a_draw_before_the_next_draw_begins(tmp_path):
+    runs = runs_of(grid_of(tmp_path, draws={"labels": [3, 4], "seed": [7, 8]}, overrides=["data.shapes.labeled={labels}"]))
+    assert [run.title for run in runs[:3]] == ["full (labels 3, seed 7)", "labels (labels 3, seed 7)", "full (labels 3, seed 8)"]
+    assert [(run.tree["run"]["seed"], run.tree["data"]["shapes"]["labeled"]) for run in runs[::2]] == [(7, 3), (8, 3), (7, 4), (8, 4)]
+    assert len({run.key for run in runs}) == 8 and len({run.protocol for run in runs}) == 2
+
+
+def test_what_a_method_says_goes_over_what_all_share(tmp_path):
+    write(tmp_path / "low.json", '{"method": {"threshold": 0.2}}')
+    methods = {"file": [str(tmp_path / "low.json")], "both": [str(tmp_path / "low.json"), "method.threshold=0.3"]}
+    runs = runs_of(grid_of(tmp_path, overrides=["method.threshold=0.9"], methods=methods, draws=[0]), ["method.threshold=0.8"])
+    assert [run.config["method"]["threshold"] for run in runs] == [0.2, 0.3]
+
+
+def test_two_names_for_one_run_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"same \(seed 0\) and full \(seed 0\) are the same run; leave one of them out"):
+        runs_of(grid_of(tmp_path, methods={"full": [], "same": ["run.keep=9"]}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seeds": [1]}, "has the key 'seeds'; a grid has name, config, overrides, draws, methods"),
+        ({"methods": []}, "'methods' is \\[\\]"),
+    ],
+)
+def test_a_grid_that_cannot_be_read_is_told_why(tmp_path, changes, told):
+    (tmp_path / "grid.json").write_text(json.dumps(grid_of(tmp_path, **changes)))
+    with pytest.raises(ConfigError, match=told):
+        read_grid(tmp_path / "grid.json")
+
+
+def test_draws_need_seeds(tmp_path):
+    with pytest.raises(ConfigError, match='"draws" names no seeds'):
+        runs_of(grid_of(tmp_path, draws={"labels": [1]}))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "measured").glob("*.json")), ids=lambda path: path.stem)
+def test_the_grids_that_come_along_can_be_read_and_miss_only_their_data(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(DataError, match="data.root is empty"):
+        runs_of(read_grid(path))
+
+
+# ---- the key
+
+
+def test_the_key_stays_when_only_places_and_logs_change(tmp_path):
+    grid, root = on_photos(tmp_path)
+    key = key_of(grid)
+    root.rename(tmp_path / "elsewhere")
+    os.rename(tmp_path / "elsewhere" / "labeled.txt", tmp_path / "elsewhere" / "list.txt")
+    places = [f"data.root={tmp_path / 'elsewhere'}", "data.labeled=list.txt", "run.output=other", "data.workers=3"]
+    assert key_of(grid, *places, "run.log_every=7", "evaluation.batch=2", "evaluation.every=9") == key
+
+
+def test_the_key_changes_with_what_changes_numbers(tmp_path, monkeypatch):
+    grid, root = on_photos(tmp_path)
+    keys = [key_of(grid), key_of(grid, "optimizer.lr=0.5"), key_of(grid, "evaluation.limit=1"), key_of({**grid, "draws": [1]})]
+    write(root / "labeled.txt", "a")
+    study.load_lists.cache_clear()
+    keys.append(key_of(grid))
+    monkeypatch.setattr(study, "NUMERICS", study.NUMERICS + 1)
+    keys.append(key_of(grid))
+    assert len(set(keys)) == len(keys)
+
+
+def test_weights_count_by_what_is_in_the_file(tmp_path):
+    grid = grid_of(tmp_path)
+    keys = []
+    for folder, content in (("one", b"1"), ("two", b"1"), ("three", b"3")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "vit.pth").write_bytes(content)
+        keys.append(key_of(grid, f"model.encoder={tmp_path / folder / 'vit.pth'}"))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_no_path_is_in_a_line(tmp_path):
+    grid, _ = on_photos(tmp_path)
+    assert str(tmp_path) not in json.dumps(runs_of(grid)[0].line)
+
+
+# ---- the archive
+
+
+def line_of(number, process=0):
+    return {"study": "s", "method": f"m{process}", "key": str(number), "text": os.urandom(3000).hex()}
+
+
+def append_many(path, process):
+    for number in range(20):
+        append(path, line_of(number, process))
+
+
+def test_appends_of_two_processes_are_all_whole(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=append_many, args=(path, process)) for process in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted((line["method"], int(line["key"])) for line in read_archive(path)) == [(f"m{p}", n) for p in (0, 1) for n in range(20)]
+    with gzip.open(path, "rt") as file:
+        assert [json.loads(line) for line in file] == read_archive(path)
+
+
+def test_a_line_is_there_once(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    assert append(path, line_of(1)) and not append(path, line_of(1)) and append(path, line_of(2))
+    assert [line["key"] for line in read_archive(path)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("left", [1, 12, 700])
+def test_half_a_line_is_passed_over_and_cut_off(tmp_path, left):
+    path = tmp_path / "a.jsonl.gz"
+    append(path, line_of(1))
+    whole = path.stat().st_size
+    append(path, line_of(2))
+    os.truncate(path, whole + left)
+    assert [line["key"] for line in read_archive(path)] == ["1"]
+    append(path, line_of(3))
+    with gzip.open(path, "rt") as file:
+        assert [json.loads(line)["key"] for line in file] == ["1", "3"]
+
+
+def test_a_file_that_is_no_archive_is_named(tmp_path):
+    write(tmp_path / "a.jsonl.gz", "no archive at all, and longer than a header")
+    with pytest.raises(ArchiveError, match="a.jsonl.gz is not an archive of runs, or is damaged after byte 0"):
+        read_archive(tmp_path / "a.jsonl.gz")
+
+
+def test_counts_are_packed_without_loss():
+    counts = np.random.default_rng(0).integers(0, 2**31 - 1, size=(4, 3, 5))
+    assert (unpack(pack(counts), 5) == counts).all()
+
+
+# ---- real runs
+
+
+def command(tmp_path, grid, *more):
+    (tmp_path / "grid.json").write_text(json.dumps(grid))
+    places = ["--archive", str(tmp_path / "a.jsonl.gz"), "--work", str(tmp_path / "work"), "--jobs", "2"]
+    return [sys.executable, "-m", "s4former.commands.study", str(tmp_path / "grid.json"), *places, *more]
+
+
+def go(tmp_path, grid, *more):
+    return subprocess.run(command(tmp_path, grid, *more), env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=500)
+
+
+@pytest.mark.slow
+def test_a_grid_that_was_stopped_goes_on_and_runs_nothing_twice(tmp_path):
+    grid = grid_of(tmp_path, overrides=["schedule.steps=40", "evaluation.every=40", "run.checkpoint_every=40"])
+    process = subprocess.Popen(command(tmp_path, grid), env=environment(), cwd=ROOT, text=True, stderr=subprocess.PIPE)
+    until = time.monotonic() + 200
+    while time.monotonic() < until and not any("step 2/40" in path.read_text() for path in tmp_path.glob("work/*.log")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=200) == 128 + signal.SIGTERM, process.stderr.read()
+    process.stderr.close()
+    assert any("checkpoint written" in path.read_text() for path in tmp_path.glob("work/*.log"))
+    before = read_archive(tmp_path / "a.jsonl.gz")
+    assert len(before) < 4
+    done = go(tmp_path, grid)
+    assert done.returncode == 0, done.stderr
+    lines = read_archive(tmp_path / "a.jsonl.gz")
+    assert lines[: len(before)] == before and len({line["key"] for line in lines}) == len(lines) == 4
+    assert not list((tmp_path / "work").iterdir())
+    assert_whole(lines)
+    again = go(tmp_path, grid)
+    assert again.stdout == f"4 runs, 4 of them in {tmp_path / 'a.jsonl.gz'}\n" and read_archive(tmp_path / "a.jsonl.gz") == lines
+    other = go(tmp_path, {**grid, "name": "other", "methods": {"renamed": []}})
+    assert other.returncode == 0 and [line.get("same") for line in read_archive(tmp_path / "a.jsonl.gz")[4:]] == [True, True]
+
+
+def assert_whole(lines):
+    for line in lines:
+        assert line["train"]["step"][-1] == 40 and len(line["train"]["loss/total"]) == 40
+        assert line["machine"]["device"].startswith("1 x ") and line["images"]["step"] == 40
+        assert {entry["kind"] for entry in line["evaluations"]} >= {"evaluation/student"}
+        for role, score in line["last"].items():
+            right, predicted, true = unpack(line["images"]["counts"][role], len(line["images"]["classes"])).sum(axis=0)
+            assert true.sum() == 5 * 40 * 56 == predicted.sum()
+            union = predicted + true - right
+            assert score["mean_iou"] == pytest.approx((right / np.maximum(union, 1))[union > 0].mean(), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path):
+    grid = grid_of(tmp_path, draws=[0], methods={"bad": ["model.encoder=/no/such/vit.pth"], "labels": ["method.teacher=none"]})
+    done = go(tmp_path, grid)
+    assert done.returncode == 1 and "failed: bad (seed 0), see " in done.stderr and "/no/such/vit.pth" in done.stderr
+    assert [line["method"] for line in read_archive(tmp_path / "a.jsonl.gz")] == ["labels"]
+
+
+@pytest.mark.slow
+def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
+    grid = grid_of(tmp_path, draws=[0], methods={"labels": ["method.teacher=none"]})
+    processes = [
+        subprocess.Popen(command(tmp_path, grid), env=environment(), cwd=ROOT, text=True, stderr=subprocess.PIPE) for _ in range(2)
+    ]
+    told = [process.communicate(timeout=400)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert len(read_archive(tmp_path / "a.jsonl.gz")) == 1
+
+
+def test_a_dry_run_lists_what_is_done_and_starts_nothing(tmp_path, capsys):
+    grid = grid_of(tmp_path)
+    run = runs_of(grid)[1]
+    append(tmp_path / "a.jsonl.gz", run.line)
+    assert study.main([*command(tmp_path, grid)[3:], "--dry-run"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1:] for line in told[1:]] == [
+        ["to do", "full (seed 0)"], ["done", "labels (seed 0)"], ["to do", "full (seed 1)"], ["to do", "labels (seed 1)"],
+    ]  # fmt: skip
+    assert not (tmp_path / "work").exists()
