@@ -59,14 +59,15 @@ def apply_colour(image: np.ndarray, colour: Colour) -> np.ndarray:
     if not colour.contrast_last:
         first = contrast[first]
     picture = Image.fromarray(image)
-    picture = picture.point(first.tolist() * 3)
+    if (first != grey).any():
+        picture = picture.point(first.tolist() * 3)
     if colour.saturation != 1 or colour.hue != 0:
         hue = (grey + round(colour.hue * HUE_STEPS / 180)) % HUE_STEPS
         tables = (hue, truncate(grey * colour.saturation), grey)
         picture = picture.convert("HSV").point(np.concatenate(tables).tolist()).convert("RGB")
     if colour.contrast_last:
         picture = picture.point(contrast.tolist() * 3)
-    return np.array(picture)
+    return np.asarray(picture)
 
 
 def truncate(values: np.ndarray) -> np.ndarray:
