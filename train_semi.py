@@ -162,7 +162,8 @@ def loop(training: Training, batches: Iterator[Batch], log: RunLog) -> int:
         training.seconds += speed.add(time.perf_counter() - started, waited)
         tell_replaced(training, rounds, log)
         if due:
-            log.progress(done, values | speed.report(training.images_per_step, last - done))
+            images = training.images_until(done) - training.images_until(done - speed.steps)
+            log.progress(done, values | speed.report(images, last - done))
             tell_teaching(training, log)
         elif step == first:  # a slow machine would otherwise be silent for minutes
             log.say(f"first step done in {time.perf_counter() - started:.1f} s; a line comes every {run.log_every} steps")
@@ -249,9 +250,9 @@ class Speed:
         self.steps, self.seconds, self.waited = self.steps + 1, self.seconds + seconds, self.waited + waited
         return seconds
 
-    def report(self, images_per_step: int, steps_left: int) -> dict[str, float]:
+    def report(self, images: int, steps_left: int) -> dict[str, float]:
         values = {
-            "images_per_second": round(images_per_step * self.steps / self.seconds, 2),
+            "images_per_second": round(images / self.seconds, 2),
             "waiting": round(self.waited / self.seconds, 4),
             "seconds_left": round(self.seconds / self.steps * steps_left, 1),
         }

@@ -66,7 +66,7 @@ class Data:
     workers: int = number(4, least=0)  # loader processes per training process
     # decode unlabelled JPEGs at 1/2, 1/4 or 1/8 of their size where no crop needs more; changes pixels by a few grey levels
     draft: bool = False
-    cache: str = ""  # folder that keeps unlabelled images decoded, as they are: 3 bytes a pixel; empty = decode every time
+    cache: str = ""  # folder that keeps training images and masks decoded, as they are: 4 bytes a pixel; empty = decode every time
     shapes: Shapes = Shapes()
 
 

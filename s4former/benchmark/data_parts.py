@@ -42,7 +42,7 @@ def loader(bench: Bench) -> Iterator[Row]:
     mean, std = (np.array(values, np.float32) for values in normalization(config.model))
     check_loader(steps, mean, std)
     images = config.run.batch.labeled + (config.run.batch.unlabeled if config.method.teacher != "none" else 0)
-    numbers = {"ours": 0, "straight": 0}
+    numbers = dict.fromkeys(("ours", "straight"), config.method.burn_in)
 
     def turn(which: str, load) -> None:
         load(numbers[which])
@@ -84,7 +84,8 @@ def rate_of_workers(steps: Steps, images: int, count: int = 6) -> float:
 def check_loader(steps: Steps, mean: np.ndarray, std: np.ndarray) -> None:
     """The pictures of a step are the same to within a grey level on average: cut before resizing, and colours rounded
     less often, ours cannot be equal to the bit."""
-    batch, pictures = steps.batch(0, 0), straight_data.load_step(steps, 0, mean, std)
+    first = steps.config.method.burn_in
+    batch, pictures = steps.batch(first, 0), straight_data.load_step(steps, first, mean, std)
     labels, labeled = pictures[: 2 * len(batch.labeled) : 2], pictures[1 : 2 * len(batch.labeled) : 2]
     rest = pictures[2 * len(batch.labeled) :]
     moved = float((batch.labels.numpy() != np.stack(labels)).mean())

@@ -71,14 +71,14 @@ class Material:
 
 
 def build(config: Config, sources: Sources, device: torch.device) -> Material:
-    """The student and teacher of a config, and its first batch."""
+    """The student and teacher of a config, and its first batch after a burn-in."""
     torch.manual_seed(0)
     network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
     spread_classes(network)
     check_fit(config, network)
     steps = Steps(config, sources, shuffle_grid(config, network), 0, 1)
     constants = (torch.tensor(values, device=device)[:, None, None] for values in normalization(config.model))
-    batch = steps.batch(0, 0).on(device, *constants)
+    batch = steps.batch(config.method.burn_in, 0).on(device, *constants)
     student, teacher = Student(network, config.method).to(device), Teacher(network).to(device)
     if config.method.teacher != "none":
         config = replace(config, method=replace(config.method, threshold=median_confidence(teacher, batch)))

@@ -23,7 +23,7 @@ from ..method.batch import Batch, Strong
 from ..method.mixing import MIXES, Place
 from ..method.patch_shuffle import draw_order
 from ..randomness import Stream, numpy_generator, of_view, torch_generator, torch_seed
-from .cache import CacheError, pool_image
+from .cache import CacheError, labeled_pair, pool_image
 from .colour import STRONG_COLOURS, photometric
 from .geometry import crop_pair
 from .reading import read_mask, read_pair
@@ -100,7 +100,7 @@ class Steps(Dataset):
         labeled = [self.labeled_image(step, part * self.labeled_share + i) for i in range(self.labeled_share)]
         images, labels, labeled_valid = map(stack, zip(*labeled))
         images = images.permute(0, 3, 1, 2)
-        if self.config.method.teacher == "none":
+        if self.config.method.teacher == "none" or step < self.config.method.burn_in:
             height, width = self.config.data.crop
             no_images, no_masks = torch.empty(0, 3, height, width, dtype=torch.uint8), torch.empty(0, height, width) > 0
             return Batch(step, images, labels, labeled_valid, no_images, no_masks, ())
@@ -128,7 +128,7 @@ class Steps(Dataset):
         draw = step * self.config.run.batch.labeled + position
         row = self.sources.labeled[self.places[index_of(seed, Stream.LABELED_ORDER, draw, len(self.places))]]
         rng = numpy_generator(seed, Stream.LABELED_IMAGE, step, position)
-        image, mask = read_pair(row, data, len(self.sources.classes))
+        image, mask = labeled_pair(row, data, len(self.sources.classes))
         crop, labels, valid = crop_pair(image, mask, rng, data)
         return photometric(crop, rng) if self.config.method.labeled_colour else crop, labels, valid
 

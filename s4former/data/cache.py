@@ -1,24 +1,24 @@
-"""Unlabelled images on their way into training: decoded small where that is enough, or kept decoded.
+"""Images on their way into training: decoded small where that is enough, or kept decoded.
 
 Decoding costs a loader little for pictures of VOC's size (4 of 35 ms a crop; geometry 10, colours 21) and most for photos
 of 12 megapixels (323 of 430 ms). With `data.draft` a JPEG much larger than its crops is decoded at a half, a quarter or an
-eighth, straight from its frequencies (103 ms, and the crop takes 36 instead of 84). With `data.cache` every image is
-decoded once in the life of a folder and then read as it was, to the bit (140 ms; of VOC's size 0.7); a folder in /dev/shm
-keeps them in memory. Any number of workers and runs may share the folder.
+eighth, straight from its frequencies (unlabelled images only; 103 ms, and the crop takes 36 instead of 84). With
+`data.cache` every training image and mask is decoded once in the life of a folder and then read as it was, to the bit
+(140 ms; of VOC's size 0.7); a folder in /dev/shm keeps them in memory. Any number of workers and runs may share the folder.
 """
 
 import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 from PIL import Image
 
 from ..config import Data
 from ..errors import DataError
-from .reading import is_drawn, read_image, stated_size
+from .reading import check_sizes, is_drawn, read_image, read_mask, read_pair, stated_size
 
 
 class CacheError(DataError):
@@ -37,15 +37,36 @@ def pool_image(record: dict[str, Any], data: Data) -> Image.Image:
     if is_drawn(record):
         return read_image(record, data.levels)
     reduce = largest_scale(*stated_size(record), data) if data.draft else 1.0
+    return cached_image(record, data, reduce)
+
+
+def labeled_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:
+    """What `read_pair` gives of a labelled row, both parts of it from the cache if there is one."""
+    if not data.cache or row["mask"] is None or is_drawn(row["image"]):
+        return read_pair(row, data, num_classes)
+    image = cached_image(row["image"], data, 1.0)
+    how = ("mask", data.source, data.palette, data.id_map, data.ignore_index, num_classes)
+    mask = cached(row["mask"], data, lambda: read_mask(row["mask"], data, num_classes), how)
+    check_sizes(row, (image.height, image.width), mask.shape)
+    return image, mask
+
+
+def cached_image(record: dict[str, Any], data: Data, reduce: float) -> Image.Image:
     if not data.cache:
         return read_image(record, data.levels, reduce=reduce)
-    path = Path(data.cache) / f"{name_of(record, data.levels, reduce)}.npy"
+    how = (data.levels, reduce)
+    return Image.fromarray(cached(record, data, lambda: np.asarray(read_image(record, data.levels, reduce=reduce)), how))
+
+
+def cached(record: dict[str, Any], data: Data, read: Callable[[], np.ndarray], how: tuple[Any, ...]) -> np.ndarray:
+    """What `read` gives, kept in `data.cache` for the next time; `how` is all that it depends on besides the file."""
+    path = Path(data.cache) / f"{name_of(record, *how)}.npy"
     try:
-        return Image.fromarray(np.load(path))
+        return np.load(path)
     except (OSError, ValueError, EOFError):  # not there yet, or not whole
-        image = read_image(record, data.levels, reduce=reduce)
-    keep(np.asarray(image), path)
-    return image
+        pixels = read()
+    keep(pixels, path)
+    return pixels
 
 
 def largest_scale(height: int, width: int, data: Data) -> float:
@@ -80,5 +101,5 @@ def keep(pixels: np.ndarray, path: Path) -> None:
             beside.unlink()
         raise CacheError(
             f"data.cache = {str(path.parent)!r} cannot be written ({error.strerror}); give a folder with"
-            " room, 3 bytes for every pixel of the pool, or an empty data.cache"
+            " room, 4 bytes for every pixel of the training images, or an empty data.cache"
         ) from None

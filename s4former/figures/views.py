@@ -33,10 +33,11 @@ MEAN, STD = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)  # what is er
 
 
 def always(config: Config) -> Config:
-    """The config with every image mixed and every image shuffled."""
+    """The config with every image mixed and every image shuffled, from the first step on."""
     if config.method.teacher == "none":
         raise ConfigError("method.teacher = 'none' has no unlabelled images to show; use method.teacher=ema")
-    return replace(config, method=replace(config.method, mix_probability=1.0, patch_shuffle=True, shuffle_probability=1.0))
+    certain = {"burn_in": 0, "mix_probability": 1.0, "patch_shuffle": True, "shuffle_probability": 1.0}
+    return replace(config, method=replace(config.method, **certain))
 
 
 def batch_of(config: Config, step: int) -> tuple[Batch, int]:

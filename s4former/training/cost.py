@@ -48,8 +48,9 @@ def probe(training: Training, processes: int = 1) -> Probe:
         torch.cuda.reset_peak_memory_stats(device)
     network = training.accelerator.unwrap_model(training.student).network
     steps = Steps(config, training.sources, shuffle_grid(config, network), 0, processes)
-    last = MEASURED * 1000  # further than it will come
-    with closing(step_loader(steps, 0, last, workers=config.data.workers, pin_memory=device.type == "cuda")) as batches:
+    first = config.method.burn_in  # steps of a burn-in have no unlabelled images
+    last = first + MEASURED * 1000  # further than it will come
+    with closing(step_loader(steps, first, last, workers=config.data.workers, pin_memory=device.type == "cuda")) as batches:
         times = measured(training, batches)
     seconds, waited = (sum(column) / len(times) for column in zip(*times))
     return Probe(

@@ -114,7 +114,7 @@ def cost(training: Training) -> dict[str, float]:
     """What the run has taken so far."""
     return {
         "hours": round(training.seconds / 3600, 4),
-        "images_per_second": round(training.images_per_step * training.step / max(training.seconds, 1e-9), 2),
+        "images_per_second": round(training.images_until(training.step) / max(training.seconds, 1e-9), 2),
         "peak_memory_gib": round(peak_memory_gib(training.accelerator.device), 2),
         "replaced_images": training.replaced,
     }

@@ -70,10 +70,11 @@ class Training:
         thresholds = self.accelerator.unwrap_model(self.student).thresholds
         return next(iter(self.networks)), self.config.method.threshold if thresholds is None else thresholds.current()
 
-    @property
-    def images_per_step(self) -> int:
-        batch = self.config.run.batch
-        return batch.labeled + (batch.unlabeled if self.config.method.teacher != "none" else 0)
+    def images_until(self, step: int) -> int:
+        """How many images so many steps train on; a burn-in has only labelled ones."""
+        batch, method = self.config.run.batch, self.config.method
+        with_unlabeled = max(0, step - method.burn_in) if method.teacher != "none" else 0
+        return step * batch.labeled + with_unlabeled * batch.unlabeled
 
     def to_device(self, batch: Batch) -> Batch:
         """A batch of the loader, normalised, where the student is."""

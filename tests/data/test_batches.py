@@ -182,6 +182,12 @@ def test_labels_only_has_no_unlabelled_images():
     assert len(batch.labeled) == 2 and len(batch.weak) == len(batch.strong) == batch.unlabeled == 0
 
 
+def test_a_burn_in_reads_no_unlabelled_images_and_changes_nothing_of_the_steps_after_it():
+    burning, plain = steps_of(method={"burn_in": 1}), steps_of()
+    assert same(burning[0, 0], steps_of(method={"teacher": "none"})[0, 0])
+    assert same(burning[1, 0], plain[1, 0])
+
+
 UNIMATCH = {"mix": "cutmix_small", "mix_from": "second_batch", "strong_views": 2, "strong_colour": "jitter",
             "labeled_colour": False, "mix_probability": 1.0}  # fmt: skip
 

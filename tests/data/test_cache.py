@@ -7,9 +7,10 @@ from scripts import TINY
 
 from s4former.config import Data, from_dict
 from s4former.data.batches import Steps
-from s4former.data.cache import CacheError, largest_scale, pool_image
-from s4former.data.reading import read_image
+from s4former.data.cache import CacheError, labeled_pair, largest_scale, pool_image
+from s4former.data.reading import read_image, read_pair
 from s4former.data.sources import load_sources
+from s4former.errors import DataError
 
 
 def photo(path, width=320, height=240):
@@ -27,6 +28,28 @@ def test_a_cached_image_is_the_decoded_one_to_the_bit_and_is_decoded_once(tmp_pa
     assert len(list((tmp_path / "cache").iterdir())) == 1
     monkeypatch.setattr("s4former.data.cache.read_image", None)  # whoever decodes again fails
     assert np.array_equal(np.asarray(pool_image(record, data)), plain)
+
+
+def test_a_cached_pair_is_the_decoded_one_and_ids_that_are_mapped_otherwise_are_read_again(tmp_path, monkeypatch):
+    row = {"image": photo(tmp_path / "a.jpg", 24, 16), "mask": {"path": str(tmp_path / "a.png"), "bytes": None}}
+    Image.fromarray(np.arange(16 * 24, dtype=np.uint8).reshape(16, 24) % 3).save(row["mask"]["path"])
+    data = Data(source="folder", cache=str(tmp_path / "cache"))
+    image, mask = read_pair(row, data, 3)
+    for _ in range(2):
+        cached_image, cached_mask = labeled_pair(row, data, 3)
+        assert np.array_equal(cached_image, image) and np.array_equal(cached_mask, mask)
+    assert np.array_equal(pool_image(row["image"], data), image) and len(list((tmp_path / "cache").iterdir())) == 2
+    mapped = Data(source="folder", cache=data.cache, id_map={"2": 255})
+    assert (labeled_pair(row, mapped, 3)[1] == np.where(mask == 2, 255, mask)).all()
+    with pytest.raises(DataError, match="has the id 2, but the 2 classes"):
+        labeled_pair(row, data, 2)
+    monkeypatch.setattr("s4former.data.cache.read_image", None)  # whoever decodes again fails
+    monkeypatch.setattr("s4former.data.cache.read_mask", None)
+    assert np.array_equal(labeled_pair(row, data, 3)[1], mask)
+    photo(row["image"]["path"], 24, 18)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="both must have the same size"):
+        labeled_pair(row, data, 3)
 
 
 def test_another_file_of_the_same_name_and_a_torn_entry_are_decoded_again(tmp_path):
