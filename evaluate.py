@@ -29,13 +29,13 @@ from s4former.data.batches import validation_set
 from s4former.errors import ConfigError, DataError, in_words
 from s4former.evaluation.inference import Setting, batches_of_one_size, count, predict, predictions
 from s4former.evaluation.metrics import ConfusionMatrix
-from s4former.evaluation.model_choice import ROLES, CheckpointError, Choice, choose, normalization, read_json
+from s4former.evaluation.model_choice import ROLES, CheckpointError, ModelChoice, choose_model, read_mean_std, read_json
 from s4former.evaluation.photos import draw_sheet, find_photos, read_photos, save_maps
 from s4former.networks.build import load_network, logits_at
 from s4former.training.engine import precision
 
 
-def resolve_config(choice: Choice, options: argparse.Namespace) -> Config:
+def resolve_config(choice: ModelChoice, options: argparse.Namespace) -> Config:
     """The config to evaluate with: --config or what lies beside the model, then the overrides, then the flags."""
     if options.config and not Path(options.config).is_file():
         raise ConfigError(f"there is no config file {options.config}; the ones that come along are in configs/")
@@ -75,16 +75,16 @@ def check_classes(network: PreTrainedModel, source: str, classes: Sequence[str])
 # ---- testing it ----------------------------------------------------------------------------------------------------
 
 
-def ready(choice: Choice, config: Config, accelerator: Accelerator) -> tuple[PreTrainedModel, Setting]:
+def ready(choice: ModelChoice, config: Config, accelerator: Accelerator) -> tuple[PreTrainedModel, Setting]:
     """The network on the device, and how it is to read images."""
-    mean, std = normalization(choice.source)
+    mean, std = read_mean_std(choice.source)
     network = load_network(choice.source).to(accelerator.device).eval()
     return network, Setting(
         evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device
     )
 
 
-def evaluate(choice: Choice, config: Config, options: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
+def evaluate(choice: ModelChoice, config: Config, options: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
     """Reads every image once, over all processes, and returns the report (on every process)."""
     network, setting = ready(choice, config, accelerator)
     dataset = validation_set(config)
@@ -136,7 +136,7 @@ def percent(value: float | None) -> str:
 # ---- photos without masks --------------------------------------------------------------------------------------------
 
 
-def read_files(choice: Choice, config: Config, options: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
+def read_files(choice: ModelChoice, config: Config, options: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
     """Class maps of image files, over all processes; returns the report (on every process)."""
     network, setting = ready(choice, config, accelerator)
     classes = [network.config.id2label[i] for i in range(network.config.num_labels)]
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_options(arguments)
     disable_progress_bar()  # of transformers, one for the tensors it loads
     try:
-        choice = choose(options.checkpoint, options.model, options.best)
+        choice = choose_model(options.checkpoint, options.model, options.best)
         config = resolve_config(choice, options)
         # without being told, Accelerate takes processes on CPUs for unrelated ones, and each would test everything
         on_cpu = not torch.accelerator.is_available()

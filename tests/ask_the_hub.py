@@ -15,7 +15,7 @@ from transformers import ViTConfig
 from s4former.config import Data, Model
 from s4former.data.sources import load_sources
 from s4former.errors import ConfigError, DataError
-from s4former.evaluation.model_choice import CheckpointError, choose
+from s4former.evaluation.model_choice import CheckpointError, choose_model
 from s4former.networks import hub
 from s4former.networks.build import load_network
 from s4former.networks.encoder_weights import read_encoder_config, read_tensors
@@ -24,7 +24,7 @@ WAYS = {
     "encoder": lambda repository: read_encoder_config(Model(encoder=repository)),
     "weights": lambda repository: read_tensors(Model(encoder=repository), ViTConfig()),
     "network": load_network,
-    "evaluate": choose,
+    "evaluate": choose_model,
     "dataset": lambda repository: load_sources(Data(source="hub", root=repository, labeled="first:1", classes=("a", "b"))),
 }
 

@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..config import from_dict
 from ..errors import ConfigError, in_words
-from ..evaluation.model_choice import ROLES, CheckpointError, choose, normalization
+from ..evaluation.model_choice import ROLES, CheckpointError, choose_model, read_mean_std
 from ..networks.build import coarsest_stride, load_network, logits_at
 
 TOLERANCE = 1e-3  # of logits, relative to the largest
@@ -127,9 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     disable_progress_bar()  # of transformers, one for the tensors it loads
     try:
-        choice = choose(options.checkpoint, options.model, options.best)
+        choice = choose_model(options.checkpoint, options.model, options.best)
         network = load_network(choice.source)
-        mean, std = normalization(choice.source)
+        mean, std = read_mean_std(choice.source)
         facts = {
             "classes": [network.config.id2label[i] for i in range(network.config.num_labels)],
             "mean": list(mean), "std": list(std),

@@ -36,8 +36,8 @@ from transformers.utils.logging import disable_progress_bar
 from ..config import IGNORE_INDEX, Config, from_dict, set_override
 from ..data.sources import load_sources
 from ..errors import ConfigError, DataError, in_words
-from ..evaluation.inference import Setting, batches_of_one_size, predict_surely
-from ..evaluation.model_choice import CheckpointError, Choice, choose, file_of, normalization
+from ..evaluation.inference import Setting, batches_of_one_size, predict_with_confidence
+from ..evaluation.model_choice import CheckpointError, ModelChoice, choose_model, find_model_file, read_mean_std
 from ..evaluation.photos import file_name, read_photos
 from ..evaluation.pictures import palette_png
 from ..networks.build import load_network, logits_at
@@ -82,7 +82,7 @@ def rank(pool: Pool, top: int) -> list[tuple[int, float]]:
     return chosen
 
 
-def read_pool(choice: Choice, config: Config, folder: Path, limit: int, complaints: list[str]) -> tuple[Pool, tuple[str, ...]]:
+def read_pool(choice: ModelChoice, config: Config, folder: Path, limit: int, complaints: list[str]) -> tuple[Pool, tuple[str, ...]]:
     """Writes masks and confidence of the pool, and returns what the list is made from, and the class names."""
     sources = load_sources(config.data)
     network = load_network(choice.source)
@@ -91,7 +91,7 @@ def read_pool(choice: Choice, config: Config, folder: Path, limit: int, complain
             f"{choice.source} tells {network.config.num_labels} classes apart, the data {len(sources.classes)}"
         )
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    mean, std = normalization(choice.source)
+    mean, std = read_mean_std(choice.source)
     setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=device)
     thresholds = thresholds_of(choice, config, len(sources.classes)).to(device)
     reader, pool = partial(logits_at, network.to(device).eval()), Pool()
@@ -101,7 +101,7 @@ def read_pool(choice: Choice, config: Config, folder: Path, limit: int, complain
     photos = read_photos(cells(sources.unlabeled, length), complaints, config.data.levels)
     with tqdm(total=length, unit="image", disable=None) as bar:
         for items in batches_of_one_size(photos, 1 if config.evaluation.mode == "sliding" else config.evaluation.batch):
-            maps = predict_surely(reader, torch.stack([item.image for item in items]), setting)
+            maps = predict_with_confidence(reader, torch.stack([item.image for item in items]), setting)
             for item, labels, confidence in zip(items, *maps):
                 sure = confidence > thresholds[labels]
                 pool.add(item.id, labels, confidence, sure, len(sources.classes))
@@ -110,9 +110,9 @@ def read_pool(choice: Choice, config: Config, folder: Path, limit: int, complain
     return pool, sources.classes
 
 
-def thresholds_of(choice: Choice, config: Config, classes: int) -> Tensor:
+def thresholds_of(choice: ModelChoice, config: Config, classes: int) -> Tensor:
     """(K,): what the confidence of a pixel has to exceed to be a pseudo label of a class."""
-    if config.method.thresholds == "per_class" and (found := file_of(choice.source, "thresholds.json")) is not None:
+    if config.method.thresholds == "per_class" and (found := find_model_file(choice.source, "thresholds.json")) is not None:
         return torch.tensor(json.loads(found.read_text()))
     return torch.full((classes,), config.method.threshold)
 
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, complaints = parser.parse_intermixed_args(arguments), []
     disable_progress_bar()  # of transformers, one for the tensors it loads
     try:
-        choice = choose(options.run, best=options.best)
+        choice = choose_model(options.run, best=options.best)
         if not choice.config:
             raise CheckpointError(f"{choice.source} does not say what its pool is (it has no s4former.json); give a run")
         for override in options.overrides:

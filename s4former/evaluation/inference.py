@@ -21,7 +21,7 @@ from .metrics import ConfusionMatrix, ImageCounts
 from .windows import resized_bands, sliding_rows
 
 Network = Callable[[Tensor], Tensor]
-PSEUDO = "pseudo"  # the name of class maps without the pixels that a teacher is unsure of
+PSEUDO_LABELS = "pseudo"  # the name of class maps without the pixels that a teacher is unsure of
 AHEAD = 4  # images of an evaluation that are decoded before they are asked for
 WAITING = 2**28  # values of images that wait for others of their size, 256 MiB as uint8
 
@@ -84,10 +84,10 @@ def predict(network: Network, images: Tensor, setting: Setting) -> Tensor:
 
 
 @torch.no_grad()
-def predict_surely(network: Network, images: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+def predict_with_confidence(network: Network, images: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
     """Class maps as of `predict`, and how sure the network is of them: its largest probability, float32, same shape."""
     if images.dim() == 3:
-        labels, confidence = predict_surely(network, images[None], setting)
+        labels, confidence = predict_with_confidence(network, images[None], setting)
         return labels[0], confidence[0]
     averaged = gives_probabilities(setting.evaluation)
     maps = []
@@ -204,7 +204,7 @@ def predictions(
     Args:
         networks: by name.
         dataset: a sequence of items with `image` (3, H, W) uint8, `labels` (H, W) long and `id`.
-        pseudo: a network and a threshold; the class maps of that network come once more under the name PSEUDO, with
+        pseudo: a network and a threshold; the class maps of that network come once more under the name PSEUDO_LABELS, with
             IGNORE_INDEX where its confidence is not above.
         limit: only the first images; 0 = all.
         process_index, num_processes: image i belongs to process i % num_processes, so none is seen twice.
@@ -219,8 +219,8 @@ def predictions(
         speaker, threshold = pseudo or ("", 0.0)
         maps = {name: predict(network, images, setting) for name, network in networks.items() if name != speaker}
         if speaker:
-            labels, confidence = predict_surely(networks[speaker], images, setting)
-            maps |= {speaker: labels, PSEUDO: labels.masked_fill(confidence <= required(labels, threshold), IGNORE_INDEX)}
+            labels, confidence = predict_with_confidence(networks[speaker], images, setting)
+            maps |= {speaker: labels, PSEUDO_LABELS: labels.masked_fill(confidence <= required(labels, threshold), IGNORE_INDEX)}
         yield items, maps
 
 
@@ -236,10 +236,10 @@ def evaluate_networks(
 ) -> dict[str, ConfusionMatrix]:
     """One confusion matrix per network over this process's share of the data; the caller sums over the processes.
 
-    With `pseudo` there is one more, PSEUDO, over the pixels of which that network is sure; see `predictions`.
+    With `pseudo` there is one more, PSEUDO_LABELS, over the pixels of which that network is sure; see `predictions`.
     `images` receives the counts of every image. `part` is `limit`, `process_index` and `num_processes` of `predictions`.
     """
-    names = [*networks, PSEUDO] if pseudo else networks
+    names = [*networks, PSEUDO_LABELS] if pseudo else networks
     matrices = {name: ConfusionMatrix(num_classes, device=setting.device) for name in names}
     for items, maps in predictions(networks, dataset, setting, pseudo=pseudo, **part):
         count(matrices, items, maps)

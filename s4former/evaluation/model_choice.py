@@ -17,7 +17,7 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelChoice:
     """The model that was asked for.
 
     source: its folder, or an id on the Hub.    config: what lies beside it, as nested dicts; empty if nothing does.
@@ -28,7 +28,7 @@ class Choice:
     config: dict[str, Any]
 
 
-def choose(checkpoint: str | None, role: str | None = None, best: bool = False) -> Choice:
+def choose_model(checkpoint: str | None, role: str | None = None, best: bool = False) -> ModelChoice:
     """The model that is named: one of a run (of the newest, if none is), an exported folder, or a Hub id.
 
     Args:
@@ -53,12 +53,12 @@ def choose(checkpoint: str | None, role: str | None = None, best: bool = False) 
         )
     if not folder.exists() and not looks_like_hub_id(checkpoint):
         raise CheckpointError(f"there is no folder {folder}; give a run, an exported model, or the id of one on the Hub")
-    if file_of(checkpoint, "config.json") is None:
+    if find_model_file(checkpoint, "config.json") is None:
         raise CheckpointError(f"{not_here(checkpoint)} (no config.json of it); {GIVE_INSTEAD}")
-    return Choice(checkpoint, checkpoint, config_beside(checkpoint))
+    return ModelChoice(checkpoint, checkpoint, config_beside(checkpoint))
 
 
-def model_of_run(run: Path, role: str | None, best: bool, prefix: str) -> Choice:
+def model_of_run(run: Path, role: str | None, best: bool, prefix: str) -> ModelChoice:
     """The teacher or student of a run, last or best."""
     moment = "best-" if best else ""
     there = [role for role in ROLES if (run / f"{moment}{role}" / "config.json").is_file()]
@@ -71,7 +71,7 @@ def model_of_run(run: Path, role: str | None, best: bool, prefix: str) -> Choice
     if role not in there:
         raise CheckpointError(f"{run} has no {moment}{role}/, only a {there[0]}; leave out --model or write --model {there[0]}")
     remark = "best (chosen on the evaluation images)" if best else "last"
-    return Choice(str(run / f"{moment}{role}"), f"{prefix}{role}, {remark}", read_json(run / "config.json"))
+    return ModelChoice(str(run / f"{moment}{role}"), f"{prefix}{role}, {remark}", read_json(run / "config.json"))
 
 
 def newest_run(root: Path) -> Path:
@@ -112,14 +112,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def config_beside(source: str) -> dict[str, Any]:
     """The config that training left in an exported model, or in the run around it; empty if there is none."""
-    found = file_of(source, "s4former.json")
+    found = find_model_file(source, "s4former.json")
     if found is not None:
         return read_json(found)
     run = Path(source).resolve().parent
     return read_json(run / "config.json") if Path(source).is_dir() and is_run(run) else {}
 
 
-def file_of(source: str, name: str) -> Path | None:
+def find_model_file(source: str, name: str) -> Path | None:
     """A file of a model folder or of a repository on the Hub, None where there is no such file."""
     if Path(source).is_dir():
         return Path(source) / name if (Path(source) / name).is_file() else None
@@ -133,9 +133,9 @@ def not_here(source: str) -> str:
     return f"{source!r} is no folder here and cannot be had from the Hub"
 
 
-def normalization(source: str) -> tuple[Sequence[float], Sequence[float]]:
+def read_mean_std(source: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation that the weights expect, from the image processor beside them."""
-    found = file_of(source, "preprocessor_config.json")
+    found = find_model_file(source, "preprocessor_config.json")
     settings = read_json(found) if found else {}
     if not {"image_mean", "image_std"} <= settings.keys():
         raise CheckpointError(

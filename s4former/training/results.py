@@ -23,7 +23,7 @@ import torch
 
 from ..config import to_dict
 from ..errors import ConfigError, DataError
-from ..evaluation.inference import PSEUDO, evaluate_networks, predict
+from ..evaluation.inference import PSEUDO_LABELS, evaluate_networks, predict
 from ..evaluation.metrics import ConfusionMatrix, ImageCounts
 from ..evaluation.pictures import contact_sheet
 from ..files import write_text
@@ -75,9 +75,9 @@ def evaluate(training: Training, log: RunLog) -> None:
         if role not in training.best or score["mean_iou"] > training.best[role]["mean_iou"]:
             training.best[role] = {**score, "step": training.step}
             write_model(training, role, f"best-{role}", chosen=True)
-    if PSEUDO in matrices:
+    if PSEUDO_LABELS in matrices:
         everything = int(matrices[next(iter(training.networks))].counts.sum())
-        log.record("evaluation/pseudo", training.step, rightness(matrices[PSEUDO], everything, classes))
+        log.record("evaluation/pseudo", training.step, rightness(matrices[PSEUDO_LABELS], everything, classes))
     if accelerator.is_main_process:
         write_counts(training, matrices, images)
         draw_panels(training)

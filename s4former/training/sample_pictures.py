@@ -18,7 +18,7 @@ from ..config import IGNORE_INDEX
 from ..data.batches import ValidationSet
 from ..data.reading import read_image
 from ..errors import DataError
-from ..evaluation.inference import Setting, predict, predict_surely
+from ..evaluation.inference import Setting, predict, predict_with_confidence
 from ..evaluation.pictures import display_colours
 from ..method.pseudo import required
 
@@ -53,7 +53,7 @@ def unlabeled_panels(
             continue  # an unreadable image of the pool is told of where it is trained on
         image, name = torch.from_numpy(np.array(picture)).permute(2, 0, 1), folder / FOLDER / f"unlabeled-{number}"
         save_photo(image, name)
-        labels, confidence = predict_surely(reader, image, setting)
+        labels, confidence = predict_with_confidence(reader, image, setting)
         pseudo = labels.masked_fill(confidence <= required(labels, threshold), IGNORE_INDEX)
         save_labels(pseudo, classes, name.with_name(f"{name.name}-{step:08d}.png"))
 

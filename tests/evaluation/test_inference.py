@@ -12,7 +12,7 @@ from s4former.evaluation.inference import (
     batches_of_one_size,
     evaluate_networks,
     predict,
-    predict_surely,
+    predict_with_confidence,
     predictions,
     resize_for_test,
 )
@@ -197,7 +197,7 @@ def test_several_scales_average_probabilities():
 @pytest.mark.parametrize("options", [{}, {"flip": True}, {"mode": "sliding"}, {"mode": "sliding", "windows": "cut"}])
 def test_confidence_is_the_largest_probability_and_belongs_to_the_label(options):
     image = make_items(1)[0].image
-    labels, confidence = predict_surely(pointwise, image, setting(**options))
+    labels, confidence = predict_with_confidence(pointwise, image, setting(**options))
     assert torch.equal(labels, predict(pointwise, image, setting(**options)))
     pixels = (image / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     torch.testing.assert_close(confidence, pointwise(pixels[None])[0].softmax(dim=0).amax(dim=0))
@@ -210,7 +210,7 @@ def test_pseudo_labels_are_counted_where_the_network_is_sure():
     assert list(matrices) == ["teacher", "student", "pseudo"]
     counts = torch.zeros(5, 5, dtype=torch.long)
     for item in items:
-        labels, confidence = predict_surely(pointwise, item.image, setting())
+        labels, confidence = predict_with_confidence(pointwise, item.image, setting())
         for truth, said in zip(*(maps[(confidence > threshold) & (item.labels != 255)].tolist() for maps in (item.labels, labels))):
             counts[truth, said] += 1
     assert torch.equal(matrices["pseudo"].counts, counts) and 0 < counts.sum() < matrices["teacher"].counts.sum()
