@@ -15,6 +15,7 @@ OWNERS = {  # the folders or modules through which a library of the ecosystem en
     "transformers": {"networks", "method/pasa", "figures", "benchmark", "commands", "train_semi"},
     "onnxruntime": {"commands"},
     "matplotlib": {"figures"},
+    "pycocotools": {"prepare"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

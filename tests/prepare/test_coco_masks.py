@@ -1,6 +1,7 @@
 """coco_masks.py: a tiny annotation file and the answer made by hand."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,11 +10,10 @@ from PIL import Image
 
 from s4former.data.class_names import COCO_CLASSES
 from s4former.prepare.coco_masks import (
-    decode_counts,
     decode_rle,
+    draw_mask,
+    fill_polygon,
     instance_tasks,
-    mask_of,
-    paint,
     panoptic_tasks,
     write_masks,
 )
@@ -56,7 +56,7 @@ def test_instances_crowds_below_then_large_below_small(tmp_path):
     )
     (task,) = instance_tasks(path, tmp_path / "masks")
     assert task.mask == tmp_path / "masks" / "000000000007.png"
-    assert mask_of(task).tolist() == [
+    assert draw_mask(task).tolist() == [
         [0, 0, 0, P, P, P],
         [0, 0, 0, P, P, P],
         [T, T, C, T, T, T],
@@ -67,23 +67,23 @@ def test_instances_crowds_below_then_large_below_small(tmp_path):
 def test_instances_of_equal_area_are_painted_in_the_order_of_the_file(tmp_path):
     both = [annotation(CUP, 4, [box(0, 0, 2, 2)]), annotation(PERSON, 4, [box(1, 0, 3, 2)])]
     (task,) = instance_tasks(write_json(tmp_path / "a.json", both), tmp_path)
-    assert mask_of(task)[:2].tolist() == [[C, P, P, 0, 0, 0]] * 2
+    assert draw_mask(task)[:2].tolist() == [[C, P, P, 0, 0, 0]] * 2
 
 
 def test_polygons_of_one_thing_are_joined_and_cut_at_the_border(tmp_path):
     thing = annotation(PERSON, 9, [box(-3, -3, 2, 1), box(1, 0, 3, 2), [5, 5]])
     (task,) = instance_tasks(write_json(tmp_path / "a.json", [thing]), tmp_path)
-    assert mask_of(task).tolist() == [[P, P, P, 0, 0, 0], [0, P, P, 0, 0, 0], [0] * 6, [0] * 6]
+    assert draw_mask(task).tolist() == [[P, P, P, 0, 0, 0], [0, P, P, 0, 0, 0], [0] * 6, [0] * 6]
 
 
 def test_a_pixel_belongs_to_a_polygon_if_its_centre_does(tmp_path):
     thing = annotation(PERSON, 9, [[0, 0, 3.5, 0, 0, 3.5]])  # below the line x + y = 3.5
     (task,) = instance_tasks(write_json(tmp_path / "a.json", [thing]), tmp_path)
-    assert mask_of(task)[:, :4].tolist() == [[P, P, P, 0], [P, P, 0, 0], [P, 0, 0, 0], [0, 0, 0, 0]]
+    assert draw_mask(task)[:, :4].tolist() == [[P, P, P, 0], [P, P, 0, 0], [P, 0, 0, 0], [0, 0, 0, 0]]
 
 
 def inside(x, y, points):
-    """Whether a ray to the left of (x, y) meets an odd number of edges: the loop that `paint` does at once."""
+    """Whether a ray to the left of (x, y) meets an odd number of edges: the loop that `fill_polygon` does at once."""
     odd = False
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0)):
         if (y0 <= y) != (y1 <= y) and x0 + (y - y0) / (y1 - y0) * (x1 - x0) <= x:
@@ -97,28 +97,30 @@ def test_polygons_are_those_of_a_loop_over_pixels_and_edges():
         points = np.round(draw.uniform(-4, 20, (corners, 2)), 1)
         points[0] = 2.5, 3.5  # a corner in the centre of a pixel
         mask = np.zeros((13, 17), np.uint8)
-        paint(mask, points.ravel().tolist(), 1)
+        fill_polygon(mask, points.ravel().tolist(), 1)
         expected = [[inside(x + 0.5, y + 0.5, points) for x in range(17)] for y in range(13)]
         assert np.array_equal(mask, expected), corners
 
 
 def test_an_image_without_annotations_has_a_mask_of_nothing(tmp_path):
     (task,) = instance_tasks(write_json(tmp_path / "a.json", []), tmp_path)
-    assert mask_of(task).tolist() == [[0] * 6] * 4
+    assert draw_mask(task).tolist() == [[0] * 6] * 4
 
 
 def test_run_lengths_as_numbers_and_as_a_string():
     # by hand: 3, 2, 4 as they are, then 1 - 2 = -1: characters 48 + 3, 48 + 2, 48 + 4, 48 + (-1 & 31)
-    assert decode_counts("324O") == [3, 2, 4, 1]
-    # 100 = 3 * 32 + 4: low five bits 4 with 'more', then 3
-    assert decode_counts("T3") == [100]
-    assert decode_rle({"size": [2, 5], "counts": "324O"}).tolist() == decode_rle(
-        {"size": [2, 5], "counts": [3, 2, 4, 1]}
-    ).tolist()
-    assert decode_rle({"size": [2, 5], "counts": [3, 2, 4, 1]}).tolist() == [
-        [False, False, True, False, False],
-        [False, True, False, False, True],
-    ]
+    for counts in ([3, 2, 4, 1], "324O"):
+        assert decode_rle({"size": [2, 5], "counts": counts}).tolist() == [
+            [False, False, True, False, False],
+            [False, True, False, False, True],
+        ]
+
+
+def test_without_pycocotools_the_extra_to_install_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    assert 'it is not installed; pip install "s4former[coco]", or draw from the panoptic annotations' in sentence(
+        decode_rle, {"size": [2, 5], "counts": [10]}
+    )
 
 
 def panoptic(tmp_path):
@@ -138,17 +140,17 @@ def panoptic(tmp_path):
 
 def test_panoptic_segments_of_things_get_their_class_and_all_else_0(tmp_path):
     (task,) = panoptic_tasks(panoptic(tmp_path), tmp_path / "masks")
-    assert mask_of(task).tolist() == [[P, P, C, C, 0, 0]] * 2 + [[0, 0, 0, P, C, 0]] * 2
+    assert draw_mask(task).tolist() == [[P, P, C, C, 0, 0]] * 2 + [[0, 0, 0, P, C, 0]] * 2
 
 
 def test_a_panoptic_picture_of_another_size_or_none_is_refused(tmp_path):
     path = panoptic(tmp_path)
     (task,) = panoptic_tasks(path, tmp_path)
-    assert sentence(mask_of, task._replace(height=5)) == (
+    assert sentence(draw_mask, task._replace(height=5)) == (
         f"{task.segments} is 6x4, but its annotation says 6x5 (width x height); unpack the panoptic PNGs again"
     )
     task.segments.unlink()
-    assert f"{task.segments} cannot be read" in sentence(mask_of, task)
+    assert f"{task.segments} cannot be read" in sentence(draw_mask, task)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -184,7 +186,8 @@ def test_files_that_are_no_annotations_are_refused(tmp_path):
     assert sentence(instance_tasks, path, tmp_path).startswith(f"{path} is not valid JSON (")
 
 
-def test_an_annotation_that_cannot_be_drawn_is_named(tmp_path):
-    broken = annotation(PERSON, 4, {"size": [4, 6], "counts": [1, 2]})
+@pytest.mark.parametrize("counts", [[1, 2], [1, 2, 100], [-1, 25], "zzzzz", None])
+def test_an_annotation_that_cannot_be_drawn_is_named(tmp_path, counts):
+    broken = annotation(PERSON, 4, {"size": [4, 6], "counts": counts})
     tasks = instance_tasks(write_json(tmp_path / "a.json", [broken]), tmp_path / "masks")
     assert "the annotations of 000000000007 cannot be drawn" in sentence(write_masks, tasks, 1)
