@@ -124,6 +124,7 @@ class Method:
     pasa: Literal["none", "main", "reverse1", "reverse2", "product", "all_rows", "rand"] = "main"
     pasa_alpha: float = number(5.0, least=0)  # scale of the bias
     pasa_confidence: Literal["probability", "mask"] = "probability"  # what is pooled over a patch
+    pasa_view: Literal["strong", "mixed"] = "strong"  # what that pass sees: the strong view as it is, or as the mix left it
     pasa_stages: Literal["last", "all"] = "last"  # SegFormer: only stage 4, or every stage
     feature_dropout: float = number(0.0, least=0, most=1)  # share of channels dropped in another student pass; 0 = none
     feature_view: Literal["strong", "weak"] = "strong"  # which colours that pass sees
@@ -131,10 +132,13 @@ class Method:
     regularizer: Literal["none", "ncr", "all_cr", "soft", "soft_labels"] = "ncr"
     # of ncr and all_cr: squared distance, its root (released code), divergence
     regularizer_norm: Literal["l2sq", "l2", "kl"] = "l2sq"
+    regularizer_weight: float = number(1.0, least=0)  # beside the cross-entropy of the same branch
     regularizer_on: Literal["both", "strong", "pasa"] = "both"  # the student branches it is applied to
     regularizer_mixed_teacher: bool = True  # mix the teacher's logits with the same boxes as the image
     # what a loss is divided by: all pixels, or (UniMatch) those of labels and of no padding, over all processes of a round
     normalizer: Literal["all", "valid"] = "all"
+    # which views move the running statistics of the decoder's batch norms, by which the teacher reads
+    running_statistics: Literal["all", "labeled"] = "all"
     class_weights: tuple[float, ...] = ()  # of the loss on labels, one for each class; empty = all 1
     unsupervised_weight: float = number(1.0, least=0)  # of the mean over the student branches
     auxiliary_weight: float = number(0.4, least=0)  # of each auxiliary head of SETR; 0 = no auxiliary heads

@@ -46,21 +46,21 @@ def train_step(
             everything = pseudo_label(teacher(batch.weak), batch.valid, method.threshold if thresholds is None else thresholds)
         pseudo = everything.first(batch.unlabeled)  # the others are only there to be pasted from
 
-        # Pixels move between images (CutMix and its kin), then between places (PatchShuffle). Labels follow the first
-        # move only, unless the features are brought back from it too: both are undone before the decoder.
+        # Pixels move between images (CutMix), then between places (PatchShuffle); labels follow the first move only.
         for strong in batch.strong:
             mix, tiles = MIXES[method.mix], strong.mix.get("tiles")
             source = mix.source(strong.mix, pseudo, strong.images.shape[-2:])
             labels = batch.labels if mix.takes_labeled else None
             mixed = gather(torch.cat([strong.images, batch.labeled]) if mix.takes_labeled else strong.images, source)
-            views.append(View(patch_shuffle(mixed, strong.orders), order=strong.orders, tiles=tiles))
             moved = mix_pseudo(everything, source, logits=method.regularizer_mixed_teacher, labels=labels)
+            views.append(View(patch_shuffle(mixed, strong.orders), order=strong.orders, tiles=tiles))
             targets.append(("strong", pseudo if tiles is not None else moved))
 
         plain = batch.strong[0].images[: batch.unlabeled]
         if method.pasa != "none":  # the image as it is, its unsure patches steered to other unsure patches
-            views.append(View(plain, confidence=guidance(pseudo, method), valid=pseudo.valid, seeds=batch.seeds))
-            targets.append(("pasa", pseudo))
+            images, target = (plain, pseudo) if method.pasa_view == "strong" else (mixed, moved)
+            views.append(View(images, confidence=guidance(target, method), valid=target.valid, seeds=batch.seeds))
+            targets.append(("pasa", target))
         if method.feature_dropout:
             images = plain if method.feature_view == "strong" else batch.weak[: batch.unlabeled]
             views.append(View(images, dropout=method.feature_dropout))
@@ -87,7 +87,8 @@ def compare(logits: Tensor, target: Pseudo, branch: str, method: Method) -> dict
     terms = {"consistency": cross_entropy(logits, target.label)}
     if method.regularizer != "none" and method.regularizer_on in ("both", branch):
         regularize = REGULARIZERS[method.regularizer]
-        terms[method.regularizer] = regularize(logits, target.logits, target.spoken, method.regularizer_norm)
+        term = regularize(logits, target.logits, target.spoken, method.regularizer_norm)
+        terms[method.regularizer] = method.regularizer_weight * term
     return terms
 
 

@@ -1,7 +1,8 @@
 """The student of a step: all its views in one forward, so that a distributed wrapper sees one forward and one backward."""
 
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Sequence
+from typing import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +71,9 @@ class Student(nn.Module):
                 features = tuple(unmix(x, view.tiles) for x in features)
             if view.dropout:
                 features = tuple(F.dropout2d(x, view.dropout, self.training) for x in features)
-            outputs.append((decode(self.network, features), auxiliary))
+            still = outputs and self.method.running_statistics == "labeled"  # the labelled view comes first
+            with fixed_running_statistics(self.network) if still else nullcontext():
+                outputs.append((decode(self.network, features), auxiliary))
         return outputs
 
     def encode(self, views: Sequence[View]) -> list[tuple[Tensor, ...]]:
@@ -95,6 +98,20 @@ class Student(nn.Module):
         prefix, method = prefix_tokens(self.network), self.method
         bias = attention_bias(view.confidence, grids, prefix, method.pasa, method.pasa_alpha, view.valid, view.seeds)
         return {"pasa": bias}
+
+
+@contextmanager
+def fixed_running_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch norms normalise by the batch as in training, and their running statistics stay as they are."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
 
 
 def auxiliary_heads(network: nn.Module) -> nn.ModuleList:

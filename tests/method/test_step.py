@@ -195,6 +195,36 @@ def test_the_pasa_branch_is_left_alone_by_what_happens_to_the_strong_one():
     assert torch.equal(mixed, train_step(student, teacher, plain, method)["consistency_pasa"])
 
 
+def test_the_pasa_branch_may_see_the_mixed_view():
+    method = method_of(auxiliary_weight=0.0, shuffle=False, pasa_alpha=0.0, pasa_view="mixed")
+    network, batch = network_of("setr"), batch_of("setr")
+    batch = changed(batch, orders=torch.tensor([[0, 1]]).expand(4, 1, 2))  # without shuffle and bias both views are one
+    losses = train_step(Student(network, method).double(), Teacher(network), batch, method)
+    for name in ("consistency", "ncr"):
+        torch.testing.assert_close(losses[f"{name}_pasa"], losses[f"{name}_strong"])
+
+
+def test_the_regularizer_has_a_weight_of_its_own():
+    network, batch = network_of("setr"), batch_of("setr")
+    teacher = Teacher(network)
+    one, third = (
+        train_step(Student(network, method).double(), teacher, batch, method)
+        for method in (method_of(), method_of(regularizer_weight=0.3))
+    )
+    torch.testing.assert_close(third["ncr_strong"], 0.3 * one["ncr_strong"])
+    assert torch.equal(third["consistency_strong"], one["consistency_strong"])
+
+
+@pytest.mark.parametrize("views", ["all", "labeled"])
+def test_running_statistics_follow_every_view_or_the_labelled_one(views):
+    method, batch = method_of(auxiliary_weight=0.0, running_statistics=views), batch_of("setr")
+    network, alone = network_of("setr").train(), network_of("setr").train()
+    train_step(Student(network, method).double(), Teacher(network), batch, method)
+    decode(alone, encode(alone, batch.labeled))
+    pairs = [(a.running_mean, b.running_mean) for a, b in zip(network.modules(), alone.modules()) if isinstance(a, nn.BatchNorm2d)]
+    assert pairs and all(torch.allclose(*pair) == (views == "labeled") for pair in pairs)
+
+
 def test_nothing_confident_gives_zero_and_finite_gradients():
     method, network = method_of(threshold=1.0), network_of("setr")
     student = Student(network, method).double()
