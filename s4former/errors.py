@@ -4,7 +4,9 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -67,3 +69,16 @@ def with_way_out(error: OSError, place: Path | None) -> str:
 
 def gibibytes(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
+
+
+# ---- words for messages
+
+
+def plural(count: int, word: str) -> str:
+    """'1 image', '2 images'."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def join_first(values: Sequence[Any], most: int = 8) -> str:
+    """'1, 2, 3 and 4 more': at most `most` of the values."""
+    return ", ".join(map(str, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")

@@ -17,7 +17,7 @@ from scripts import ROOT
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
 from s4former.config import Data, Model
-from s4former.data.reading import read_image
+from s4former.data.images import read_image
 from s4former.data.sources import load_sources
 from s4former.errors import ConfigError
 from s4former.networks.build import load_network

@@ -16,7 +16,7 @@ from scripts import TINY
 from torch import Tensor, nn
 
 from s4former.config import from_dict
-from s4former.data.batches import Steps
+from s4former.data.batches import StepDataset
 from s4former.data.sources import load_sources
 from s4former.method.step import total_loss, train_step
 from s4former.method.student import Student, shuffle_grid
@@ -37,7 +37,7 @@ for module in student.modules():
     if isinstance(module, nn.BatchNorm2d):
         module.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
 grid = shuffle_grid(config, network)
-batch = Steps(config, sources, grid, accelerator.process_index, accelerator.num_processes).batch(3, 0)
+batch = StepDataset(config, sources, grid, accelerator.process_index, accelerator.num_processes).batch(3, 0)
 wrapped = accelerator.prepare(student)
 mean = std = torch.full((3, 1, 1), 0.5, dtype=torch.float64)
 average = partial(accelerator.reduce, reduction="mean")

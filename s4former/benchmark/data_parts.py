@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import Steps, step_loader
+from ..data.batches import StepDataset, step_loader
 from ..evaluation import inference
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.windows import sliding_rows
@@ -38,7 +38,7 @@ def loader(bench: Bench) -> Iterator[Row]:
     """Pictures of training steps on one core; then over worker processes."""
     straight.check_method(bench.config.method)
     config = replace(bench.config, run=replace(bench.config.run, batch=replace(bench.config.run.batch, rounds=1)))
-    steps = Steps(config, bench.sources, (1, 1), 0, 1)
+    steps = StepDataset(config, bench.sources, (1, 1), 0, 1)
     mean, std = (np.array(values, np.float32) for values in normalization(config.model))
     check_loader(steps, mean, std)
     images = config.run.batch.labeled + (config.run.batch.unlabeled if config.method.teacher != "none" else 0)
@@ -69,7 +69,7 @@ def loader(bench: Bench) -> Iterator[Row]:
     )
 
 
-def rate_of_workers(steps: Steps, images: int, count: int = 6) -> float:
+def rate_of_workers(steps: StepDataset, images: int, count: int = 6) -> float:
     """Pictures per second of the loader as training runs it, once it runs."""
     workers = max(1, steps.config.data.workers)
     batches = step_loader(steps, 0, count + workers, workers=workers, pin_memory=False)
@@ -81,7 +81,7 @@ def rate_of_workers(steps: Steps, images: int, count: int = 6) -> float:
     return count * images / (time.perf_counter() - start)
 
 
-def check_loader(steps: Steps, mean: np.ndarray, std: np.ndarray) -> None:
+def check_loader(steps: StepDataset, mean: np.ndarray, std: np.ndarray) -> None:
     """The pictures of a step are the same to within a grey level on average: cut before resizing, and colours rounded
     less often, ours cannot be equal to the bit."""
     first = steps.config.method.burn_in

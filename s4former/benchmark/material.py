@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..data import shapes
-from ..data.batches import Steps
+from ..data.batches import StepDataset
 from ..data.class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
 from ..data.sources import Sources, load_sources
 from ..method.batch import Batch
@@ -63,7 +63,7 @@ class Material:
     student: Student
     teacher: Teacher
     batch: Batch
-    steps: Steps
+    steps: StepDataset
 
     def copy(self) -> tuple[Student, Teacher]:
         """Networks of the same weights."""
@@ -76,7 +76,7 @@ def build(config: Config, sources: Sources, device: torch.device) -> Material:
     network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
     spread_classes(network)
     check_fit(config, network)
-    steps = Steps(config, sources, shuffle_grid(config, network), 0, 1)
+    steps = StepDataset(config, sources, shuffle_grid(config, network), 0, 1)
     constants = (torch.tensor(values, device=device)[:, None, None] for values in normalization(config.model))
     batch = steps.batch(config.method.burn_in, 0).on(device, *constants)
     student, teacher = Student(network, config.method).to(device), Teacher(network).to(device)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..config import Config, share_of_process
-from ..data.batches import exchange
+from ..data.batches import mix_partners
 from ..evaluation.inference import Setting, resize_for_test
 from ..evaluation.windows import window_places
 from ..method.batch import Batch, Strong
@@ -136,7 +136,7 @@ def empty_batch(config: Config, grid: tuple[int, int], classes: int) -> Batch:
     labeled, unlabeled = share_of_process(config, 1)
     method, crop = config.method, config.data.crop
     parts = [list(range(first, first + unlabeled)) for first in range(0, config.run.batch.unlabeled, unlabeled)]
-    only_givers, partner = max((exchange(config, positions) for positions in parts), key=lambda found: len(found[0]))
+    only_givers, partner = max((mix_partners(config, positions) for positions in parts), key=lambda found: len(found[0]))
     place = Place(
         seed=0, step=0, positions=list(range(unlabeled)), partner=partner, size=crop, group=method.mix_group, probability=1.0,
         classes=classes, labeled=labeled,

@@ -10,22 +10,23 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import IGNORE_INDEX
-from ..data.batches import Steps, index_of
+from ..data.batches import StepDataset, shuffled_index
 from ..data.colour import Colour, draw_colour
 from ..data.geometry import Geometry, draw_geometry
-from ..data.reading import read_image, read_pair
+from ..data.images import read_image
+from ..data.masks import read_pair
 from ..evaluation.hf_evaluate import evaluate_package
 from ..randomness import Stream, numpy_generator
 
 # ---- loading
 
 
-def load_step(steps: Steps, step: int, mean: np.ndarray, std: np.ndarray) -> list[np.ndarray]:
+def load_step(steps: StepDataset, step: int, mean: np.ndarray, std: np.ndarray) -> list[np.ndarray]:
     """The pictures of a step: whole images resized, cut, coloured change by change, normalised to float32 on the host."""
     config, sources, pictures = steps.config, steps.sources, []
     seed, batch, data = config.run.seed, config.run.batch, config.data
     for position in range(batch.labeled):
-        index = index_of(seed, Stream.LABELED_ORDER, step * batch.labeled + position, len(sources.labeled))
+        index = shuffled_index(seed, Stream.LABELED_ORDER, step * batch.labeled + position, len(sources.labeled))
         image, mask = read_pair(sources.labeled[index], data, len(sources.classes))
         rng = numpy_generator(seed, Stream.LABELED_IMAGE, step, position)
         geometry = draw_geometry(rng, image.height, image.width, data, mask)
@@ -35,7 +36,7 @@ def load_step(steps: Steps, step: int, mean: np.ndarray, std: np.ndarray) -> lis
     if config.method.teacher == "none":
         return [normalise(picture, mean, std) for picture in pictures]
     for position in range(batch.unlabeled):
-        index = index_of(seed, Stream.UNLABELED_ORDER, step * batch.unlabeled + position, len(sources.unlabeled))
+        index = shuffled_index(seed, Stream.UNLABELED_ORDER, step * batch.unlabeled + position, len(sources.unlabeled))
         image = read_image(sources.unlabeled[index]["image"])
         rng = numpy_generator(seed, Stream.UNLABELED_IMAGE, step, position)
         weak = cut_whole(image, draw_geometry(rng, image.height, image.width, data))

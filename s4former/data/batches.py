@@ -23,14 +23,14 @@ from ..method.batch import Batch, Strong
 from ..method.mixing import MIXES, Place
 from ..method.patch_shuffle import draw_order
 from ..randomness import Stream, numpy_generator, of_view, torch_generator, torch_seed
-from .cache import CacheError, labeled_pair, pool_image
+from .cache import CacheError, read_labeled_pair, read_unlabeled_image
 from .colour import STRONG_COLOURS, photometric
 from .geometry import crop_pair
-from .reading import read_mask, read_pair
+from .masks import read_mask, read_pair
 from .sources import Sources, load_sources
 
-GRACE = 120  # seconds that a loader worker outlives a SIGTERM
-REPLACEMENTS = 20  # unreadable unlabelled images in a row before a step gives up
+SIGTERM_GRACE = 120  # seconds that a loader worker outlives a SIGTERM
+MAX_REPLACEMENTS = 20  # unreadable unlabelled images in a row before a step gives up
 
 
 @lru_cache(maxsize=8)
@@ -38,13 +38,13 @@ def permutation(seed: int, stream: int, cycle: int, length: int) -> np.ndarray:
     return numpy_generator(seed, stream, cycle).permutation(length)
 
 
-def index_of(seed: int, stream: int, draw: int, length: int) -> int:
+def shuffled_index(seed: int, stream: int, draw: int, length: int) -> int:
     """Which image the draw-th place of an endless stream gets: cycle after cycle of fresh permutations."""
     cycle, place = divmod(draw, length)
     return int(permutation(seed, int(stream), cycle, length)[place])
 
 
-def labeled_places(config: Config, sources: Sources) -> list[int]:
+def labeled_indices(config: Config, sources: Sources) -> list[int]:
     """The labelled images of one cycle, by number; those with rare classes stand there several times (`data.repeat_rare`).
 
     An image counts for the rarest class it shows; a class in a share f of the images asks for sqrt(repeat_rare / f).
@@ -52,20 +52,20 @@ def labeled_places(config: Config, sources: Sources) -> list[int]:
     count, threshold = len(sources.labeled), config.data.repeat_rare
     if not threshold:
         return list(range(count))
-    shown = np.array([presence(row, config, len(sources.classes)) for row in sources.labeled])
+    shown = np.array([classes_present(row, config, len(sources.classes)) for row in sources.labeled])
     share = shown.mean(axis=0).clip(min=1 / count)
     factors = np.sqrt(threshold / share).clip(min=1)
     repeats = (np.where(shown, factors, 1.0).max(axis=1) + 0.5).astype(int)
     return np.repeat(np.arange(count), repeats).tolist()
 
 
-def presence(row: dict, config: Config, num_classes: int) -> np.ndarray:
+def classes_present(row: dict, config: Config, num_classes: int) -> np.ndarray:
     """(K,) bool: which classes the mask of a labelled row shows."""
     return np.bincount(read_mask(row["mask"], config.data, num_classes).ravel(), minlength=num_classes)[:num_classes] > 0
 
 
 @dataclass(frozen=True)
-class Crop:
+class UnlabeledCrop:
     """One unlabelled crop on the host: weak and strong (H, W, 3) uint8, valid (H, W), and the ids that could not be read."""
 
     weak: np.ndarray
@@ -74,14 +74,14 @@ class Crop:
     replaced: list[str]
 
 
-class Steps(Dataset):
+class StepDataset(Dataset):
     """Maps (step, round) to this process's `Batch`. Works only on the host; safe to copy into loader workers."""
 
     def __init__(self, config: Config, sources: Sources, shuffle_grid: tuple[int, int], process: int, processes: int):
         self.config, self.sources, self.shuffle_grid = config, sources, shuffle_grid
         self.process, self.processes = process, processes
         self.labeled_share, self.unlabeled_share = share_of_process(config, processes)
-        self.places = labeled_places(config, sources)
+        self.places = labeled_indices(config, sources)
         if config.method.teacher != "none" and not len(sources.unlabeled):
             raise DataError(
                 "there are no unlabelled images; name their list or folder with data.unlabeled, or train on the labels"
@@ -105,7 +105,7 @@ class Steps(Dataset):
             no_images, no_masks = torch.empty(0, 3, height, width, dtype=torch.uint8), torch.empty(0, height, width) > 0
             return Batch(step, images, labels, labeled_valid, no_images, no_masks, ())
         positions = [part * self.unlabeled_share + i for i in range(self.unlabeled_share)]
-        only_givers, partner = exchange(self.config, positions)
+        only_givers, partner = mix_partners(self.config, positions)
         crops = [self.unlabeled_image(step, position) for position in positions + only_givers]
         weak, valid = stack(crop.weak for crop in crops), stack(crop.valid for crop in crops)
         strong = tuple(
@@ -126,16 +126,16 @@ class Steps(Dataset):
         """Image (H, W, 3), labels (H, W) and valid (H, W) of one labelled crop."""
         seed, data = self.config.run.seed, self.config.data
         draw = step * self.config.run.batch.labeled + position
-        row = self.sources.labeled[self.places[index_of(seed, Stream.LABELED_ORDER, draw, len(self.places))]]
+        row = self.sources.labeled[self.places[shuffled_index(seed, Stream.LABELED_ORDER, draw, len(self.places))]]
         rng = numpy_generator(seed, Stream.LABELED_IMAGE, step, position)
-        image, mask = labeled_pair(row, data, len(self.sources.classes))
+        image, mask = read_labeled_pair(row, data, len(self.sources.classes))
         crop, labels, valid = crop_pair(image, mask, rng, data)
         return photometric(crop, rng) if self.config.method.labeled_colour else crop, labels, valid
 
-    def unlabeled_image(self, step: int, position: int) -> Crop:
+    def unlabeled_image(self, step: int, position: int) -> UnlabeledCrop:
         """One crop in all its colours."""
         seed, data, method = self.config.run.seed, self.config.data, self.config.method
-        image, unreadable = self.readable_image(step, position)
+        image, unreadable = self.read_unlabeled(step, position)
         crop, _, valid = crop_pair(image, None, numpy_generator(seed, Stream.UNLABELED_IMAGE, step, position), data)
         generators = (
             numpy_generator(*of_view((seed, Stream.STRONG_COLOUR, step, position), view))
@@ -144,24 +144,24 @@ class Steps(Dataset):
         strong = [STRONG_COLOURS[method.strong_colour](crop, rng) for rng in generators]
         if method.weak_colour:
             crop = photometric(crop, numpy_generator(seed, Stream.WEAK_COLOUR, step, position))
-        return Crop(crop, strong, valid, unreadable)
+        return UnlabeledCrop(crop, strong, valid, unreadable)
 
-    def readable_image(self, step: int, position: int) -> tuple[Image.Image, list[str]]:
+    def read_unlabeled(self, step: int, position: int) -> tuple[Image.Image, list[str]]:
         """The image of a place in the global batch or behind it, and what could not be read before it was found."""
         seed, pool, places = self.config.run.seed, self.sources.unlabeled, self.config.run.batch.unlabeled
         stream = Stream.UNLABELED_ORDER if position < places else Stream.SECOND_ORDER
-        index = index_of(seed, stream, step * places + position % places, len(pool))
+        index = shuffled_index(seed, stream, step * places + position % places, len(pool))
         unreadable: list[str] = []
-        for attempt in range(REPLACEMENTS):
+        for attempt in range(MAX_REPLACEMENTS):
             try:
-                return pool_image(pool[index]["image"], self.config.data), unreadable
+                return read_unlabeled_image(pool[index]["image"], self.config.data), unreadable
             except CacheError:
                 raise
             except DataError as error:
                 unreadable.append(str(error))
                 index = int(numpy_generator(seed, Stream.REPLACEMENT, step, position, attempt).integers(len(pool)))
         raise DataError(
-            f"{REPLACEMENTS} unlabelled images in a row could not be read, the last: {unreadable[-1]};"
+            f"{MAX_REPLACEMENTS} unlabelled images in a row could not be read, the last: {unreadable[-1]};"
             " check data.root and data.unlabeled"
         )
 
@@ -190,7 +190,7 @@ class Steps(Dataset):
         return torch.stack([draw_order(*self.shuffle_grid, probability, torch_generator(*key)) for key in keys])
 
 
-def exchange(config: Config, positions: list[int]) -> tuple[list[int], list[int]]:
+def mix_partners(config: Config, positions: list[int]) -> tuple[list[int], list[int]]:
     """Who gives content to the images at `positions` of the global batch.
 
     Returns:
@@ -213,7 +213,7 @@ def stack(arrays) -> Tensor:
     return torch.from_numpy(np.stack(list(arrays)))
 
 
-def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
+def step_loader(steps: StepDataset, first: int, last: int, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
     """The batches of steps `first` .. `last` - 1, round after round.
 
     Raises:
@@ -227,7 +227,7 @@ def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=leave_signals_to_the_parent,
+        worker_init_fn=ignore_signals,
     )
     watched, others = signal.getsignal(signal.SIGCHLD), multiprocessing.active_children()
     iterator = iter(loader)
@@ -246,12 +246,12 @@ def step_loader(steps: Steps, first: int, last: int, *, workers: int, pin_memory
         for child in children:
             child.kill()  # of a SIGTERM they would die late
             child.join()
-        raise DataError(death_of_a_worker(dead[0], workers)) from error
+        raise DataError(describe_worker_exit(dead[0], workers)) from error
     finally:
         del iterator  # its workers end with it; left to the interpreter's exit they might be waited for
 
 
-def death_of_a_worker(status: int, workers: int) -> str:
+def describe_worker_exit(status: int, workers: int) -> str:
     """Why a loader worker ended, as far as its exit status tells, and what helps."""
     name = signal.Signals(-status).name if status < 0 else f"status {status}"
     reason = {
@@ -261,13 +261,13 @@ def death_of_a_worker(status: int, workers: int) -> str:
     return f"a loader worker was ended by {name}, {reason} data.workers (it is {workers}, and 0 does without)"
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
+def ignore_signals(worker: int) -> None:
     """Ctrl-C and many a batch system signal every process; a worker that died would take the parent's last save along.
 
     So SIGINT is the parent's alone, and of SIGTERM a worker dies later, when the parent has long saved and gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SIGTERM_GRACE))
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,15 @@ from PIL import Image
 
 from ..config import Data
 from ..errors import DataError
-from .reading import check_sizes, is_drawn, read_image, read_mask, read_pair, stated_size
+from .images import header_size, is_scene, read_image
+from .masks import check_sizes, read_mask, read_pair
 
 
 class CacheError(DataError):
     """The cache cannot be written: no fault of the image, so no other image will do instead."""
 
 
-def pool_image(record: dict[str, Any], data: Data) -> Image.Image:
+def read_unlabeled_image(record: dict[str, Any], data: Data) -> Image.Image:
     """The picture of an unlabelled row as RGB.
 
     Args:
@@ -34,15 +35,15 @@ def pool_image(record: dict[str, Any], data: Data) -> Image.Image:
     Raises:
         DataError: what `read_image` says. CacheError: the cache cannot be written.
     """
-    if is_drawn(record):
+    if is_scene(record):
         return read_image(record, data.levels)
-    reduce = largest_scale(*stated_size(record), data) if data.draft else 1.0
+    reduce = max_scale(*header_size(record), data) if data.draft else 1.0
     return cached_image(record, data, reduce)
 
 
-def labeled_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:
+def read_labeled_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:
     """What `read_pair` gives of a labelled row, both parts of it from the cache if there is one."""
-    if not data.cache or row["mask"] is None or is_drawn(row["image"]):
+    if not data.cache or row["mask"] is None or is_scene(row["image"]):
         return read_pair(row, data, num_classes)
     image = cached_image(row["image"], data, 1.0)
     how = ("mask", data.source, data.palette, data.id_map, data.ignore_index, num_classes)
@@ -60,7 +61,7 @@ def cached_image(record: dict[str, Any], data: Data, reduce: float) -> Image.Ima
 
 def cached(record: dict[str, Any], data: Data, read: Callable[[], np.ndarray], how: tuple[Any, ...]) -> np.ndarray:
     """What `read` gives, kept in `data.cache` for the next time; `how` is all that it depends on besides the file."""
-    path = Path(data.cache) / f"{name_of(record, *how)}.npy"
+    path = Path(data.cache) / f"{cache_key(record, *how)}.npy"
     try:
         return np.load(path)
     except (OSError, ValueError, EOFError):  # not there yet, or not whole
@@ -69,13 +70,13 @@ def cached(record: dict[str, Any], data: Data, read: Callable[[], np.ndarray], h
     return pixels
 
 
-def largest_scale(height: int, width: int, data: Data) -> float:
+def max_scale(height: int, width: int, data: Data) -> float:
     """The share of its size at which an image is at most used, before the crop; see `augment.resized_size`."""
     fits = min(data.resize[0] / max(height, width), data.resize[1] / min(height, width))
     return min(1.0, fits * data.ratio[1])
 
 
-def name_of(record: dict[str, Any], *how: Any) -> str:
+def cache_key(record: dict[str, Any], *how: Any) -> str:
     """A name for what is decoded, which changes with the file, and with how it is decoded."""
     if record["bytes"] is not None:
         content = record["bytes"]

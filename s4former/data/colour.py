@@ -78,7 +78,7 @@ def truncate(values: np.ndarray) -> np.ndarray:
 # ---- UniMatch
 
 
-def jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def color_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Colour jitter in four of five images, one in five grey, one in two blurred (UniMatch, CVPR 2023).
 
     Jitter multiplies brightness, contrast and saturation by up to 0.5 to 1.5 and turns the hue by up to a quarter, in a
@@ -91,7 +91,7 @@ def jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             lambda x: ImageEnhance.Brightness(x).enhance(factors[0]),
             lambda x: ImageEnhance.Contrast(x).enhance(factors[1]),
             lambda x: ImageEnhance.Color(x).enhance(factors[2]),
-            lambda x: turn_hue(x, turn),
+            lambda x: shift_hue(x, turn),
         ]
         for number in rng.permutation(len(changes)):
             picture = changes[number](picture)
@@ -102,7 +102,7 @@ def jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.array(picture)
 
 
-def turn_hue(picture: Image.Image, turns: float) -> Image.Image:
+def shift_hue(picture: Image.Image, turns: float) -> Image.Image:
     """Every colour moved round the hue circle by a number of turns."""
     hue = (np.arange(256) + round(turns * HUE_STEPS)) % HUE_STEPS
     return picture.convert("HSV").point([*hue.tolist(), *range(256), *range(256)]).convert("RGB")
@@ -123,7 +123,7 @@ INTENSITIES: tuple[Callable[[Image.Image, np.random.Generator], Image.Image], ..
     lambda picture, rng: ImageEnhance.Sharpness(picture).enhance(rng.uniform(0.05, 0.95)),
     lambda picture, rng: ImageOps.posterize(picture, int(rng.integers(4, 9))),
     lambda picture, rng: ImageOps.solarize(picture, int(rng.integers(1, 257))),
-    lambda picture, rng: turn_hue(picture, rng.uniform(-0.5, 0.5)),
+    lambda picture, rng: shift_hue(picture, rng.uniform(-0.5, 0.5)),
 )
 
 
@@ -138,6 +138,6 @@ def random_intensity(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 # Config word -> the colours of a strong view.
 STRONG_COLOURS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "photometric": photometric,
-    "jitter": jitter,
+    "jitter": color_jitter,
     "random_intensity": random_intensity,
 }

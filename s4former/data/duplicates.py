@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Iterable
 
 
-def same_content(paths: Iterable[str | Path]) -> list[list[str]]:
+def find_duplicates(paths: Iterable[str | Path]) -> list[list[str]]:
     """Groups of files with the same bytes, in the order given; only files of one size are read.
 
     A file that cannot be read is like no other: whoever opens it next names it.

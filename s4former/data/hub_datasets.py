@@ -8,10 +8,9 @@ import pyarrow.compute as pc
 from huggingface_hub import constants
 
 from ..config import Data
-from ..errors import DataError
+from ..errors import DataError, join_first
 from ..networks.hub import UNREACHABLE, reason, wait_no_longer
-from .lists import Found, existing, read_lines
-from .reading import some
+from .lists import Found, find_path, read_text_lines
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation", "segmentation_mask", "semantic_segmentation", "labels")
@@ -63,7 +62,7 @@ def hub_table(data: Data, splits: dict[str, datasets.Dataset], split: str, part:
     """One split with the columns image, mask (not for the pool) and id."""
     if split not in splits:
         raise DataError(
-            f"{data.root} has no split {split or 'validation'!r} for data.{part}; it has {some(list(splits))}"
+            f"{data.root} has no split {split or 'validation'!r} for data.{part}; it has {join_first(list(splits))}"
         )
     table, columns = splits[split], {}
     for name, known in (("image", IMAGE_COLUMNS), ("mask", MASK_COLUMNS if part != "unlabeled" else ())):
@@ -72,7 +71,7 @@ def hub_table(data: Data, splits: dict[str, datasets.Dataset], split: str, part:
             columns[name] = column
         elif known:
             raise DataError(
-                f"{data.root}, split {split!r}, has no {name} column; it has {some(table.column_names)}, and one of"
+                f"{data.root}, split {split!r}, has no {name} column; it has {join_first(table.column_names)}, and one of"
                 f" {', '.join(known)} is needed"
             )
     naming = next((each for each in ID_COLUMNS if each in table.column_names), None)
@@ -111,8 +110,8 @@ def hub_choice(key: str, value: str, table: datasets.Dataset) -> list[int]:
         if not 0 < int(count) <= len(table):
             raise DataError(f"{key} is {value!r}, but the split train has {len(table)} rows")
         return list(range(int(count)))
-    path = existing(key, value, Path.cwd())
-    lines = [line.strip() for line in read_lines(path) if line.strip()]
+    path = find_path(key, value, Path.cwd())
+    lines = [line.strip() for line in read_text_lines(path) if line.strip()]
     if not lines:
         raise DataError(f"{key}: the list {path} is empty")
     places = {name: index for index, name in enumerate(table["id"])}

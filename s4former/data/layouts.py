@@ -6,40 +6,41 @@ from typing import Callable, Sequence
 from ..config import Data
 from ..errors import DataError
 from .class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
-from .lists import MASK_SUFFIXES, Found, Layout, Row, complete, existing, pictures, root_of, rows_of_list
+from .lists import Found, Layout, Sample, check_samples, data_root, find_images, find_path, read_list
+from .masks import MASK_ENDINGS
 
 # ---- a folder of one's own
 
 
 def folder(data: Data, parts: Sequence[str]) -> Found:
     """images/ and masks/ with list files, or a subfolder for each part."""
-    root = root_of(data)
+    root = data_root(data)
     layout = folder_layout(root, root / "images", root / "masks")
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[Sample]] = {}
     for part in parts:
         key, value, masks = f"data.{part}", getattr(data, part), part != "unlabeled"
         if value:
-            path = existing(key, value, root, root / "images")
+            path = find_path(key, value, root, root / "images")
             if path.is_dir():
                 found[part] = rows_of_folder(key, path, root, masks)
             else:
-                found[part] = rows_of_list(key, path, layout, masks=masks)
+                found[part] = read_list(key, path, layout, masks=masks)
         elif masks:
             raise DataError(f"{key} is empty; write {key}=... with a list file or a subfolder of {root}")
     if "unlabeled" in parts and not data.unlabeled:
         taken = {row.image for rows in found.values() for row in rows}
         rest = {name: path for name, path in layout.images.items() if str(path) not in taken}
-        found["unlabeled"] = [Row(str(path), None, name) for name, path in rest.items()]
+        found["unlabeled"] = [Sample(str(path), None, name) for name, path in rest.items()]
     return Found(parts=found)
 
 
 def folder_layout(root: Path, images: Path, masks: Path) -> Layout:
     """The layout of two folders with the same names in them, endings aside."""
-    found = pictures(masks, flat=False, suffixes=MASK_SUFFIXES)
-    return Layout(root, pictures(images, flat=False), found, flat=False, where=str(images), masks_where=str(masks))
+    found = find_images(masks, flat=False, suffixes=MASK_ENDINGS)
+    return Layout(root, find_images(images, flat=False), found, flat=False, where=str(images), masks_where=str(masks))
 
 
-def rows_of_folder(key: str, path: Path, root: Path, masks: bool) -> list[Row]:
+def rows_of_folder(key: str, path: Path, root: Path, masks: bool) -> list[Sample]:
     """Every image of a subfolder; masks lie in masks/ beside its images/, or in the same place below masks/."""
     images, where = path, path / "masks"
     if (path / "images").is_dir():
@@ -51,8 +52,8 @@ def rows_of_folder(key: str, path: Path, root: Path, masks: bool) -> list[Row]:
         raise DataError(f"{key}: there are no images in {images}")
     # the mask of an image in PATH may lie in PATH/masks, which is then no image
     names = [name for name, file in layout.images.items() if images != path or not file.is_relative_to(path / "masks")]
-    rows = [Row(str(layout.images[n]), str(layout.masks[n]) if masks and n in layout.masks else None, n) for n in names]
-    return complete(key, images, rows, str(where) if masks else "")
+    rows = [Sample(str(layout.images[n]), str(layout.masks[n]) if masks and n in layout.masks else None, n) for n in names]
+    return check_samples(key, images, rows, str(where) if masks else "")
 
 
 # ---- known trees
@@ -60,23 +61,23 @@ def rows_of_folder(key: str, path: Path, root: Path, masks: bool) -> list[Row]:
 
 def voc(data: Data, parts: Sequence[str]) -> Found:
     """The official VOCdevkit tree. Original masks are preferred, SegmentationClassAug fills in where there is none."""
-    root = first_with(root_of(data), "JPEGImages", "", "VOC2012", "VOCdevkit/VOC2012")
+    root = first_with(data_root(data), "JPEGImages", "", "VOC2012", "VOCdevkit/VOC2012")
     lists = root / "ImageSets" / "Segmentation"
     masks: dict[str, Path] = {}
     for kind in ("SegmentationClassAug", "SegmentationClass"):  # the second wins
-        masks |= pictures(root / kind, flat=True, suffixes=MASK_SUFFIXES)
+        masks |= find_images(root / kind, flat=True, suffixes=MASK_ENDINGS)
     layout = Layout(
-        root, pictures(root / "JPEGImages", flat=True), masks, flat=True,
+        root, find_images(root / "JPEGImages", flat=True), masks, flat=True,
         where=str(root / "JPEGImages"), masks_where=f"SegmentationClass or SegmentationClassAug of {root}",
     )  # fmt: skip
     pool = [path for path in (lists / "train.txt", lists / "trainaug.txt", lists / "train_aug.txt") if path.is_file()]
 
-    def train() -> list[Row]:
-        rows = [row for path in pool for row in rows_of_list("data.unlabeled", path, layout, masks=False)]
+    def train() -> list[Sample]:
+        rows = [row for path in pool for row in read_list("data.unlabeled", path, layout, masks=False)]
         return list({row.id: row for row in rows}.values())
 
-    def val() -> list[Row]:
-        return rows_of_list("data.validation", existing("data.validation", "val.txt", lists), layout, masks=True)
+    def val() -> list[Sample]:
+        return read_list("data.validation", find_path("data.validation", "val.txt", lists), layout, masks=True)
 
     found = listed(data, parts, layout, (root, lists), {"unlabeled": train, "validation": val})
     notes = []
@@ -87,15 +88,15 @@ def voc(data: Data, parts: Sequence[str]) -> Found:
 
 def cityscapes(data: Data, parts: Sequence[str]) -> Found:
     """leftImg8bit and gtFine as they unpack; labelTrainIds where they were made, labelIds mapped by our table."""
-    root = root_of(data)
+    root = data_root(data)
     halves = {half: root / "leftImg8bit" / half for half in ("train", "val")}
     for path in halves.values():
         if not path.is_dir():
             raise DataError(f"data.root is {data.root!r}, but {path} is missing; it must hold leftImg8bit and gtFine")
-    images = {half: pictures(path, flat=True, tags=("_leftImg8bit",)) for half, path in halves.items()}
+    images = {half: find_images(path, flat=True, tags=("_leftImg8bit",)) for half, path in halves.items()}
     masks: dict[str, Path] = {}
     for kind in ("_gtFine_labelIds", "_gtFine_labelTrainIds"):  # the second wins
-        masks |= pictures(root / "gtFine", flat=True, tags=(kind,), only=kind, suffixes=MASK_SUFFIXES)
+        masks |= find_images(root / "gtFine", flat=True, tags=(kind,), only=kind, suffixes=MASK_ENDINGS)
     layout = Layout(
         root, images["train"] | images["val"], masks, flat=True, tags=("_leftImg8bit",),
         where=str(root / "leftImg8bit"), masks_where=f"{root / 'gtFine'} (…_gtFine_labelIds.png)",
@@ -106,10 +107,10 @@ def cityscapes(data: Data, parts: Sequence[str]) -> Found:
 
 def coco(data: Data, parts: Sequence[str]) -> Found:
     """train2017 and val2017, and masks/ with PNGs of the ids 0 (no thing) and 1 to 80 (things in COCO's order)."""
-    root = root_of(data)
+    root = data_root(data)
     places = {half: first_with(root, half, "", "images") / half for half in ("train2017", "val2017")}
-    images = {half[:-4]: pictures(path, flat=True) for half, path in places.items()}
-    masks = pictures(root / "masks", flat=True, suffixes=MASK_SUFFIXES)
+    images = {half[:-4]: find_images(path, flat=True) for half, path in places.items()}
+    masks = find_images(root / "masks", flat=True, suffixes=MASK_ENDINGS)
     layout = Layout(
         root, images["train"] | images["val"], masks, flat=True, where=str(root), masks_where=str(root / "masks")
     )
@@ -117,14 +118,14 @@ def coco(data: Data, parts: Sequence[str]) -> Found:
     return Found(parts=found, classes=COCO_CLASSES)
 
 
-def halves_as_defaults(images: dict[str, dict[str, Path]], layout: Layout) -> dict[str, Callable[[], list[Row]]]:
+def halves_as_defaults(images: dict[str, dict[str, Path]], layout: Layout) -> dict[str, Callable[[], list[Sample]]]:
     """The whole train half as the pool, the whole val half for evaluation."""
 
-    def rows(half: str, masks: bool) -> list[Row]:
+    def rows(half: str, masks: bool) -> list[Sample]:
         seen = layout.masks if masks else {}
-        found = [Row(str(path), str(seen[name]) if name in seen else None, name) for name, path in images[half].items()]
+        found = [Sample(str(path), str(seen[name]) if name in seen else None, name) for name, path in images[half].items()]
         key = "data.validation" if masks else "data.unlabeled"
-        return complete(key, f"the {half} half", found, layout.masks_where if masks else "")
+        return check_samples(key, f"the {half} half", found, layout.masks_where if masks else "")
 
     return {"unlabeled": lambda: rows("train", False), "validation": lambda: rows("val", True)}
 
@@ -134,17 +135,17 @@ def listed(
     parts: Sequence[str],
     layout: Layout,
     places: Sequence[Path],
-    defaults: dict[str, Callable[[], list[Row]]],
-) -> dict[str, list[Row]]:
+    defaults: dict[str, Callable[[], list[Sample]]],
+) -> dict[str, list[Sample]]:
     """The rows of each part from its list, looked for in `places`, or from its default."""
     found = {}
     for part in parts:
         key, value = f"data.{part}", getattr(data, part)
         if value:
-            path = existing(key, value, *places)
+            path = find_path(key, value, *places)
             if path.is_dir():
                 raise DataError(f"{key} is {value!r}, which is a folder; the source {data.source} takes list files")
-            found[part] = rows_of_list(key, path, layout, masks=part != "unlabeled")
+            found[part] = read_list(key, path, layout, masks=part != "unlabeled")
         elif part in defaults:
             found[part] = defaults[part]()
         else:

@@ -16,15 +16,13 @@ from typing import Any, Iterable, Sequence
 import datasets
 
 from ..config import Data
-from ..errors import DataError
-from .reading import plural
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # in order of preference
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # JPEG would smear the ids
+from ..errors import DataError, plural
+from .images import IMAGE_ENDINGS
+from .masks import MASK_ENDINGS
 
 
 @dataclass(frozen=True)
-class Row:
+class Sample:
     """One image: absolute paths (or "shapes:SEED:INDEX:HEIGHTxWIDTH"), mask `None` where there is none."""
 
     image: str
@@ -36,7 +34,7 @@ class Row:
 class Found:
     """What a source function found: rows (or ready tables) by part, and what it knows about the classes."""
 
-    parts: dict[str, list[Row] | datasets.Dataset]
+    parts: dict[str, list[Sample] | datasets.Dataset]
     classes: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
@@ -55,7 +53,7 @@ class Layout:
 
     def id_of(self, name: str) -> str | None:
         """The id that a list means by `name`, with or without suffix, folder and tag; None if there is no image."""
-        name = bare(name.removeprefix("./").lstrip("/"), self.tags)
+        name = strip_endings(name.removeprefix("./").lstrip("/"), self.tags)
         short = PurePosixPath(name).name
         names = (name, short) if self.flat else (name, name.removeprefix("images/"))
         found = next((each for each in names if each in self.images), None)
@@ -72,9 +70,9 @@ class Layout:
 # ---- list files
 
 
-def rows_of_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Row]:
+def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Sample]:
     """The rows of a list file: an id a line, or an image and its mask as paths below the data folder."""
-    lines = [line.strip() for line in read_lines(path)]
+    lines = [line.strip() for line in read_text_lines(path)]
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise DataError(f"{key}: the list {path} is empty")
@@ -87,16 +85,16 @@ def rows_of_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[R
         else:
             rows.append(row)
     if lost:
-        near = difflib.get_close_matches(bare(lost[0], layout.tags), layout.images, n=1)
+        near = difflib.get_close_matches(strip_endings(lost[0], layout.tags), layout.images, n=1)
         raise DataError(
             f"{key}: {plural(len(lost), 'id')} of {path} {'has' if len(lost) == 1 else 'have'} no image in"
             f" {layout.where}, the first: {lost[0]}" + (f" (the nearest name is {near[0]})" if near else "")
             + (f"; a leading / means {layout.root}, since a list may not lead out of it" if lost[0].startswith("/") else "")
         )
-    return complete(key, path, rows, layout.masks_where if masks else "")
+    return check_samples(key, path, rows, layout.masks_where if masks else "")
 
 
-def row_of_line(line: str, layout: Layout, masks: bool) -> Row | None:
+def row_of_line(line: str, layout: Layout, masks: bool) -> Sample | None:
     """The row of one line; None if there is no such image. File names may hold spaces, so one name is tried first, and
     a tab parts two of them where there is one.
 
@@ -109,9 +107,9 @@ def row_of_line(line: str, layout: Layout, masks: bool) -> Row | None:
         path = layout.images[name] if name else layout.root / image.lstrip("/")
         if name is None and (layout.flat or not path.is_file()):
             continue
-        name = name or bare(path.relative_to(layout.root).as_posix())
+        name = name or strip_endings(path.relative_to(layout.root).as_posix())
         mask = layout.root / given[0].lstrip("/") if given and not layout.flat else layout.masks.get(name)
-        return Row(str(path), str(mask) if masks and mask and mask.is_file() else None, name)
+        return Sample(str(path), str(mask) if masks and mask and mask.is_file() else None, name)
     return None
 
 
@@ -121,7 +119,7 @@ def check_inside(key: str, path: Path, line: str, root: Path) -> None:
         raise DataError(f"{key}: {path} has the line {line!r}, which leaves the data folder {root}; use ids below it")
 
 
-def complete(key: str, origin: Path | str, rows: list[Row], masks: str) -> list[Row]:
+def check_samples(key: str, origin: Path | str, rows: list[Sample], masks: str) -> list[Sample]:
     """The rows, after making sure that none is there twice and, if `masks` names their place, that all have one."""
     twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
@@ -131,12 +129,12 @@ def complete(key: str, origin: Path | str, rows: list[Row], masks: str) -> list[
         raise DataError(
             f"{key}: {plural(len(lost), 'image')} of {origin} {'has' if len(lost) == 1 else 'have'} no mask in"
             f" {masks}, the first: {lost[0]}; a mask has the name of its image and one of the endings"
-            f" {', '.join(MASK_SUFFIXES)}"
+            f" {', '.join(MASK_ENDINGS)}"
         )
     return rows
 
 
-def read_lines(path: Path) -> list[str]:
+def read_text_lines(path: Path) -> list[str]:
     """The lines of a text file; `DataError` if it is none."""
     try:
         return path.read_text().splitlines()
@@ -144,7 +142,7 @@ def read_lines(path: Path) -> list[str]:
         raise DataError(f"the list {path} cannot be read as text: {error}") from None
 
 
-def list_facts(ids: Iterable[str]) -> dict[str, Any]:
+def list_fingerprint(ids: Iterable[str]) -> dict[str, Any]:
     """How many ids, and the SHA-256 of them sorted, one a line: what `LC_ALL=C sort LIST | sha256sum` prints."""
     text = "".join(f"{name}\n" for name in sorted(ids))
     return {"images": text.count("\n"), "sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -153,8 +151,8 @@ def list_facts(ids: Iterable[str]) -> dict[str, Any]:
 # ---- files and folders
 
 
-def pictures(
-    folder: Path, *, flat: bool, tags: Sequence[str] = (), only: str = "", suffixes: Sequence[str] = SUFFIXES
+def find_images(
+    folder: Path, *, flat: bool, tags: Sequence[str] = (), only: str = "", suffixes: Sequence[str] = IMAGE_ENDINGS
 ) -> dict[str, Path]:
     """Every picture below a folder by its id, in sorted order; of two with one id, the suffix named first wins.
 
@@ -164,33 +162,33 @@ def pictures(
     """
     files = []
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and not leads_back(Path(place, name))]
+        folders[:] = [name for name in folders if not name.startswith(".") and not links_to_parent(Path(place, name))]
         files += [Path(place, name) for name in names if not name.startswith(".")]
     files = [file for file in files if file.suffix.lower() in suffixes and file.stem.endswith(only)]
     files.sort(key=lambda file: (-suffixes.index(file.suffix.lower()), file))  # the last one stays
-    found = {bare(file.name if flat else file.relative_to(folder).as_posix(), tags): file for file in files}
+    found = {strip_endings(file.name if flat else file.relative_to(folder).as_posix(), tags): file for file in files}
     return dict(sorted(found.items()))
 
 
-def leads_back(folder: Path) -> bool:
+def links_to_parent(folder: Path) -> bool:
     """Whether a folder is a link to one it lies in: followed, it would show every picture again and again."""
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def bare(name: str, tags: Sequence[str] = ()) -> str:
+def strip_endings(name: str, tags: Sequence[str] = ()) -> str:
     """A path without image suffix and without any of the tags."""
     stem, dot, suffix = name.rpartition(".")
-    name = stem if dot and f".{suffix.lower()}" in SUFFIXES else name
+    name = stem if dot and f".{suffix.lower()}" in IMAGE_ENDINGS else name
     for tag in tags:
         name = name.removesuffix(tag)
     return name
 
 
-def root_of(data: Data) -> Path:
+def data_root(data: Data) -> Path:
     """The folder data.root as an absolute path; `DataError` with the nearest name if it is not there."""
     root = Path(data.root).expanduser().absolute()
     if not root.is_dir():
-        near = difflib.get_close_matches(root.name, names_below(root.parent), n=1)
+        near = difflib.get_close_matches(root.name, list_names(root.parent), n=1)
         raise DataError(
             f"data.root is {data.root!r}, but there is no such folder"
             + (f"; did you mean {root.parent / near[0]}?" if near else "")
@@ -198,20 +196,20 @@ def root_of(data: Data) -> Path:
     return root
 
 
-def existing(key: str, value: str, *folders: Path) -> Path:
+def find_path(key: str, value: str, *folders: Path) -> Path:
     """The file or folder that a value of the config names, looked for below each of `folders`, then from here."""
     tried = [folder / value for folder in folders] + [Path(value).expanduser().absolute()]
     tried += [path.with_name(path.name + ".txt") for path in tried]
     for path in tried:
         if path.exists():
             return path
-    near = difflib.get_close_matches(Path(value).name, names_below(tried[0].parent), n=3)
+    near = difflib.get_close_matches(Path(value).name, list_names(tried[0].parent), n=3)
     raise DataError(
         f"{key} is {value!r}, but there is no such list or folder in {' or '.join(map(str, folders))}"
         + (f"; near it are {', '.join(near)}" if near else "")
     )
 
 
-def names_below(folder: Path) -> list[str]:
+def list_names(folder: Path) -> list[str]:
     """Names in a folder, sorted; none if there is no such folder."""
     return sorted(os.listdir(folder)) if folder.is_dir() else []

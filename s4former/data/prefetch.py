@@ -8,7 +8,7 @@ from typing import Callable, Iterable, Iterator, TypeVar
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
-def done_ahead(work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+def prefetch(work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
     """`work` of every item, in order; the next `ahead` items are worked on, and no more are asked for or kept.
 
     What `work` raises is raised in the item's turn. Worth it for what lets other threads run, as decoders of images do.

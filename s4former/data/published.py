@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import DataError
-from .lists import bare, list_facts, read_lines
-from .reading import plural
+from ..errors import DataError, plural
+from .lists import list_fingerprint, read_text_lines, strip_endings
 
 
 class Published(NamedTuple):
@@ -115,30 +114,30 @@ PUBLISHED = {
 }
 
 
-def plain(name: str) -> str:
+def image_id(name: str) -> str:
     """The id that a line of any project's list, or an id of ours, means: a file name without folder, suffix, tag."""
-    return bare(name.split()[0].rsplit("/", 1)[-1], ("_leftImg8bit",))
+    return strip_endings(name.split()[0].rsplit("/", 1)[-1], ("_leftImg8bit",))
 
 
-def ids_of(lines: Iterable[str]) -> list[str]:
+def parse_ids(lines: Iterable[str]) -> list[str]:
     """The ids of a list's lines, in its order; blank lines and comments left out."""
     lines = (line.strip() for line in lines)
-    return [plain(line) for line in lines if line and not line.startswith("#")]
+    return [image_id(line) for line in lines if line and not line.startswith("#")]
 
 
-def recognise(ids: Iterable[str]) -> str | None:
+def identify_list(ids: Iterable[str]) -> str | None:
     """The name of the published list that has exactly these ids, in any order; None if there is none."""
-    facts = list_facts(plain(name) for name in ids if name.strip())
+    facts = list_fingerprint(image_id(name) for name in ids if name.strip())
     same = (name for name, known in PUBLISHED.items() if known[:2] == (facts["images"], facts["sha256"]))
     return next(same, None)
 
 
-def verify(ids: list[str], name: str, origin: Path | str) -> None:
+def verify_list(ids: list[str], name: str, origin: Path | str) -> None:
     """`DataError` that says what the ids of `origin` are if they are not the list `name`."""
-    found = recognise(ids)
+    found = identify_list(ids)
     if found == name:
         return
-    known, facts = PUBLISHED[name], list_facts(ids)
+    known, facts = PUBLISHED[name], list_fingerprint(ids)
     if found:
         raise DataError(f"{origin}: this is {found}, not {name}; name it {found}.txt, or get the right list")
     raise DataError(
@@ -148,18 +147,18 @@ def verify(ids: list[str], name: str, origin: Path | str) -> None:
     )
 
 
-def claimed(path: Path) -> str | None:
+def list_named_by(path: Path) -> str | None:
     """The list that a file's name says it is: FAMILY/N.txt or NAME.txt."""
     names = (f"{path.parent.name}/{path.stem}", path.stem)
     return next((name for name in names if name in PUBLISHED), None)
 
 
-def of_benchmark(benchmark: str) -> list[str]:
+def lists_of_benchmark(benchmark: str) -> list[str]:
     """The names of the lists of voc, cityscapes or coco."""
     return [name for name in PUBLISHED if name.partition("/")[0].partition("_")[0] == benchmark]
 
 
-def lists_in(folder: Path, benchmark: str) -> tuple[dict[str, list[str]], list[Path]]:
+def find_published_lists(folder: Path, benchmark: str) -> tuple[dict[str, list[str]], list[Path]]:
     """The published lists of a benchmark among the .txt files below a folder, and the files that are none.
 
     Raises:
@@ -167,21 +166,21 @@ def lists_in(folder: Path, benchmark: str) -> tuple[dict[str, list[str]], list[P
     """
     if not folder.is_dir():
         raise DataError(f"--lists is {str(folder)!r}, but there is no such folder; give the one that holds the lists")
-    wanted = of_benchmark(benchmark)
+    wanted = lists_of_benchmark(benchmark)
     found: dict[str, list[str]] = {}
     others = []
     for path in sorted(folder.rglob("*.txt")):
-        claim = claimed(path)
+        claim = list_named_by(path)
         if claim and claim not in wanted:
             continue
-        ids = ids_of(read_lines(path))
+        ids = parse_ids(read_text_lines(path))
         if claim:
-            verify(ids, claim, path)
-        name = claim or recognise(ids)
+            verify_list(ids, claim, path)
+        name = claim or identify_list(ids)
         labeled = path.with_name("labeled.txt")
         if name is None and path.name == "unlabeled.txt" and labeled.is_file():  # the whole pool is the two together
-            ids = sorted({*ids, *ids_of(read_lines(labeled))})
-            name = recognise(ids)
+            ids = sorted({*ids, *parse_ids(read_text_lines(labeled))})
+            name = identify_list(ids)
         if name in wanted:
             found[name] = ids
         else:

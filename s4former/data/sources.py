@@ -14,16 +14,17 @@ import datasets
 import numpy as np
 
 from ..config import IGNORE_INDEX, Data
-from ..errors import DataError
+from ..errors import DataError, join_first, plural
 from . import shapes
 from .hub_datasets import hub
+from .images import header_size
 from .layouts import cityscapes, coco, folder, voc
-from .lists import Found, Row, existing, list_facts
-from .published import claimed, recognise, verify
-from .reading import check_sizes, plural, read_mask, some, stated_size
+from .lists import Found, Sample, find_path, list_fingerprint
+from .masks import check_sizes, read_mask
+from .published import identify_list, list_named_by, verify_list
 
-WORDS = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}  # as readers are told
-PARTS = tuple(WORDS)
+PART_NAMES = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}  # as readers are told
+PARTS = tuple(PART_NAMES)
 FEW_IMAGES, FEW_PIXELS = 3, 0.002  # a class in fewer labelled images, or on a smaller share of them, is pointed at
 FIRST_VALIDATION_SCENE = 1_000_000  # so that more training scenes never reach the ones for evaluation
 
@@ -67,19 +68,19 @@ def load_sources(data: Data, *, training: bool = True) -> Sources:
         notes.append("the unlabelled pool is empty: every training image is labelled")
     ids = {part: tables[part]["id"][:] for part in PARTS}
     notes += recognised(ids)
-    lists = {part: list_facts(ids[part]) for part in PARTS}
+    lists = {part: list_fingerprint(ids[part]) for part in PARTS}
     return Sources(**tables, classes=classes, notes=tuple(notes), lists=lists)
 
 
-def check_claims(data: Data, parts: dict[str, list[Row]]) -> None:
+def check_claims(data: Data, parts: dict[str, list[Sample]]) -> None:
     """Refuses a list that has the name of a published one, as voc_blend_cps/662.txt, but other ids."""
     for part, rows in parts.items():
         value = getattr(data, part)
-        if data.source in ("voc", "cityscapes", "coco") and value and (name := claimed(Path(value))):
-            verify([row.id for row in rows], name, f"data.{part} is {value!r}")
+        if data.source in ("voc", "cityscapes", "coco") and value and (name := list_named_by(Path(value))):
+            verify_list([row.id for row in rows], name, f"data.{part} is {value!r}")
 
 
-def separate(data: Data, parts: dict[str, list[Row]]) -> list[str]:
+def separate(data: Data, parts: dict[str, list[Sample]]) -> list[str]:
     """Takes labelled images out of the pool, with a note, and refuses what is both trained and evaluated on."""
     notes = []
     labeled = {row.image for row in parts.get("labeled", [])}
@@ -103,15 +104,15 @@ def separate(data: Data, parts: dict[str, list[Row]]) -> list[str]:
 def recognised(ids: dict[str, list[str]]) -> list[str]:
     """'labelled list: voc_classic/92': which of the lists are published ones."""
     named = {
-        "labelled list": recognise(ids["labeled"]),
-        "unlabelled list": recognise(ids["unlabeled"]),
-        "unlabelled and labelled list together": recognise(ids["unlabeled"] + ids["labeled"]),
-        "evaluation list": recognise(ids["validation"]),
+        "labelled list": identify_list(ids["labeled"]),
+        "unlabelled list": identify_list(ids["unlabeled"]),
+        "unlabelled and labelled list together": identify_list(ids["unlabeled"] + ids["labeled"]),
+        "evaluation list": identify_list(ids["validation"]),
     }
     return [f"{what}: {name}" for what, name in named.items() if name]
 
 
-def table_of(rows: list[Row] | datasets.Dataset, *, masks: bool) -> datasets.Dataset:
+def table_of(rows: list[Sample] | datasets.Dataset, *, masks: bool) -> datasets.Dataset:
     """A `datasets.Dataset` of rows, sorted by id, so that the order of a list file changes nothing."""
     if isinstance(rows, datasets.Dataset):
         return undecoded(rows)
@@ -139,7 +140,7 @@ def classes_of(data: Data, known: tuple[str, ...]) -> tuple[str, ...]:
     """`data.classes`, else `data.classes_file`, else those of the source, else classes.json in the data folder."""
     names, origin = data.classes, "data.classes"
     if not names and data.classes_file:
-        path = existing("data.classes_file", data.classes_file, Path(data.root))
+        path = find_path("data.classes_file", data.classes_file, Path(data.root))
         names, origin = names_in(path), str(path)
     elif not names and known:
         names, origin = known, f"the source {data.source}"
@@ -198,13 +199,13 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
     for index in np.unique(np.linspace(0, total - 1, min(limit, total)).astype(int)):
         checked_mask(sources.validation[int(index)], data, len(sources.classes))
     absent = [name for name, pixels in zip(sources.classes, count) if not pixels]
-    return (f"no labelled pixel shows {some(absent)}",) if absent else ()
+    return (f"no labelled pixel shows {join_first(absent)}",) if absent else ()
 
 
 def checked_mask(row: dict[str, Any], data: Data, num_classes: int) -> np.ndarray:
     """The mask of a row, compared with the size its image states; the image itself is not decoded."""
     mask = read_mask(row["mask"], data, num_classes)
-    check_sizes(row, stated_size(row["image"]), mask.shape)
+    check_sizes(row, header_size(row["image"]), mask.shape)
     return mask
 
 
@@ -215,13 +216,13 @@ def drawn_scenes(data: Data, parts: Sequence[str]) -> Found:
     """The embedded world: scenes drawn when they are asked for, so there is nothing to download."""
     world = data.shapes
     starts = {"labeled": 0, "unlabeled": world.labeled, "validation": FIRST_VALIDATION_SCENE}
-    found: dict[str, list[Row] | datasets.Dataset] = {}
+    found: dict[str, list[Sample] | datasets.Dataset] = {}
     for part in parts:
         paths = [
             (index, f"shapes:{world.seed}:{index}:{world.height}x{world.width}")
             for index in range(starts[part], starts[part] + getattr(world, part))
         ]
-        found[part] = [Row(path, path if part != "unlabeled" else None, f"{index:07d}") for index, path in paths]
+        found[part] = [Sample(path, path if part != "unlabeled" else None, f"{index:07d}") for index, path in paths]
     return Found(parts=found, classes=tuple(shapes.CLASSES))
 
 

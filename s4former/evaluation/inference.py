@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import IGNORE_INDEX, Evaluation
-from ..data.prefetch import done_ahead
+from ..data.prefetch import prefetch
 from ..method.pseudo import required
 from .metrics import ConfusionMatrix, ImageCounts
 from .windows import resized_bands, sliding_rows
@@ -213,7 +213,7 @@ def predictions(
         items of one size, and per network their maps (B, H, W) long on the setting's device.
     """
     end = min(limit, len(dataset)) if limit else len(dataset)
-    mine = done_ahead(dataset.__getitem__, range(process_index, end, num_processes), AHEAD)
+    mine = prefetch(dataset.__getitem__, range(process_index, end, num_processes), AHEAD)
     for items in batches_of_one_size(mine, setting.evaluation.batch):
         images = torch.stack([item.image for item in items])
         speaker, threshold = pseudo or ("", 0.0)

@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.prefetch import done_ahead
-from ..data.reading import MASK_FOLDERS, read_image
+from ..data.images import IMAGE_ENDINGS, EncodedImage, read_image
+from ..data.masks import MASK_FOLDERS
+from ..data.prefetch import prefetch
 from ..errors import DataError
 from .pictures import contact_sheet, overlay, palette_png
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm"}
 LOOK = 2048  # longest side of an overlay, pixels
-Cell = dict[str, Any]  # {"path", "bytes"}, what reading.py opens
 ROWS = 10  # of the contact sheet
 AHEAD = 2  # photos that are decoded before they are asked for; each takes its memory
 
@@ -31,7 +30,7 @@ class Photo:
     id: str
 
 
-def find_photos(pattern: str) -> dict[str, Cell]:
+def find_photos(pattern: str) -> dict[str, EncodedImage]:
     """The image files meant by a file, a folder (with all below it) or a glob, as cells by id, in order of their paths.
 
     In a folder, what lies in a masks/ (labels/, annotations/) beside images/ or beside photos is a mask, and no photo.
@@ -43,7 +42,7 @@ def find_photos(pattern: str) -> dict[str, Cell]:
     """
     path = Path(pattern).expanduser()
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+        found = [file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS and file.is_file()]
         with_photos = {file.parents[1] if file.parent.name == "images" else file.parent for file in found}
         masks = {folder / name for folder in with_photos for name in MASK_FOLDERS}
         found = sorted(file for file in found if masks.isdisjoint(file.parents))
@@ -53,7 +52,7 @@ def find_photos(pattern: str) -> dict[str, Cell]:
     if not found:
         what = "the folder has no image below it" if path.is_dir() else "there is no such file or folder, and it matches none"
         raise DataError(
-            f"--images {pattern!r}: {what}; give a file, a folder with {', '.join(sorted(SUFFIXES))} files, or a glob in quotes"
+            f"--images {pattern!r}: {what}; give a file, a folder with {', '.join(sorted(IMAGE_ENDINGS))} files, or a glob in quotes"
         )
     root = path if path.is_dir() else common_folder(found)
     short = [file.relative_to(root).with_suffix("").as_posix() for file in found]
@@ -76,7 +75,7 @@ def common_folder(files: Sequence[Path]) -> Path:
 
 
 def read_photos(
-    photos: Iterable[tuple[str, Cell]], complaints: list[str], levels: tuple[float, float] = (0.0, 0.0)
+    photos: Iterable[tuple[str, EncodedImage]], complaints: list[str], levels: tuple[float, float] = (0.0, 0.0)
 ) -> Iterator[Photo]:
     """The photos, (id, cell) each, that can be read, in order; for every other a sentence is added to the complaints.
 
@@ -84,14 +83,14 @@ def read_photos(
         levels: `data.levels`, of images with more than 8 bits.
     """
 
-    def decode(photo: tuple[str, Cell]) -> Photo | DataError:
+    def decode(photo: tuple[str, EncodedImage]) -> Photo | DataError:
         try:
             image = read_image(photo[1], levels)
         except DataError as error:
             return error
         return Photo(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(), photo[0])
 
-    for photo in done_ahead(decode, photos, AHEAD):
+    for photo in prefetch(decode, photos, AHEAD):
         if isinstance(photo, DataError):
             complaints.append(str(photo))
         else:
@@ -123,7 +122,7 @@ def fitted(picture: Image.Image, side: int, way: Image.Resampling) -> Image.Imag
 
 
 def draw_sheet(
-    folder: Path, photos: dict[str, Cell], classes: Sequence[str], levels: tuple[float, float] = (0.0, 0.0)
+    folder: Path, photos: dict[str, EncodedImage], classes: Sequence[str], levels: tuple[float, float] = (0.0, 0.0)
 ) -> Path | None:
     """FOLDER/sheet.png: photo beside class map for photos spread over the list; None if none of them has a map."""
     names = [name for name in photos if (folder / "masks" / f"{name}.png").is_file()]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..config import Config, from_dict, set_override
 from ..data.batches import ValidationSet, validation_set
-from ..data.reading import read_image
+from ..data.images import read_image
 from ..evaluation.inference import Setting, normalise, predict, resize_for_test
 from ..networks.build import load_network, logits_at
 from ..networks.hub import UNREACHABLE, file_on_the_hub, reason

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config, load
-from ..data.batches import Steps
+from ..data.batches import StepDataset
 from ..data.sources import load_sources
 from ..errors import ConfigError
 from ..method.batch import Batch
@@ -47,7 +47,7 @@ def batch_of(config: Config, step: int) -> tuple[Batch, int]:
         network = build_network(
             replace(config.model, pretrained=False), id2label=dict(enumerate(sources.classes)), crop=config.data.crop
         )
-    batch = Steps(config, sources, shuffle_grid(config, network), process=0, processes=1).batch(step, 0)
+    batch = StepDataset(config, sources, shuffle_grid(config, network), process=0, processes=1).batch(step, 0)
     return batch.on(torch.device("cpu"), MEAN, STD), len(sources.classes)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 class Strong:
     """A strong view of the unlabelled images of a batch, and what is to be done to it.
 
-    images: (B_u, 3, H, W) uint8, followed by those that only give content (see `exchange`).
+    images: (B_u, 3, H, W) uint8, followed by those that only give content (see `mix_partners`).
     mix: tensors, the draw of the mix; which ones, its row in mixing.MIXES knows.
     orders: (B_u, r, c) long, the draw of PatchShuffle.
     """

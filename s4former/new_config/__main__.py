@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Iterable, Sequence
 
 from ..config import from_dict
-from ..data.lists import Row
-from ..data.reading import hexadecimal, plural
-from ..data.sources import WORDS
-from ..errors import ConfigError, DataError, in_words
+from ..data.lists import Sample
+from ..data.masks import hex_colour
+from ..data.sources import PART_NAMES
+from ..errors import ConfigError, DataError, in_words, plural
 from ..files import write_text
 from ..randomness import Stream, numpy_generator
 from ..training.machine import this_machine
@@ -128,7 +128,7 @@ def usable(found: Found, palette: dict[int, int]) -> tuple[Found, dict[str, Look
         remarks += [f"left out: {complaint}" for complaint in complaints[:MOST]]
         if len(complaints) > MOST:
             more = len(complaints) - MOST
-            remarks.append(f"left out as well, for such reasons: {more} more of the {len(rows)} {WORDS[part]} images")
+            remarks.append(f"left out as well, for such reasons: {more} more of the {len(rows)} {PART_NAMES[part]} images")
     return keep(replace(found, remarks=[*found.remarks, *remarks]), lambda row: row.image in looks), looks
 
 
@@ -144,7 +144,7 @@ def refuse_colours(masks: Iterable[dict[int, int]]) -> None:
             f"the masks hold {len(colours)} colours; so many come from a JPEG or from smoothed edges. Save them as PNGs"
             " without smoothing, of ids or of one colour for each class"
         )
-    lines = [f'  "name me {place}": "{hexadecimal(colour)}"' for place, (colour, _) in enumerate(colours.most_common())]
+    lines = [f'  "name me {place}": "{hex_colour(colour)}"' for place, (colour, _) in enumerate(colours.most_common())]
     raise DataError(
         "the masks hold colours. Name them, commonest first here, in a JSON file, and give it with --palette FILE; call what"
         " is no class void:\n{\n" + ",\n".join(lines) + "\n}"
@@ -190,7 +190,7 @@ def class_weights(shares: Sequence[float]) -> list[float]:
 # ---- what is written
 
 
-def line_of(row: Row, root: Path) -> str:
+def line_of(row: Sample, root: Path) -> str:
     """A line of a list: the image and, behind a tab, its mask, as paths below the folder."""
     return "\t".join(Path(path).relative_to(root).as_posix() for path in (row.image, row.mask) if path) + "\n"
 

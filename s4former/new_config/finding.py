@@ -14,12 +14,13 @@ from typing import Callable, Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from ..data.duplicates import same_content
+from ..data.duplicates import find_duplicates
+from ..data.images import header_size, open_image
 from ..data.layouts import folder_layout
-from ..data.lists import MASK_SUFFIXES, Row, names_below, pictures, rows_of_list
-from ..data.reading import ID_MODES, MASK_FOLDERS, check_sizes, colours_of, mask_ids, opened, plural, stated_size
-from ..data.sources import WORDS
-from ..errors import DataError
+from ..data.lists import Sample, find_images, list_names, read_list
+from ..data.masks import ID_MODES, MASK_ENDINGS, MASK_FOLDERS, check_sizes, packed_rgb, read_ids
+from ..data.sources import PART_NAMES
+from ..errors import DataError, plural
 
 PARTS = {  # the folder of a part by any of its usual names
     "labeled": ("labeled", "labelled", "train"),
@@ -35,13 +36,13 @@ MASK_TAGS = ("_mask", "_label")  # endings of mask names that image names lack
 class Found:
     """The rows of a folder by part; a row of the pool never has a mask."""
 
-    labeled: list[Row]
-    unlabeled: list[Row]
-    validation: list[Row]
+    labeled: list[Sample]
+    unlabeled: list[Sample]
+    validation: list[Sample]
     remarks: list[str] = field(default_factory=list)  # sentences about what is not as it might be
 
     @property
-    def parts(self) -> dict[str, list[Row]]:
+    def parts(self) -> dict[str, list[Sample]]:
         return {part: getattr(self, part) for part in PARTS}
 
 
@@ -80,7 +81,7 @@ def from_subfolders(folders: dict[str, Path | None]) -> Found:
         rows[part], orphans = pairs(folder) if folder else ([], [])
         if orphans:
             remarks.append(f"without an image: {plural(len(orphans), 'mask')} of {folder}, the first: {orphans[0]}")
-    pool = [Row(row.image, None, row.id) for row in rows["unlabeled"]]
+    pool = [Sample(row.image, None, row.id) for row in rows["unlabeled"]]
     for part, fate in (("labeled", "put into the pool"), ("validation", "left out")):
         bare = [row for row in rows[part] if row.mask is None]
         if bare:
@@ -94,7 +95,7 @@ def from_subfolders(folders: dict[str, Path | None]) -> Found:
 def from_images(root: Path) -> Found:
     """images/ and masks/: what has a mask is labelled, unless lists say otherwise or a subfolder is held out."""
     if not (root / "images").is_dir():
-        there = [name for name in names_below(root) if (root / name).is_dir()]
+        there = [name for name in list_names(root) if (root / name).is_dir()]
         raise DataError(
             f"{root} has neither labeled/ (with unlabeled/ and val/) nor images/ (with masks/); it has"
             f" {', '.join(f'{name}/' for name in there[:8]) or 'no folders at all'}"
@@ -111,33 +112,33 @@ def from_images(root: Path) -> Found:
     for part, names in LISTS.items():
         path = next((root / name for name in names if (root / name).is_file()), None)
         if path is not None:
-            parts[part] = rows_of_list(path.name, path, layout, masks=True)
+            parts[part] = read_list(path.name, path, layout, masks=True)
             remarks.append(f"{path.name} says which images are {'labelled' if part == 'labeled' else 'for evaluation'}")
     held_out = {row.image for row in parts["validation"]}
     parts["labeled"] = [row for row in parts["labeled"] if row.image not in held_out]
     taken = held_out | {row.image for row in parts["labeled"]}
-    return Found(unlabeled=[Row(row.image, None, row.id) for row in rows if row.image not in taken], remarks=remarks, **parts)
+    return Found(unlabeled=[Sample(row.image, None, row.id) for row in rows if row.image not in taken], remarks=remarks, **parts)
 
 
-def pairs(folder: Path) -> tuple[list[Row], list[str]]:
+def pairs(folder: Path) -> tuple[list[Sample], list[str]]:
     """Every image of a folder with its mask, if there is one; and the masks without image."""
     where = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), folder / MASK_FOLDERS[0])
     images = folder / "images" if (folder / "images").is_dir() else folder
-    found = {name: path for name, path in pictures(images, flat=False).items() if not path.is_relative_to(where)}
-    masks = pictures(where, flat=False, tags=MASK_TAGS, suffixes=MASK_SUFFIXES)
-    if not masks and pictures(where, flat=False, suffixes=(".jpg", ".jpeg")):
+    found = {name: path for name, path in find_images(images, flat=False).items() if not path.is_relative_to(where)}
+    masks = find_images(where, flat=False, tags=MASK_TAGS, suffixes=MASK_ENDINGS)
+    if not masks and find_images(where, flat=False, suffixes=(".jpg", ".jpeg")):
         raise DataError(f"the masks in {where} are JPEGs, which smear the ids of neighbours; save them as PNG")
-    rows = [Row(str(path), str(masks[name]) if name in masks else None, name) for name, path in found.items()]
+    rows = [Sample(str(path), str(masks[name]) if name in masks else None, name) for name, path in found.items()]
     return rows, [masks[name].name for name in masks if name not in found]
 
 
 # ---- what is in them
 
 
-def look_at(rows: Sequence[Row], palette: dict[int, int]) -> tuple[dict[str, Look], list[str]]:
+def look_at(rows: Sequence[Sample], palette: dict[int, int]) -> tuple[dict[str, Look], list[str]]:
     """Looks at every row, in threads: what it holds by its image's path, and a sentence for each that cannot be used."""
 
-    def look(row: Row) -> Look | DataError:
+    def look(row: Sample) -> Look | DataError:
         try:
             return look_at_row(row, palette)
         except DataError as error:
@@ -149,19 +150,19 @@ def look_at(rows: Sequence[Row], palette: dict[int, int]) -> tuple[dict[str, Loo
     return usable, [str(result) for _, result in looks if isinstance(result, DataError)]
 
 
-def look_at_row(row: Row, palette: dict[int, int]) -> Look:
+def look_at_row(row: Sample, palette: dict[int, int]) -> Look:
     """What a row holds; an image with mask is decoded, of one without only the header is read."""
     image = {"path": row.image, "bytes": None}
-    size = stated_size(image)
+    size = header_size(image)
     if row.mask is None:
         with Image.open(row.image) as picture:
             return Look(size, picture.mode)
-    with opened(image, "image") as picture:
+    with open_image(image, "image") as picture:
         mode = picture.mode
     mask = {"path": row.mask, "bytes": None}
-    with opened(mask, "mask") as picture:
+    with open_image(mask, "mask") as picture:
         in_colours = picture.mode not in ID_MODES
-        values = colours_of(picture) if in_colours and not palette else mask_ids(mask, palette)
+        values = packed_rgb(picture) if in_colours and not palette else read_ids(mask, palette)
     check_sizes({"image": image, "mask": mask}, size, values.shape)
     counts = dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True))))
     return Look(size, mode, colours=counts) if in_colours and not palette else Look(size, mode, pixels=counts)
@@ -172,13 +173,13 @@ def levels_of(paths: Sequence[str], most: int = 20) -> list[float]:
     sample = [paths[index] for index in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))]
     ranges = []
     for path in sample:
-        with opened({"path": path, "bytes": None}, "image") as image:
+        with open_image({"path": path, "bytes": None}, "image") as image:
             ranges.append(np.percentile(np.asarray(image), (0.1, 99.9)))
     low, high = np.min(ranges, axis=0)[0], np.max(ranges, axis=0)[1]
     return [float(f"{low:.6g}"), float(f"{max(high, low + 1e-6):.6g}")]
 
 
-def keep(found: Found, test: Callable[[Row], bool]) -> Found:
+def keep(found: Found, test: Callable[[Sample], bool]) -> Found:
     """The rows that pass a test."""
     return replace(found, **{part: [row for row in rows if test(row)] for part, rows in found.parts.items()})
 
@@ -187,16 +188,16 @@ def without_twins(found: Found) -> Found:
     """Leaves every picture in one set only: evaluation first, then labels, then the pool; within a set copies stay."""
     part_of = {row.image: part for part in ("validation", "labeled", "unlabeled") for row in found.parts[part]}
     dropped: dict[str, str] = {}  # path -> the set that has the same picture
-    for group in same_content(part_of):
+    for group in find_duplicates(part_of):
         first = part_of[group[0]]
         dropped |= {path: first for path in group[1:] if part_of[path] != first}
     counts = Counter((part_of[path], first) for path, first in dropped.items())
     remarks = [
-        f"left out: {plural(count, f'{WORDS[part]} image')} with the content of {WORDS[first]} ones, the first:"
+        f"left out: {plural(count, f'{PART_NAMES[part]} image')} with the content of {PART_NAMES[first]} ones, the first:"
         f" {next(Path(path).name for path in dropped if (part_of[path], dropped[path]) == (part, first))}"
         for (part, first), count in counts.items()
     ]
-    inside = sum(len(group) - 1 for group in same_content(path for path in part_of if path not in dropped))
+    inside = sum(len(group) - 1 for group in find_duplicates(path for path in part_of if path not in dropped))
     if inside:
         remarks.append(f"there twice within its set, by content, and left there: {plural(inside, 'image')}")
     return replace(keep(found, lambda row: row.image not in dropped), remarks=[*found.remarks, *remarks])
@@ -206,8 +207,8 @@ def without_twins(found: Found) -> Found:
 
 
 def hold_out(
-    rows: Sequence[Row], classes_in: dict[str, Iterable[int]], share: float, rng: np.random.Generator
-) -> tuple[list[Row], list[Row]]:
+    rows: Sequence[Sample], classes_in: dict[str, Iterable[int]], share: float, rng: np.random.Generator
+) -> tuple[list[Sample], list[Sample]]:
     """Parts labelled rows into those to train on and those to evaluate on, at random, seeded.
 
     An image whose class would be left without a training image is not taken, so rare classes stay where they are learned.

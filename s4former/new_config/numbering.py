@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ..config import IGNORE_INDEX
-from ..data.reading import hexadecimal, plural, some
-from ..errors import DataError
+from ..data.masks import hex_colour
+from ..errors import DataError, join_first, plural
 
 VOID = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown", "dontcare", "don't care", "no label"}
 TOP_IDS = (255, 65535)  # of masks of 8 and 16 bits
@@ -58,13 +58,13 @@ def numbering(pixels: Counter, names: Sequence[str], ignored: Sequence[int]) -> 
     kept = [index for index in ids if index not in void]
     if len(kept) > MANY and not names:
         raise DataError(
-            f"the masks hold {len(kept)} different values, such as {some(kept[1:])}; they look like grey values, not class"
+            f"the masks hold {len(kept)} different values, such as {join_first(kept[1:])}; they look like grey values, not class"
             f" ids{share_of_extremes(pixels)}. Save them as PNGs of ids without smoothing, or name the classes with --classes"
         )
     named, more = named_ids(kept, void, names)
     if len(named) < 2:
         raise DataError(
-            f"the masks show {plural(len(named), 'class')} only ({some(ids)}); two are needed, of which one may be the"
+            f"the masks show {plural(len(named), 'class')} only ({join_first(ids)}); two are needed, of which one may be the"
             " background"
         )
     return numbered(named, void, (*remarks, *more))
@@ -76,12 +76,12 @@ def named_ids(kept: Sequence[int], void: set[int], names: Sequence[str]) -> tupl
     if names:
         named = {index: name for index, name in enumerate(names) if index not in void}
         if not set(kept) <= set(named) and len(kept) == len(named):  # such as 0, 50, 100 for three names
-            remarks.append(f"the ids {some(kept)} are given the names in their order")
+            remarks.append(f"the ids {join_first(kept)} are given the names in their order")
             named = dict(zip(kept, named.values()))
         strange = [index for index in kept if index not in named]
         if strange:
             raise DataError(
-                f"the masks have the id{'s' if len(strange) > 1 else ''} {some(strange)}, and {plural(len(names), 'name')}"
+                f"the masks have the id{'s' if len(strange) > 1 else ''} {join_first(strange)}, and {plural(len(names), 'name')}"
                 f" are given, for 0 to {len(names) - 1}; name every id, or say which is no class with --ignore"
             )
     else:
@@ -163,7 +163,7 @@ def read_palette(path: Path) -> dict[str, str]:
         matches = [(line, match) for line in lines if (match := COLOUR_LINE.search(line))]
         wrong = [match[0] for _, match in matches if max(map(int, match.groups())) > 255]
         colours = {
-            hexadecimal(int.from_bytes(map(int, match.groups()))): name_in(line, match) for line, match in matches if not wrong
+            hex_colour(int.from_bytes(map(int, match.groups()))): name_in(line, match) for line, match in matches if not wrong
         }
     if wrong or not colours:
         raise DataError(

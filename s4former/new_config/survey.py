@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ..config import IGNORE_INDEX
-from ..data.reading import plural, some
-from ..data.sources import WORDS, is_rare
+from ..data.sources import PART_NAMES, is_rare
+from ..errors import join_first, plural
 from ..training.machine import Machine
 from .finding import DEEP, Found, Look
 from .numbering import Numbering
@@ -20,7 +20,7 @@ def describe(root: Path, found: Found, looks: dict[str, Look], numbers: Numberin
     """The short table: sets, classes, remarks."""
     lines = [str(root), "", f"{'':14}{'images':>7}  width x height"]
     for part, rows in found.parts.items():
-        lines.append(f"  {WORDS[part]:12}{len(rows):7d}  {sizes_in_words([looks[row.image].size for row in rows])}")
+        lines.append(f"  {PART_NAMES[part]:12}{len(rows):7d}  {sizes_in_words([looks[row.image].size for row in rows])}")
     tallies = [tally([looks[row.image] for row in rows], numbers) for rows in (found.labeled, found.validation)]
     width = max(12, *(len(name) for name in numbers.classes))
     lines += ["", f"  {'class':{width}}   id   labelled pixels   in images   evaluation pixels"]
@@ -45,7 +45,7 @@ def remarks_on(found: Found, looks: dict[str, Look], numbers: Numbering, rare: S
     remarks = [*numbers.remarks, *found.remarks]
     if rare:
         remarks.append(
-            f"rare among the labels: {some(rare)}; more labels of them help most. Otherwise: --class-weights here,"
+            f"rare among the labels: {join_first(rare)}; more labels of them help most. Otherwise: --class-weights here,"
             " data.repeat_rare=0.5"
         )
     if len(numbers.classes) == 2:

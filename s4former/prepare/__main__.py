@@ -14,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.published import PUBLISHED, ids_of, lists_in, of_benchmark, recognise, verify
-from ..data.reading import plural
-from ..errors import DataError
+from ..data.published import PUBLISHED, find_published_lists, identify_list, lists_of_benchmark, parse_ids, verify_list
+from ..errors import DataError, plural
 from .download import text_at
 from .trees import Ready, Wish, cityscapes, coco, voc
 
@@ -37,11 +36,11 @@ def collect_lists(benchmark: str, ready: Ready, folder: Path | None, url: str) -
     splits = ready.tree / "splits"
     found = {}
     for names in ready.halves.values():
-        ids = ids_of(names)
-        if name := recognise(ids):  # what the benchmark itself states: all of train, all of val
+        ids = parse_ids(names)
+        if name := identify_list(ids):  # what the benchmark itself states: all of train, all of val
             found[name] = ids
     if folder:
-        given, others = lists_in(folder, benchmark)
+        given, others = find_published_lists(folder, benchmark)
         found |= given
         if others:
             print(f"passed over in {folder}: {plural(len(others), 'text file')}, no published list of {benchmark}")
@@ -51,18 +50,18 @@ def collect_lists(benchmark: str, ready: Ready, folder: Path | None, url: str) -
         found |= downloaded(benchmark, url, set(found))
     for name, ids in found.items():
         write_list(splits / f"{name}.txt", ids)
-    return sorted(lists_in(splits, benchmark)[0], key=list(PUBLISHED).index) if splits.is_dir() else []
+    return sorted(find_published_lists(splits, benchmark)[0], key=list(PUBLISHED).index) if splits.is_dir() else []
 
 
 def downloaded(benchmark: str, url: str, have: set[str]) -> dict[str, list[str]]:
     """The lists below an address, named as ours or as UniMatch's; the pool of VOC is put together from two of them."""
     found, url = {}, url.rstrip("/")
-    for name in of_benchmark(benchmark):
+    for name in lists_of_benchmark(benchmark):
         for path in filter(None, (f"{name}.txt", PUBLISHED[name].unimatch)):
             if name in have or name in found or (text := text_at(f"{url}/{path}")) is None:
                 continue
-            found[name] = ids_of(text.splitlines())
-            verify(found[name], name, f"{url}/{path}")
+            found[name] = parse_ids(text.splitlines())
+            verify_list(found[name], name, f"{url}/{path}")
     if not found:
         raise DataError(
             f"--lists-url is {url!r}, but no published list of {benchmark} is there; the address is that of a folder"
@@ -72,8 +71,8 @@ def downloaded(benchmark: str, url: str, have: set[str]) -> dict[str, list[str]]
     if benchmark == "voc" and pool not in {*found, *have}:
         parts = [text_at(f"{url}/pascal/92/{part}.txt") for part in ("labeled", "unlabeled")]
         if None not in parts:
-            found[pool] = ids_of("\n".join(parts).splitlines())
-            verify(found[pool], pool, f"{url}/pascal/92 (labelled and unlabelled together)")
+            found[pool] = parse_ids("\n".join(parts).splitlines())
+            verify_list(found[pool], pool, f"{url}/pascal/92 (labelled and unlabelled together)")
     return found
 
 
@@ -94,7 +93,7 @@ def report(benchmark: str, ready: Ready, lists: Sequence[str]) -> str:
     lines += [f"  {len(names):6,} images  {origin}" for origin, names in ready.halves.items()]
     if lists:
         lines.append("published lists, verified: " + ", ".join(lists))
-    if absent := [name for name in of_benchmark(benchmark) if name not in lists]:
+    if absent := [name for name in lists_of_benchmark(benchmark) if name not in lists]:
         lines.append("not here (--lists FOLDER or --lists-url URL brings them): " + ", ".join(absent))
     if any(name.startswith("voc_blend") for name in lists) and not (ready.tree / "SegmentationClassAug").is_dir():
         lines.append("the voc_blend lists need the masks of SBD too: --sbd brings them; voc_classic does not")

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.class_names import COCO_CLASSES
-from ..data.reading import BROKEN
+from ..data.images import DECODE_ERRORS
 from ..errors import DataError
 from .mask_files import in_parallel, save_ids
 
@@ -112,7 +112,7 @@ def draw_segments(task: Task) -> np.ndarray:
     try:
         with Image.open(task.segments) as picture:
             colours = np.asarray(picture.convert("RGB")).astype(np.int64)
-    except BROKEN as error:
+    except DECODE_ERRORS as error:
         raise DataError(f"{task.segments} cannot be read: {error}; unpack the panoptic PNGs again") from None
     if colours.shape[:2] != (task.height, task.width):
         raise DataError(

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from ..data.class_names import CITYSCAPES_TRAIN_IDS
-from ..data.lists import pictures, read_lines
-from ..data.reading import BROKEN, some
-from ..errors import DataError
+from ..data.images import DECODE_ERRORS
+from ..data.lists import find_images, read_text_lines
+from ..errors import DataError, join_first
 from . import sbd
 from .coco_masks import instance_tasks, panoptic_tasks, write_masks
 from .download import Archive, check_space, fetch, in_words, unpack
@@ -84,7 +84,7 @@ def voc(wish: Wish, archive: Archive = VOC, counts: Mapping[str, int] = VOC_COUN
     if wish.sbd is not None:
         sbd.add_masks(wish.sbd, tree)
     lists = [tree / "ImageSets" / "Segmentation" / name for name in ("train.txt", "val.txt")]
-    return Ready(tree=tree, halves={str(path): read_lines(path) for path in lists if path.is_file()})
+    return Ready(tree=tree, halves={str(path): read_text_lines(path) for path in lists if path.is_file()})
 
 
 # ---- Cityscapes
@@ -110,7 +110,7 @@ def cityscapes(wish: Wish, counts: Mapping[str, int] = CITYSCAPES_COUNTS) -> Rea
         check_space(wish.root, sum(path.stat().st_size for path in raw), "the masks of train ids")
         in_parallel(write_train_ids, raw, wish.processes, "masks of train ids")
     folders = {part: wish.root / "leftImg8bit" / part for part in ("train", "val")}
-    ids = {str(path): list(pictures(path, flat=True, tags=("_leftImg8bit",))) for path in folders.values()}
+    ids = {str(path): list(find_images(path, flat=True, tags=("_leftImg8bit",))) for path in folders.values()}
     return Ready(tree=wish.root, halves=ids)
 
 
@@ -126,10 +126,10 @@ def write_train_ids(path: Path) -> None:
     try:
         with Image.open(path) as picture:
             ids = np.asarray(picture)
-    except BROKEN as error:
+    except DECODE_ERRORS as error:
         raise DataError(f"{path} cannot be read: {error}; unpack {CITYSCAPES_ZIPS['gtFine']} again") from None
     if ids.ndim != 2 or ids.dtype != np.uint8 or table[ids].min() < 0:
-        wrong = f"has the ids {some(sorted(set(ids[table[ids] < 0].tolist())))}" if ids.ndim == 2 else "holds colours"
+        wrong = f"has the ids {join_first(sorted(set(ids[table[ids] < 0].tolist())))}" if ids.ndim == 2 else "holds colours"
         raise DataError(
             f"{path} {wrong}; labelIds of Cityscapes are 0 to {len(CITYSCAPES_TRAIN_IDS) - 1}; unpack"
             f" {CITYSCAPES_ZIPS['gtFine']} again"
@@ -149,7 +149,7 @@ def coco(wish: Wish, archives: Mapping[str, Archive] = COCO, counts: Mapping[str
                 raise DataError(not_there("COCO 2017", wrong, archives[half].name, wish, archives[half]))
             unpack(fetch(archives[half], wish.archives), base)
             check_counts(base, {f"{half}/*.jpg": count}, archives[half].name)
-    images = {half: list(pictures(base / half, flat=True)) for half in counts}
+    images = {half: list(find_images(base / half, flat=True)) for half in counts}
     make_masks(wish, archives["annotations"], images)
     return Ready(tree=wish.root, halves={str(base / half): ids for half, ids in images.items()})
 
@@ -160,7 +160,7 @@ def make_masks(wish: Wish, archive: Archive, images: Mapping[str, Sequence[str]]
     masks/made_from.txt says by which of the two rules the masks are made, so that no folder holds both.
     """
     folder = wish.root / "masks"
-    marker, have = folder / "made_from.txt", set(pictures(folder, flat=True))
+    marker, have = folder / "made_from.txt", set(find_images(folder, flat=True))
     rule = marker.read_text().strip() if marker.is_file() else ""
     lost = sum(name not in have for ids in images.values() for name in ids)
     if have and not rule:

@@ -9,7 +9,7 @@ from typing import Any, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ..data.batches import Steps, ValidationSet, step_loader
+from ..data.batches import StepDataset, ValidationSet, step_loader
 from ..evaluation.inference import evaluate_networks
 from ..method.batch import Batch
 from ..method.student import shuffle_grid
@@ -47,7 +47,7 @@ def probe(training: Training, processes: int = 1) -> Probe:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     network = training.accelerator.unwrap_model(training.student).network
-    steps = Steps(config, training.sources, shuffle_grid(config, network), 0, processes)
+    steps = StepDataset(config, training.sources, shuffle_grid(config, network), 0, processes)
     first = config.method.burn_in  # steps of a burn-in have no unlabelled images
     last = first + MEASURED * 1000  # further than it will come
     with closing(step_loader(steps, first, last, workers=config.data.workers, pin_memory=device.type == "cuda")) as batches:

@@ -17,10 +17,11 @@ import torch
 from accelerate import Accelerator
 
 from ..config import IGNORE_INDEX, Config, share_of_process
-from ..data.duplicates import same_content
-from ..data.reading import is_drawn, name_of, plural, read_image, read_pair, some
-from ..data.sources import PARTS, WORDS, Sources, is_rare
-from ..errors import ConfigError, DataError
+from ..data.duplicates import find_duplicates
+from ..data.images import display_name, is_scene, read_image
+from ..data.masks import read_pair
+from ..data.sources import PART_NAMES, PARTS, Sources, is_rare
+from ..errors import ConfigError, DataError, join_first, plural
 from . import checkpoint
 from .cost import Probe, probe
 from .engine import out_of_memory
@@ -102,14 +103,14 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
             bad = [result for result in results if isinstance(result, str)]
             good = [result for result in results if not isinstance(result, str)]
             counts[part] = np.array(good).reshape(len(good), IGNORE_INDEX + 1)
-            pairs = plural(len(results), f"{WORDS[part]} image")
+            pairs = plural(len(results), f"{PART_NAMES[part]} image")
             if bad:
                 more = f", and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-                report.fail(WORDS[part], f"{len(bad)} of {pairs} cannot be used: {'; '.join(bad[:NAMED])}{more}")
+                report.fail(PART_NAMES[part], f"{len(bad)} of {pairs} cannot be used: {'; '.join(bad[:NAMED])}{more}")
             elif not good:
-                report.fail(WORDS[part], f"there are no {WORDS[part]} images; see data.{part}")
+                report.fail(PART_NAMES[part], f"there are no {PART_NAMES[part]} images; see data.{part}")
             else:
-                report.ok(WORDS[part], f"{pairs} with masks: all readable, as large as their masks, ids in range")
+                report.ok(PART_NAMES[part], f"{pairs} with masks: all readable, as large as their masks, ids in range")
     return counts
 
 
@@ -132,13 +133,13 @@ def check_classes(config: Config, sources: Sources, counts: dict[str, np.ndarray
     ]
     untested = [name for name, count in zip(sources.classes, held.sum(axis=0)) if not count]
     if absent:
-        report.note("classes", f"no labelled pixel shows {some(absent)}; it will not be learned")
+        report.note("classes", f"no labelled pixel shows {join_first(absent)}; it will not be learned")
     if few:
         lower = "" if config.method.thresholds == "per_class" else " method.thresholds=per_class,"
-        report.note("classes", f"few labels: {some(few)}; more of them help most. Otherwise: data.repeat_rare=0.5,{lower}"
+        report.note("classes", f"few labels: {join_first(few)}; more of them help most. Otherwise: data.repeat_rare=0.5,{lower}"
             " method.class_weights")
     if untested:
-        report.note("classes", f"no evaluation image shows {some(untested)}; its IoU is left out of the mean unless it is predicted")
+        report.note("classes", f"no evaluation image shows {join_first(untested)}; its IoU is left out of the mean unless it is predicted")
     if not (absent or few or untested):
         report.ok("classes", f"{number}, all with labelled and evaluation pixels")
 
@@ -146,9 +147,9 @@ def check_classes(config: Config, sources: Sources, counts: dict[str, np.ndarray
 def check_overlap(sources: Sources, report: Report) -> None:
     """The same picture in two sets, under whatever name; equal paths were refused before."""
     part_of = {
-        path: part for part in PARTS for path in paths_of(getattr(sources, part)) if not is_drawn({"path": path, "bytes": None})
+        path: part for part in PARTS for path in paths_of(getattr(sources, part)) if not is_scene({"path": path, "bytes": None})
     }
-    shared = [group for group in same_content(part_of) if len({part_of[path] for path in group}) > 1]
+    shared = [group for group in find_duplicates(part_of) if len({part_of[path] for path in group}) > 1]
     tested = [group for group in shared if "validation" in {part_of[path] for path in group}]
     if tested:
         pairs = "; ".join(" = ".join(group[:3]) for group in tested[:NAMED])
@@ -176,17 +177,17 @@ def check_pool(sources: Sources, config: Config, report: Report) -> None:
         try:
             read_image(cell, config.data.levels)
         except DataError:
-            return name_of(cell)
+            return display_name(cell)
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         bad = [name for name in threads.map(complaint, places) if name]
     looked = f"{len(places)} of {plural(len(pool), 'unlabelled image')} opened"
     if len(bad) == len(places):
-        reason = "data.unlabeled names none; method.teacher=none trains on labels alone" if not bad else some(bad, NAMED)
+        reason = "data.unlabeled names none; method.teacher=none trains on labels alone" if not bad else join_first(bad, NAMED)
         report.fail("unlabelled", f"no unlabelled image can be used: {reason}")
     elif bad:
-        report.note("unlabelled", f"{looked}, {len(bad)} cannot be read; training replaces them: {some(bad, NAMED)}")
+        report.note("unlabelled", f"{looked}, {len(bad)} cannot be read; training replaces them: {join_first(bad, NAMED)}")
     else:
         report.ok("unlabelled", f"{looked}, all readable")
 

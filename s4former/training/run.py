@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..config import Config, to_dict
-from ..data.batches import Steps, ValidationSet
+from ..data.batches import StepDataset, ValidationSet
 from ..data.sources import Sources
 from ..evaluation.inference import Setting
 from ..method.batch import Batch
@@ -43,7 +43,7 @@ class Training:
     teacher: Teacher | None
     optimizer: torch.optim.Optimizer
     setting: Setting
-    steps: Steps
+    steps: StepDataset
     validation: ValidationSet
     finiteness: Finiteness
     tally: Tally
@@ -121,7 +121,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
             evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device,
             levels=config.data.levels,
         ),  # fmt: skip
-        steps=Steps(config, sources, grid, accelerator.process_index, accelerator.num_processes),
+        steps=StepDataset(config, sources, grid, accelerator.process_index, accelerator.num_processes),
         validation=ValidationSet(config, sources, config.evaluation.limit),
         finiteness=Finiteness(accelerator.device),
         tally=Tally(sources.classes, accelerator.device, config.method.burn_in),

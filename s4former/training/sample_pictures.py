@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import IGNORE_INDEX
 from ..data.batches import ValidationSet
-from ..data.reading import read_image
+from ..data.images import read_image
 from ..errors import DataError
 from ..evaluation.inference import Setting, predict, predict_with_confidence
 from ..evaluation.pictures import display_colours

@@ -8,7 +8,7 @@ from folders import HEIGHT, WIDTH, save_image, save_mask, write
 from scripts import TINY
 
 from s4former.config import from_dict
-from s4former.data.batches import Steps, ValidationSet, exchange, index_of, labeled_places, step_loader
+from s4former.data.batches import StepDataset, ValidationSet, labeled_indices, mix_partners, shuffled_index, step_loader
 from s4former.data.sources import load_sources
 from s4former.errors import DataError
 from s4former.method.mixing import MIXES, gather, mix_pseudo
@@ -18,7 +18,7 @@ from s4former.method.pseudo import pseudo_label
 def steps_of(process=0, processes=1, **sections):
     tree = {**TINY, **{name: {**TINY.get(name, {}), **values} for name, values in sections.items()}}
     config = from_dict(tree)
-    return Steps(config, load_sources(config.data), (2, 3), process, processes)
+    return StepDataset(config, load_sources(config.data), (2, 3), process, processes)
 
 
 def same(one, other):
@@ -70,9 +70,9 @@ def test_processes_and_rounds_share_one_global_batch(names):
 
 
 def test_every_image_comes_up_once_in_a_cycle():
-    counts = collections.Counter(index_of(0, 1, draw, 7) for draw in range(7 * 13 + 3))
+    counts = collections.Counter(shuffled_index(0, 1, draw, 7) for draw in range(7 * 13 + 3))
     assert set(counts) == set(range(7)) and set(counts.values()) == {13, 14}
-    first, second = ([index_of(0, 1, draw, 7) for draw in range(7 * cycle, 7 * cycle + 7)] for cycle in (0, 1))
+    first, second = ([shuffled_index(0, 1, draw, 7) for draw in range(7 * cycle, 7 * cycle + 7)] for cycle in (0, 1))
     assert sorted(first) == sorted(second) and first != second
 
 
@@ -149,11 +149,11 @@ def test_a_group_that_lies_in_several_processes_or_rounds_mixes_as_in_one(mix, p
 
 def test_partners_are_the_next_of_the_same_group_wherever_it_lies():
     config = from_dict({})
-    assert exchange(config, list(range(8))) == ([], [1, 2, 3, 0, 5, 6, 7, 4])
-    assert exchange(config, [6, 7]) == ([4], [1, 2])  # 7 is here, 4 comes behind
-    assert exchange(config, [3]) == ([0], [1])
-    assert exchange(from_dict({"method": {"mix_from": "second_batch"}}), [6, 7]) == ([14, 15], [2, 3])
-    assert exchange(from_dict({"method": {"mix": "cutout"}}), [6, 7]) == ([], [0, 1])
+    assert mix_partners(config, list(range(8))) == ([], [1, 2, 3, 0, 5, 6, 7, 4])
+    assert mix_partners(config, [6, 7]) == ([4], [1, 2])  # 7 is here, 4 comes behind
+    assert mix_partners(config, [3]) == ([0], [1])
+    assert mix_partners(from_dict({"method": {"mix_from": "second_batch"}}), [6, 7]) == ([14, 15], [2, 3])
+    assert mix_partners(from_dict({"method": {"mix": "cutout"}}), [6, 7]) == ([], [0, 1])
 
 
 def test_an_unreadable_image_is_told_once_by_the_process_that_trains_on_it(tmp_path):
@@ -249,15 +249,15 @@ def test_images_with_rare_classes_come_up_more_often_and_steps_stay_pure(tmp_pat
     plain = {name: value for name, value in TINY["data"].items() if name != "shapes"} | folder
     config = from_dict({**TINY, "data": {**plain, "repeat_rare": 1.0}})
     sources = load_sources(config.data)
-    assert labeled_places(config, sources) == [0, 1, 2, 3, 4, 4, 4, 5, 6, 7, 8]  # sqrt(1 / (1/9)) = 3
+    assert labeled_indices(config, sources) == [0, 1, 2, 3, 4, 4, 4, 5, 6, 7, 8]  # sqrt(1 / (1/9)) = 3
     half = from_dict({**TINY, "data": {**plain, "repeat_rare": 0.5}})
-    assert labeled_places(half, sources) == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]  # sqrt(0.5 / (1/9)) = 2.1
-    assert labeled_places(from_dict({**TINY, "data": plain}), sources) == list(range(9))
-    steps = Steps(config, sources, (2, 3), 0, 1)
+    assert labeled_indices(half, sources) == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]  # sqrt(0.5 / (1/9)) = 2.1
+    assert labeled_indices(from_dict({**TINY, "data": plain}), sources) == list(range(9))
+    steps = StepDataset(config, sources, (2, 3), 0, 1)
     first = steps[3, 0]
     steps[0, 0]
     assert same(first, steps[3, 0])
-    draws = collections.Counter(steps.places[index_of(0, 0, draw, len(steps.places))] for draw in range(11 * 20))
+    draws = collections.Counter(steps.places[shuffled_index(0, 0, draw, len(steps.places))] for draw in range(11 * 20))
     assert draws[4] == 60 and draws[0] == 20
 
 
@@ -266,5 +266,5 @@ def test_an_empty_pool_is_told_before_training():
     sources = load_sources(config.data)
     sources = replace(sources, unlabeled=sources.unlabeled.select([]))
     with pytest.raises(DataError, match="there are no unlabelled images; name their list or folder with data.unlabeled"):
-        Steps(config, sources, (2, 3), 0, 1)
-    Steps(from_dict({**TINY, "method": {"teacher": "none"}}), sources, (2, 3), 0, 1)
+        StepDataset(config, sources, (2, 3), 0, 1)
+    StepDataset(from_dict({**TINY, "method": {"teacher": "none"}}), sources, (2, 3), 0, 1)

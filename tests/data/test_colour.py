@@ -15,10 +15,10 @@ from s4former.data.colour import (
     STRONG_COLOURS,
     Colour,
     apply_colour,
+    color_jitter,
     draw_colour,
-    jitter,
     random_intensity,
-    turn_hue,
+    shift_hue,
 )
 
 
@@ -99,7 +99,7 @@ def is_grey(image):
 
 def test_jitter_leaves_a_tenth_of_the_sharp_coloured_images_and_makes_a_fifth_grey():
     image = np.asarray(picture(8, 12))
-    results = [jitter(image, np.random.default_rng(seed)) for seed in range(600)]
+    results = [color_jitter(image, np.random.default_rng(seed)) for seed in range(600)]
     untouched = np.mean([np.array_equal(result, image) for result in results])
     assert 0.05 < untouched < 0.115  # 0.2 without jitter, 0.8 of them in colour, half of those not blurred: 0.08
     assert 0.15 < np.mean([is_grey(result) for result in results]) < 0.25
@@ -107,7 +107,7 @@ def test_jitter_leaves_a_tenth_of_the_sharp_coloured_images_and_makes_a_fifth_gr
 
 def test_jitter_keeps_grey_grey_and_its_brightness_within_the_factor():
     grey = np.full((6, 9, 3), 100, np.uint8)
-    levels = [jitter(grey, np.random.default_rng(seed)) for seed in range(200)]
+    levels = [color_jitter(grey, np.random.default_rng(seed)) for seed in range(200)]
     assert all(is_grey(level) for level in levels)
     assert 50 <= min(map(np.min, levels)) < 60 and 140 < max(map(np.max, levels)) <= 150
 
@@ -115,8 +115,8 @@ def test_jitter_keeps_grey_grey_and_its_brightness_within_the_factor():
 def test_a_quarter_turn_of_hue_is_the_one_of_the_formula():
     red = Image.new("RGB", (3, 2), (255, 0, 0))
     expected = np.array(colorsys.hsv_to_rgb(0.25, 1, 1)) * 255
-    assert np.abs(np.asarray(turn_hue(red, 0.25))[0, 0] - expected).max() <= 6
-    assert np.array_equal(np.asarray(turn_hue(red, 0.0)), np.asarray(red))
+    assert np.abs(np.asarray(shift_hue(red, 0.25))[0, 0] - expected).max() <= 6
+    assert np.array_equal(np.asarray(shift_hue(red, 0.0)), np.asarray(red))
 
 
 def test_random_intensity_makes_one_to_three_changes_of_eleven_each_as_often_as_the_others(monkeypatch):

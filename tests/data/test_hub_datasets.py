@@ -9,7 +9,7 @@ from folders import HEIGHT, PALETTE, WIDTH, ids, save_image, save_mask, sentence
 from PIL import Image
 
 from s4former.config import Data
-from s4former.data.reading import read_pair
+from s4former.data.masks import read_pair
 from s4former.data.sources import check_masks, load_sources
 
 

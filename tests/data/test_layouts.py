@@ -5,7 +5,7 @@ import pytest
 from folders import HEIGHT, WIDTH, data, flowers, save_image, save_mask, sentence, write
 
 from s4former.config import Data
-from s4former.data.reading import read_mask, read_pair
+from s4former.data.masks import read_mask, read_pair
 from s4former.data.sources import load_sources
 
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from s4former.data.prefetch import done_ahead
+from s4former.data.prefetch import prefetch
 
 
 def test_results_come_in_order_though_the_first_takes_longest():
@@ -17,19 +17,19 @@ def test_results_come_in_order_though_the_first_takes_longest():
             second.set()
         return 10 * number
 
-    assert list(done_ahead(work, range(5), 2)) == [0, 10, 20, 30, 40]
+    assert list(prefetch(work, range(5), 2)) == [0, 10, 20, 30, 40]
 
 
 def test_no_more_is_asked_for_than_told():
     asked = []
-    results = done_ahead(str, (asked.append(number) or number for number in range(9)), 3)
+    results = prefetch(str, (asked.append(number) or number for number in range(9)), 3)
     assert next(results) == "0" and asked == [0, 1, 2, 3]
     results.close()
     assert len(asked) == 4
 
 
 def test_an_error_waits_for_its_turn():
-    results = done_ahead(lambda number: 1 // (2 - number), range(4), 4)
+    results = prefetch(lambda number: 1 // (2 - number), range(4), 4)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)

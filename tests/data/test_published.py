@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 from folders import data, flowers, sentence, write
 
-from s4former.data.lists import list_facts
+from s4former.data.lists import list_fingerprint
 from s4former.data.published import (
     PUBLISHED,
     Published,
-    claimed,
-    ids_of,
-    lists_in,
-    of_benchmark,
-    plain,
-    recognise,
-    verify,
+    find_published_lists,
+    identify_list,
+    image_id,
+    list_named_by,
+    lists_of_benchmark,
+    parse_ids,
+    verify_list,
 )
 from s4former.data.sources import load_sources
 
@@ -27,7 +27,7 @@ CPS, U2PL = ["2007_000001", "2007_000003"], ["2007_000002", "2007_000003"]
 def known(monkeypatch):
     """Two little families under the names of published ones."""
     for name, ids in {"voc_blend_cps/662": CPS, "voc_blend_u2pl/662": U2PL}.items():
-        monkeypatch.setitem(PUBLISHED, name, Published(**list_facts(ids)))
+        monkeypatch.setitem(PUBLISHED, name, Published(**list_fingerprint(ids)))
 
 
 @pytest.mark.parametrize(
@@ -40,76 +40,76 @@ def known(monkeypatch):
     ],
 )
 def test_every_way_to_write_an_id_is_the_same_id(line):
-    assert plain(line) == "2007_000032"
+    assert image_id(line) == "2007_000032"
 
 
 def test_the_tag_of_cityscapes_is_no_part_of_an_id():
     line = "leftImg8bit/train/jena/jena_000078_000019_leftImg8bit.png gtFine/train/jena/jena_gtFine_labelTrainIds.png"
-    assert plain(line) == plain("train/jena/jena_000078_000019_leftImg8bit") == "jena_000078_000019"
+    assert image_id(line) == image_id("train/jena/jena_000078_000019_leftImg8bit") == "jena_000078_000019"
 
 
 def test_blank_lines_and_comments_are_no_ids():
-    assert ids_of(["# mine", "", "  b.jpg ", "a"]) == ["b", "a"]
+    assert parse_ids(["# mine", "", "  b.jpg ", "a"]) == ["b", "a"]
 
 
 def test_a_list_is_recognised_in_any_order_and_not_with_one_id_more_or_twice(known):
-    assert recognise([CPS[1], f"JPEGImages/{CPS[0]}.jpg x.png"]) == "voc_blend_cps/662"
-    assert recognise(CPS + ["2007_000009"]) is None
-    assert recognise(CPS + CPS[:1]) is None
-    assert recognise([]) is None
+    assert identify_list([CPS[1], f"JPEGImages/{CPS[0]}.jpg x.png"]) == "voc_blend_cps/662"
+    assert identify_list(CPS + ["2007_000009"]) is None
+    assert identify_list(CPS + CPS[:1]) is None
+    assert identify_list([]) is None
 
 
 def test_a_list_of_another_family_is_refused_by_name(known):
-    assert sentence(verify, U2PL, "voc_blend_cps/662", "mine/662.txt") == (
+    assert sentence(verify_list, U2PL, "voc_blend_cps/662", "mine/662.txt") == (
         "mine/662.txt: this is voc_blend_u2pl/662, not voc_blend_cps/662; name it voc_blend_u2pl/662.txt, or get the"
         " right list"
     )
-    assert verify(CPS, "voc_blend_cps/662", "mine/662.txt") is None
+    assert verify_list(CPS, "voc_blend_cps/662", "mine/662.txt") is None
 
 
 def test_a_list_that_is_none_of_them_is_refused_with_both_counts(known):
-    message = sentence(verify, ["x"], "voc_blend_cps/662", "mine/662.txt")
-    expected = list_facts(CPS)["sha256"][:12]
+    message = sentence(verify_list, ["x"], "voc_blend_cps/662", "mine/662.txt")
+    expected = list_fingerprint(CPS)["sha256"][:12]
     assert message.startswith("mine/662.txt: this is not voc_blend_cps/662: it has 1 id with SHA-256 73cb3858a687…")
     assert f"the published list has 2 with {expected}…" in message
 
 
 def test_a_file_claims_to_be_a_list_by_its_name():
-    assert claimed(Path("a/voc_classic/92.txt")) == "voc_classic/92"
-    assert claimed(Path("a/voc_val_1449.txt")) == "voc_val_1449"
-    assert claimed(Path("pascal/92/labeled.txt")) is None
+    assert list_named_by(Path("a/voc_classic/92.txt")) == "voc_classic/92"
+    assert list_named_by(Path("a/voc_val_1449.txt")) == "voc_val_1449"
+    assert list_named_by(Path("pascal/92/labeled.txt")) is None
 
 
 def test_lists_in_a_folder_are_found_by_content_and_others_are_told(known, tmp_path):
     write(tmp_path / "pascal" / "1_16" / "labeled.txt", *(f"JPEGImages/{name}.jpg y.png" for name in CPS))
     write(tmp_path / "pascal" / "1_16" / "unlabeled.txt", "2007_000077")
     write(tmp_path / "coco" / "1_512.txt", "not asked for, so not looked at")
-    found, others = lists_in(tmp_path, "voc")
+    found, others = find_published_lists(tmp_path, "voc")
     assert found == {"voc_blend_cps/662": CPS}
     assert [path.name for path in others] == ["unlabeled.txt"]
 
 
 def test_a_pool_is_found_as_a_labelled_and_an_unlabelled_list_together(monkeypatch, tmp_path):
-    monkeypatch.setitem(PUBLISHED, "voc_train_aug_10582", Published(**list_facts(CPS)))
+    monkeypatch.setitem(PUBLISHED, "voc_train_aug_10582", Published(**list_fingerprint(CPS)))
     write(tmp_path / "92" / "labeled.txt", CPS[1])
     write(tmp_path / "92" / "unlabeled.txt", CPS[0])
-    found, others = lists_in(tmp_path, "voc")
+    found, others = find_published_lists(tmp_path, "voc")
     assert found == {"voc_train_aug_10582": CPS} and [path.name for path in others] == ["labeled.txt"]
 
 
 def test_a_folder_with_a_wrong_list_is_refused(known, tmp_path):
     write(tmp_path / "voc_blend_cps" / "662.txt", *U2PL)
-    assert "this is voc_blend_u2pl/662, not voc_blend_cps/662" in sentence(lists_in, tmp_path, "voc")
+    assert "this is voc_blend_u2pl/662, not voc_blend_cps/662" in sentence(find_published_lists, tmp_path, "voc")
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    assert sentence(lists_in, tmp_path / "gone", "voc") == (
+    assert sentence(find_published_lists, tmp_path / "gone", "voc") == (
         f"--lists is '{tmp_path}/gone', but there is no such folder; give the one that holds the lists"
     )
 
 
 def test_every_list_is_of_one_benchmark_and_has_its_own_digest():
-    assert sum(len(of_benchmark(name)) for name in ("voc", "cityscapes", "coco")) == len(PUBLISHED)
+    assert sum(len(lists_of_benchmark(name)) for name in ("voc", "cityscapes", "coco")) == len(PUBLISHED)
     assert len({known.sha256 for known in PUBLISHED.values()}) == len(PUBLISHED)
     for name, known in PUBLISHED.items():
         assert len(known.sha256) == 64
@@ -118,9 +118,9 @@ def test_every_list_is_of_one_benchmark_and_has_its_own_digest():
 
 def test_the_log_names_the_lists_it_recognises(monkeypatch, tmp_path):
     root = flowers(tmp_path)
-    monkeypatch.setitem(PUBLISHED, "voc_classic/92", Published(**list_facts("ab")))
-    monkeypatch.setitem(PUBLISHED, "voc_train_aug_10582", Published(**list_facts("abcde")))
-    monkeypatch.setitem(PUBLISHED, "voc_val_1449", Published(**list_facts("f")))
+    monkeypatch.setitem(PUBLISHED, "voc_classic/92", Published(**list_fingerprint("ab")))
+    monkeypatch.setitem(PUBLISHED, "voc_train_aug_10582", Published(**list_fingerprint("abcde")))
+    monkeypatch.setitem(PUBLISHED, "voc_val_1449", Published(**list_fingerprint("f")))
     assert load_sources(data(root)).notes == (
         "labelled list: voc_classic/92",
         "unlabelled and labelled list together: voc_train_aug_10582",
@@ -130,5 +130,5 @@ def test_the_log_names_the_lists_it_recognises(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the published lists are not beside this checkout")
 def test_the_lists_beside_this_checkout_are_the_published_ones():
-    found = [name for benchmark in ("voc", "cityscapes", "coco") for name in lists_in(SHARED, benchmark)[0]]
+    found = [name for benchmark in ("voc", "cityscapes", "coco") for name in find_published_lists(SHARED, benchmark)[0]]
     assert sorted(found) == sorted(PUBLISHED)

@@ -6,7 +6,8 @@ from folders import HEIGHT, PALETTE, WIDTH, cell, ids, save_image, save_mask, se
 from PIL import Image
 
 from s4former.config import Data
-from s4former.data.reading import read_image, read_mask, read_pair, stated_size
+from s4former.data.images import header_size, read_image
+from s4former.data.masks import read_mask, read_pair
 
 
 def test_palette_masks_keep_their_ids(tmp_path):
@@ -56,7 +57,7 @@ def test_exif_orientation_turns_the_image_and_a_mask_that_stands_upright_fits(tm
     save_mask(tmp_path / "x.png")
     row = {"image": cell(tmp_path / "x.jpg"), "mask": cell(tmp_path / "x.png"), "id": "x"}
     assert read_pair(row, Data(), 3)[0].size == (WIDTH, HEIGHT)
-    assert stated_size(row["image"]) == (HEIGHT, WIDTH)
+    assert header_size(row["image"]) == (HEIGHT, WIDTH)
 
 
 def test_the_message_about_sizes_mentions_an_exif_orientation_that_may_be_the_cause(tmp_path):

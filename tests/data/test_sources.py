@@ -9,7 +9,8 @@ from folders import HEIGHT, WIDTH, cell, data, flowers, ids, save_mask, sentence
 
 from s4former import config
 from s4former.config import Data
-from s4former.data.reading import read_image, read_pair
+from s4former.data.images import read_image
+from s4former.data.masks import read_pair
 from s4former.data.sources import SOURCES, check_masks, load_sources
 
 

@@ -13,7 +13,7 @@ from web_server import packed, serving
 
 from s4former.config import Data
 from s4former.data.class_names import COCO_CLASSES
-from s4former.data.lists import list_facts
+from s4former.data.lists import list_fingerprint
 from s4former.data.published import PUBLISHED, Published
 from s4former.data.sources import check_masks, load_sources
 from s4former.prepare import __main__ as prepare
@@ -39,7 +39,7 @@ def known(monkeypatch):
     lists = {"voc_classic/1464": TRAIN, "voc_val_1449": VAL, "voc_classic/92": TRAIN[:1], "voc_classic/183": TRAIN[1:]}
     pool = {"voc_train_aug_10582": [*TRAIN, "2007_000004"]}
     for name, names in (lists | pool).items():
-        monkeypatch.setitem(PUBLISHED, name, Published(**list_facts(names), unimatch=PUBLISHED[name].unimatch))
+        monkeypatch.setitem(PUBLISHED, name, Published(**list_fingerprint(names), unimatch=PUBLISHED[name].unimatch))
 
 
 def in_memory(picture, kind="PNG"):

@@ -1,0 +1,125 @@
+"""Mask files: what they hold becomes ids, and ids become classes; 255 is ignored."""
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..config import IGNORE_INDEX, Data
+from ..errors import DataError, join_first, plural
+from .class_names import CITYSCAPES_TRAIN_IDS
+from .images import EncodedImage, display_name, draw_scene, is_scene, open_image, read_image
+
+MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")  # in order of preference; JPEG would smear the ids
+MASK_FOLDERS = ("masks", "labels", "annotations")  # what a folder of masks beside images may be called
+ID_MODES = ("L", "P", "1", "I", "I;16", "I;16B")  # Pillow's modes of masks whose pixel values are ids
+SMEARED = "; so many colours come from a JPEG or from smoothed edges, which no palette can undo"
+
+
+def read_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:
+    """Image and mask of a labelled row; `DataError` if they do not have the same size."""
+    image, mask = read_image(row["image"], data.levels), read_mask(row["mask"], data, num_classes)
+    check_sizes(row, (image.height, image.width), mask.shape)
+    return image, mask
+
+
+def check_sizes(row: dict[str, Any], image: tuple[int, int], mask: tuple[int, int]) -> None:
+    """`DataError` if the sizes (height, width) of a row's image and mask differ."""
+    if image != mask:
+        raise DataError(
+            f"image {display_name(row['image'])} is {image[1]}x{image[0]} and its mask {display_name(row['mask'])} is"
+            f" {mask[1]}x{mask[0]} (width x height); both must have the same size"
+            + (", and the image is turned by its EXIF orientation" if image == mask[::-1] else "")
+        )
+
+
+def read_mask(file: EncodedImage, data: Data, num_classes: int) -> np.ndarray:
+    """The class ids of a mask: (H, W) uint8, 255 = ignore.
+
+    Colours become ids by `data.palette`; then `data.id_map` applies, then `data.ignore_index`.
+
+    Raises:
+        DataError: names the file and the ids that are no classes, or says that the mask has colours instead of ids.
+    """
+    ids = read_ids(file, packed_palette(data))
+    table = class_table(data, num_classes, file["path"] or "")
+    values = table[ids if ids.dtype == np.uint8 else np.where(ids < 0, len(table), ids).clip(max=len(table) - 1)]
+    if values.max(initial=0) > IGNORE_INDEX:
+        wrong = np.unique(ids[values > IGNORE_INDEX]).tolist()
+        raise DataError(
+            f"mask {display_name(file)} has the id{'s' if len(wrong) > 1 else ''} {join_first(wrong)}, but the {num_classes}"
+            f" classes have ids 0 to {num_classes - 1} and {data.ignore_index} is ignored; map ids with data.id_map, or"
+            " set data.classes or data.ignore_index"
+        )
+    return values.astype(np.uint8)
+
+
+def class_table(data: Data, num_classes: int, path: str) -> np.ndarray:
+    """(65536,) int16: id in the mask at `path` -> class, 255 = ignore, 256 = neither."""
+    table = np.full(65536, IGNORE_INDEX + 1, np.int16)
+    table[:num_classes] = np.arange(num_classes)
+    table[min(data.ignore_index, len(table) - 1)] = IGNORE_INDEX
+    id_map = data.id_map
+    if data.source == "cityscapes" and not id_map and "labelTrainIds" not in PurePosixPath(path).name:
+        id_map = CITYSCAPES_TRAIN_IDS
+    for raw, target in id_map.items():
+        if not (raw.isdecimal() and int(raw) < len(table)):
+            raise DataError(f"data.id_map has the key {raw!r}; keys are the ids in the masks, 0 to {len(table) - 1}")
+        if not 0 <= target < num_classes and target not in (data.ignore_index, IGNORE_INDEX):
+            raise DataError(
+                f"data.id_map.{raw} is {target}; use a class id from 0 to {num_classes - 1}, or"
+                f" {data.ignore_index} to ignore it"
+            )
+        table[int(raw)] = target if 0 <= target < num_classes else IGNORE_INDEX
+    return table
+
+
+def read_ids(file: EncodedImage | None, palette: dict[int, int]) -> np.ndarray:
+    """What a mask file holds, before any mapping: (H, W) uint8 or int64.
+
+    Args:
+        palette: 0xRRGGBB -> id, for masks of colours; the palette inside a file is for display only.
+    """
+    if file is None:
+        raise DataError("a labelled row of the dataset has no mask; leave such rows out of data.labeled")
+    if is_scene(file):
+        return draw_scene(file["path"])[1]
+    with open_image(file, "mask") as mask:
+        if mask.mode in ID_MODES:
+            return np.array(mask).astype(np.int64 if mask.mode.startswith("I") else np.uint8)
+        colours, mode = packed_rgb(mask), mask.mode
+    if not palette:
+        raise DataError(
+            f"mask {display_name(file)} holds colours (mode {mode}), not class ids; say which colour is which id with"
+            f' data.palette={{"{hex_colour(int(colours[0, 0]))}": 0, ...}}, or save it as a palette or grey PNG whose'
+            " pixel values are the ids"
+        )
+    known = np.array(sorted(palette))
+    places = np.searchsorted(known, colours).clip(max=len(known) - 1)
+    unknown = known[places] != colours
+    if unknown.any():
+        values, counts = np.unique(colours[unknown], return_counts=True)
+        names = [hex_colour(int(value)) for value in values[np.argsort(-counts)]]
+        raise DataError(
+            f"mask {display_name(file)} has {plural(len(names), 'colour')} that data.palette does not name, on"
+            f" {unknown.mean():.1%} of its pixels: {join_first(names)}; add {'it' if len(names) == 1 else 'them'}, with"
+            " data.ignore_index as the id of what is no class" + (SMEARED if len(names) > 50 else "")
+        )
+    return np.array([palette[value] for value in known])[places]
+
+
+def packed_rgb(mask: Image.Image) -> np.ndarray:
+    """(H, W) int64: the colour of every pixel as 0xRRGGBB; transparency is left out."""
+    red, green, blue = (channel.astype(np.int64) for channel in np.moveaxis(np.asarray(mask.convert("RGB")), 2, 0))
+    return red << 16 | green << 8 | blue
+
+
+def packed_palette(data: Data) -> dict[int, int]:
+    """`data.palette` with its colours as numbers: 0xRRGGBB -> id."""
+    return {int(text[1:], 16): value for text, value in data.palette.items()}
+
+
+def hex_colour(colour: int) -> str:
+    """0x804080 as "#804080"."""
+    return f"#{colour:06x}"
