@@ -1,1 +1,1 @@
-"""From what can be downloaded to what training reads: `python -m s4former.prepare voc|cityscapes|coco`."""
+"""From what can be downloaded to what training reads: `s4former prepare voc|cityscapes|coco`."""

@@ -1,7 +1,6 @@
-"""Archives: fetched so that an interrupted download goes on, verified by size and digest, and unpacked once.
+"""Archives: downloads that resume, verified by size and MD5, and unpacked once.
 
-Nothing counts as there before it is verified: a download grows as NAME.part and gets its name when size and digest
-agree. What turns out wrong is kept aside as NAME.wrong.
+A download grows as NAME.part and is renamed when size and MD5 agree. A wrong one is kept as NAME.wrong.
 """
 
 import gzip
@@ -16,40 +15,38 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
-from ..errors import DataError
+from ..errors import DataError, gibibytes
 
 BLOCK = 1 << 20  # bytes read at a time
 ATTEMPTS = 5  # connections that may break off without a byte of progress
-SILENCE = 60  # seconds without a byte after which a connection counts as broken
-LARGEST_TEXT = 1 << 23  # bytes; the longest published list is a hundredth of it
+TIMEOUT = 60  # seconds without a byte after which a connection counts as broken
 PAUSE = 2.0  # seconds before a broken connection is tried again
-BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
+LARGEST_TEXT = 1 << 23  # bytes; the longest published list is a hundredth of it
+CONNECTION_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+ARCHIVE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A file that somebody publishes."""
+    """A published file. Without a size it is not fetched here: `url` is then its name, and `page` says where it is."""
 
     url: str
-    size: int  # bytes
+    size: int = 0  # bytes
     md5: str = ""  # "" = not known
     unpacked: int = 0  # bytes that its contents take
+    page: str = ""
 
     @property
     def name(self) -> str:
         return self.url.rpartition("/")[2]
 
 
-# ---- fetching
+# ---- downloading
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
@@ -60,22 +57,22 @@ def fetch(archive: Archive, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     have = size_of(part)
     check_space(folder, archive.size - have + archive.unpacked, f"{archive.name} and what is in it")
-    print(f"downloading {archive.url} to {folder}" + (f", going on after {in_words(have)}" if have else ""))
-    left, complete = ATTEMPTS, have >= archive.size
+    print(f"downloading {archive.url} to {folder}" + (f", going on after {gibibytes(have)}" if have else ""))
+    attempts, complete = ATTEMPTS, have >= archive.size
     while not complete:
         reason = "the connection was closed early"
         try:
             complete = append(archive, part)
         except urllib.error.HTTPError as error:
-            raise DataError(refusal(archive.url, error)) from None
-        except BROKEN as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
+            raise http_error(archive.url, error) from None
+        except CONNECTION_ERRORS as error:
+            reason = reason_of(error)
         have, before = size_of(part), have
-        left = ATTEMPTS if have > before else left - 1
-        if not complete and not left:
+        attempts = ATTEMPTS if have > before else attempts - 1
+        if not complete and not attempts:
             raise DataError(
-                f"the download of {archive.url} broke off after {in_words(have)} of {in_words(archive.size)}"
-                f" ({reason}); run the command again and it goes on from there"
+                f"the download of {archive.url} broke off after {have:,} of {archive.size:,} bytes ({reason}); run the"
+                " command again and it goes on from there"
             )
         if not complete:
             time.sleep(PAUSE)
@@ -84,17 +81,17 @@ def fetch(archive: Archive, folder: Path) -> Path:
 
 
 def append(archive: Archive, part: Path) -> bool:
-    """Lets the file `part` grow until the connection ends; whether the server had no more to send.
+    """Continues the file `part` until the connection ends; returns whether the server had no more to send.
 
-    A server that does not know ranges sends everything, so the file then begins anew.
+    A server that ignores ranges sends everything, so the file then begins anew.
     """
     have = size_of(part)
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=SILENCE) as answer:
-        goes_on = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        start, length = have if goes_on else 0, int(answer.headers.get("Content-Length") or 0)
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        start, length = have if resumed else 0, int(answer.headers.get("Content-Length") or 0)
         with (
-            part.open("ab" if goes_on else "wb") as file,
+            part.open("ab" if resumed else "wb") as file,
             tqdm(initial=start, total=start + length or None, unit="B", unit_scale=True, desc=archive.name) as bar,
         ):
             while block := answer.read(BLOCK):
@@ -104,24 +101,22 @@ def append(archive: Archive, part: Path) -> bool:
 
 
 def verified(path: Path, archive: Archive) -> Path:
-    """`path`, if it has the size and digest that are published; a wrong download is set aside.
-
-    Raises:
-        DataError: says size or digest as it is and as it must be.
-    """
-    size, wrong = path.stat().st_size, ""
-    if size != archive.size:
+    """`path`, if it has the published size and MD5; `DataError` else, and a wrong download is set aside."""
+    size, wrong = size_of(path), ""
+    if archive.size and size != archive.size:
         wrong = f"has {size:,} bytes; it must have {archive.size:,}"
-    elif archive.md5 and (found := md5_of(path)) != archive.md5:
-        wrong = f"has the MD5 {found}; it must be {archive.md5}"
+    elif archive.md5:
+        print(f"verifying {path}")
+        with path.open("rb") as file:
+            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if md5 != archive.md5:
+            wrong = f"has the MD5 {md5}; it must be {archive.md5}"
     if not wrong:
         return path
     if path.suffix != ".part":
-        short = size < archive.size
-        repair = f"if the download broke off, rename it to {archive.name}.part and it goes on; else move it away"
-        raise DataError(f"{path} {wrong}; {repair if short else 'move it away, or download it again'}")
-    aside = path.with_suffix(".wrong")
-    path.replace(aside)
+        resumable = f"if the download broke off, rename it to {archive.name}.part and it goes on; else move it away"
+        raise DataError(f"{path} {wrong}; {resumable if size < archive.size else 'move it away, or download it again'}")
+    aside = path.replace(path.with_suffix(".wrong"))
     raise DataError(f"what {archive.url} sent {wrong}; it is kept as {aside}; run the command again, or use a mirror")
 
 
@@ -129,39 +124,31 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def md5_of(path: Path) -> str:
-    with (
-        path.open("rb") as file,
-        tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"MD5 of {path.name}", leave=False) as bar,
-    ):
-        digest = hashlib.md5(usedforsecurity=False)
-        while block := file.read(BLOCK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
-
-
-def text_at(url: str) -> str | None:
+def read_url(url: str) -> str | None:
     """A short text from the web; None if there is no such file (404)."""
     try:
-        with urllib.request.urlopen(url, timeout=SILENCE) as answer:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
             return answer.read(LARGEST_TEXT).decode()
     except urllib.error.HTTPError as error:
-        error.close()
         if error.code == 404:
-            return None
-        raise DataError(refusal(url, error)) from None
-    except (*BROKEN, ValueError) as error:
-        reason = str(getattr(error, "reason", error)) or type(error).__name__
-        raise DataError(f"{url} cannot be read: {reason}; check the address and the connection") from None
+            return error.close()
+        raise http_error(url, error) from None
+    except (*CONNECTION_ERRORS, ValueError) as error:
+        raise DataError(f"{url} cannot be read: {reason_of(error)}; check the address and the connection") from None
 
 
-def refusal(url: str, error: urllib.error.HTTPError) -> str:
+def http_error(url: str, error: urllib.error.HTTPError) -> DataError:
     error.close()
-    return f"the server refuses {url}: {error.code} {error.reason}; download the file elsewhere and put it in place"
+    return DataError(
+        f"the server refuses {url}: {error.code} {error.reason}; download the file elsewhere and put it in place"
+    )
 
 
-# ---- space
+def reason_of(error: Exception) -> str:
+    return str(getattr(error, "reason", error)) or type(error).__name__
+
+
+# ---- unpacking
 
 
 def check_space(folder: Path, size: int, what: str) -> None:
@@ -169,64 +156,30 @@ def check_space(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise DataError(
-            f"{what} need {in_words(size)} in {folder}, but {in_words(free)} are free; make room, or use another disk"
+            f"{what} need {gibibytes(size)} in {folder}, but {gibibytes(free)} are free; make room, or use another disk"
             " with --root"
         )
 
 
-def in_words(size: int) -> str:
-    """'1.86 GiB': bytes as people read them."""
-    value, unit = float(size), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
-
-
-# ---- unpacking
-
-
-class Member(NamedTuple):
-    """A file in an archive."""
-
-    name: str
-    size: int
-    open: Callable[[], IO[bytes]]
-
-
 def unpack(path: Path, folder: Path) -> None:
-    """Unpacks a tar or zip archive; what is there in its full size already is passed over, so it can be interrupted.
+    """Unpacks a tar or zip archive, links aside. Files that are there in full size are kept, so it can be interrupted.
 
     Raises:
-        DataError: if the archive is damaged or none, leads out of the folder, or has not room enough there.
+        DataError: the archive is damaged, leads out of the folder, or does not fit on the disk.
     """
     try:
         with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else tarfile.open(path) as archive:
-            members = [each for each in members_of(archive) if size_of(folder / each.name) != each.size]
+            if isinstance(archive, zipfile.ZipFile):
+                files = [(each.filename, each.file_size, each) for each in archive.infolist() if not each.is_dir()]
+            else:
+                archive.extraction_filter = tarfile.data_filter
+                files = [(each.name, each.size, each) for each in archive if each.isfile()]
+            files = [file for file in files if size_of(folder / file[0]) != file[1]]
             folder.mkdir(parents=True, exist_ok=True)
-            check_space(folder, sum(member.size for member in members), f"the contents of {path.name}")
-            for member in tqdm(members, desc=f"unpacking {path.name}", unit=" files"):
-                extract(member, folder, path)
-    except DAMAGED as error:
+            check_space(folder, sum(size for _, size, _ in files), f"the contents of {path.name}")
+            for name, _, member in tqdm(files, desc=f"unpacking {path.name}", unit=" files"):
+                if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                    raise DataError(f"{path} holds {name!r}, which leads out of {folder}; get it from its publisher")
+                archive.extract(member, folder)
+    except ARCHIVE_ERRORS as error:
         raise DataError(f"{path} cannot be unpacked: {error}; move it away and download it again") from None
-
-
-def members_of(archive: zipfile.ZipFile | tarfile.TarFile) -> list[Member]:
-    """The files of an archive; folders come with them, and links are left out."""
-    if isinstance(archive, zipfile.ZipFile):
-        files = (each for each in archive.infolist() if not each.is_dir())
-        return [Member(each.filename, each.file_size, partial(archive.open, each)) for each in files]
-    return [Member(each.name, each.size, partial(archive.extractfile, each)) for each in archive if each.isfile()]
-
-
-def extract(member: Member, folder: Path, archive: Path) -> None:
-    """Writes one file beside its place and renames it, so that a file that is there is whole."""
-    target = folder / member.name
-    if not target.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{archive} holds {member.name!r}, which leads out of {folder}; get it from its publisher")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    with member.open() as source, part.open("wb") as file:
-        shutil.copyfileobj(source, file, BLOCK)
-    part.replace(target)

@@ -1,4 +1,4 @@
-"""Many mask files: made in parallel, and each of them either whole or not there."""
+"""Writing many masks in parallel, each of them either whole or not there."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 def save_ids(path: Path, ids: np.ndarray) -> None:
-    """Writes (H, W) uint8 ids as a grey PNG: beside, and renamed, so that a file that is there is whole."""
+    """Writes (H, W) uint8 ids as a grey PNG, under another name first, so that a file that is there is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     Image.fromarray(ids).save(part, format="PNG")

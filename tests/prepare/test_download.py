@@ -8,7 +8,7 @@ from folders import sentence
 from web_server import packed, serving
 
 from s4former.prepare import download
-from s4former.prepare.download import Archive, check_space, fetch, in_words, text_at, unpack
+from s4former.prepare.download import Archive, check_space, fetch, read_url, unpack
 
 CONTENT = bytes(range(256)) * 40
 
@@ -49,7 +49,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(archive, server, tm
 def test_a_download_that_stays_broken_goes_on_with_the_next_command(archive, server, tmp_path):
     server.troubles = [1000] + [0] * download.ATTEMPTS
     assert sentence(fetch, archive, tmp_path) == (
-        f"the download of {archive.url} broke off after 1000 B of 10 KiB (the connection was closed early); run the"
+        f"the download of {archive.url} broke off after 1,000 of 10,240 bytes (the connection was closed early); run the"
         " command again and it goes on from there"
     )
     server.asked.clear()
@@ -86,14 +86,14 @@ def test_a_server_that_refuses_or_is_not_there_is_said_in_words(archive, server,
         f"the server refuses {server.url}/gone.tar: 404 Not Found; download the file elsewhere and put it in place"
     )
     silent = Archive(url="http://127.0.0.1:9/a.tar", size=10)
-    assert "broke off after 0 B of 10 B ([Errno 111] Connection refused)" in sentence(fetch, silent, tmp_path)
+    assert "broke off after 0 of 10 bytes ([Errno 111] Connection refused)" in sentence(fetch, silent, tmp_path)
 
 
 def test_the_disk_is_looked_at_first(archive, server, tmp_path, monkeypatch):
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 2**20))
     huge = Archive(url=archive.url, size=3 * 2**30, unpacked=2**30)
     assert sentence(fetch, huge, tmp_path) == (
-        f"a.tar and what is in it need 4 GiB in {tmp_path}, but 5 MiB are free; make room, or use another disk with"
+        f"a.tar and what is in it need 4.00 GiB in {tmp_path}, but 5.0 MiB are free; make room, or use another disk with"
         " --root"
     )
     assert not server.asked
@@ -102,19 +102,12 @@ def test_the_disk_is_looked_at_first(archive, server, tmp_path, monkeypatch):
 
 def test_texts_are_read_and_a_missing_one_is_none(server, tmp_path):
     (tmp_path / "web" / "92.txt").write_text("a\nb\n")
-    assert text_at(f"{server.url}/92.txt") == "a\nb\n"
-    assert text_at(f"{server.url}/93.txt") is None
-    assert "127.0.0.1:9/92.txt cannot be read: [Errno 111]" in sentence(text_at, "http://127.0.0.1:9/92.txt")
-    assert sentence(text_at, "lists/92.txt") == (
+    assert read_url(f"{server.url}/92.txt") == "a\nb\n"
+    assert read_url(f"{server.url}/93.txt") is None
+    assert "127.0.0.1:9/92.txt cannot be read: [Errno 111]" in sentence(read_url, "http://127.0.0.1:9/92.txt")
+    assert sentence(read_url, "lists/92.txt") == (
         "lists/92.txt cannot be read: unknown url type: 'lists/92.txt'; check the address and the connection"
     )
-
-
-@pytest.mark.parametrize(
-    "size, words", [(0, "0 B"), (1999639040, "1.86 GiB"), (1024, "1 KiB"), (1010 * 2**20, "1010 MiB")]
-)
-def test_sizes_in_words(size, words):
-    assert in_words(size) == words
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])

@@ -39,8 +39,8 @@ def scipy(monkeypatch):
 def test_a_ready_folder_is_copied_once_and_counted(tree, tmp_path):
     for name in "ab":
         save_mask(tmp_path / "given" / "SegmentationClassAug" / f"{name}.png")
-    sbd.add_masks(tmp_path / "given", tree, with_mask=2)
-    sbd.add_masks(tmp_path / "given" / "SegmentationClassAug", tree, with_mask=2)
+    sbd.add_masks(tmp_path / "given", tree, images=2)
+    sbd.add_masks(tmp_path / "given" / "SegmentationClassAug", tree, images=2)
     assert sorted(path.name for path in (tree / "SegmentationClassAug").iterdir()) == ["a.png", "b.png"]
 
 
@@ -52,7 +52,7 @@ def test_matlab_files_become_masks(tree, tmp_path, scipy, kind):
     if kind == "archive":
         files = {"benchmark_RELEASE/dataset/cls/b.mat": ids().tobytes(), "benchmark_RELEASE/dataset/inst/b.mat": b"x"}
         source = packed(tmp_path / "benchmark.tgz", files)
-    sbd.add_masks(source, tree, with_mask=2)
+    sbd.add_masks(source, tree, images=2)
     with Image.open(tree / "SegmentationClassAug" / "b.png") as mask:
         assert np.array_equal(np.asarray(mask), ids())
 

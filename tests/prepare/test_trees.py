@@ -1,4 +1,4 @@
-"""prepare.py and trees.py: tiny archives of the official layout become what training reads."""
+"""trees.py, lists.py and command.py: tiny archives of the official layout become what training reads."""
 
 import hashlib
 import io
@@ -16,10 +16,10 @@ from s4former.data.class_names import COCO_CLASSES
 from s4former.data.lists import list_fingerprint
 from s4former.data.published import PUBLISHED, Published
 from s4former.data.sources import check_masks, load_sources
-from s4former.prepare import __main__ as prepare
-from s4former.prepare import download, trees
+from s4former.prepare import command, download, trees
 from s4former.prepare.download import Archive
-from s4former.prepare.trees import Wish, cityscapes, coco, voc
+from s4former.prepare.lists import collect_lists
+from s4former.prepare.trees import Options, cityscapes, coco, voc
 
 TRAIN, VAL = ["2007_000001", "2007_000002"], ["2007_000003"]
 VOC_COUNTS = {"JPEGImages/*.jpg": 4, "SegmentationClass/*.png": 3}
@@ -68,8 +68,8 @@ def voc_archive(server, tmp_path):
     return file_facts(packed(tmp_path / "web" / "VOCtrainval_11-May-2012.tar", files), server.url)
 
 
-def wish(root, **changes):
-    return Wish(**{"root": root, "archives": root, "processes": 1, **changes})
+def options(root, **changes):
+    return Options(**{"root": root, "archives": root, "processes": 1, **changes})
 
 
 # ---- VOC
@@ -77,12 +77,12 @@ def wish(root, **changes):
 
 def test_voc_is_downloaded_unpacked_and_trained_on_without_sbd(voc_archive, server, known, tmp_path):
     server.troubles = [100]  # the first connection breaks off
-    ready = voc(wish(tmp_path / "data", download=True), voc_archive, VOC_COUNTS)
-    assert ready.tree == tmp_path / "data" / "VOCdevkit" / "VOC2012"
-    assert list(ready.halves.values()) == [TRAIN, VAL]
+    prepared = voc(options(tmp_path / "data", download=True), voc_archive, VOC_COUNTS)
+    assert prepared.root == tmp_path / "data" / "VOCdevkit" / "VOC2012"
+    assert list(prepared.splits.values()) == [TRAIN, VAL]
     write(tmp_path / "mine" / "pascal" / "92" / "labeled.txt", f"JPEGImages/{TRAIN[0]}.jpg SegmentationClass/x.png")
     write(tmp_path / "mine" / "pascal" / "92" / "unlabeled.txt", TRAIN[1], "2007_000004")
-    lists = prepare.collect_lists("voc", ready, tmp_path / "mine", "")
+    lists = collect_lists("voc", prepared, tmp_path / "mine", "")
     assert lists == ["voc_classic/92", "voc_classic/1464", "voc_train_aug_10582", "voc_val_1449"]
     data = Data(
         source="voc", root=str(tmp_path / "data" / "VOCdevkit"), labeled="splits/voc_classic/92.txt",
@@ -92,7 +92,7 @@ def test_voc_is_downloaded_unpacked_and_trained_on_without_sbd(voc_archive, serv
     assert sources.unlabeled["id"][:] == [TRAIN[1], "2007_000004"]
     assert "labelled list: voc_classic/92" in sources.notes
     check_masks(sources, data)
-    write(ready.tree / "splits" / "voc_classic" / "92.txt", TRAIN[1])
+    write(prepared.root / "splits" / "voc_classic" / "92.txt", TRAIN[1])
     assert sentence(load_sources, data) == (
         "data.labeled is 'splits/voc_classic/92.txt': this is voc_classic/183, not voc_classic/92; name it"
         " voc_classic/183.txt, or get the right list"
@@ -101,52 +101,52 @@ def test_voc_is_downloaded_unpacked_and_trained_on_without_sbd(voc_archive, serv
 
 def test_what_is_complete_needs_no_archive_and_no_server(voc_archive, server, tmp_path):
     root = tmp_path / "data"
-    voc(wish(root, download=True), voc_archive, VOC_COUNTS)
+    voc(options(root, download=True), voc_archive, VOC_COUNTS)
     (root / "VOCtrainval_11-May-2012.tar").unlink()
     server.asked.clear()
     for place in (root, root / "VOCdevkit", root / "VOCdevkit" / "VOC2012"):
-        assert voc(wish(place), voc_archive, VOC_COUNTS).tree == root / "VOCdevkit" / "VOC2012"
+        assert voc(options(place), voc_archive, VOC_COUNTS).root == root / "VOCdevkit" / "VOC2012"
     assert not server.asked
 
 
 def test_an_archive_that_lies_there_is_unpacked_and_fills_what_is_missing(voc_archive, server, tmp_path):
     root = tmp_path / "data"
-    tree = voc(wish(root, archives=tmp_path / "web"), voc_archive, VOC_COUNTS).tree
+    tree = voc(options(root, archives=tmp_path / "web"), voc_archive, VOC_COUNTS).root
     (tree / "JPEGImages" / f"{TRAIN[0]}.jpg").unlink()
-    assert voc(wish(root / "VOCdevkit", archives=tmp_path / "web"), voc_archive, VOC_COUNTS).tree == tree
+    assert voc(options(root / "VOCdevkit", archives=tmp_path / "web"), voc_archive, VOC_COUNTS).root == tree
     assert (tree / "JPEGImages" / f"{TRAIN[0]}.jpg").is_file() and not server.asked
 
 
 def test_without_an_archive_and_a_download_the_way_is_said(tmp_path):
-    assert sentence(voc, wish(tmp_path)) == (
-        f"VOC 2012 is not complete ({tmp_path}/VOCdevkit/VOC2012/JPEGImages/*.jpg: 0 of 17,125); put"
-        f" VOCtrainval_11-May-2012.tar into {tmp_path}, or add --download (1.86 GiB from"
+    assert sentence(voc, options(tmp_path)) == (
+        f"files of VOCtrainval_11-May-2012.tar are missing ({tmp_path}/VOCdevkit/VOC2012/JPEGImages/*.jpg: 0 of 17,125),"
+        f" and so is the archive; put it into {tmp_path}, or add --download (1.86 GiB from"
         " http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar)"
     )
 
 
 def test_an_archive_with_other_files_is_refused(voc_archive, tmp_path):
     counts = {"JPEGImages/*.jpg": 5}
-    message = sentence(voc, wish(tmp_path / "data", archives=tmp_path / "web"), voc_archive, counts)
+    message = sentence(voc, options(tmp_path / "data", archives=tmp_path / "web"), voc_archive, counts)
     assert message.startswith("after unpacking VOCtrainval_11-May-2012.tar, other files are there than expected: ")
     assert message.endswith("/JPEGImages/*.jpg: 4 of 5; get it again")
 
 
 def test_lists_come_from_an_address_and_a_wrong_one_is_refused(voc_archive, server, known, tmp_path):
-    ready = voc(wish(tmp_path / "data", archives=tmp_path / "web"), voc_archive, VOC_COUNTS)
+    prepared = voc(options(tmp_path / "data", archives=tmp_path / "web"), voc_archive, VOC_COUNTS)
     web = tmp_path / "web" / "splits"
     write(web / "voc_classic" / "183.txt", *TRAIN[1:])  # our layout
     write(web / "pascal" / "92" / "labeled.txt", f"JPEGImages/{TRAIN[0]}.jpg SegmentationClass/x.png")  # UniMatch's
     write(web / "pascal" / "92" / "unlabeled.txt", TRAIN[1], "2007_000004")
-    lists = prepare.collect_lists("voc", ready, None, f"{server.url}/splits/")
+    lists = collect_lists("voc", prepared, None, f"{server.url}/splits/")
     assert lists[:2] == ["voc_classic/92", "voc_classic/183"] and "voc_train_aug_10582" in lists
-    assert (ready.tree / "splits" / "voc_classic" / "92.txt").read_text() == f"{TRAIN[0]}\n"
+    assert (prepared.root / "splits" / "voc_classic" / "92.txt").read_text() == f"{TRAIN[0]}\n"
     write(web / "voc_classic" / "183.txt", *TRAIN[:1])
-    assert sentence(prepare.collect_lists, "voc", ready, None, f"{server.url}/splits").startswith(
+    assert sentence(collect_lists, "voc", prepared, None, f"{server.url}/splits").startswith(
         f"{server.url}/splits/voc_classic/183.txt: this is voc_classic/92, not voc_classic/183; "
     )
     assert f"--lists-url is '{server.url}/none', but no published list of voc is there" in sentence(
-        prepare.collect_lists, "voc", ready, None, f"{server.url}/none"
+        collect_lists, "voc", prepared, None, f"{server.url}/none"
     )
 
 
@@ -169,8 +169,8 @@ def test_cityscapes_gets_masks_of_the_19_train_ids(tmp_path):
     cityscapes_zips(tmp_path / "zips", raw)
     root = tmp_path / "data"
     root.mkdir()
-    ready = cityscapes(wish(root, archives=tmp_path / "zips"), CITYSCAPES_COUNTS)
-    assert list(ready.halves.values()) == list(NAMES.values())
+    prepared = cityscapes(options(root, archives=tmp_path / "zips"), CITYSCAPES_COUNTS)
+    assert list(prepared.splits.values()) == list(NAMES.values())
     with Image.open(root / "gtFine" / "train" / "jena" / "jena_000000_000019_gtFine_labelTrainIds.png") as mask:
         made = np.asarray(mask)
     # by hand: 7 = road, 8 = sidewalk, 11 = building, 33 = bicycle; 0 unlabelled, 9 parking, 29 caravan are ignored
@@ -178,7 +178,7 @@ def test_cityscapes_gets_masks_of_the_19_train_ids(tmp_path):
     assert [int(made[raw == i][0]) for i in (7, 8, 11, 33)] == [0, 1, 2, 18]
     for path in root.glob("gtFine/*/*/*_labelIds.png"):
         path.unlink()  # a folder that has the train ids already is accepted
-    cityscapes(wish(root), CITYSCAPES_COUNTS)
+    cityscapes(options(root), CITYSCAPES_COUNTS)
     write(tmp_path / "labeled.txt", "jena_000001_000019")
     data = Data(source="cityscapes", root=str(root), labeled=str(tmp_path / "labeled.txt"))
     sources = load_sources(data)
@@ -187,10 +187,11 @@ def test_cityscapes_gets_masks_of_the_19_train_ids(tmp_path):
 
 
 def test_cityscapes_is_never_downloaded_and_says_where_it_is(tmp_path):
-    assert sentence(cityscapes, wish(tmp_path, download=True)) == (
-        f"Cityscapes is not complete ({tmp_path}/leftImg8bit/train/*/*_leftImg8bit.png: 0 of 2,975); get it from"
-        " https://www.cityscapes-dataset.com/downloads/ (it needs a registration, so it is not fetched here) and put"
-        f" leftImg8bit_trainvaltest.zip into {tmp_path}"
+    assert sentence(cityscapes, options(tmp_path, download=True)) == (
+        f"files of leftImg8bit_trainvaltest.zip are missing ({tmp_path}/leftImg8bit/train/*/*_leftImg8bit.png: 0 of 2,975),"
+        " and so is the archive; get it from"
+        " https://www.cityscapes-dataset.com/downloads/ (it needs a registration, so it is not fetched here) and put it"
+        f" into {tmp_path}"
     )
 
 
@@ -231,18 +232,18 @@ def coco_archives(server, tmp_path):
 
 def test_coco_is_downloaded_and_gets_masks(coco_archives, tmp_path):
     root = tmp_path / "coco"
-    coco(wish(root, download=True), coco_archives, COCO_COUNTS)
+    coco(options(root, download=True), coco_archives, COCO_COUNTS)
     with Image.open(root / "masks" / "train2017" / "000000000002.png") as mask:
         assert np.asarray(mask)[0].tolist() == [1, 1] + [0] * 22
     (root / "masks" / "val2017" / "000000000003.png").unlink()  # as if it had been interrupted
-    ready = coco(wish(root), coco_archives, COCO_COUNTS)
-    assert list(ready.halves.values()) == [["000000000001", "000000000002"], ["000000000003"]]
+    prepared = coco(options(root), coco_archives, COCO_COUNTS)
+    assert list(prepared.splits.values()) == [["000000000001", "000000000002"], ["000000000003"]]
     write(tmp_path / "labeled.txt", "train2017/000000000001.jpg masks/000000000001.png")
     data = Data(source="coco", root=str(root), labeled=str(tmp_path / "labeled.txt"))
     sources = load_sources(data)
     assert (len(sources.unlabeled), len(sources.validation)) == (1, 1)
     check_masks(sources, data)
-    assert sentence(coco, wish(root, masks="panoptic"), coco_archives, COCO_COUNTS) == (
+    assert sentence(coco, options(root, masks="panoptic"), coco_archives, COCO_COUNTS) == (
         f"the masks in {root}/masks are made from instances annotations, not panoptic; write --masks instances, or"
         " move them away"
     )
@@ -254,13 +255,13 @@ def test_ready_masks_are_accepted_if_every_image_has_one(coco_archives, tmp_path
         for i in numbers:
             save_image(root / half / f"{i:012d}.jpg")
     save_mask(root / "masks" / "000000000001.png")
-    assert sentence(coco, wish(root), coco_archives, COCO_COUNTS) == (
+    assert sentence(coco, options(root), coco_archives, COCO_COUNTS) == (
         f"{root}/masks holds 1 masks not made here, and 2 images have none; complete it, or move it away and masks are"
         " made from the annotations"
     )
     save_mask(root / "masks" / "000000000002.png")
     save_mask(root / "masks" / "000000000003.png")
-    coco(wish(root), coco_archives, COCO_COUNTS)
+    coco(options(root), coco_archives, COCO_COUNTS)
     assert not (root / "annotations").exists()
 
 
@@ -282,7 +283,7 @@ def test_panoptic_annotations_are_unpacked_from_the_zip_in_the_zip(coco_archives
         }
         files[f"annotations/panoptic_{half}.json"] = json.dumps(content)
     packed(tmp_path / "web" / "panoptic_annotations_trainval2017.zip", files)
-    coco(wish(root, archives=tmp_path / "web", masks="panoptic"), coco_archives, COCO_COUNTS)
+    coco(options(root, archives=tmp_path / "web", masks="panoptic"), coco_archives, COCO_COUNTS)
     with Image.open(root / "masks" / "val2017" / "000000000003.png") as mask:
         assert np.asarray(mask)[0].tolist() == [80] + [0] * 23
 
@@ -292,30 +293,30 @@ def test_panoptic_annotations_are_unpacked_from_the_zip_in_the_zip(coco_archives
 
 def test_the_command_prepares_and_says_how_to_go_on(voc_archive, known, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(prepare.BENCHMARKS, "voc", lambda wish: voc(wish, voc_archive, VOC_COUNTS))
-    prepare.main(["voc", "--archives", "web"])
+    monkeypatch.setitem(trees.PREPARE, "voc", lambda options: voc(options, voc_archive, VOC_COUNTS))
+    command.main(["voc", "--archives", "web"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == [
+    assert lines[0] == "verifying web/VOCtrainval_11-May-2012.tar"
+    assert lines[1:4] == [
         "voc is ready in data/VOCdevkit/VOC2012",
         "       2 images  data/VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt",
         "       1 images  data/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt",
     ]
-    assert lines[3] == "published lists, verified: voc_classic/1464, voc_val_1449"
-    assert lines[4].startswith("not here (--lists FOLDER or --lists-url URL brings them): voc_classic/92, ")
-    assert lines[5] == "train: accelerate launch train_semi.py --config configs/voc_92.json"
+    assert lines[4] == "published lists, verified: voc_classic/1464, voc_val_1449"
+    assert lines[5].startswith("not here (--lists FOLDER or --lists-url URL brings them): voc_classic/92, ")
+    assert lines[6] == "train: accelerate launch train_semi.py --config configs/voc_92.json"
 
 
 def test_the_command_says_that_blend_lists_need_sbd(tmp_path):
-    ready = trees.Ready(tree=tmp_path, halves={})
+    prepared = trees.Prepared(root=tmp_path, splits={})
     line = "the voc_blend lists need the masks of SBD too: --sbd brings them; voc_classic does not"
-    assert line in prepare.report("voc", ready, ["voc_blend_cps/662"])
-    assert line not in prepare.report("voc", ready, ["voc_classic/92"])
+    assert line in command.summary("voc", prepared, ["voc_blend_cps/662"])
+    assert line not in command.summary("voc", prepared, ["voc_classic/92"])
 
 
-def test_the_command_says_what_is_missing_in_one_line(tmp_path):
-    with pytest.raises(SystemExit) as caught:
-        prepare.main(["cityscapes", "--root", str(tmp_path)])
-    assert str(caught.value).startswith("error: Cityscapes is not complete (")
+def test_the_command_says_what_is_missing_in_one_line(tmp_path, capsys):
+    assert command.main(["cityscapes", "--root", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("prepare: files of leftImg8bit_trainvaltest.zip are missing (")
 
 
 def test_every_config_finds_its_lists_where_they_are_put():

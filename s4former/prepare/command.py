@@ -1,0 +1,86 @@
+"""Makes a benchmark ready to train on, and verifies it.
+
+    s4former prepare voc --download --lists my/splits
+    s4former prepare cityscapes --archives ~/Downloads --lists-url https://...
+    s4former prepare coco --root data/coco --masks instances
+
+It takes what is there, unpacks or downloads what is missing, makes the masks, counts, and puts the published lists that
+it recognises into splits/ of the data folder. It can be interrupted and run again at any time.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = {  # name -> default of --root, a config, and data.root of that config
+    "voc": ("data", "configs/voc_92.json", "data/VOCdevkit"),
+    "cityscapes": ("data/cityscapes", "configs/cityscapes_186.json", "data/cityscapes"),
+    "coco": ("data/coco", "configs/coco_232.json", "data/coco"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    from ..errors import DataError, in_words
+    from .lists import collect_lists
+    from .trees import PREPARE, Options
+
+    root = options.root.expanduser()
+    wanted = Options(
+        root=root, archives=(options.archives or root).expanduser(), download=options.download,
+        processes=options.processes, sbd=options.sbd and options.sbd.expanduser(), masks=options.masks,
+    )  # fmt: skip
+    try:
+        prepared = PREPARE[options.benchmark](wanted)
+        lists = collect_lists(options.benchmark, prepared, options.lists, options.lists_url)
+    except (DataError, OSError) as error:  # OSError: a disk that is full, a folder that cannot be written
+        print(f"prepare: {in_words(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("prepare: interrupted; run the command again and it goes on", file=sys.stderr)
+        return 130
+    print(summary(options.benchmark, prepared, lists))
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="s4former prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("benchmark", choices=list(BENCHMARKS))
+    add("--root", type=Path, help="where the data lie or shall lie (data; data/cityscapes; data/coco)")
+    add("--archives", type=Path, help="the folder of the downloaded archives (the root)")
+    add("--download", action="store_true", help="fetch missing archives (VOC 1.9 GiB; COCO 19 GiB)")
+    add("--lists", type=Path, help="a folder with published lists, in any layout; found by content")
+    add("--lists-url", default="", help="an address with published lists, ours or UniMatch's layout")
+    add("--sbd", type=Path, help="voc: SBD's archive or folder, or a SegmentationClassAug folder; for blend lists only")
+    add("--masks", choices=("instances", "panoptic"), default="instances", help="coco: annotations to draw from")
+    add("--processes", type=int, default=os.cpu_count() or 1, help="how many make masks (one for each core)")
+    options = parser.parse_args(arguments)
+    if options.sbd and options.benchmark != "voc":
+        parser.error("--sbd is for voc only")
+    options.root = options.root or Path(BENCHMARKS[options.benchmark][0])
+    return options
+
+
+def summary(benchmark: str, prepared: Any, lists: Sequence[str]) -> str:
+    """What is there now, and how to train on it."""
+    from ..data.published import lists_of_benchmark
+
+    lines = [f"{benchmark} is ready in {prepared.root}"]
+    lines += [f"  {len(ids):6,} images  {origin}" for origin, ids in prepared.splits.items()]
+    if lists:
+        lines.append("published lists, verified: " + ", ".join(lists))
+    if absent := [name for name in lists_of_benchmark(benchmark) if name not in lists]:
+        lines.append("not here (--lists FOLDER or --lists-url URL brings them): " + ", ".join(absent))
+    if any(name.startswith("voc_blend") for name in lists) and not (prepared.root / "SegmentationClassAug").is_dir():
+        lines.append("the voc_blend lists need the masks of SBD too: --sbd brings them; voc_classic does not")
+    _, config, usual = BENCHMARKS[benchmark]
+    as_usual = prepared.root.absolute() in (Path(usual).absolute(), Path(usual, "VOC2012").absolute())
+    key = "" if as_usual else f" data.root={prepared.root}"
+    lines.append(f"train: accelerate launch train_semi.py --config {config}{key}")
+    return "\n".join(lines)
