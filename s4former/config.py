@@ -1,7 +1,7 @@
 """The configuration of a run: frozen, typed, strict.
 
 The defaults are the paper's setting for PASCAL VOC 2012 with SETR over DeiT-B, so a config file holds only what
-differs. This is the only room that parses configs; everybody else receives the dataclasses.
+differs. This is the only module that parses configs; all others receive the dataclasses. Validation is pydantic's.
 
     config = load("configs/demo.json", ["schedule.steps=20"])
 """
@@ -10,11 +10,13 @@ import dataclasses
 import difflib
 import json
 import re
-import types
-import typing
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from .errors import ConfigError
 
@@ -22,131 +24,150 @@ from .errors import ConfigError
 NUMERICS = 1
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
 
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+STRICT = ConfigDict(strict=True, extra="forbid")
 
-def number(default: float, *, least: float | None = None, above: float | None = None, most: float | None = None) -> Any:
-    """A numeric field with its range: `least` and `most` inclusive, `above` exclusive."""
-    return field(default=default, metadata={"least": least, "above": above, "most": most})
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Shapes:
-    """The drawn world of the demo: how many scenes, how large, from which seed."""
+    """The drawn data set of the demo: how many scenes, how large, from which seed."""
 
-    labeled: int = number(16, least=1)  # scenes with a mask
-    unlabeled: int = number(1000, least=1)  # further scenes, whose masks are never drawn
-    validation: int = number(100, least=1)  # further scenes, for evaluation only
-    height: int = number(96, least=32)  # pixels
-    width: int = number(128, least=32)  # pixels
-    seed: int = number(0, least=0)  # which world
+    labeled: Count = Field(16, description="scenes with a mask")
+    unlabeled: Count = Field(1000, description="further scenes, whose masks are never drawn")
+    validation: Count = Field(100, description="further scenes, for evaluation only")
+    height: int = Field(96, ge=32, description="pixels")
+    width: int = Field(128, ge=32, description="pixels")
+    seed: NonNegativeInt = Field(0, description="of the scenes; another one draws another data set")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Data:
     """Where the images are and how a training crop is cut from one."""
 
-    source: Literal["shapes", "folder", "voc", "cityscapes", "coco", "hub"] = "voc"
-    root: str = ""  # the data folder; for `hub` the id of a Hub dataset
-    labeled: str = ""  # list file or subfolder of the labelled training images
-    unlabeled: str = ""  # the same for the unlabelled pool; empty = the training images that are not labelled
-    validation: str = ""  # the same for evaluation
-    classes: tuple[str, ...] = ()  # class names, id 0 first; empty = those of the source
-    classes_file: str = ""  # or a JSON file with them: a list of names, or {"0": "name", ...}
-    ignore_index: int = number(255, least=0, most=65535)  # the id in the masks that counts as no label
-    palette: dict[str, int] = field(default_factory=dict)  # masks of colours: "#rrggbb" -> the id it stands for
-    id_map: dict[str, int] = field(default_factory=dict)  # id in the masks -> class id (or ignore_index)
-    levels: tuple[float, float] = (0.0, 0.0)  # images of more than 8 bits: the values that become black and white
-    crop: tuple[int, int] = (512, 512)  # height, width of a training crop, pixels
-    resize: tuple[int, int] = (2048, 512)  # longest and shortest side an image is fitted into before the ratio
-    ratio: tuple[float, float] = (0.5, 2.0)  # range of the random scale on top of `resize`
-    # labelled images that show a class in fewer than this share of them come up more often, sqrt(this / share) times
-    # (repeat factor sampling of LVIS, Gupta et al. 2019), rounded; 0 = every image equally often
-    repeat_rare: float = number(0.0, least=0, most=1)
-    max_class_share: float = number(0.75, above=0, most=1)  # of a labelled crop; unlabelled crops are plain random
-    flip: float = number(0.5, least=0, most=1)  # probability
-    workers: int = number(4, least=0)  # loader processes per training process
-    # decode unlabelled JPEGs at 1/2, 1/4 or 1/8 of their size where no crop needs more; changes pixels by a few grey levels
-    draft: bool = False
-    cache: str = ""  # folder that keeps training images and masks decoded, as they are: 4 bytes a pixel; empty = decode every time
-    shapes: Shapes = Shapes()
+    source: Literal["shapes", "folder", "voc", "cityscapes", "coco", "hub"] = Field("voc", description=
+        "drawn shapes, any folder of images and masks, the published layout of a data set, or a dataset of the Hub")
+    root: str = Field("", description="the data folder; for `hub` the id of a Hub dataset")
+    labeled: str = Field("", description="list file or subfolder of the labelled training images")
+    unlabeled: str = Field("", description="the same for the unlabelled pool; empty = the training images not labelled")
+    validation: str = Field("", description="the same for evaluation")
+    classes: tuple[str, ...] = Field((), description="class names, id 0 first; empty = those of the source")
+    classes_file: str = Field("", description='or a JSON file with them: a list of names, or {"0": "name", ...}')
+    ignore_index: int = Field(255, ge=0, le=65535, description="the id in the masks that counts as no label")
+    palette: dict[str, int] = Field(default_factory=dict, description=
+        'masks of colours: "#rrggbb" -> the id it stands for')
+    id_map: dict[str, int] = Field(default_factory=dict, description="id in the masks -> class id (or ignore_index)")
+    levels: tuple[float, float] = Field((0.0, 0.0), description=
+        "images of more than 8 bits: the values that become black and white")
+    crop: tuple[Count, Count] = Field((512, 512), description="height, width of a training crop, pixels")
+    resize: tuple[Count, Count] = Field((2048, 512), description=
+        "longest and shortest side an image is fitted into before the ratio")
+    ratio: tuple[PositiveFloat, PositiveFloat] = Field((0.5, 2.0), description="range of the random scale on top of `resize`")
+    repeat_rare: Share = Field(0.0, description=
+        "labelled images that show a class in fewer than this share of them come up more often, sqrt(this / share) times"
+        " (repeat factor sampling of LVIS, Gupta et al. 2019), rounded; 0 = every image equally often")
+    max_class_share: float = Field(0.75, gt=0, le=1, description=
+        "largest share of one class in a labelled crop; unlabelled crops are plain random")
+    flip: Share = Field(0.5, description="probability of mirroring an image")
+    workers: NonNegativeInt = Field(4, description="loader processes per training process")
+    draft: bool = Field(False, description="decode unlabelled JPEGs at 1/2, 1/4 or 1/8 of their size where no crop needs"
+        " more; changes pixels by a few grey levels")
+    cache: str = Field("", description=
+        "folder that keeps training images and masks decoded, as they are: 4 bytes a pixel; empty = decode every time")
+    shapes: Shapes = Field(default_factory=Shapes)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Model:
     """The network: an encoder of transformers (or a ResNet of timm) and a decoder."""
 
-    # a plain ViT under SETR-PUP, SegFormer, DINOv2 or DINOv3 under DPT or UperNet, a ResNet under DeepLabV3+
-    architecture: Literal["setr", "segformer", "dpt", "upernet", "deeplabv3plus"] = "setr"
-    # a size (deit-tiny .. resnet101), a Hub id, a folder, or a timm-style .pth/.safetensors (ViT, ResNet)
-    encoder: str = "deit-base"
-    # a whole segmentation network to go on from: a folder or Hub id; its encoder and head take the place of the keys above
-    # and below, and only the architecture has to be said
-    start_from: str = ""
-    freeze: int = number(0, least=-1)  # first blocks of the encoder that stay as they are, embeddings included; -1 = all
-    pretrained: bool = True  # false: the same encoder with random weights, nothing downloaded
-    # SETR, DPT, UperNet: blocks whose outputs feed the heads (SETR: the last one the main head); empty = by depth
-    out_indices: tuple[int, ...] = ()
-    decoder_channels: int = number(256, least=1)  # channels of the heads; not SegFormer
-    decoder_stages: int = number(0, least=0)  # SETR: x2 up-sampling stages; 0 = up to the input size
-    # overrides of the transformers config (dropout, ...); of a ResNet: further arguments of timm
-    encoder_config: dict[str, Any] = field(default_factory=dict)
-    activation_checkpointing: bool = False  # trade time for memory in every encoder block
+    architecture: Literal["setr", "segformer", "dpt", "upernet", "deeplabv3plus"] = Field("setr", description=
+        "a plain ViT under SETR-PUP, SegFormer, DINOv2 or DINOv3 under DPT or UperNet, a ResNet under DeepLabV3+")
+    encoder: str = Field("deit-base", description=
+        "a size (deit-tiny .. resnet101), a Hub id, a folder, or a timm-style .pth/.safetensors (ViT, ResNet)")
+    start_from: str = Field("", description=
+        "a whole segmentation network to go on from: a folder or Hub id; its encoder and head take the place of the"
+        " other keys of this section, and only the architecture has to be given")
+    freeze: int = Field(0, ge=-1, description=
+        "first blocks of the encoder that stay as they are, embeddings included; -1 = all")
+    pretrained: bool = Field(True, description="false: the same encoder with random weights, nothing downloaded")
+    out_indices: tuple[int, ...] = Field((), description=
+        "SETR, DPT, UperNet: blocks whose outputs feed the heads (SETR: the last one the main head); empty = by depth")
+    decoder_channels: Count = Field(256, description="channels of the heads; not SegFormer")
+    decoder_stages: NonNegativeInt = Field(0, description="SETR: x2 up-sampling stages; 0 = up to the input size")
+    encoder_config: dict[str, Any] = Field(default_factory=dict, description=
+        "overrides of the transformers config (dropout, ...); of a ResNet: further arguments of timm")
+    activation_checkpointing: bool = Field(False, description="trade time for memory in every encoder block")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Method:
     """Sup-Only, Mean Teacher, S4Former and its ablations: rows of one table."""
 
-    preset: Literal["paper", "official"] = "paper"  # `official`: the choices of the released code, see PRESETS
-    # who gives the pseudo labels: the moving average; the student itself, in eval mode or as it trains; nobody (Sup-Only)
-    teacher: Literal["ema", "student", "student_in_training", "none"] = "ema"
-    threshold: float = number(0.95, least=0, most=1)  # a pixel is a pseudo label if its confidence is above
-    # for every class the same, or lower where the teacher is less sure of a class (after FreeMatch; see thresholds.py)
-    thresholds: Literal["fixed", "per_class"] = "fixed"
-    strong_views: int = number(1, least=1)  # of an unlabelled image, each with its own colours, mix and order
-    # the colours of a strong view: photometric distortion; jitter, grey and blur (UniMatch); 1 to 3 of 11 changes (AugSeg)
-    strong_colour: Literal["photometric", "jitter", "random_intensity"] = "photometric"
-    weak_colour: bool = False  # photometric distortion on the teacher's view as well
-    labeled_colour: bool = True  # photometric distortion on the labelled images
-    # what a strong view receives from other images; "cutmix_small": UniMatch's boxes; "classmix_half": half of the classes
-    # stay, as in ClassMix's own paper, where "classmix" keeps one more, as the released code does
+    preset: Literal["paper", "official"] = Field("paper", description=
+        "`official`: the choices of the released code that change the method; keys that are given win over them")
+    teacher: Literal["ema", "student", "student_in_training", "none"] = Field("ema", description=
+        "what gives the pseudo labels: the moving average; the student itself, in eval mode or as it trains; nothing"
+        " (Sup-Only)")
+    threshold: Share = Field(0.95, description="a pixel is a pseudo label if its confidence is above")
+    thresholds: Literal["fixed", "per_class"] = Field("fixed", description=
+        "the same for every class, or lower where the teacher is less sure of a class (after FreeMatch)")
+    strong_views: Count = Field(1, description="of an unlabelled image, each with its own colours, mix and order")
+    strong_colour: Literal["photometric", "jitter", "random_intensity"] = Field("photometric", description=
+        "colours of a strong view: photometric distortion; jitter, grey and blur (UniMatch); 1 to 3 of 11 changes (AugSeg)")
+    weak_colour: bool = Field(False, description="photometric distortion on the teacher's view as well")
+    labeled_colour: bool = Field(True, description="photometric distortion on the labelled images")
     mix: Literal[
         "none", "cutmix", "cutmix_small", "cutout", "classmix", "classmix_half", "mixunmix", "adaptive_cutmix"
-    ] = "cutmix"
-    # one draw for the whole batch; cutmix_small: one per image; mixunmix and adaptive_cutmix always mix
-    mix_probability: float = number(0.5, least=0, most=1)
-    # where the content comes from: the next image of a group, or an image of a second unlabelled batch (UniMatch)
-    mix_from: Literal["group", "second_batch"] = "group"
-    mix_group: int = number(4, least=1)  # consecutive images of the global batch that exchange content
-    patch_shuffle: bool = True  # shuffle blocks of the strong view, restore the features before the decoder
-    shuffle_probability: float = number(0.5, least=0, most=1)  # one draw per image
-    block: int = number(8, least=1)  # side of a PatchShuffle block in tokens of the coarsest grid the decoder uses
-    # the attention bias of the extra student pass; none = no such pass
-    pasa: Literal["none", "main", "reverse1", "reverse2", "product", "all_rows", "rand"] = "main"
-    pasa_alpha: float = number(5.0, least=0)  # scale of the bias
-    pasa_confidence: Literal["probability", "mask"] = "probability"  # what is pooled over a patch
-    pasa_view: Literal["strong", "mixed"] = "strong"  # what that pass sees: the strong view as it is, or as the mix left it
-    pasa_stages: Literal["last", "all"] = "last"  # SegFormer: only stage 4, or every stage
-    feature_dropout: float = number(0.0, least=0, most=1)  # share of channels dropped in another student pass; 0 = none
-    feature_view: Literal["strong", "weak"] = "strong"  # which colours that pass sees
-    # beside the cross-entropy on pseudo labels: negative class ranking, all classes, soft cross-entropy
-    regularizer: Literal["none", "ncr", "all_cr", "soft", "soft_labels"] = "ncr"
-    # of ncr and all_cr: squared distance, its root (released code), divergence
-    regularizer_norm: Literal["l2sq", "l2", "kl"] = "l2sq"
-    regularizer_weight: float = number(1.0, least=0)  # beside the cross-entropy of the same branch
-    regularizer_on: Literal["both", "strong", "pasa"] = "both"  # the student branches it is applied to
-    regularizer_mixed_teacher: bool = True  # mix the teacher's logits with the same boxes as the image
-    # what a loss is divided by: all pixels, or (UniMatch) those of labels and of no padding, over all processes of a round
-    normalizer: Literal["all", "valid"] = "all"
-    # which views move the running statistics of the decoder's batch norms, by which the teacher reads
-    running_statistics: Literal["all", "labeled"] = "all"
-    class_weights: tuple[float, ...] = ()  # of the loss on labels, one for each class; empty = all 1
-    unsupervised_weight: float = number(1.0, least=0)  # of the mean over the student branches
-    auxiliary_weight: float = number(0.4, least=0)  # of each auxiliary head of SETR; 0 = no auxiliary heads
-    burn_in: int = number(0, least=0)  # first steps on labels only
-    ema: float = number(0.999, least=0, most=1)  # decay of the teacher
-    ema_warm_up: bool = False  # min(1 - 1/(t+1), ema): lets a short run have a teacher that follows
-    ema_copies: int = number(0, least=0)  # first steps at which the teacher becomes the student (AugSeg: its first epoch)
-    ema_order: Literal["after", "before"] = "after"  # the optimizer step
+    ] = Field("cutmix", description=
+        "what a strong view receives from other images; cutmix_small: UniMatch's boxes; classmix_half: half of the"
+        " classes stay, as in ClassMix's own paper, where classmix keeps one more, as the released code does")
+    mix_probability: Share = Field(0.5, description=
+        "one draw for the whole batch; cutmix_small: one per image; mixunmix and adaptive_cutmix always mix")
+    mix_from: Literal["group", "second_batch"] = Field("group", description=
+        "where the content comes from: the next image of a group, or an image of a second unlabelled batch (UniMatch)")
+    mix_group: Count = Field(4, description="consecutive images of the global batch that exchange content")
+    patch_shuffle: bool = Field(True, description=
+        "shuffle blocks of the strong view, restore the features before the decoder")
+    shuffle_probability: Share = Field(0.5, description="one draw per image")
+    block: Count = Field(8, description=
+        "side of a PatchShuffle block in tokens of the coarsest grid the decoder uses")
+    pasa: Literal["none", "main", "reverse1", "reverse2", "product", "all_rows", "rand"] = Field("main", description=
+        "the attention bias of the extra student pass; none = no such pass")
+    pasa_alpha: NonNegativeFloat = Field(5.0, description="scale of the bias")
+    pasa_confidence: Literal["probability", "mask"] = Field("probability", description=
+        "what is pooled over a patch: the confidence, or whether it is above the threshold")
+    pasa_view: Literal["strong", "mixed"] = Field("strong", description=
+        "what that pass sees: the strong view as it is, or as the mix left it")
+    pasa_stages: Literal["last", "all"] = Field("last", description="SegFormer: only stage 4, or every stage")
+    feature_dropout: Share = Field(0.0, description="share of channels dropped in another student pass; 0 = none")
+    feature_view: Literal["strong", "weak"] = Field("strong", description="which colours that pass sees")
+    regularizer: Literal["none", "ncr", "all_cr", "soft", "soft_labels"] = Field("ncr", description=
+        "beside the cross-entropy on pseudo labels: negative class ranking, all classes, soft cross-entropy")
+    regularizer_norm: Literal["l2sq", "l2", "kl"] = Field("l2sq", description=
+        "of ncr and all_cr: squared distance, its root (released code), divergence")
+    regularizer_weight: NonNegativeFloat = Field(1.0, description="beside the cross-entropy of the same branch")
+    regularizer_on: Literal["both", "strong", "pasa"] = Field("both", description=
+        "the student branches it is applied to")
+    regularizer_mixed_teacher: bool = Field(True, description=
+        "mix the teacher's logits with the same boxes as the image")
+    normalizer: Literal["all", "valid"] = Field("all", description="what a loss is divided by: all pixels, or (UniMatch)"
+        " those of labels and of no padding, over all processes of a round")
+    running_statistics: Literal["all", "labeled"] = Field("all", description=
+        "which views move the running statistics of the decoder's batch norms, by which the teacher reads")
+    class_weights: tuple[NonNegativeFloat, ...] = Field((), description=
+        "of the loss on labels, one for each class; empty = all 1")
+    unsupervised_weight: NonNegativeFloat = Field(1.0, description="of the mean over the student branches")
+    auxiliary_weight: NonNegativeFloat = Field(0.4, description=
+        "of each auxiliary head of SETR; 0 = no auxiliary heads")
+    burn_in: NonNegativeInt = Field(0, description="first steps on labels only")
+    ema: Share = Field(0.999, description="decay of the teacher")
+    ema_warm_up: bool = Field(False, description=
+        "min(1 - 1/(t+1), ema): lets a short run have a teacher that follows")
+    ema_copies: NonNegativeInt = Field(0, description=
+        "first steps at which the teacher becomes the student (AugSeg: its first epoch)")
+    ema_order: Literal["after", "before"] = Field("after", description="the teacher follows after or before the"
+        " optimizer step")
 
     @property
     def mixes_groups(self) -> bool:
@@ -202,112 +223,119 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Optimizer:
     """One optimizer, two groups: the encoder, and everything after it at `head_multiplier` times the rate."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = number(1e-3, above=0)  # of the encoder
-    head_multiplier: float = number(10.0, above=0)  # of the decoder and the auxiliary heads
-    layer_decay: float = number(1.0, above=0, most=1)  # factor from each encoder block to the one before it; 1 = one rate
-    momentum: float = number(0.9, least=0, most=1)  # sgd
-    betas: tuple[float, float] = (0.9, 0.999)  # adamw
-    weight_decay: float = number(0.0, least=0)  # not on norms, biases and position embeddings
-    clip_norm: float = number(0.0, least=0)  # of the whole gradient; 0 = no clipping
+    name: Literal["sgd", "adamw"] = Field("sgd", description="the optimizer of torch")
+    lr: PositiveFloat = Field(1e-3, description="learning rate of the encoder")
+    head_multiplier: PositiveFloat = Field(10.0, description=
+        "times `lr` is the rate of the decoder and the auxiliary heads")
+    layer_decay: float = Field(1.0, gt=0, le=1, description=
+        "factor of the rate from each encoder block to the one before it; 1 = one rate")
+    momentum: Share = Field(0.9, description="of sgd")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="of adamw")
+    weight_decay: NonNegativeFloat = Field(0.0, description="not on norms, biases and position embeddings")
+    clip_norm: NonNegativeFloat = Field(0.0, description="largest norm of the whole gradient; 0 = no clipping")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Schedule:
     """Polynomial decay to a floor, after an optional linear warm-up."""
 
-    steps: int = number(80_000, least=1)  # optimizer steps of the run
-    power: float = number(0.9, above=0)
-    floor: float = number(1e-4, least=0)  # the same for both groups
-    warm_up: int = number(0, least=0)  # steps
-    warm_up_ratio: float = number(1e-6, least=0, most=1)  # of the rate at step 0
+    steps: Count = Field(80_000, description="optimizer steps of the run")
+    power: PositiveFloat = Field(0.9, description="exponent of the decay")
+    floor: NonNegativeFloat = Field(1e-4, description="lowest learning rate, the same for both groups")
+    warm_up: NonNegativeInt = Field(0, description="steps")
+    warm_up_ratio: Share = Field(1e-6, description="share of the rate at step 0")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Evaluation:
     """How a model is tested, during training and by evaluate.py."""
 
-    every: int = number(2000, least=1)  # steps
-    mode: Literal["whole", "sliding"] = "whole"
-    short_side: int = number(512, least=0)  # the image is resized to it first; 0 = original size
-    long_side: int = number(2048, least=1)  # and never beyond this
-    window: tuple[int, int] = (0, 0)  # sliding: height, width; 0 = the training crop
-    stride: tuple[int, int] = (0, 0)  # sliding: down, across; 0 = two thirds of the window
-    # sliding: the last window moved back and logits averaged, or as UniMatch does, cut short and probabilities summed
-    windows: Literal["shifted", "cut"] = "shifted"
-    scales: tuple[float, ...] = (1.0,)  # of the resized image; several = probabilities averaged
-    flip: bool = False  # average with the mirrored image
-    batch: int = number(8, least=1)  # windows, or images of one size, in one forward pass
-    limit: int = number(0, least=0)  # evaluate only the first images during training; 0 = all
+    every: Count = Field(2000, description="steps between two evaluations during training")
+    mode: Literal["whole", "sliding"] = Field("whole", description="one pass over the image, or over windows of it")
+    short_side: NonNegativeInt = Field(512, description="the image is resized to it first, pixels; 0 = original size")
+    long_side: Count = Field(2048, description="and never beyond this, pixels")
+    window: tuple[NonNegativeInt, NonNegativeInt] = Field((0, 0), description=
+        "sliding: height, width, pixels; 0 = the training crop")
+    stride: tuple[NonNegativeInt, NonNegativeInt] = Field((0, 0), description=
+        "sliding: down, across, pixels; 0 = two thirds of the window")
+    windows: Literal["shifted", "cut"] = Field("shifted", description="sliding: the last window moved back and logits"
+        " averaged, or as UniMatch does, cut short and probabilities summed")
+    scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1, description=
+        "of the resized image; several = probabilities averaged")
+    flip: bool = Field(False, description="average with the mirrored image")
+    batch: Count = Field(8, description="windows, or images of one size, in one forward pass")
+    limit: NonNegativeInt = Field(0, description="evaluate only the first images during training; 0 = all")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Batch:
     """Images per optimizer step over all processes and accumulation rounds."""
 
-    labeled: int = number(8, least=1)
-    unlabeled: int = number(8, least=1)
-    rounds: int = number(1, least=1)  # gradient accumulation: smaller passes, the same batch
+    labeled: Count = Field(8, description="labelled images")
+    unlabeled: Count = Field(8, description="unlabelled images")
+    rounds: Count = Field(1, description="gradient accumulation: smaller passes, the same batch")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Run:
     """One training run: seed, batch, precision, what is written when."""
 
-    output: str = ""  # folder of the run; empty = runs/<name of the config file>
-    seed: int = number(0, least=0)
-    batch: Batch = Batch()
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"  # auto: bf16 on a GPU that has it
-    compile: bool = False  # torch.compile for the encoders of student and teacher; the first step then takes minutes
-    log_every: int = number(10, least=1)  # steps
-    checkpoint_every: int = number(1000, least=1)  # steps
-    keep: int = number(2, least=1)  # newest checkpoints
-    trackers: tuple[str, ...] = ()  # any that Accelerate knows: tensorboard, wandb, ...
-    push_to_hub: str = ""  # Hub repository that receives the exported model
-    push_every: int = number(0, least=0)  # steps; 0 = at the end only
+    output: str = Field("", description="folder of the run; empty = runs/<name of the config file>")
+    seed: NonNegativeInt = Field(0, description="of every random draw of the run")
+    batch: Batch = Field(default_factory=Batch)
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = Field("auto", description=
+        "auto: bf16 on a GPU that has it")
+    compile: bool = Field(False, description=
+        "torch.compile for the encoders of student and teacher; the first step then takes minutes")
+    log_every: Count = Field(10, description="steps")
+    checkpoint_every: Count = Field(1000, description="steps")
+    keep: Count = Field(2, description="newest checkpoints that are kept")
+    trackers: tuple[str, ...] = Field((), description="any that Accelerate knows: tensorboard, wandb, ...")
+    push_to_hub: str = Field("", description="Hub repository that receives the exported model")
+    push_every: NonNegativeInt = Field(0, description="steps; 0 = at the end only")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    data: Data = Data()
-    model: Model = Model()
-    method: Method = Method()
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    evaluation: Evaluation = Evaluation()
-    run: Run = Run()
+    """Every key of a run; a dataclass of the standard library, so that a broken rule is a `ConfigError` everywhere."""
+
+    __pydantic_config__ = STRICT
+
+    data: Data = dataclasses.field(default_factory=Data)
+    model: Model = dataclasses.field(default_factory=Model)
+    method: Method = dataclasses.field(default_factory=Method)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    schedule: Schedule = dataclasses.field(default_factory=Schedule)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+    run: Run = dataclasses.field(default_factory=Run)
 
     def __post_init__(self) -> None:
         check_together(self)
 
 
+VALIDATOR = TypeAdapter(Config)
+
+
 def check_together(config: Config) -> None:
     """Rules that hold between fields and need neither data nor a network."""
     data, method, evaluation, batch = config.data, config.method, config.evaluation, config.run.batch
-    for key, pair in (("data.crop", data.crop), ("data.resize", data.resize)):
-        if min(pair) < 1:
-            raise ConfigError(f"{key} is {list(pair)}; both numbers must be at least 1")
     if data.resize[0] < data.resize[1]:
         raise ConfigError(f"data.resize is {list(data.resize)}; write the longest side first, then the shortest")
-    if not 0 < data.ratio[0] <= data.ratio[1]:
-        raise ConfigError(f"data.ratio is {list(data.ratio)}; write a range above 0, smaller number first")
+    if data.ratio[0] > data.ratio[1]:
+        raise ConfigError(f"data.ratio is {list(data.ratio)}; write the smaller number first")
     if data.levels[0] > data.levels[1]:
         raise ConfigError(f"data.levels is {list(data.levels)}; write the value that becomes black first, then the white one")
-    if method.class_weights and (min(method.class_weights) < 0 or not any(method.class_weights)):
-        raise ConfigError(f"method.class_weights is {list(method.class_weights)}; write numbers of at least 0, not all 0")
+    if method.class_weights and not any(method.class_weights):
+        raise ConfigError(f"method.class_weights is {list(method.class_weights)}; write at least one number above 0")
     for colour in data.palette:
         if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
             raise ConfigError(f'data.palette has the key {colour!r}; write colours as "#rrggbb", such as "#804080"')
     if data.classes and data.classes_file:
         raise ConfigError("data.classes and data.classes_file are both given; keep one of them")
-    if not evaluation.scales or min(evaluation.scales) <= 0:
-        raise ConfigError(f"evaluation.scales is {list(evaluation.scales)}; write one or more factors above 0")
-    if min(evaluation.window) < 0 or min(evaluation.stride) < 0:
-        raise ConfigError("evaluation.window and evaluation.stride cannot be negative; 0 takes the default")
     window = [side or crop for side, crop in zip(evaluation.window, data.crop)]
     if evaluation.mode == "sliding" and any(stride > side for stride, side in zip(evaluation.stride, window)):
         raise ConfigError(
@@ -429,79 +457,55 @@ def from_dict(tree: dict[str, Any]) -> Config:
     if isinstance(method, dict):
         preset = PRESETS.get(str(method.get("preset", "paper")), {})
         tree = {**tree, "method": {**preset, **method}}
-    return build(Config, tree, "")
+    try:
+        return VALIDATOR.validate_json(json.dumps(tree))  # JSON, since strict Python input takes no list for a tuple
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise (first["ctx"]["error"] if first["type"] == "value_error" else ConfigError(describe(first))) from None
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The resolved config as plain JSON values; `from_dict` of it gives the same config back."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """The resolved config, or a section of it, as plain JSON values; `from_dict` of it gives the same config back."""
+    return to_jsonable_python(config)
 
 
-def build(kind: type, tree: Any, path: str) -> Any:
-    """One dataclass from one dict, recursively; `path` is the full name of the section, for messages."""
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path or 'the config'} is {tree!r}; it must be a section, like {{...}}")
-    hints = typing.get_type_hints(kind)
-    known = {item.name: item for item in dataclasses.fields(kind)}
-    values = {}
-    for name, value in tree.items():
-        full = f"{path}.{name}" if path else name
-        if name not in known:
-            raise ConfigError(f"unknown key {full}; {suggestion(name, known, path)}")
-        values[name] = convert(hints[name], value, full, known[name].metadata)
-    return kind(**values)
+# What pydantic calls a mistake -> the rule in our words; {} takes the numbers and choices of its context.
+RULES = {
+    "bool_type": "it must be true or false",
+    "int_type": "it must be a whole number",
+    "float_type": "it must be a number",
+    "string_type": "it must be a string",
+    "tuple_type": "it must be a list, like [...]",
+    "dict_type": 'it must be a mapping, like {{"key": value}}',
+    "dataclass_type": "it must be a section, like {{...}}",
+    "literal_error": "one of {expected}",
+    "greater_than": "it must be above {gt:g}",
+    "greater_than_equal": "it must be at least {ge:g}",
+    "less_than_equal": "it must be at most {le:g}",
+    "missing": "it must have 2 entries",  # as every list of a fixed length here
+    "too_long": "it must have {max_length} entries",
+    "too_short": "it must have at least {min_length} entry",
+}
 
 
-def suggestion(name: str, known: dict[str, Any], path: str) -> str:
-    """The repair for an unknown key: the closest name, or all of them."""
-    prefix = f"{path}." if path else ""
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
+def describe(error: ErrorDetails) -> str:
+    """One mistake as a sentence: the key by its full path, the value found, the rule or the repair."""
+    place = error["loc"][:-1] if error["type"] == "missing" else error["loc"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+    if error["type"] == "unexpected_keyword_argument":
+        return f"unknown key {key}; {suggestion(key)}"
+    context = {name: value.replace(" or ", ", ") if name == "expected" else value for name, value in error.get("ctx", {}).items()}
+    rule = RULES.get(error["type"], error["msg"]).format(**context)
+    return f"{key or 'the config'} is {error['input']!r}; {rule}"
+
+
+def suggestion(key: str) -> str:
+    """The repair for an unknown key: the closest name of its section, or all of them."""
+    *sections, name = key.split(".")
+    known = to_dict(Config())
+    for section in sections:
+        known = known[section]
+    prefix = "".join(f"{section}." for section in sections)
+    if close := difflib.get_close_matches(name, known, n=1):
         return f"did you mean {prefix}{close[0]}?"
-    return f"{path or 'the config'} has " + ", ".join(known)
-
-
-def convert(hint: Any, value: Any, path: str, limits: typing.Mapping[str, Any]) -> Any:
-    """`value` as the type `hint`, or a `ConfigError` that names `path`."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return build(hint, value, path)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{path} is {value!r}; one of {', '.join(map(repr, arguments))}")
-        return value
-    if origin is tuple:
-        return convert_tuple(arguments, value, path)
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{path} is {value!r}; it must be a mapping, like {{\"key\": value}}")
-        return {str(key): convert(arguments[1], item, f"{path}.{key}", {}) for key, item in value.items()}
-    if hint is Any or isinstance(hint, types.UnionType):
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not hint:
-        wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[hint]
-        raise ConfigError(f"{path} is {value!r}; it must be {wanted}")
-    check_range(value, path, limits)
-    return value
-
-
-def convert_tuple(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{path} is {value!r}; it must be a list, like [...]")
-    if arguments[-1] is Ellipsis:
-        arguments = (arguments[0],) * len(value)
-    if len(arguments) != len(value):
-        raise ConfigError(f"{path} is {list(value)}; it must have {len(arguments)} entries")
-    return tuple(convert(hint, item, f"{path}[{i}]", {}) for i, (hint, item) in enumerate(zip(arguments, value)))
-
-
-def check_range(value: Any, path: str, limits: typing.Mapping[str, Any]) -> None:
-    least, above, most = limits.get("least"), limits.get("above"), limits.get("most")
-    if least is not None and not value >= least:
-        raise ConfigError(f"{path} is {value}; it must be at least {least}")
-    if above is not None and not value > above:
-        raise ConfigError(f"{path} is {value}; it must be above {above}")
-    if most is not None and not value <= most:
-        raise ConfigError(f"{path} is {value}; it must be at most {most}")
+    return f"{prefix[:-1] or 'the config'} has " + ", ".join(known)

@@ -1,11 +1,14 @@
 import dataclasses
 import json
+import pickle
 import typing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from s4former.config import Config, Method, from_dict, load, share_of_process, to_dict
+from s4former.config import Config, Method, Schedule, from_dict, load, share_of_process, to_dict
 from s4former.data.sources import SOURCES
 from s4former.errors import ConfigError
 from s4former.method.losses import REGULARIZERS
@@ -30,10 +33,20 @@ def complaint(tree):
         ({"run": {"seed": "one"}}, "run.seed is 'one'; it must be a whole number"),
         ({"run": {"seed": True}}, "run.seed is True; it must be a whole number"),
         ({"method": {"threshold": 1.5}}, "method.threshold is 1.5; it must be at most 1"),
-        ({"optimizer": {"lr": 0}}, "optimizer.lr is 0.0; it must be above 0"),
+        ({"optimizer": {"lr": 0}}, "optimizer.lr is 0; it must be above 0"),
         ({"schedule": {"steps": 0}}, "schedule.steps is 0; it must be at least 1"),
         ({"data": {"crop": 512}}, "data.crop is 512; it must be a list, like [...]"),
         ({"data": {"crop": [512]}}, "data.crop is [512]; it must have 2 entries"),
+        ({"data": {"crop": [0, 9, 9]}}, "data.crop is [0, 9, 9]; it must have 2 entries"),
+        ({"data": {"crop": [0, 512]}}, "data.crop[0] is 0; it must be at least 1"),
+        ({"data": {"id_map": {"3": "sky"}}}, "data.id_map.3 is 'sky'; it must be a whole number"),
+        ({"data": {"id_map": [3]}}, 'data.id_map is [3]; it must be a mapping, like {"key": value}'),
+        ({"data": {"ratio": [2, 1]}}, "data.ratio is [2.0, 1.0]; write the smaller number first"),
+        ({"evaluation": {"scales": []}}, "evaluation.scales is []; it must have at least 1 entry"),
+        ({"optimizer": {"lr": "1"}}, "optimizer.lr is '1'; it must be a number"),
+        ({"evaluation": {"flip": 1}}, "evaluation.flip is 1; it must be true or false"),
+        ({"data": {"root": None}}, "data.root is None; it must be a string"),
+        ({"dta": {}}, "unknown key dta; did you mean data?"),
         ({"data": {"resize": [512, 2048]}}, "data.resize is [512, 2048]; write the longest side first, then the shortest"),
         ({"data": []}, "data is []; it must be a section, like {...}"),
         ({"data": {"palette": {"red": 1}}}, "data.palette has the key 'red'; write colours as \"#rrggbb\", such as \"#804080\""),
@@ -153,6 +166,15 @@ def test_every_config_in_the_folder_loads_and_says_only_what_differs(path):
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         from_dict({}).run.seed = 3
+
+
+def test_a_changed_config_is_checked_again_and_travels_to_other_processes():
+    config = from_dict({"data": {"palette": {"#804080": 1}}})
+    assert pickle.loads(pickle.dumps(config)) == config
+    with pytest.raises(ConfigError, match="method.burn_in = 9 leaves none of the schedule.steps = 9"):
+        replace(config, method=replace(config.method, burn_in=9), schedule=Schedule(steps=9))
+    with pytest.raises(ValidationError, match="Input should be less than or equal to 1"):
+        replace(config.method, threshold=2.0)
 
 
 def test_a_burn_in_as_long_as_the_run_is_refused():
