@@ -1,6 +1,5 @@
 """evaluate.py, mostly called in this process; run as a user runs it, alone and in two processes."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +12,8 @@ import torch
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from s4former.commands import evaluate_model
+from s4former.commands.evaluate import main
 from s4former.config import from_dict, to_dict
 from s4former.data.batches import validation_set
 from s4former.evaluation.inference import Setting, evaluate_networks
@@ -20,18 +21,6 @@ from s4former.networks.build import logits_at, save_network
 
 ROOT = Path(__file__).parent.parent
 HALF = (0.5, 0.5, 0.5)
-
-
-def load_script():
-    """The script under another name: as `evaluate` it would stand in the way of the package of that name."""
-    spec = importlib.util.spec_from_file_location("evaluate_script", ROOT / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate_script"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 def tiny_network(num_labels: int, seed: int) -> SegformerForSemanticSegmentation:
@@ -65,12 +54,12 @@ def here(workplace, monkeypatch) -> Path:
 
 
 def report_of(tmp_path: Path, *arguments: str) -> dict:
-    assert script.main([*arguments, "--json", str(tmp_path / "report.json")]) == 0
+    assert main([*arguments, "--json", str(tmp_path / "report.json")]) == 0
     return json.loads((tmp_path / "report.json").read_text())
 
 
 def complaint_of(capsys, *arguments: str) -> str:
-    assert script.main([*arguments]) == 1
+    assert main([*arguments]) == 1
     return capsys.readouterr().err.splitlines()[-1]
 
 
@@ -110,7 +99,7 @@ def test_the_teacher_comes_first_and_the_best_is_called_what_it_is(here, tmp_pat
 
 
 def test_the_report_goes_to_standard_output_if_asked(here, capsys):
-    assert script.main(["--limit", "1", "--json", "-"]) == 0
+    assert main(["--limit", "1", "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 1
 
 
@@ -163,6 +152,7 @@ def test_a_plain_folder_takes_its_data_from_the_command_line(here, tmp_path, cap
         (["--checkpoint", "nobody/nothing"], "'nobody/nothing' is no folder here and cannot be had from the Hub"),
         (["--window", "8", "8"], "--window and --stride say how windows slide; add --sliding-window"),
         (["evaluation.bach=3"], "unknown key evaluation.bach; did you mean evaluation.batch?"),
+        (["--limit", "-3"], "evaluation.limit is -3; it must be at least 0"),
         (["--config", "none.json"], "there is no config file none.json"),
         (["--sliding-window", "--stride", "512", "512"], "evaluation.stride is [512, 512] for windows of ["),
         (["--json", "none/report.json"], "--json none/report.json: there is no such folder to write it into; make it first"),
@@ -181,7 +171,7 @@ def test_images_too_large_for_the_device_are_a_sentence(here, capsys, monkeypatc
     def too_large(*given, **named):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nmore")
 
-    monkeypatch.setattr(script, "predictions", too_large)
+    monkeypatch.setattr(evaluate_model, "predictions", too_large)
     assert complaint_of(capsys).splitlines()[-1] == (
         "evaluate.py: CUDA out of memory. Tried to allocate 9.00 GiB. Take a smaller --batch, or --sliding-window for large images"
     )
@@ -194,6 +184,20 @@ def test_no_run_at_all_is_a_sentence(tmp_path, monkeypatch, capsys):
     )
 
 
+@pytest.mark.parametrize("arguments, sentence", [(["--images", "runs"], "--save-predictions DIR"), (["--flip=2"], "usage: ")])
+def test_mistakes_in_the_arguments_are_answered_before_torch_is_imported(workplace, arguments, sentence):
+    code = (
+        "import sys; from s4former.commands.evaluate import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert not {'torch', 'transformers', 'datasets'} & sys.modules.keys()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=60)
+    assert sentence in result.stderr and "Error" not in result.stderr
+
+
+@pytest.mark.slow
 def test_two_processes_count_every_image_exactly_once(workplace, tmp_path):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "evaluate.py"),
@@ -227,7 +231,7 @@ def photos(here, tmp_path) -> Path:
 
 def test_photos_without_masks_become_class_maps_in_their_sizes_and_broken_ones_are_named_at_the_end(photos, tmp_path, capsys):
     out = tmp_path / "out"
-    assert script.main(["--images", str(photos), "--save-predictions", str(out), "--batch", "2"]) == 1
+    assert main(["--images", str(photos), "--save-predictions", str(out), "--batch", "2"]) == 1
     said = capsys.readouterr().out
     assert "7 images in" in said and "2 could not be read, the others are done:" in said
     assert "broken.png cannot be read: its content is no image" in said and "cut.png" in said
@@ -250,11 +254,11 @@ def test_one_photo_or_a_glob_of_them_is_read_by_a_model_that_names_no_data(photo
     save_network(tiny_network(9, 0), tmp_path / "plain", HALF, HALF, 0)
     command = ["--checkpoint", str(tmp_path / "plain"), "--save-predictions", str(tmp_path / "out")]
     sliding = ["--sliding-window", "--window", "16", "16", "--short-side", "0", "--json", str(tmp_path / "report.json")]
-    assert script.main([*command, "--images", str(photos / "**" / "a.*"), *sliding]) == 0
+    assert main([*command, "--images", str(photos / "**" / "a.*"), *sliding]) == 0
     assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["a.jpg.png", "a.png.png", "deep__a.png"]
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["images"] == 3 and report["unreadable"] == []
-    assert script.main([*command, "--images", str(photos / "deep" / "a.png")]) == 0
+    assert main([*command, "--images", str(photos / "deep" / "a.png")]) == 0
     assert (tmp_path / "out" / "masks" / "a.png").is_file()
 
 

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "s4former"
 ORDER = ({"config", "errors", "files", "randomness"}, {"networks"}, {"method"}, {"data"}, {"evaluation"}, {"report"}, {"training"})
 LAST = len(ORDER)  # figures, benchmark, new_config, prepare, commands: what people run; these may import each other
 OWNERS = {  # the folders or modules through which a library of the ecosystem enters
-    "accelerate": {"training", "benchmark", "train_semi"},
+    "accelerate": {"training", "benchmark", "commands/evaluate_model", "train_semi"},
     "datasets": {"data", "benchmark", "evaluation/mean_iou"},
     "timm": {"networks/deeplab"},
     "transformers": {"networks", "method/pasa", "figures", "benchmark", "commands", "train_semi"},

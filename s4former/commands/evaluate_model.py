@@ -1,0 +1,102 @@
+"""What evaluate.py computes, over all processes: the scores of a model, or its class maps of photos without masks."""
+
+import sys
+import time
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm import tqdm
+from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from ..config import Config, to_dict
+from ..data.batches import validation_set
+from ..errors import DataError
+from ..evaluation.inference import Setting, batches_of_one_size, count, predict, predictions
+from ..evaluation.metrics import ConfusionMatrix
+from ..evaluation.model_choice import CheckpointError, ModelChoice, read_mean_std
+from ..evaluation.photos import draw_sheet, find_photos, read_photos, save_maps
+from ..networks.build import load_network, logits_at
+from ..training.engine import precision
+
+
+def evaluate_model(choice: ModelChoice, config: Config, options: Namespace) -> tuple[dict[str, Any], bool]:
+    """The report, on every process, and whether this is the one that prints it."""
+    # unless told, Accelerate takes processes on CPUs for unrelated ones, and each would evaluate everything
+    on_cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision(config.run.mixed_precision))
+    if accelerator.is_main_process:
+        print(f"{'reading with' if options.images else 'evaluating'} {choice.description}", file=sys.stderr, flush=True)
+    mean, std = read_mean_std(choice.source)
+    setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device)
+    disable_progress_bar()  # of transformers, one for the tensors it loads
+    network = load_network(choice.source).to(accelerator.device).eval()
+    compute = predict_photos if options.images else score_dataset
+    try:
+        with accelerator.autocast(), tqdm(unit="image", disable=None if accelerator.is_main_process else True) as bar:
+            report = compute(network, setting, config, options, accelerator, bar)
+    except torch.OutOfMemoryError as error:
+        raise DataError(f"{str(error).splitlines()[0]} Take a smaller --batch, or --sliding-window for large images") from error
+    accelerator.end_training()
+    return {"checkpoint": choice.source, "model": choice.description, **report}, accelerator.is_main_process
+
+
+def score_dataset(
+    network: PreTrainedModel, setting: Setting, config: Config, options: Namespace, accelerator: Accelerator, bar: tqdm
+) -> dict[str, Any]:
+    """Predicts every evaluation image once; returns scores, counts and settings."""
+    dataset = validation_set(config)
+    classes, limit = dataset.classes, config.evaluation.limit or len(dataset)
+    bar.reset(total=min(limit, len(dataset)))
+    if network.config.num_labels != len(classes):
+        raise CheckpointError(
+            f"{network.name_or_path} tells {network.config.num_labels} classes apart, but the data have {len(classes)}"
+            f" ({', '.join(classes[:4])}, ...); give the data it was trained for, or map its ids with data.id_map"
+        )
+    part = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes, "limit": limit}
+    matrix, images, start = ConfusionMatrix(len(classes), device=accelerator.device), 0, time.perf_counter()
+    for items, maps in predictions({"model": partial(logits_at, network)}, dataset, setting, **part):
+        count({"model": matrix}, items, maps)
+        if options.save_predictions:
+            save_maps(Path(options.save_predictions), items, maps["model"], classes)
+        images += len(items)
+        bar.update(len(items) * accelerator.num_processes)
+    scores, images = matrix.reduce(accelerator.reduce).as_dict(classes), sum(gather_object([images]))
+    seconds = time.perf_counter() - start
+    return {
+        **scores, "images": images, "pixels": int(matrix.counts.sum()), "images_per_second": round(images / seconds, 2),
+        "processes": accelerator.num_processes, "precision": accelerator.mixed_precision,
+        "evaluation": to_dict(config.evaluation) | {"window": list(setting.window), "stride": list(setting.stride)},
+        "data": to_dict(config.data),
+    }  # fmt: skip
+
+
+def predict_photos(
+    network: PreTrainedModel, setting: Setting, config: Config, options: Namespace, accelerator: Accelerator, bar: tqdm
+) -> dict[str, Any]:
+    """Writes the class maps of image files; returns how many, and which could not be read."""
+    classes = [network.config.id2label[i] for i in range(network.config.num_labels)]
+    photos = dict(list(find_photos(options.images).items())[: config.evaluation.limit or None])
+    bar.reset(total=len(photos))
+    own = list(photos.items())[accelerator.process_index :: accelerator.num_processes]
+    # windows of one image fill a batch by themselves; images need not wait for others of their size
+    batch = 1 if config.evaluation.mode == "sliding" else config.evaluation.batch
+    folder, unreadable, images, start = Path(options.save_predictions), [], 0, time.perf_counter()
+    for items in batches_of_one_size(read_photos(own, unreadable, config.data.levels), batch):
+        maps = predict(partial(logits_at, network), torch.stack([item.image for item in items]), setting)
+        save_maps(folder, items, maps, classes)
+        images += len(items)
+        bar.update(len(items) * accelerator.num_processes)
+    seconds = time.perf_counter() - start
+    unreadable, images = gather_object(unreadable), sum(gather_object([images]))  # which also waits for the others
+    if accelerator.is_main_process:
+        draw_sheet(folder, photos, classes, config.data.levels)
+    return {
+        "images": images, "unreadable": unreadable, "images_per_second": round(images / seconds, 2), "folder": str(folder),
+        "evaluation": to_dict(config.evaluation),
+    }  # fmt: skip
