@@ -10,20 +10,20 @@ from huggingface_hub import constants
 from ..config import Data
 from ..errors import DataError, join_first
 from ..networks.hub import UNREACHABLE, reason, wait_no_longer
-from .lists import Found, find_path, read_text_lines
+from .lists import SourceParts, find_path, list_lines, read_text_lines
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation", "segmentation_mask", "semantic_segmentation", "labels")
 ID_COLUMNS = ("id", "image_id", "file_name", "filename", "name")
 
 
-def hub(data: Data, parts: Sequence[str]) -> Found:
+def hub(data: Data, parts: Sequence[str]) -> SourceParts:
     """A dataset of the Hub, or a folder with one: the splits train and validation, columns for image and mask."""
     splits = hub_splits(data.root)
     validation = data.validation or next((name for name in ("validation", "val", "test") if name in splits), "")
     found = {"validation": hub_table(data, splits, validation, "validation")}
     if "labeled" not in parts:
-        return Found(parts=found)
+        return SourceParts(parts=found)
     train = hub_table(data, splits, "train", "labeled")
     chosen = hub_choice("data.labeled", data.labeled, train)
     if data.unlabeled in splits:
@@ -36,7 +36,7 @@ def hub(data: Data, parts: Sequence[str]) -> Found:
     found |= {"labeled": train.select(chosen), "unlabeled": pool}
     origin = f"the split {data.unlabeled}" if data.unlabeled in splits else f"the split train ({len(train)} rows)"
     note = f"{data.root}: the pool is what {origin} has beside the labelled: {len(pool)} images"
-    return Found(parts=found, notes=[note])
+    return SourceParts(parts=found, notes=[note])
 
 
 def hub_splits(root: str) -> dict[str, datasets.Dataset]:
@@ -111,7 +111,7 @@ def hub_choice(key: str, value: str, table: datasets.Dataset) -> list[int]:
             raise DataError(f"{key} is {value!r}, but the split train has {len(table)} rows")
         return list(range(int(count)))
     path = find_path(key, value, Path.cwd())
-    lines = [line.strip() for line in read_text_lines(path) if line.strip()]
+    lines = list_lines(read_text_lines(path))
     if not lines:
         raise DataError(f"{key}: the list {path} is empty")
     places = {name: index for index, name in enumerate(table["id"])}

@@ -1,12 +1,13 @@
-"""From names to rows: what a list file or a folder says, which files are meant, and whether all of them are there.
+"""From names to samples: what a list file or a folder says, which files are meant, and whether all of them are there.
 
-No name leads out of the data folder: lists come from anywhere. Links in the folder are followed: whoever owns it made them,
-often to another disk. A name that leads nowhere is answered with the nearest one that does.
+No name leads out of the data folder, since lists come from anywhere; links in the folder are followed, since its owner
+made them. A name that is not found is answered with the nearest one that is.
 """
 
 import difflib
 import hashlib
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,8 +32,8 @@ class Sample:
 
 
 @dataclass(kw_only=True)
-class Found:
-    """What a source function found: rows (or ready tables) by part, and what it knows about the classes."""
+class SourceParts:
+    """What a source has: samples (or ready tables) by part, and what it knows about the classes."""
 
     parts: dict[str, list[Sample] | datasets.Dataset]
     classes: tuple[str, ...] = ()
@@ -47,20 +48,23 @@ class Layout:
     images: dict[str, Path]
     masks: dict[str, Path]
     flat: bool  # ids are file names; otherwise they are paths below the image folder
+    images_in: str  # the image folder, for messages
+    masks_in: str
     tags: tuple[str, ...] = ()  # endings of file names that are not part of the id
-    where: str = ""  # the image folder, for messages
-    masks_where: str = ""  # the same for the masks
 
-    def id_of(self, name: str) -> str | None:
+    def sample(self, name: str, masks: bool) -> Sample:
+        """The sample of an id, with its mask if it has one and `masks` are wanted."""
+        return Sample(str(self.images[name]), str(self.masks[name]) if masks and name in self.masks else None, name)
+
+    def find_id(self, name: str) -> str | None:
         """The id that a list means by `name`, with or without suffix, folder and tag; None if there is no image."""
         name = strip_endings(name.removeprefix("./").lstrip("/"), self.tags)
-        short = PurePosixPath(name).name
-        names = (name, short) if self.flat else (name, name.removeprefix("images/"))
-        found = next((each for each in names if each in self.images), None)
-        return self.deeper.get(name) if found is None and not self.flat else found
+        shorter = PurePosixPath(name).name if self.flat else name.removeprefix("images/")
+        found = next((each for each in (name, shorter) if each in self.images), None)
+        return found if found or self.flat else self.unique_file_names.get(name)
 
     @cached_property
-    def deeper(self) -> dict[str, str]:
+    def unique_file_names(self) -> dict[str, str]:
         """File name -> id of the images in subfolders, as far as a file name stands for one image only."""
         names = {each: PurePosixPath(each).name for each in self.images}
         count = Counter(names.values())
@@ -71,39 +75,36 @@ class Layout:
 
 
 def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Sample]:
-    """The rows of a list file: an id a line, or an image and its mask as paths below the data folder."""
-    lines = [line.strip() for line in read_text_lines(path)]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    """The samples of a list file: an id a line, or an image and its mask as paths below the data folder."""
+    lines = list_lines(read_text_lines(path))
     if not lines:
         raise DataError(f"{key}: the list {path} is empty")
-    rows, lost = [], []
-    for line in lines:
-        check_inside(key, path, line, layout.root)
-        row = row_of_line(line, layout, masks)
-        if row is None:
-            lost.append(line)
-        else:
-            rows.append(row)
+    if outside := [line for line in lines if ".." in re.split(r"[/\s]", line)]:
+        raise DataError(
+            f"{key}: {path} has the line {outside[0]!r}, which leaves the data folder {layout.root}; use ids below it"
+        )
+    samples = [parse_line(line, layout, masks) for line in lines]
+    lost = [line for line, sample in zip(lines, samples) if sample is None]
     if lost:
         near = difflib.get_close_matches(strip_endings(lost[0], layout.tags), layout.images, n=1)
         raise DataError(
             f"{key}: {plural(len(lost), 'id')} of {path} {'has' if len(lost) == 1 else 'have'} no image in"
-            f" {layout.where}, the first: {lost[0]}" + (f" (the nearest name is {near[0]})" if near else "")
+            f" {layout.images_in}, the first: {lost[0]}" + (f" (the nearest name is {near[0]})" if near else "")
             + (f"; a leading / means {layout.root}, since a list may not lead out of it" if lost[0].startswith("/") else "")
         )
-    return check_samples(key, path, rows, layout.masks_where if masks else "")
+    return check_samples(key, path, samples, layout.masks_in if masks else "")
 
 
-def row_of_line(line: str, layout: Layout, masks: bool) -> Sample | None:
-    """The row of one line; None if there is no such image. File names may hold spaces, so one name is tried first, and
-    a tab parts two of them where there is one.
+def parse_line(line: str, layout: Layout, masks: bool) -> Sample | None:
+    """The sample of one line; None if there is no such image.
 
-    Where the layout is known (`flat`), the image alone says which mask: lists of other projects name masks that were
-    never made here. In a folder of one's own, the second column counts.
+    File names may hold spaces, so one name is tried first, and a tab separates two names where there is one. Where the
+    layout is known (`flat`), the image alone says which mask: lists of other projects name masks that were never made
+    here. In a folder of one's own, the second column counts.
     """
     columns = line.split("\t") if "\t" in line else line.split()
     for image, *given in ([line], columns) if len(columns) == 2 else ([line],):
-        name = layout.id_of(image)
+        name = layout.find_id(image)
         path = layout.images[name] if name else layout.root / image.lstrip("/")
         if name is None and (layout.flat or not path.is_file()):
             continue
@@ -113,33 +114,37 @@ def row_of_line(line: str, layout: Layout, masks: bool) -> Sample | None:
     return None
 
 
-def check_inside(key: str, path: Path, line: str, root: Path) -> None:
-    """Refuses a line that points out of the data folder. A leading slash means the folder, as VOC's lists have it."""
-    if ".." in PurePosixPath(line).parts or any(".." in PurePosixPath(part).parts for part in line.split()):
-        raise DataError(f"{key}: {path} has the line {line!r}, which leaves the data folder {root}; use ids below it")
-
-
-def check_samples(key: str, origin: Path | str, rows: list[Sample], masks: str) -> list[Sample]:
-    """The rows, after making sure that none is there twice and, if `masks` names their place, that all have one."""
-    twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
+def check_samples(key: str, origin: Path | str, samples: list[Sample], masks_in: str) -> list[Sample]:
+    """The samples, after making sure that none is there twice and, if `masks_in` names their place, that all have a mask."""
+    twice = [name for name, count in Counter(sample.id for sample in samples).items() if count > 1]
     if twice:
         raise DataError(f"{key}: {origin} names {plural(len(twice), 'id')} more than once, the first: {twice[0]}")
-    lost = [row.id for row in rows if row.mask is None] if masks else []
+    lost = [sample.id for sample in samples if sample.mask is None] if masks_in else []
     if lost:
         raise DataError(
             f"{key}: {plural(len(lost), 'image')} of {origin} {'has' if len(lost) == 1 else 'have'} no mask in"
-            f" {masks}, the first: {lost[0]}; a mask has the name of its image and one of the endings"
+            f" {masks_in}, the first: {lost[0]}; a mask has the name of its image and one of the endings"
             f" {', '.join(MASK_ENDINGS)}"
         )
-    return rows
+    return samples
+
+
+def read_text(path: Path) -> str:
+    """A text file; `DataError` if it is none."""
+    try:
+        return path.read_text()
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path} cannot be read as text: {error}") from None
 
 
 def read_text_lines(path: Path) -> list[str]:
-    """The lines of a text file; `DataError` if it is none."""
-    try:
-        return path.read_text().splitlines()
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"the list {path} cannot be read as text: {error}") from None
+    return read_text(path).splitlines()
+
+
+def list_lines(lines: Iterable[str]) -> list[str]:
+    """The lines of a list file without blank ones and comments."""
+    lines = (line.strip() for line in lines)
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def list_fingerprint(ids: Iterable[str]) -> dict[str, Any]:
@@ -154,7 +159,7 @@ def list_fingerprint(ids: Iterable[str]) -> dict[str, Any]:
 def find_images(
     folder: Path, *, flat: bool, tags: Sequence[str] = (), only: str = "", suffixes: Sequence[str] = IMAGE_ENDINGS
 ) -> dict[str, Path]:
-    """Every picture below a folder by its id, in sorted order; of two with one id, the suffix named first wins.
+    """Every image below a folder by its id, in sorted order; of two with one id, the suffix named first wins.
 
     Args:
         flat: ids are file names; otherwise paths below `folder`.
@@ -171,7 +176,7 @@ def find_images(
 
 
 def links_to_parent(folder: Path) -> bool:
-    """Whether a folder is a link to one it lies in: followed, it would show every picture again and again."""
+    """Whether a folder is a link to one it lies in: followed, it would show every image again and again."""
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
@@ -189,10 +194,8 @@ def data_root(data: Data) -> Path:
     root = Path(data.root).expanduser().absolute()
     if not root.is_dir():
         near = difflib.get_close_matches(root.name, list_names(root.parent), n=1)
-        raise DataError(
-            f"data.root is {data.root!r}, but there is no such folder"
-            + (f"; did you mean {root.parent / near[0]}?" if near else "")
-        )
+        hint = f"; did you mean {root.parent / near[0]}?" if near else ""
+        raise DataError(f"data.root is {data.root!r}, but there is no such folder{hint}")
     return root
 
 
@@ -200,14 +203,11 @@ def find_path(key: str, value: str, *folders: Path) -> Path:
     """The file or folder that a value of the config names, looked for below each of `folders`, then from here."""
     tried = [folder / value for folder in folders] + [Path(value).expanduser().absolute()]
     tried += [path.with_name(path.name + ".txt") for path in tried]
-    for path in tried:
-        if path.exists():
-            return path
+    if found := next((path for path in tried if path.exists()), None):
+        return found
     near = difflib.get_close_matches(Path(value).name, list_names(tried[0].parent), n=3)
-    raise DataError(
-        f"{key} is {value!r}, but there is no such list or folder in {' or '.join(map(str, folders))}"
-        + (f"; near it are {', '.join(near)}" if near else "")
-    )
+    hint = f"; near it are {', '.join(near)}" if near else ""
+    raise DataError(f"{key} is {value!r}, but there is no such list or folder in {' or '.join(map(str, folders))}{hint}")
 
 
 def list_names(folder: Path) -> list[str]:
