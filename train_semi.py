@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
 from s4former.config import Config, load, share_of_process, to_dict
-from s4former.data.batches import step_loader
+from s4former.data.loader import step_loader
 from s4former.data.sources import Sources, check_masks, load_sources
 from s4former.errors import ConfigError, DataError, in_words
 from s4former.files import put_back, write_text

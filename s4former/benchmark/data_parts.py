@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.batches import StepDataset, step_loader
+from ..data.batches import StepDataset
+from ..data.loader import step_loader
 from ..evaluation import inference
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.windows import sliding_rows

@@ -136,12 +136,12 @@ def empty_batch(config: Config, grid: tuple[int, int], classes: int) -> Batch:
     labeled, unlabeled = share_of_process(config, 1)
     method, crop = config.method, config.data.crop
     parts = [list(range(first, first + unlabeled)) for first in range(0, config.run.batch.unlabeled, unlabeled)]
-    only_givers, partner = max((mix_partners(config, positions) for positions in parts), key=lambda found: len(found[0]))
+    borrowed, partner = max((mix_partners(config, positions) for positions in parts), key=lambda found: len(found[0]))
     place = Place(
         seed=0, step=0, positions=list(range(unlabeled)), partner=partner, size=crop, group=method.mix_group, probability=1.0,
         classes=classes, labeled=labeled,
     )  # fmt: skip
-    seen = unlabeled + len(only_givers) if method.teacher != "none" else 0
+    seen = unlabeled + len(borrowed) if method.teacher != "none" else 0
     orders = torch.arange(grid[0] * grid[1]).reshape(1, *grid).repeat(unlabeled, 1, 1)
     views = method.strong_views if seen else 0
     strong = [Strong(torch.zeros(seen, 3, *crop), MIXES[method.mix].draw(place), orders.clone()) for _ in range(views)]

@@ -9,7 +9,8 @@ from typing import Any, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from ..data.batches import StepDataset, ValidationSet, step_loader
+from ..data.batches import StepDataset, ValidationSet
+from ..data.loader import step_loader
 from ..evaluation.inference import evaluate_networks
 from ..method.batch import Batch
 from ..method.student import shuffle_grid

@@ -8,7 +8,8 @@ from folders import HEIGHT, WIDTH, save_image, save_mask, write
 from scripts import TINY
 
 from s4former.config import from_dict
-from s4former.data.batches import StepDataset, ValidationSet, labeled_indices, mix_partners, shuffled_index, step_loader
+from s4former.data.batches import StepDataset, ValidationSet, labeled_indices, mix_partners, shuffled_index
+from s4former.data.loader import step_loader
 from s4former.data.sources import load_sources
 from s4former.errors import DataError
 from s4former.method.mixing import MIXES, gather, mix_pseudo
@@ -257,7 +258,7 @@ def test_images_with_rare_classes_come_up_more_often_and_steps_stay_pure(tmp_pat
     first = steps[3, 0]
     steps[0, 0]
     assert same(first, steps[3, 0])
-    draws = collections.Counter(steps.places[shuffled_index(0, 0, draw, len(steps.places))] for draw in range(11 * 20))
+    draws = collections.Counter(steps.indices[shuffled_index(0, 0, draw, len(steps.indices))] for draw in range(11 * 20))
     assert draws[4] == 60 and draws[0] == 20
 
 
