@@ -1,6 +1,6 @@
-"""Images on their way into training: decoded small where that is enough, or kept decoded.
+"""Images and masks for training: decoded small where that is enough, or kept decoded.
 
-Decoding costs a loader little for pictures of VOC's size (4 of 35 ms a crop; geometry 10, colours 21) and most for photos
+Decoding costs a loader little for images of VOC's size (4 of 35 ms a crop; geometry 10, colours 21) and most for photos
 of 12 megapixels (323 of 430 ms). With `data.draft` a JPEG much larger than its crops is decoded at a half, a quarter or an
 eighth, straight from its frequencies (unlabelled images only; 103 ms, and the crop takes 36 instead of 84). With
 `data.cache` every training image and mask is decoded once in the life of a folder and then read as it was, to the bit
@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..config import Data
 from ..errors import DataError
-from .images import header_size, is_scene, read_image
+from .images import EncodedImage, header_size, is_scene, read_image
 from .masks import check_sizes, read_mask, read_pair
 
 
@@ -26,19 +26,15 @@ class CacheError(DataError):
     """The cache cannot be written: no fault of the image, so no other image will do instead."""
 
 
-def read_unlabeled_image(record: dict[str, Any], data: Data) -> Image.Image:
-    """The picture of an unlabelled row as RGB.
-
-    Args:
-        record: {"path", "bytes"}, as `datasets.Image(decode=False)` gives it.
+def read_unlabeled_image(file: EncodedImage, data: Data) -> Image.Image:
+    """The image of an unlabelled row as RGB.
 
     Raises:
         DataError: what `read_image` says. CacheError: the cache cannot be written.
     """
-    if is_scene(record):
-        return read_image(record, data.levels)
-    reduce = max_scale(*header_size(record), data) if data.draft else 1.0
-    return cached_image(record, data, reduce)
+    if is_scene(file):
+        return read_image(file, data.levels)
+    return cached_image(file, data, max_scale(*header_size(file), data) if data.draft else 1.0)
 
 
 def read_labeled_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:
@@ -46,51 +42,50 @@ def read_labeled_pair(row: dict[str, Any], data: Data, num_classes: int) -> tupl
     if not data.cache or row["mask"] is None or is_scene(row["image"]):
         return read_pair(row, data, num_classes)
     image = cached_image(row["image"], data, 1.0)
-    how = ("mask", data.source, data.palette, data.id_map, data.ignore_index, num_classes)
-    mask = cached(row["mask"], data, lambda: read_mask(row["mask"], data, num_classes), how)
+    settings = ("mask", data.source, data.palette, data.id_map, data.ignore_index, num_classes)
+    mask = cached(row["mask"], data, settings, lambda: read_mask(row["mask"], data, num_classes))
     check_sizes(row, (image.height, image.width), mask.shape)
     return image, mask
 
 
-def cached_image(record: dict[str, Any], data: Data, reduce: float) -> Image.Image:
-    if not data.cache:
-        return read_image(record, data.levels, reduce=reduce)
-    how = (data.levels, reduce)
-    return Image.fromarray(cached(record, data, lambda: np.asarray(read_image(record, data.levels, reduce=reduce)), how))
-
-
-def cached(record: dict[str, Any], data: Data, read: Callable[[], np.ndarray], how: tuple[Any, ...]) -> np.ndarray:
-    """What `read` gives, kept in `data.cache` for the next time; `how` is all that it depends on besides the file."""
-    path = Path(data.cache) / f"{cache_key(record, *how)}.npy"
-    try:
-        return np.load(path)
-    except (OSError, ValueError, EOFError):  # not there yet, or not whole
-        pixels = read()
-    keep(pixels, path)
-    return pixels
-
-
 def max_scale(height: int, width: int, data: Data) -> float:
-    """The share of its size at which an image is at most used, before the crop; see `augment.resized_size`."""
+    """The share of its size at which an image is at most used, before the crop; see `geometry.resized_size`."""
     fits = min(data.resize[0] / max(height, width), data.resize[1] / min(height, width))
     return min(1.0, fits * data.ratio[1])
 
 
-def cache_key(record: dict[str, Any], *how: Any) -> str:
-    """A name for what is decoded, which changes with the file, and with how it is decoded."""
-    if record["bytes"] is not None:
-        content = record["bytes"]
-    else:
+def cached_image(file: EncodedImage, data: Data, reduce: float) -> Image.Image:
+    def read() -> Image.Image:
+        return read_image(file, data.levels, reduce=reduce)
+
+    return Image.fromarray(cached(file, data, (data.levels, reduce), lambda: np.asarray(read()))) if data.cache else read()
+
+
+def cached(file: EncodedImage, data: Data, settings: tuple[Any, ...], read: Callable[[], np.ndarray]) -> np.ndarray:
+    """What `read` returns, kept in `data.cache`; `settings` is all that it depends on besides the file."""
+    path = Path(data.cache) / f"{cache_key(file, settings)}.npy"
+    try:
+        return np.load(path)
+    except (OSError, ValueError, EOFError):  # not there yet, or not whole
+        pixels = read()
+    write_cache(pixels, path)
+    return pixels
+
+
+def cache_key(file: EncodedImage, settings: tuple[Any, ...]) -> str:
+    """A name that changes with the file, and with the settings it is decoded with."""
+    content = file["bytes"]
+    if content is None:
         try:
-            facts = os.stat(record["path"])
+            status = os.stat(file["path"])
         except OSError as error:
-            raise DataError(f"image {record['path']} cannot be read: {error.strerror}") from None
-        content = f"{Path(record['path']).resolve()}:{facts.st_size}:{facts.st_mtime_ns}".encode()
-    return hashlib.sha256(content + repr(how).encode()).hexdigest()[:32]
+            raise DataError(f"image {file['path']} cannot be read: {error.strerror}") from None
+        content = f"{Path(file['path']).resolve()}:{status.st_size}:{status.st_mtime_ns}".encode()
+    return hashlib.sha256(content + repr(settings).encode()).hexdigest()[:32]
 
 
-def keep(pixels: np.ndarray, path: Path) -> None:
-    """Written beside and renamed: whoever reads at the same time finds it whole or not at all."""
+def write_cache(pixels: np.ndarray, path: Path) -> None:
+    """Writes beside the path and renames, so that others who read it find it whole or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ the strong views share one, and a crop can be replayed from its generator alone.
 resize by a random ratio, random crop, flip, colour (colour.py), padding at the bottom and the right.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -41,8 +41,8 @@ def crop_pair(
         image (h, w, 3) uint8, 0 on padding; mask (h, w) uint8, 255 on padding, or None; valid (h, w) bool.
     """
     geometry = draw_geometry(rng, image.height, image.width, data, mask)
-    view, valid = cut_image(image, geometry)
-    return view, None if mask is None else cut_mask(mask, geometry), valid
+    view, valid = crop_image(image, geometry)
+    return view, None if mask is None else crop_mask(mask, geometry), valid
 
 
 def draw_geometry(
@@ -59,19 +59,16 @@ def draw_geometry(
     free = (resized[0] - box[0] + 1, resized[1] - box[1] + 1)
 
     def draw() -> Geometry:
-        return Geometry(
-            source=(height, width), resized=resized, box=box, crop=data.crop, flip=False,
-            top=int(rng.integers(free[0])), left=int(rng.integers(free[1])),
-        )  # fmt: skip
+        top, left = int(rng.integers(free[0])), int(rng.integers(free[1]))
+        return Geometry(source=(height, width), resized=resized, top=top, left=left, box=box, crop=data.crop, flip=False)
 
     geometry = draw()
     if mask is not None and data.max_class_share < 1 and free != (1, 1):
         for _ in range(CROP_TRIES):
-            if is_mixed(sample_nearest(mask, geometry), data.max_class_share):
+            if shows_several_classes(sample_nearest(mask, geometry), data.max_class_share):
                 break
             geometry = draw()
-    flip = bool(rng.random() < data.flip)
-    return Geometry(**{**vars(geometry), "flip": flip})
+    return replace(geometry, flip=bool(rng.random() < data.flip))
 
 
 def resized_size(height: int, width: int, ratio: float, limits: tuple[int, int]) -> tuple[int, int]:
@@ -81,13 +78,13 @@ def resized_size(height: int, width: int, ratio: float, limits: tuple[int, int])
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def is_mixed(mask: np.ndarray, share: float) -> bool:
+def shows_several_classes(mask: np.ndarray, share: float) -> bool:
     """Whether a mask has more than one class and the largest holds less than `share` of the labelled pixels."""
     count = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]
     return bool((count > 0).sum() > 1 and count.max() < share * count.sum())
 
 
-def cut_image(image: Image.Image, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+def crop_image(image: Image.Image, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """The view of an RGB image: (h, w, 3) uint8, 0 on padding; and (h, w) bool, False on padding.
 
     Bilinear as Pillow has it, that is with antialiasing when the image shrinks (OpenCV, in the released code, has
@@ -103,19 +100,19 @@ def cut_image(image: Image.Image, geometry: Geometry) -> tuple[np.ndarray, np.nd
         min((geometry.top + height) * down, geometry.source[0]),
     )
     part = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
-    view = np.zeros((*geometry.crop, 3), np.uint8)
-    view[:height, :width] = part[:, ::-1] if geometry.flip else part
-    valid = np.zeros(geometry.crop, bool)
-    valid[:height, :width] = True
-    return view, valid
+    valid = pad(np.ones(geometry.box, bool), geometry, False)
+    return pad(part, geometry, 0), valid
 
 
-def cut_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
+def crop_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     """The same view of an (H, W) uint8 mask: (h, w) uint8, nearest pixel, 255 on padding."""
-    height, width = geometry.box
-    part = sample_nearest(mask, geometry)
-    view = np.full(geometry.crop, IGNORE_INDEX, np.uint8)
-    view[:height, :width] = part[:, ::-1] if geometry.flip else part
+    return pad(sample_nearest(mask, geometry), geometry, IGNORE_INDEX)
+
+
+def pad(part: np.ndarray, geometry: Geometry, value: int) -> np.ndarray:
+    """The box (height, width, ...), flipped if the geometry says so, and padded to the crop."""
+    view = np.full((*geometry.crop, *part.shape[2:]), value, part.dtype)
+    view[: geometry.box[0], : geometry.box[1]] = part[:, ::-1] if geometry.flip else part
     return view
 
 

@@ -1,4 +1,4 @@
-"""augment.py: one geometry for image, mask and every view."""
+"""One geometry for image, mask and every view."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from PIL import Image
 
 from s4former.config import Data
 from s4former.data.colour import photometric
-from s4former.data.geometry import crop_pair, cut_image, cut_mask, draw_geometry, is_mixed, resized_size
+from s4former.data.geometry import crop_pair, crop_image, crop_mask, draw_geometry, shows_several_classes, resized_size
 
 SMALL = Data(crop=(16, 24), resize=(96, 24))
 
@@ -58,7 +58,7 @@ def test_the_box_alone_gives_the_pixels_of_resizing_everything(seed):
     everything = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).astype(int)
     rows, columns = geometry.box
     expected = everything[geometry.top :, geometry.left :][:rows, :columns]
-    view = cut_image(image, geometry)[0].astype(int)[:rows, :columns]
+    view = crop_image(image, geometry)[0].astype(int)[:rows, :columns]
     difference = np.abs(view - expected)
     assert difference.max() <= 2 and (difference > 1).mean() < 0.001 and difference.mean() < 0.05
 
@@ -71,7 +71,7 @@ def test_the_nearest_mask_is_the_one_of_pillow(seed):
     everything = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
     rows, columns = geometry.box
     assert np.array_equal(
-        cut_mask(mask, geometry)[:rows, :columns], everything[geometry.top :, geometry.left :][:rows, :columns]
+        crop_mask(mask, geometry)[:rows, :columns], everything[geometry.top :, geometry.left :][:rows, :columns]
     )
 
 
@@ -100,10 +100,10 @@ def test_flip_mirrors_the_picture_and_leaves_the_padding_where_it_is():
     assert np.array_equal(mask[:, :31], halves()[:, ::-1]) and not valid[:, 31:].any()
 
 
-def test_a_mask_is_mixed_when_the_largest_class_has_less_than_the_share():
+def test_a_mask_shows_several_classes_when_the_largest_has_less_than_the_share():
     mask = np.array([[0, 0, 0, 1], [255, 255, 255, 255]], np.uint8)
-    assert not is_mixed(mask, 0.75) and is_mixed(mask, 0.76)  # 3 of 4 labelled pixels
-    assert not is_mixed(np.zeros((2, 3), np.uint8), 1.0) and not is_mixed(np.full((2, 3), 255, np.uint8), 1.0)
+    assert not shows_several_classes(mask, 0.75) and shows_several_classes(mask, 0.76)  # 3 of 4 labelled pixels
+    assert not shows_several_classes(np.zeros((2, 3), np.uint8), 1.0) and not shows_several_classes(np.full((2, 3), 255, np.uint8), 1.0)
 
 
 def test_labelled_crops_look_for_a_second_class_and_unlabelled_crops_do_not():
@@ -112,14 +112,14 @@ def test_labelled_crops_look_for_a_second_class_and_unlabelled_crops_do_not():
     data = Data(crop=(16, 24), resize=(400, 100), ratio=(1.0, 1.0), flip=0)
     tried, plain = 0, 0
     for seed in range(100):
-        tried += is_mixed(crop_pair(picture(100, 150), mask, np.random.default_rng(seed), data)[1], 0.75)
+        tried += shows_several_classes(crop_pair(picture(100, 150), mask, np.random.default_rng(seed), data)[1], 0.75)
         blind = draw_geometry(np.random.default_rng(seed), 100, 150, data)
-        plain += is_mixed(cut_mask(mask, blind), 0.75)
+        plain += shows_several_classes(crop_mask(mask, blind), 0.75)
     assert plain < 15 and tried > 3 * plain
 
 
 def test_views_of_one_geometry_differ_in_colour_only():
     geometry = draw_geometry(np.random.default_rng(0), 20, 31, SMALL)
-    (one, valid), (two, _) = (cut_image(picture(), geometry) for _ in range(2))
+    (one, valid), (two, _) = (crop_image(picture(), geometry) for _ in range(2))
     assert np.array_equal(one, two)
     assert not np.array_equal(photometric(one, np.random.default_rng(3)), one)
