@@ -3,6 +3,7 @@
     accelerate launch train_semi.py --config configs/demo.json [--resume] [section.key=value ...]
     accelerate launch train_semi.py --config configs/voc_92.json --config configs/methods/unimatch_ema.json
     python train_semi.py --config configs/demo.json --check     # looks at everything, trains three steps, writes nothing
+    python train_semi.py --help-config method                   # the keys of a section, or without its name of all
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
-from s4former.config import Config, load, share_of_process, to_dict
+from s4former.config import Config, help_config, load, share_of_process, to_dict
 from s4former.data.loader import step_loader
 from s4former.data.sources import Sources, check_masks, load_sources
 from s4former.errors import ConfigError, DataError, in_words
@@ -85,6 +86,17 @@ def main() -> int:
     return status
 
 
+class HelpConfig(argparse.Action):
+    """Prints the keys of a section of the config, or of all, and ends the program, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        try:
+            print(help_config(values))
+        except ConfigError as error:
+            parser.error(str(error))
+        parser.exit()
+
+
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -93,6 +105,10 @@ def read_arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the same command")
     parser.add_argument("--check", action="store_true", help="look at data, memory, time and disk in a minute, and write nothing")
+    parser.add_argument(
+        "--help-config", nargs="?", const="", metavar="SECTION", action=HelpConfig,
+        help="print every key of the config, or of one section, with default, range and meaning, and exit",
+    )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
     return parser.parse_intermixed_args()
 

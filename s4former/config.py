@@ -10,12 +10,15 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Sequence
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails, to_jsonable_python
 
 from .errors import ConfigError
@@ -29,51 +32,52 @@ Share = Annotated[float, Field(ge=0, le=1)]
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
+def key(default: Any, description: str, **limits: Any) -> Any:
+    """A key of a section: its default, its meaning for --help-config and editors, and its range."""
+    return Field(default, description=description, **limits)
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Shapes:
     """The drawn data set of the demo: how many scenes, how large, from which seed."""
 
-    labeled: Count = Field(16, description="scenes with a mask")
-    unlabeled: Count = Field(1000, description="further scenes, whose masks are never drawn")
-    validation: Count = Field(100, description="further scenes, for evaluation only")
-    height: int = Field(96, ge=32, description="pixels")
-    width: int = Field(128, ge=32, description="pixels")
-    seed: NonNegativeInt = Field(0, description="of the scenes; another one draws another data set")
+    labeled: Count = key(16, "scenes with a mask")
+    unlabeled: Count = key(1000, "further scenes, whose masks are never drawn")
+    validation: Count = key(100, "further scenes, for evaluation only")
+    height: int = key(96, "of a scene, pixels", ge=32)
+    width: int = key(128, "of a scene, pixels", ge=32)
+    seed: NonNegativeInt = key(0, "of the scenes; another seed draws another data set")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Data:
     """Where the images are and how a training crop is cut from one."""
 
-    source: Literal["shapes", "folder", "voc", "cityscapes", "coco", "hub"] = Field("voc", description=
-        "drawn shapes, any folder of images and masks, the published layout of a data set, or a dataset of the Hub")
-    root: str = Field("", description="the data folder; for `hub` the id of a Hub dataset")
-    labeled: str = Field("", description="list file or subfolder of the labelled training images")
-    unlabeled: str = Field("", description="the same for the unlabelled pool; empty = the training images not labelled")
-    validation: str = Field("", description="the same for evaluation")
-    classes: tuple[str, ...] = Field((), description="class names, id 0 first; empty = those of the source")
-    classes_file: str = Field("", description='or a JSON file with them: a list of names, or {"0": "name", ...}')
-    ignore_index: int = Field(255, ge=0, le=65535, description="the id in the masks that counts as no label")
-    palette: dict[str, int] = Field(default_factory=dict, description=
-        'masks of colours: "#rrggbb" -> the id it stands for')
+    source: Literal["shapes", "folder", "voc", "cityscapes", "coco", "hub"] = key(
+        "voc", "drawn shapes; a folder of images and masks; the published layout of a data set; a dataset of the Hub")
+    root: str = key("", "the data folder; for hub the id of a Hub dataset")
+    labeled: str = key("", "list file or subfolder of the labelled training images")
+    unlabeled: str = key("", "list file or subfolder of the unlabelled images; empty = the training images not labelled")
+    validation: str = key("", "list file or subfolder of the images to evaluate on")
+    classes: tuple[str, ...] = key((), "class names, id 0 first; empty = those of the source")
+    classes_file: str = key("", 'instead of classes: a JSON file, a list of names or {"0": "name", ...}')
+    ignore_index: int = key(255, "the id in the masks that counts as no label", ge=0, le=65535)
+    palette: dict[str, int] = Field(default_factory=dict, description='masks of colours: "#rrggbb" -> id it stands for')
     id_map: dict[str, int] = Field(default_factory=dict, description="id in the masks -> class id (or ignore_index)")
-    levels: tuple[float, float] = Field((0.0, 0.0), description=
-        "images of more than 8 bits: the values that become black and white")
-    crop: tuple[Count, Count] = Field((512, 512), description="height, width of a training crop, pixels")
-    resize: tuple[Count, Count] = Field((2048, 512), description=
-        "longest and shortest side an image is fitted into before the ratio")
-    ratio: tuple[PositiveFloat, PositiveFloat] = Field((0.5, 2.0), description="range of the random scale on top of `resize`")
-    repeat_rare: Share = Field(0.0, description=
-        "labelled images that show a class in fewer than this share of them come up more often, sqrt(this / share) times"
-        " (repeat factor sampling of LVIS, Gupta et al. 2019), rounded; 0 = every image equally often")
-    max_class_share: float = Field(0.75, gt=0, le=1, description=
-        "largest share of one class in a labelled crop; unlabelled crops are plain random")
-    flip: Share = Field(0.5, description="probability of mirroring an image")
-    workers: NonNegativeInt = Field(4, description="loader processes per training process")
-    draft: bool = Field(False, description="decode unlabelled JPEGs at 1/2, 1/4 or 1/8 of their size where no crop needs"
-        " more; changes pixels by a few grey levels")
-    cache: str = Field("", description=
-        "folder that keeps training images and masks decoded, as they are: 4 bytes a pixel; empty = decode every time")
+    levels: tuple[float, float] = key((0.0, 0.0), "images of more than 8 bits: the values that become black and white")
+    crop: tuple[Count, Count] = key((512, 512), "height, width of a training crop, pixels")
+    resize: tuple[Count, Count] = key((2048, 512), "longest, shortest side to fit an image into before ratio, pixels")
+    ratio: tuple[PositiveFloat, PositiveFloat] = key((0.5, 2.0), "range of the random scale on top of resize")
+    repeat_rare: Share = key(
+        0.0, "labelled images that show a class in fewer than this share of them come up more often, sqrt(this / share)"
+        " times (repeat factor sampling of LVIS, Gupta et al. 2019), rounded; 0 = every image equally often")
+    max_class_share: float = key(0.75, "of a labelled crop; unlabelled crops are plain random", gt=0, le=1)
+    flip: Share = key(0.5, "probability that a crop is mirrored")
+    workers: NonNegativeInt = key(4, "loader processes per training process")
+    draft: bool = key(False, "decode unlabelled JPEGs at 1/2, 1/4 or 1/8 of their size where no crop needs more;"
+                             " changes pixels by a few grey levels")
+    cache: str = key("", "folder that keeps training images and masks decoded, as they are: 4 bytes a pixel;"
+                         " empty = decode every time")
     shapes: Shapes = Field(default_factory=Shapes)
 
 
@@ -81,93 +85,81 @@ class Data:
 class Model:
     """The network: an encoder of transformers (or a ResNet of timm) and a decoder."""
 
-    architecture: Literal["setr", "segformer", "dpt", "upernet", "deeplabv3plus"] = Field("setr", description=
-        "a plain ViT under SETR-PUP, SegFormer, DINOv2 or DINOv3 under DPT or UperNet, a ResNet under DeepLabV3+")
-    encoder: str = Field("deit-base", description=
-        "a size (deit-tiny .. resnet101), a Hub id, a folder, or a timm-style .pth/.safetensors (ViT, ResNet)")
-    start_from: str = Field("", description=
-        "a whole segmentation network to go on from: a folder or Hub id; its encoder and head take the place of the"
-        " other keys of this section, and only the architecture has to be given")
-    freeze: int = Field(0, ge=-1, description=
-        "first blocks of the encoder that stay as they are, embeddings included; -1 = all")
-    pretrained: bool = Field(True, description="false: the same encoder with random weights, nothing downloaded")
-    out_indices: tuple[int, ...] = Field((), description=
-        "SETR, DPT, UperNet: blocks whose outputs feed the heads (SETR: the last one the main head); empty = by depth")
-    decoder_channels: Count = Field(256, description="channels of the heads; not SegFormer")
-    decoder_stages: NonNegativeInt = Field(0, description="SETR: x2 up-sampling stages; 0 = up to the input size")
-    encoder_config: dict[str, Any] = Field(default_factory=dict, description=
-        "overrides of the transformers config (dropout, ...); of a ResNet: further arguments of timm")
-    activation_checkpointing: bool = Field(False, description="trade time for memory in every encoder block")
+    architecture: Literal["setr", "segformer", "dpt", "upernet", "deeplabv3plus"] = key(
+        "setr", "a plain ViT under SETR-PUP, SegFormer, DINOv2 or DINOv3 under DPT or UperNet, a ResNet under DeepLabV3+")
+    encoder: str = key(
+        "deit-base", "a size (deit-tiny .. resnet101), a Hub id, a folder, or a timm-style .pth/.safetensors (ViT, ResNet)")
+    start_from: str = key(
+        "", "a whole segmentation network to start from, a folder or Hub id; its encoder and head replace the other keys"
+        " of this section, except architecture, which has to be given")
+    freeze: int = key(0, "first encoder blocks that are not trained, embeddings included; -1 = all", ge=-1)
+    pretrained: bool = key(True, "false: the same encoder with random weights, nothing downloaded")
+    out_indices: tuple[int, ...] = key(
+        (), "SETR, DPT, UperNet: blocks whose outputs feed the heads (SETR: the last one the main head); empty = by depth")
+    decoder_channels: Count = key(256, "channels of the heads; not SegFormer")
+    decoder_stages: NonNegativeInt = key(0, "SETR: x2 up-sampling stages; 0 = up to the input size")
+    encoder_config: dict[str, Any] = Field(
+        default_factory=dict, description="keys of the transformers config (dropout, ...); a ResNet: arguments of timm")
+    activation_checkpointing: bool = key(False, "trade time for memory in every encoder block")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Method:
     """Sup-Only, Mean Teacher, S4Former and its ablations: rows of one table."""
 
-    preset: Literal["paper", "official"] = Field("paper", description=
-        "`official`: the choices of the released code that change the method; keys that are given win over them")
-    teacher: Literal["ema", "student", "student_in_training", "none"] = Field("ema", description=
-        "what gives the pseudo labels: the moving average; the student itself, in eval mode or as it trains; nothing"
-        " (Sup-Only)")
-    threshold: Share = Field(0.95, description="a pixel is a pseudo label if its confidence is above")
-    thresholds: Literal["fixed", "per_class"] = Field("fixed", description=
-        "the same for every class, or lower where the teacher is less sure of a class (after FreeMatch)")
-    strong_views: Count = Field(1, description="of an unlabelled image, each with its own colours, mix and order")
-    strong_colour: Literal["photometric", "jitter", "random_intensity"] = Field("photometric", description=
-        "colours of a strong view: photometric distortion; jitter, grey and blur (UniMatch); 1 to 3 of 11 changes (AugSeg)")
-    weak_colour: bool = Field(False, description="photometric distortion on the teacher's view as well")
-    labeled_colour: bool = Field(True, description="photometric distortion on the labelled images")
+    preset: Literal["paper", "official"] = key(
+        "paper", "official: where the released code differs from the paper, its choices; keys that are given win")
+    teacher: Literal["ema", "student", "student_in_training", "none"] = key(
+        "ema", "gives the pseudo labels: moving average of the student; the student in eval mode, or as it trains; Sup-Only")
+    threshold: Share = key(0.95, "a pixel is a pseudo label if its confidence is above")
+    thresholds: Literal["fixed", "per_class"] = key(
+        "fixed", "the same for every class, or lower where the teacher is less sure of a class (after FreeMatch)")
+    strong_views: Count = key(1, "of an unlabelled image, each with its own colours, mix and order")
+    strong_colour: Literal["photometric", "jitter", "random_intensity"] = key(
+        "photometric", "of a strong view: photometric distortion; jitter, grey, blur (UniMatch); 1 to 3 of 11 changes (AugSeg)")
+    weak_colour: bool = key(False, "photometric distortion on the teacher's view as well")
+    labeled_colour: bool = key(True, "photometric distortion on the labelled images")
     mix: Literal[
         "none", "cutmix", "cutmix_small", "cutout", "classmix", "classmix_half", "mixunmix", "adaptive_cutmix"
-    ] = Field("cutmix", description=
-        "what a strong view receives from other images; cutmix_small: UniMatch's boxes; classmix_half: half of the"
-        " classes stay, as in ClassMix's own paper, where classmix keeps one more, as the released code does")
-    mix_probability: Share = Field(0.5, description=
-        "one draw for the whole batch; cutmix_small: one per image; mixunmix and adaptive_cutmix always mix")
-    mix_from: Literal["group", "second_batch"] = Field("group", description=
-        "where the content comes from: the next image of a group, or an image of a second unlabelled batch (UniMatch)")
-    mix_group: Count = Field(4, description="consecutive images of the global batch that exchange content")
-    patch_shuffle: bool = Field(True, description=
-        "shuffle blocks of the strong view, restore the features before the decoder")
-    shuffle_probability: Share = Field(0.5, description="one draw per image")
-    block: Count = Field(8, description=
-        "side of a PatchShuffle block in tokens of the coarsest grid the decoder uses")
-    pasa: Literal["none", "main", "reverse1", "reverse2", "product", "all_rows", "rand"] = Field("main", description=
-        "the attention bias of the extra student pass; none = no such pass")
-    pasa_alpha: NonNegativeFloat = Field(5.0, description="scale of the bias")
-    pasa_confidence: Literal["probability", "mask"] = Field("probability", description=
-        "what is pooled over a patch: the confidence, or whether it is above the threshold")
-    pasa_view: Literal["strong", "mixed"] = Field("strong", description=
-        "what that pass sees: the strong view as it is, or as the mix left it")
-    pasa_stages: Literal["last", "all"] = Field("last", description="SegFormer: only stage 4, or every stage")
-    feature_dropout: Share = Field(0.0, description="share of channels dropped in another student pass; 0 = none")
-    feature_view: Literal["strong", "weak"] = Field("strong", description="which colours that pass sees")
-    regularizer: Literal["none", "ncr", "all_cr", "soft", "soft_labels"] = Field("ncr", description=
-        "beside the cross-entropy on pseudo labels: negative class ranking, all classes, soft cross-entropy")
-    regularizer_norm: Literal["l2sq", "l2", "kl"] = Field("l2sq", description=
-        "of ncr and all_cr: squared distance, its root (released code), divergence")
-    regularizer_weight: NonNegativeFloat = Field(1.0, description="beside the cross-entropy of the same branch")
-    regularizer_on: Literal["both", "strong", "pasa"] = Field("both", description=
-        "the student branches it is applied to")
-    regularizer_mixed_teacher: bool = Field(True, description=
-        "mix the teacher's logits with the same boxes as the image")
-    normalizer: Literal["all", "valid"] = Field("all", description="what a loss is divided by: all pixels, or (UniMatch)"
-        " those of labels and of no padding, over all processes of a round")
-    running_statistics: Literal["all", "labeled"] = Field("all", description=
-        "which views move the running statistics of the decoder's batch norms, by which the teacher reads")
-    class_weights: tuple[NonNegativeFloat, ...] = Field((), description=
-        "of the loss on labels, one for each class; empty = all 1")
-    unsupervised_weight: NonNegativeFloat = Field(1.0, description="of the mean over the student branches")
-    auxiliary_weight: NonNegativeFloat = Field(0.4, description=
-        "of each auxiliary head of SETR; 0 = no auxiliary heads")
-    burn_in: NonNegativeInt = Field(0, description="first steps on labels only")
-    ema: Share = Field(0.999, description="decay of the teacher")
-    ema_warm_up: bool = Field(False, description=
-        "min(1 - 1/(t+1), ema): lets a short run have a teacher that follows")
-    ema_copies: NonNegativeInt = Field(0, description=
-        "first steps at which the teacher becomes the student (AugSeg: its first epoch)")
-    ema_order: Literal["after", "before"] = Field("after", description="the teacher follows after or before the"
-        " optimizer step")
+    ] = key("cutmix", "what a strong view receives from other images; cutmix_small: UniMatch's boxes; classmix_half: half of"
+            " the classes stay, as in ClassMix's own paper, where classmix keeps one more, as the released code does")
+    mix_probability: Share = key(
+        0.5, "of mixing: one draw for a batch; cutmix_small: one per image; mixunmix and adaptive_cutmix always mix")
+    mix_from: Literal["group", "second_batch"] = key(
+        "group", "source of the content: the next image of a group, or an image of a second unlabelled batch (UniMatch)")
+    mix_group: Count = key(4, "consecutive images of the global batch that exchange content")
+    patch_shuffle: bool = key(True, "shuffle blocks of the strong view, restore the features before the decoder")
+    shuffle_probability: Share = key(0.5, "of PatchShuffle, one draw per image")
+    block: Count = key(8, "side of a PatchShuffle block in tokens of the coarsest grid the decoder uses")
+    pasa: Literal["none", "main", "reverse1", "reverse2", "product", "all_rows", "rand"] = key(
+        "main", "the attention bias of the extra student pass; none = no such pass")
+    pasa_alpha: NonNegativeFloat = key(5.0, "scale of the bias")
+    pasa_confidence: Literal["probability", "mask"] = key(
+        "probability", "what is pooled over a patch: the confidence, or whether it is above the threshold")
+    pasa_view: Literal["strong", "mixed"] = key(
+        "strong", "what the PASA pass sees: the strong view as it is, or as the mix left it")
+    pasa_stages: Literal["last", "all"] = key("last", "SegFormer: only stage 4, or every stage")
+    feature_dropout: Share = key(0.0, "share of channels dropped in another student pass; 0 = no such pass")
+    feature_view: Literal["strong", "weak"] = key("strong", "colours that the pass of feature_dropout sees")
+    regularizer: Literal["none", "ncr", "all_cr", "soft", "soft_labels"] = key(
+        "ncr", "beside the cross-entropy on pseudo labels: negative class ranking, all classes, soft cross-entropy")
+    regularizer_norm: Literal["l2sq", "l2", "kl"] = key(
+        "l2sq", "of ncr and all_cr: squared distance, its root (released code), divergence")
+    regularizer_weight: NonNegativeFloat = key(1.0, "beside the cross-entropy of the same branch")
+    regularizer_on: Literal["both", "strong", "pasa"] = key("both", "the student branches it is applied to")
+    regularizer_mixed_teacher: bool = key(True, "mix the teacher's logits with the same boxes as the image")
+    normalizer: Literal["all", "valid"] = key(
+        "all", "divides a loss: all pixels, or (UniMatch) those of labels and of no padding, over all processes of a round")
+    running_statistics: Literal["all", "labeled"] = key(
+        "all", "views that move the running statistics of the decoder's batch norms, which the teacher uses")
+    class_weights: tuple[NonNegativeFloat, ...] = key((), "of the loss on labels, one for each class; empty = all 1")
+    unsupervised_weight: NonNegativeFloat = key(1.0, "of the mean loss over the student branches")
+    auxiliary_weight: NonNegativeFloat = key(0.4, "of each auxiliary head of SETR; 0 = no auxiliary heads")
+    burn_in: NonNegativeInt = key(0, "first steps on labels only")
+    ema: Share = key(0.999, "decay of the teacher")
+    ema_warm_up: bool = key(False, "decay min(1 - 1/(t+1), ema): lets the teacher of a short run follow")
+    ema_copies: NonNegativeInt = key(0, "first steps after which the teacher is a copy of the student (AugSeg: an epoch)")
+    ema_order: Literal["after", "before"] = key("after", "the teacher follows after or before the optimizer step")
 
     @property
     def mixes_groups(self) -> bool:
@@ -227,81 +219,74 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Optimizer:
     """One optimizer, two groups: the encoder, and everything after it at `head_multiplier` times the rate."""
 
-    name: Literal["sgd", "adamw"] = Field("sgd", description="the optimizer of torch")
-    lr: PositiveFloat = Field(1e-3, description="learning rate of the encoder")
-    head_multiplier: PositiveFloat = Field(10.0, description=
-        "times `lr` is the rate of the decoder and the auxiliary heads")
-    layer_decay: float = Field(1.0, gt=0, le=1, description=
-        "factor of the rate from each encoder block to the one before it; 1 = one rate")
-    momentum: Share = Field(0.9, description="of sgd")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="of adamw")
-    weight_decay: NonNegativeFloat = Field(0.0, description="not on norms, biases and position embeddings")
-    clip_norm: NonNegativeFloat = Field(0.0, description="largest norm of the whole gradient; 0 = no clipping")
+    name: Literal["sgd", "adamw"] = key("sgd", "optimizer of torch")
+    lr: PositiveFloat = key(1e-3, "learning rate of the encoder")
+    head_multiplier: PositiveFloat = key(10.0, "factor of the rate of the decoder and the auxiliary heads")
+    layer_decay: float = key(1.0, "factor from each encoder block to the one before it; 1 = one rate", gt=0, le=1)
+    momentum: Share = key(0.9, "of sgd")
+    betas: tuple[float, float] = key((0.9, 0.999), "of adamw")
+    weight_decay: NonNegativeFloat = key(0.0, "not on norms, biases and position embeddings")
+    clip_norm: NonNegativeFloat = key(0.0, "of the whole gradient; 0 = no clipping")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Schedule:
     """Polynomial decay to a floor, after an optional linear warm-up."""
 
-    steps: Count = Field(80_000, description="optimizer steps of the run")
-    power: PositiveFloat = Field(0.9, description="exponent of the decay")
-    floor: NonNegativeFloat = Field(1e-4, description="lowest learning rate, the same for both groups")
-    warm_up: NonNegativeInt = Field(0, description="steps")
-    warm_up_ratio: Share = Field(1e-6, description="share of the rate at step 0")
+    steps: Count = key(80_000, "optimizer steps of the run")
+    power: PositiveFloat = key(0.9, "exponent of the decay")
+    floor: NonNegativeFloat = key(1e-4, "lowest learning rate, the same for both groups")
+    warm_up: NonNegativeInt = key(0, "steps of the warm-up")
+    warm_up_ratio: Share = key(1e-6, "of the rate at step 0")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Evaluation:
     """How a model is tested, during training and by evaluate.py."""
 
-    every: Count = Field(2000, description="steps between two evaluations during training")
-    mode: Literal["whole", "sliding"] = Field("whole", description="one pass over the image, or over windows of it")
-    short_side: NonNegativeInt = Field(512, description="the image is resized to it first, pixels; 0 = original size")
-    long_side: Count = Field(2048, description="and never beyond this, pixels")
-    window: tuple[NonNegativeInt, NonNegativeInt] = Field((0, 0), description=
-        "sliding: height, width, pixels; 0 = the training crop")
-    stride: tuple[NonNegativeInt, NonNegativeInt] = Field((0, 0), description=
-        "sliding: down, across, pixels; 0 = two thirds of the window")
-    windows: Literal["shifted", "cut"] = Field("shifted", description="sliding: the last window moved back and logits"
-        " averaged, or as UniMatch does, cut short and probabilities summed")
-    scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1, description=
-        "of the resized image; several = probabilities averaged")
-    flip: bool = Field(False, description="average with the mirrored image")
-    batch: Count = Field(8, description="windows, or images of one size, in one forward pass")
-    limit: NonNegativeInt = Field(0, description="evaluate only the first images during training; 0 = all")
+    every: Count = key(2000, "steps between evaluations")
+    mode: Literal["whole", "sliding"] = key("whole", "the image at once, or windows of it")
+    short_side: NonNegativeInt = key(512, "the image is resized to it first, pixels; 0 = original size")
+    long_side: Count = key(2048, "and never beyond this, pixels")
+    window: tuple[NonNegativeInt, NonNegativeInt] = key((0, 0), "sliding: height, width, pixels; 0 = the training crop")
+    stride: tuple[NonNegativeInt, NonNegativeInt] = key((0, 0), "sliding: down, across, pixels; 0 = 2/3 of the window")
+    windows: Literal["shifted", "cut"] = key(
+        "shifted", "the last one moved back and logits averaged, or (UniMatch) cut short and probabilities summed")
+    scales: tuple[PositiveFloat, ...] = key((1.0,), "of the resized image; several = probabilities averaged", min_length=1)
+    flip: bool = key(False, "average with the mirrored image")
+    batch: Count = key(8, "windows, or images of one size, in one forward pass")
+    limit: NonNegativeInt = key(0, "during training evaluate only the first images; 0 = all")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Batch:
     """Images per optimizer step over all processes and accumulation rounds."""
 
-    labeled: Count = Field(8, description="labelled images")
-    unlabeled: Count = Field(8, description="unlabelled images")
-    rounds: Count = Field(1, description="gradient accumulation: smaller passes, the same batch")
+    labeled: Count = key(8, "labelled images")
+    unlabeled: Count = key(8, "unlabelled images")
+    rounds: Count = key(1, "gradient accumulation: smaller passes, the same batch")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Run:
     """One training run: seed, batch, precision, what is written when."""
 
-    output: str = Field("", description="folder of the run; empty = runs/<name of the config file>")
-    seed: NonNegativeInt = Field(0, description="of every random draw of the run")
+    output: str = key("", "folder of the run; empty = runs/<name of the config file>")
+    seed: NonNegativeInt = key(0, "of every random draw")
     batch: Batch = Field(default_factory=Batch)
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = Field("auto", description=
-        "auto: bf16 on a GPU that has it")
-    compile: bool = Field(False, description=
-        "torch.compile for the encoders of student and teacher; the first step then takes minutes")
-    log_every: Count = Field(10, description="steps")
-    checkpoint_every: Count = Field(1000, description="steps")
-    keep: Count = Field(2, description="newest checkpoints that are kept")
-    trackers: tuple[str, ...] = Field((), description="any that Accelerate knows: tensorboard, wandb, ...")
-    push_to_hub: str = Field("", description="Hub repository that receives the exported model")
-    push_every: NonNegativeInt = Field(0, description="steps; 0 = at the end only")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = key("auto", "auto: bf16 on a GPU that has it")
+    compile: bool = key(False, "torch.compile for the encoders of both networks; the first step then takes minutes")
+    log_every: Count = key(10, "steps between log lines")
+    checkpoint_every: Count = key(1000, "steps between checkpoints")
+    keep: Count = key(2, "newest checkpoints that are kept")
+    trackers: tuple[str, ...] = key((), "any that Accelerate knows: tensorboard, wandb, ...")
+    push_to_hub: str = key("", "Hub repository that receives the exported model")
+    push_every: NonNegativeInt = key(0, "steps between uploads; 0 = at the end only")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)  # not pydantic's, which would wrap the ConfigError of __post_init__
 class Config:
-    """Every key of a run; a dataclass of the standard library, so that a broken rule is a `ConfigError` everywhere."""
+    """The sections of a config file; a key that is left out has the paper's setting."""
 
     __pydantic_config__ = STRICT
 
@@ -421,6 +406,7 @@ def read_tree(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds {tree!r}; it must hold sections, like {{\"data\": {{...}}}}")
+    tree.pop("$schema", None)  # for editors
     return tree
 
 
@@ -467,6 +453,41 @@ def from_dict(tree: dict[str, Any]) -> Config:
 def to_dict(config: Any) -> dict[str, Any]:
     """The resolved config, or a section of it, as plain JSON values; `from_dict` of it gives the same config back."""
     return to_jsonable_python(config)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a config file, with which editors complete and explain its keys: what configs/schema.json holds."""
+    schema = VALIDATOR.json_schema()
+    reference = {"$schema": {"type": "string", "description": "where this schema is, for editors"}}
+    return {"$schema": GenerateJsonSchema.schema_dialect, **schema, "properties": reference | schema["properties"]}
+
+
+def help_config(section: str = "") -> str:
+    """Every key, or those of one section, with its default, range or choices, and meaning, as wide as the terminal."""
+    schema, defaults = VALIDATOR.json_schema(), to_dict(Config())
+    entries = [entry for name in defaults for entry in describe_keys(schema["properties"][name], schema, defaults[name], name)]
+    shown = [(head, meaning) for name, head, meaning in entries if f"{name}.".startswith(f"{section}." if section else "")]
+    if not shown:
+        close = difflib.get_close_matches(section, [name for name, *_ in entries], n=1)
+        raise ConfigError(f"the config has no section {section}; use {', '.join(close or defaults)}")
+    width = min(shutil.get_terminal_size().columns, 120)
+    lines = [text for head, meaning in shown for text in (head, f"    {meaning}")]
+    return "\n".join(textwrap.fill(text, width, subsequent_indent="    ") for text in lines)
+
+
+def describe_keys(spec: dict[str, Any], schema: dict[str, Any], default: Any, name: str) -> Iterator[tuple[str, str, str]]:
+    """The name, the line 'name = default (range or choices)' and the meaning of a key, or of a section and all its keys."""
+    if "$ref" in spec:
+        section = schema["$defs"][spec["$ref"].rpartition("/")[2]]
+        yield name, name, section["description"]
+        for key, value in default.items():
+            yield from describe_keys(section["properties"][key], schema, value, f"{name}.{key}")
+        return
+    entry = (spec.get("prefixItems") or [spec.get("items", spec)])[0]
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
+    rules = [f"{word} {entry[limit]:g}" for limit, word in words.items() if limit in entry]
+    rules += ["one of " + ", ".join(spec["enum"])] if "enum" in spec else []
+    yield name, f"{name} = {json.dumps(default)}" + (f" ({', '.join(rules)})" if rules else ""), spec["description"]
 
 
 # What pydantic calls a mistake -> the rule in our words; {} takes the numbers and choices of its context.

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pickle
+import re
 import typing
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +9,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from s4former.config import Config, Method, Schedule, from_dict, load, share_of_process, to_dict
+from s4former.config import Config, Method, Schedule, from_dict, help_config, json_schema, load, share_of_process, to_dict
 from s4former.data.sources import SOURCES
 from s4former.errors import ConfigError
 from s4former.method.losses import REGULARIZERS
 from s4former.method.mixing import MIXES
 from s4former.method.pasa import VARIANTS
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.json"))
+SCHEMA = Path(__file__).parent.parent / "configs" / "schema.json"
+CONFIGS = sorted(set(SCHEMA.parent.rglob("*.json")) - {SCHEMA})
 
 
 def complaint(tree):
@@ -151,6 +153,8 @@ def test_every_method_of_the_tables_has_its_name():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_in_the_folder_loads_and_says_only_what_differs(path):
     load(path)
+    tree = json.loads(path.read_text())
+    assert (path.parent / tree.pop("$schema")).resolve() == SCHEMA.resolve()
     defaults = to_dict(Config())
 
     def repeated(tree, default, prefix=""):
@@ -160,7 +164,35 @@ def test_every_config_in_the_folder_loads_and_says_only_what_differs(path):
             elif value == default[key]:
                 yield prefix + key
 
-    assert list(repeated(json.loads(path.read_text()), defaults)) == []
+    assert list(repeated(tree, defaults)) == []
+
+
+def test_the_schema_for_editors_is_current_and_explains_every_key():
+    command = "import json, s4former.config as c; print(json.dumps(c.json_schema(), indent=2))"
+    assert json.loads(SCHEMA.read_text()) == json_schema(), f"write it again: python -c '{command}' > configs/schema.json"
+    sections = {name: section["properties"] for name, section in json_schema()["$defs"].items()}
+    assert all(section["additionalProperties"] is False for section in json_schema()["$defs"].values())
+    assert [key for keys in sections.values() for key, spec in keys.items() if not {"description", "$ref"} & spec.keys()] == []
+    assert sections["Method"]["threshold"]["maximum"] == 1 and "cutmix" in sections["Method"]["mix"]["enum"]
+
+
+def test_the_help_has_the_default_the_rule_and_the_meaning_of_every_key_as_wide_as_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    text = help_config()
+    assert max(map(len, text.splitlines())) <= 60
+    keys = {line.split(" = ")[0] for line in text.splitlines() if re.match(r"[a-z]\S+ = ", line)}
+    flat = {f"{section}.{key}" for section, keys in to_dict(Config()).items() for key in keys}
+    assert keys >= flat - {"data.shapes", "run.batch"} and {"data.shapes.seed", "run.batch.rounds"} <= keys
+    assert help_config("schedule").splitlines()[:6] == [
+        "schedule", "    Polynomial decay to a floor, after an optional linear", "    warm-up.",
+        "schedule.steps = 80000 (at least 1)", "    optimizer steps of the run", "schedule.power = 0.9 (above 0)",
+    ]  # fmt: skip
+    assert 'optimizer.name = "sgd" (one of sgd, adamw)' in help_config("optimizer")
+    assert help_config("data.crop").startswith("data.crop = [512, 512] (at least 1)\n")
+    with pytest.raises(ConfigError, match="the config has no section metod; use method"):
+        help_config("metod")
+    with pytest.raises(ConfigError, match="the config has no section zzz; use data, model, method, "):
+        help_config("zzz")
 
 
 def test_configs_are_frozen():

@@ -210,6 +210,15 @@ def test_a_corrupt_labelled_image_is_an_error_that_names_it(tmp_path):
     assert "1.png cannot be read" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+def test_the_keys_of_a_section_are_printed_without_a_config():
+    script = [sys.executable, str(ROOT / "train_semi.py"), "--help-config"]
+    done = run([*script, "schedule"])
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "schedule") and "schedule.steps = 80000" in done.stdout
+    done = run([*script, "shedule"])
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "train_semi.py: error: the config has no section shedule; use schedule")
+
+
 def test_bad_input_is_one_sentence_before_anything_is_written(tmp_path):
     done = train(write_config(tmp_path), tmp_path / "run", "method.treshold=0.9")
     assert done.returncode == 1 and done.stderr.strip().endswith("unknown key method.treshold; did you mean method.threshold?")

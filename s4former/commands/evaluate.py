@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any, Sequence
 
-from ..config import Config, from_dict, set_override
+from ..config import Config, from_dict, read_tree, set_override
 from ..errors import ConfigError, DataError, in_words
-from ..evaluation.model_choice import ROLES, CheckpointError, ModelChoice, choose_model, read_json
+from ..evaluation.model_choice import ROLES, CheckpointError, ModelChoice, choose_model
 
 FLAGS = ("mode", "window", "stride", "short_side", "scales", "flip", "batch", "limit")  # keys of `evaluation`
 
@@ -44,9 +44,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def resolve_config(choice: ModelChoice, options: argparse.Namespace) -> Config:
     """The config to evaluate with: --config or what lies beside the model, then the overrides, then the flags."""
-    if options.config and not Path(options.config).is_file():
-        raise ConfigError(f"there is no config file {options.config}; the ones that come along are in configs/")
-    tree = read_json(Path(options.config)) if options.config else choice.config
+    tree = read_tree(Path(options.config)) if options.config else choice.config
     if not tree and not options.images and not any(override.startswith("data.") for override in options.overrides):
         raise CheckpointError(
             f"{choice.source} does not say on which data to test it (it has no s4former.json); add --config FILE, or"
