@@ -27,7 +27,7 @@ from s4former.errors import ConfigError, DataError, in_words
 from s4former.files import put_back, write_text
 from s4former.method.batch import Batch
 from s4former.method.step import BRANCHES
-from s4former.method.student import without_ncr
+from s4former.method.student import drop_ncr_for_two_classes
 from s4former.networks.export import check_repository
 from s4former.training import checkpoint, pseudo_quality
 from s4former.training.engine import NonFiniteLoss, Signals, out_of_memory, precision, update
@@ -62,7 +62,7 @@ def main() -> int:
         )
         share_of_process(config, accelerator.num_processes)
         sources = load_sources(config.data)
-        config, remarks = without_ncr(config, len(sources.classes))
+        config, remarks = drop_ncr_for_two_classes(config, len(sources.classes))
         sources = replace(sources, notes=(*sources.notes, *remarks))
         if arguments.check:
             return check(arguments, config, sources, folder, accelerator)

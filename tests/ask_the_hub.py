@@ -30,7 +30,7 @@ WAYS = {
 
 if __name__ == "__main__":
     hub_http.time = SimpleNamespace(sleep=lambda seconds: None)  # between attempts; there are six
-    file_download._ETAG_RETRY_TIMEOUT = hub.PATIENCE = 0.3
+    file_download._ETAG_RETRY_TIMEOUT = hub.REQUEST_TIMEOUT = 0.3
     told = {}
     for manner in sys.argv[1:]:
         for name, way in WAYS.items():

@@ -17,7 +17,8 @@ from s4former.commands.evaluate import main
 from s4former.config import from_dict, to_dict
 from s4former.data.batches import validation_set
 from s4former.evaluation.inference import Setting, evaluate_networks
-from s4former.networks.build import logits_at, save_network
+from s4former.networks.adapters import full_size_logits
+from s4former.networks.build import save_network
 
 ROOT = Path(__file__).parent.parent
 HALF = (0.5, 0.5, 0.5)
@@ -70,7 +71,7 @@ def counted(folder: Path, run: str, model: str, **evaluation):
     dataset = validation_set(config)
     network = SegformerForSemanticSegmentation.from_pretrained(folder / "runs" / run / model).eval()
     setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=HALF, std=HALF)
-    networks = {model: lambda images: logits_at(network, images)}
+    networks = {model: lambda images: full_size_logits(network, images)}
     matrix = evaluate_networks(networks, dataset, setting, num_classes=9)[model]
     return matrix, matrix.as_dict(dataset.classes)
 
@@ -243,7 +244,7 @@ def test_photos_without_masks_become_class_maps_in_their_sizes_and_broken_ones_a
             pixels = (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5
             assert mask.mode == "P" and mask.size == image.size
             with torch.no_grad():
-                assert np.array_equal(np.asarray(mask), logits_at(network, pixels)[0].argmax(dim=0).numpy())
+                assert np.array_equal(np.asarray(mask), full_size_logits(network, pixels)[0].argmax(dim=0).numpy())
         with Image.open(out / "overlays" / f"{name}.jpg") as overlay:
             assert overlay.size == mask.size
     with Image.open(out / "sheet.png") as sheet:

@@ -16,7 +16,7 @@ from ..data.loader import step_loader
 from ..evaluation import inference
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.windows import sliding_rows
-from ..networks.build import logits_at
+from ..networks.adapters import full_size_logits
 from ..networks.encoder_weights import normalization
 from ..training.engine import precision
 from . import straight, straight_data
@@ -112,7 +112,7 @@ def evaluate(bench: Bench) -> Iterator[Row]:
 
 
 def reader(bench: Bench) -> inference.Network:
-    return partial(logits_at, build(bench.config, bench.sources, bench.device).teacher.network)
+    return partial(full_size_logits, build(bench.config, bench.sources, bench.device).teacher.network)
 
 
 def counting(bench: Bench, maps: int = 50, size: tuple[int, int] = (512, 512), classes: int = 21) -> Iterator[Row]:

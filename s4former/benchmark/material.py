@@ -16,7 +16,7 @@ from ..data.batches import StepDataset
 from ..data.class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
 from ..data.sources import Sources, load_sources
 from ..method.batch import Batch
-from ..method.student import Student, check_fit, shuffle_grid
+from ..method.student import Student, check_network, shuffle_grid
 from ..networks.build import build_network
 from ..networks.encoder_weights import normalization
 from ..training.engine import Teacher
@@ -75,7 +75,7 @@ def build(config: Config, sources: Sources, device: torch.device) -> Material:
     torch.manual_seed(0)
     network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
     spread_classes(network)
-    check_fit(config, network)
+    check_network(config, network)
     steps = StepDataset(config, sources, shuffle_grid(config, network), 0, 1)
     constants = (torch.tensor(values, device=device)[:, None, None] for values in normalization(config.model))
     batch = steps.batch(config.method.burn_in, 0).on(device, *constants)

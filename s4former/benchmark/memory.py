@@ -20,10 +20,11 @@ from ..data.batches import mix_partners
 from ..evaluation.inference import Setting, resize_for_test
 from ..evaluation.windows import window_places
 from ..method.batch import Batch, Strong
-from ..method.mixing import MIXES, Place
+from ..method.mixing import MIXES, MixContext
 from ..method.step import total_loss, train_step
 from ..method.student import Student, shuffle_grid
-from ..networks.build import build_network, logits_at
+from ..networks.adapters import full_size_logits
+from ..networks.build import build_network
 from ..training.engine import Teacher, build_optimizer
 from .timing import count_flops
 
@@ -128,7 +129,7 @@ def flops_of_evaluation(config: Config, classes: int, size: tuple[int, int]) -> 
     else:
         target = resize_for_test(*size, short_side=config.evaluation.short_side, long_side=config.evaluation.long_side)
     with fake, torch.no_grad():
-        return times * count_flops(lambda: logits_at(network, torch.empty(1, 3, *target)))
+        return times * count_flops(lambda: full_size_logits(network, torch.empty(1, 3, *target)))
 
 
 def empty_batch(config: Config, grid: tuple[int, int], classes: int) -> Batch:
@@ -137,7 +138,7 @@ def empty_batch(config: Config, grid: tuple[int, int], classes: int) -> Batch:
     method, crop = config.method, config.data.crop
     parts = [list(range(first, first + unlabeled)) for first in range(0, config.run.batch.unlabeled, unlabeled)]
     borrowed, partner = max((mix_partners(config, positions) for positions in parts), key=lambda found: len(found[0]))
-    place = Place(
+    place = MixContext(
         seed=0, step=0, positions=list(range(unlabeled)), partner=partner, size=crop, group=method.mix_group, probability=1.0,
         classes=classes, labeled=labeled,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from ..config import IGNORE_INDEX, Method
 from ..errors import ConfigError
 from ..method.batch import Batch
 from ..method.student import Student
-from ..networks import build
+from ..networks import adapters
 from ..networks.setr import UpHead
 from ..training.engine import Teacher
 
@@ -43,8 +43,8 @@ def pasa_masks(
     confidence: Tensor, valid: Tensor, network: nn.Module, size: tuple[int, int], method: Method
 ) -> dict[tuple[int, int], Tensor]:
     """PASA's main variant as dense masks, image by image, padding left out."""
-    grids = build.attention_grids(network, *size)
-    prefix = build.prefix_tokens(network)
+    grids = adapters.attention_grids(network, *size)
+    prefix = adapters.prefix_tokens(network)
     masks = {}
     for queries, keys in grids[-1:] if method.pasa_stages == "last" else grids:
         dense = []
@@ -67,7 +67,7 @@ def pasa_masks(
 
 def decode(network: nn.Module, features: tuple[Tensor, ...]) -> Tensor:
     """SETR's head as published, classified after the last up-sampling; other heads as they are."""
-    return up_head(network.head, features[-1]) if network.config.model_type == "setr" else build.decode(network, features)
+    return up_head(network.head, features[-1]) if network.config.model_type == "setr" else adapters.decode(network, features)
 
 
 def up_head(head: UpHead, features: Tensor) -> Tensor:
@@ -132,13 +132,13 @@ def losses(student: Student, teacher: nn.Module, batch: Batch, method: Method) -
     """The same terms as `train_step`."""
     network = student.network
     with torch.no_grad():
-        teacher_logits = decode(teacher, build.encode(teacher, batch.weak))
+        teacher_logits = decode(teacher, adapters.encode(teacher, batch.weak))
         confidence, labels = teacher_logits.softmax(dim=1).max(dim=1)
         valid = batch.valid[:, :: batch.valid.shape[1] // labels.shape[1], :: batch.valid.shape[2] // labels.shape[2]]
         labels[~(confidence > method.threshold) | ~valid] = IGNORE_INDEX
         confidence[~valid] = 0
 
-    features = build.encode(network, batch.labeled)
+    features = adapters.encode(network, batch.labeled)
     upsample = {"size": batch.labels.shape[-2:], "mode": "bilinear", "align_corners": False}
     terms = {"supervised": cross_entropy(F.interpolate(decode(network, features), **upsample), batch.labels)}
     if len(student.auxiliary):
@@ -153,13 +153,13 @@ def losses(student: Student, teacher: nn.Module, batch: Batch, method: Method) -
         mixed[image][:, boxes[image]] = strong.images[partner][:, boxes[image]]
         mixed_labels[image][small[image]] = labels[partner][small[image]]
         mixed_teacher[image][:, small[image]] = teacher_logits[partner][:, small[image]]
-    features = build.encode(network, move_blocks(mixed, strong.orders))
+    features = adapters.encode(network, move_blocks(mixed, strong.orders))
     logits = decode(network, tuple(move_blocks(x, strong.orders, back=True) for x in features))
     terms |= consistency("strong", logits, mixed_teacher, mixed_labels, method)
 
     if method.pasa != "none":
         masks = pasa_masks(confidence, confidence > 0, network, strong.images.shape[-2:], method)
-        logits = decode(network, build.encode(network, strong.images, pasa=masks))
+        logits = decode(network, adapters.encode(network, strong.images, pasa=masks))
         terms |= consistency("pasa", logits, teacher_logits, labels, method)
     return terms
 
@@ -191,5 +191,5 @@ def one_by_one(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 def in_its_way(student: Student, teacher: Teacher) -> None:
     """Lets the networks of a straight step use the straight attention."""
     for network in (student.network, teacher.network):
-        if build.attention_grids(network, 64, 64):
+        if adapters.attention_grids(network, 64, 64):
             network.base_model.set_attn_implementation(ATTENTION)

@@ -13,7 +13,7 @@ from ..method.losses import cross_entropy, negative_class_ranking
 from ..method.pasa import attention_bias, pasa_attention
 from ..method.step import total_loss, train_step
 from ..method.student import Student, View
-from ..networks import build as networks
+from ..networks import adapters
 from ..training.engine import Teacher, build_optimizer, precision, update
 from . import straight
 from .bench import Bench
@@ -115,12 +115,12 @@ def attention(bench: Bench) -> Iterator[Row]:
     """One attention layer with PASA's bias, and an encoder pass with it against one without."""
     material = build(bench.config, bench.sources, bench.device)
     network, size = material.student.network, bench.config.data.crop
-    grids = networks.attention_grids(network, *size)
+    grids = adapters.attention_grids(network, *size)
     if not grids:
         bench.say(f"attention: {bench.config.model.architecture} has none")
         return
     for dtype in (torch.float32, torch.bfloat16):
-        yield layer(bench, grids[-1], networks.prefix_tokens(network), dtype)
+        yield layer(bench, grids[-1], adapters.prefix_tokens(network), dtype)
     network.base_model.set_attn_implementation("pasa")
     for side in (512, 768):
         yield encoder_pass(bench, material.student, side)
@@ -160,7 +160,7 @@ def encoder_pass(bench: Bench, student: Student, side: int) -> Row:
 
     def run(view: View) -> None:
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=precision(bench.config.run.mixed_precision) == "bf16"):
-            features = networks.encode(student.network, view.images, **student.bias(view))
+            features = adapters.encode(student.network, view.images, **student.attention_arguments(view))
         features[-1].float().square().mean().backward()
         student.zero_grad(set_to_none=True)
 

@@ -26,7 +26,8 @@ from transformers.utils.logging import disable_progress_bar
 from ..config import from_dict
 from ..errors import ConfigError, in_words
 from ..evaluation.model_choice import ROLES, CheckpointError, choose_model, read_mean_std
-from ..networks.build import coarsest_stride, load_network, logits_at
+from ..networks.adapters import coarsest_stride, full_size_logits
+from ..networks.build import load_network
 
 TOLERANCE = 1e-3  # of logits, relative to the largest
 LARGE = 1.9e9  # bytes; beyond it weights go into a file beside, since protobuf ends at 2 GiB
@@ -44,7 +45,7 @@ class WholeImage(nn.Module):
         self.network = network
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return logits_at(self.network, pixel_values)
+        return full_size_logits(self.network, pixel_values)
 
 
 def to_onnx(network: PreTrainedModel, path: Path, facts: dict[str, Any]) -> float:

@@ -40,7 +40,8 @@ from ..evaluation.inference import Setting, batches_of_one_size, predict_with_co
 from ..evaluation.model_choice import CheckpointError, ModelChoice, choose_model, find_model_file, read_mean_std
 from ..evaluation.photos import file_name, read_photos
 from ..evaluation.pictures import palette_png
-from ..networks.build import load_network, logits_at
+from ..networks.adapters import full_size_logits
+from ..networks.build import load_network
 
 FLOOR = 0.1  # of an image: what a class that nothing is seen of is taken to have
 
@@ -94,7 +95,7 @@ def read_pool(choice: ModelChoice, config: Config, folder: Path, limit: int, com
     mean, std = read_mean_std(choice.source)
     setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=device)
     thresholds = thresholds_of(choice, config, len(sources.classes)).to(device)
-    reader, pool = partial(logits_at, network.to(device).eval()), Pool()
+    reader, pool = partial(full_size_logits, network.to(device).eval()), Pool()
     length = min(limit, len(sources.unlabeled)) if limit else len(sources.unlabeled)
     for name in ("masks", "confidence"):
         (folder / name).mkdir(parents=True, exist_ok=True)

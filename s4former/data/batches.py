@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from ..config import Config, share_of_process
 from ..errors import DataError
 from ..method.batch import Batch, Strong
-from ..method.mixing import MIXES, Place
+from ..method.mixing import MIXES, MixContext
 from ..method.patch_shuffle import draw_order
 from ..randomness import Stream, numpy_generator, of_view, torch_generator, torch_seed
 from .cache import CacheError, read_labeled_pair, read_unlabeled_image
@@ -188,7 +188,7 @@ class StepDataset(Dataset):
     def mix(self, step: int, positions: list[int], partner: list[int], view: int = 0) -> dict[str, Tensor]:
         """The draw of the method's mix for these images."""
         method = self.config.method
-        place = Place(
+        place = MixContext(
             seed=self.config.run.seed,
             step=step,
             positions=positions,

@@ -9,7 +9,7 @@ from huggingface_hub import constants
 
 from ..config import Data
 from ..errors import DataError, join_first
-from ..networks.hub import UNREACHABLE, reason, wait_no_longer
+from ..networks.hub import HUB_ERRORS, describe_hub_error, set_request_timeout
 from .lists import SourceParts, find_path, list_lines, read_text_lines
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
@@ -44,16 +44,16 @@ def hub_splits(root: str) -> dict[str, datasets.Dataset]:
     path = Path(root).expanduser()
     if path.is_absolute() and not path.is_dir():
         raise DataError(f"data.root is {root!r}, but there is no such folder")
-    wait_no_longer()
+    set_request_timeout()
     try:
         if (path / "state.json").is_file():
             return {"train": datasets.load_from_disk(str(path))}
         if (path / "dataset_dict.json").is_file():
             return datasets.load_from_disk(str(path))
         return datasets.load_dataset(str(path) if path.is_dir() else root)
-    except (*UNREACHABLE, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (*HUB_ERRORS, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"data.root is {root!r}, and that dataset cannot be loaded: {reason(error)}; give the id of a Hub dataset that can"
+            f"data.root is {root!r}, and that dataset cannot be loaded: {describe_hub_error(error)}; give the id of a Hub dataset that can"
             " be reached from here, or a folder with a dataset"
         ) from None
 

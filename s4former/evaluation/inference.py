@@ -1,6 +1,6 @@
 """From an image of any size to its class map: whole or in sliding windows, and many images into confusion matrices.
 
-A `Network` here is any function of normalised images (B, 3, H, W) to logits (B, K, H, W), for any H and W; `logits_at` of
+A `Network` here is any function of normalised images (B, 3, H, W) to logits (B, K, H, W), for any H and W; `full_size_logits` of
 models.py makes one of a real model. It should be in eval mode. Nothing here knows what kind of network it is, or where
 the images come from.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import IGNORE_INDEX, Evaluation
 from ..data.prefetch import prefetch
-from ..method.pseudo import required
+from ..method.pseudo import required_confidence
 from .metrics import ConfusionMatrix, ImageCounts
 from .windows import resized_bands, sliding_rows
 
@@ -220,7 +220,7 @@ def predictions(
         maps = {name: predict(network, images, setting) for name, network in networks.items() if name != speaker}
         if speaker:
             labels, confidence = predict_with_confidence(networks[speaker], images, setting)
-            maps |= {speaker: labels, PSEUDO_LABELS: labels.masked_fill(confidence <= required(labels, threshold), IGNORE_INDEX)}
+            maps |= {speaker: labels, PSEUDO_LABELS: labels.masked_fill(confidence <= required_confidence(labels, threshold), IGNORE_INDEX)}
         yield items, maps
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from ..networks.hub import UNREACHABLE, file_on_the_hub, reason
+from ..networks.hub import HUB_ERRORS, describe_hub_error, hub_file
 
 RUNS = Path("runs")
 GIVE_INSTEAD = "give the folder of a run or of a model in it, or the id of one on the Hub that can be reached"
@@ -124,9 +124,9 @@ def find_model_file(source: str, name: str) -> Path | None:
     if Path(source).is_dir():
         return Path(source) / name if (Path(source) / name).is_file() else None
     try:
-        return file_on_the_hub(source, name)
-    except UNREACHABLE as error:
-        raise CheckpointError(f"{not_here(source)} ({reason(error)}); {GIVE_INSTEAD}") from error
+        return hub_file(source, name)
+    except HUB_ERRORS as error:
+        raise CheckpointError(f"{not_here(source)} ({describe_hub_error(error)}); {GIVE_INSTEAD}") from error
 
 
 def not_here(source: str) -> str:

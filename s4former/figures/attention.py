@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ..networks.build import attention_grids, coarsest_stride, encode, family, prefix_tokens
+from ..networks.adapters import attention_grids, coarsest_stride, encode, encoder_of, prefix_tokens
 from .checkpoints import Checkpoint, FigureError, Shown, find_images, open_checkpoints
 from .page import GAP, LINE, MARGIN, SMALL, Page, Panel, Row, grid_page, length_of, mask_panel
 
@@ -80,7 +80,7 @@ def attention_of(network: nn.Module, pixels: Tensor, patch: tuple[int, int], lay
     Raises:
         FigureError: no such patch or block, or a network without attention.
     """
-    encoder, whole = getattr(network, family(network).encoder), coarsest_stride(network)
+    encoder, whole = encoder_of(network), coarsest_stride(network)
     if network.config.model_type != "segformer":  # which alone reads any size; the others are padded as for predictions
         pixels = F.pad(pixels, (0, -pixels.shape[3] % whole, 0, -pixels.shape[2] % whole))
     grids = attention_grids(network, *pixels.shape[-2:])

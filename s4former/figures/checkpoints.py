@@ -13,8 +13,9 @@ from ..config import Config, from_dict, set_override
 from ..data.batches import ValidationSet, validation_set
 from ..data.images import read_image
 from ..evaluation.inference import Setting, normalise, predict, resize_for_test
-from ..networks.build import load_network, logits_at
-from ..networks.hub import UNREACHABLE, file_on_the_hub, reason
+from ..networks.adapters import full_size_logits
+from ..networks.build import load_network
+from ..networks.hub import HUB_ERRORS, describe_hub_error, hub_file
 
 ROLES = ("teacher", "student")
 
@@ -36,12 +37,12 @@ class Checkpoint:
     def predict(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 to (H, W) class ids, the way the config evaluates."""
         pixels = torch.from_numpy(image).permute(2, 0, 1)
-        return predict(lambda images: logits_at(self.network, images), pixels, self.setting).cpu().numpy()
+        return predict(lambda images: full_size_logits(self.network, images), pixels, self.setting).cpu().numpy()
 
     def logits(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) of 0 .. 255 to logits (B, K, H, W) on the CPU."""
         with torch.no_grad():
-            return logits_at(self.network, normalise(images.to(self.setting.device), self.setting)).cpu()
+            return full_size_logits(self.network, normalise(images.to(self.setting.device), self.setting)).cpu()
 
     def pixels(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 to what the network reads of a whole image: (1, 3, h, w), resized and normalised."""
@@ -102,9 +103,9 @@ def model_folder(source: str) -> str:
 def read_json(source: str, name: str) -> dict[str, Any]:
     """A file beside the weights, in a folder or on the Hub."""
     try:
-        found = Path(source, name) if Path(source).is_dir() else file_on_the_hub(source, name)
-    except UNREACHABLE as error:
-        raise FigureError(f"{source!r} is no folder here and cannot be had from the Hub ({reason(error)})") from error
+        found = Path(source, name) if Path(source).is_dir() else hub_file(source, name)
+    except HUB_ERRORS as error:
+        raise FigureError(f"{source!r} is no folder here and cannot be had from the Hub ({describe_hub_error(error)})") from error
     if found is None or not found.is_file():
         raise FigureError(f"{source} has no {name}; give a run, or a model that train_semi.py exported")
     return json.loads(found.read_text())

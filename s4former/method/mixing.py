@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..config import IGNORE_INDEX
 from ..randomness import Stream, numpy_generator, of_view, torch_generator
-from .pseudo import Pseudo, shrink
+from .pseudo import Pseudo, downsample_nearest
 
 ERASED = -1
 TILES = 4  # Mix/UnMix cuts an image into TILES x TILES
@@ -27,7 +27,7 @@ Size = tuple[int, int] | torch.Size  # height, width of the images
 
 
 @dataclass(frozen=True)
-class Place:
+class MixContext:
     """Where a draw belongs: everything it may depend on.
 
     positions: of this process's unlabelled images in the global batch.
@@ -93,11 +93,11 @@ def mix_pseudo(pseudo: Pseudo, source: Tensor, *, logits: bool = True, labels: T
         labels: (B_l, H, W) long of the labelled images, if the map takes from them: the truth at full confidence, but
             nothing that the teacher said.
     """
-    source = shrink(source, pseudo.label.shape[-2:])
-    pool = pseudo if labels is None else with_labels(pseudo, shrink(labels, pseudo.label.shape[-2:]))
+    source = downsample_nearest(source, pseudo.label.shape[-2:])
+    pool = pseudo if labels is None else with_labels(pseudo, downsample_nearest(labels, pseudo.label.shape[-2:]))
     return Pseudo(
         label=gather(pool.label, source, IGNORE_INDEX),
-        spoken=gather(pool.spoken, source, IGNORE_INDEX),
+        taught=gather(pool.taught, source, IGNORE_INDEX),
         logits=gather(pool.logits, source) if logits else pseudo.logits[: len(source)],
         confidence=gather(pool.confidence, source),
     )
@@ -107,7 +107,7 @@ def with_labels(pseudo: Pseudo, labels: Tensor) -> Pseudo:
     """The teacher's word on the unlabelled images, followed by the truth on the labelled ones."""
     return Pseudo(
         label=torch.cat([pseudo.label, labels]),
-        spoken=torch.cat([pseudo.spoken, torch.full_like(labels, IGNORE_INDEX)]),
+        taught=torch.cat([pseudo.taught, torch.full_like(labels, IGNORE_INDEX)]),
         logits=torch.cat([pseudo.logits, pseudo.logits.new_zeros(len(labels), *pseudo.logits.shape[1:])]),
         confidence=torch.cat([pseudo.confidence, torch.ones_like(labels, dtype=pseudo.confidence.dtype)]),
     )
@@ -137,7 +137,7 @@ def draw_integer(least: int, most: int, generator: torch.Generator) -> int:
     return int(torch.randint(least, most + 1, (), generator=generator))
 
 
-def draw_boxes(place: Place) -> Draws:
+def draw_boxes(place: MixContext) -> Draws:
     """A box for every image, or none for any."""
     if place.coin():
         boxes = torch.stack([cutmix_box(*place.size, generator) for generator in place.generators(Stream.MIX_BOX)])
@@ -146,7 +146,7 @@ def draw_boxes(place: Place) -> Draws:
     return {"boxes": boxes, "partner": torch.tensor(place.partner)}
 
 
-def draw_small_boxes(place: Place) -> Draws:
+def draw_small_boxes(place: MixContext) -> Draws:
     """A box of 2 to 40 % of the area for every image by its own coin (UniMatch, CVPR 2023)."""
     boxes = torch.zeros(len(place.positions), *place.size, dtype=torch.bool)
     for box, generator in zip(boxes, place.generators(Stream.MIX_BOX)):
@@ -174,29 +174,29 @@ def draw_number(least: float, most: float, generator: torch.Generator) -> float:
     return least + (most - least) * float(torch.rand((), generator=generator))
 
 
-def own_images(pseudo: Pseudo) -> Tensor:
+def image_indices(pseudo: Pseudo) -> Tensor:
     """(B, 1, 1) long: every image's own number."""
     return torch.arange(len(pseudo.label), device=pseudo.label.device)[:, None, None]
 
 
-def unmixed(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
-    return own_images(pseudo).expand(-1, *size)
+def identity(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
+    return image_indices(pseudo).expand(-1, *size)
 
 
 def cutmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
     """Inside its box an image shows its partner."""
-    return torch.where(draws["boxes"], draws["partner"][:, None, None], own_images(pseudo))
+    return torch.where(draws["boxes"], draws["partner"][:, None, None], image_indices(pseudo))
 
 
 def cutout(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
     """Inside its box an image shows nothing (in the released code CutOut is computed and never used)."""
-    return torch.where(draws["boxes"], ERASED, own_images(pseudo))
+    return torch.where(draws["boxes"], ERASED, image_indices(pseudo))
 
 
 # ---- classes: ClassMix
 
 
-def draw_priorities(place: Place) -> Draws:
+def draw_priorities(place: MixContext) -> Draws:
     """In which order an image's classes are kept; no image mixes where the coin says so."""
     priority = [torch.rand(place.classes, generator=generator) for generator in place.generators(Stream.MIX_BOX)]
     return {
@@ -220,38 +220,38 @@ def classmix(draws: Draws, pseudo: Pseudo, size: Size, more: int = 1) -> Tensor:
     label = pseudo.label.clamp(max=priority.shape[1] - 1)
     keep = kept.gather(1, label.flatten(1)).view_as(label) & (pseudo.label != IGNORE_INDEX)
     keep = keep | none_present[:, None, None] | ~draws["mixes"]
-    return torch.where(enlarge(keep, size), own_images(pseudo), draws["partner"][:, None, None])
+    return torch.where(upsample_nearest(keep, size), image_indices(pseudo), draws["partner"][:, None, None])
 
 
-def enlarge(cells: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Nearest up-sampling of (B, h, w) to (B, H, W), whole pixels per cell: the inverse of `shrink`."""
+def upsample_nearest(cells: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Nearest up-sampling of (B, h, w) to (B, H, W), whole pixels per cell: the inverse of `downsample_nearest`."""
     return cells.repeat_interleave(size[0] // cells.shape[1], 1).repeat_interleave(size[1] // cells.shape[2], 2)
 
 
 # ---- tiles: Mix/UnMix
 
 
-def draw_tiles(place: Place) -> Draws:
+def draw_tiles(place: MixContext) -> Draws:
     """For every tile an independent permutation of the images of a group (MUM, CVPR 2022), always applied."""
     return {"tiles": place.group_permutations(TILES * TILES).unflatten(1, (TILES, TILES))}
 
 
 def mixunmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
     """Every tile of an image shows the same tile of one of its group; `unmix` undoes it on the features."""
-    return enlarge(draws["tiles"], size)
+    return upsample_nearest(draws["tiles"], size)
 
 
 def unmix(x: Tensor, tiles: Tensor) -> Tensor:
     """Puts the tiles of features (B, C, h, w) back into the images they came from."""
     if x.shape[2] % tiles.shape[1] or x.shape[3] % tiles.shape[2]:
         raise ValueError(f"cannot cut {tuple(x.shape[2:])} features into {tuple(tiles.shape[1:])} tiles; take another crop")
-    return gather(x, enlarge(tiles.argsort(dim=0), x.shape[-2:]))
+    return gather(x, upsample_nearest(tiles.argsort(dim=0), x.shape[-2:]))
 
 
 # ---- adaptive CutMix (AugSeg, CVPR 2023)
 
 
-def draw_adaptive(place: Place) -> Draws:
+def draw_adaptive(place: MixContext) -> Draws:
     """Two boxes and a chance for every image; one size of box for the batch each, one permutation in every group."""
     lambdas = place.numpy_generator(Stream.MIX_COIN).beta((8, 4), (2, 4))
     boxes = [[square_box(place.size, lam, generator) for lam in lambdas] for generator in place.generators(Stream.MIX_BOX)]
@@ -288,7 +288,7 @@ def image_confidence(pseudo: Pseudo) -> Tensor:
 
 def adaptive_cutmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
     """Unsure images first receive a box of a labelled one; then every image receives a box of such a copy."""
-    own = own_images(pseudo)
+    own = image_indices(pseudo)
     pastes = draws["labeled_boxes"] & (draws["chance"] < 1 - image_confidence(pseudo))[:, None, None]
     copies = torch.where(pastes, len(own) + draws["labeled_partner"][:, None, None], own)
     return torch.where(draws["boxes"], copies[draws["partner"]], own)
@@ -304,13 +304,13 @@ class Mix:
     source: (draws, the teacher's word on the images themselves, image size) -> (B, H, W) long.
     """
 
-    draw: Callable[[Place], Draws]
+    draw: Callable[[MixContext], Draws]
     source: Callable[[Draws, Pseudo, Size], Tensor]
     takes_labeled: bool = False
 
 
 MIXES: dict[str, Mix] = {
-    "none": Mix(lambda place: {}, unmixed),
+    "none": Mix(lambda place: {}, identity),
     "cutmix": Mix(draw_boxes, cutmix),
     "cutmix_small": Mix(draw_small_boxes, cutmix),
     "cutout": Mix(draw_boxes, cutout),

@@ -17,14 +17,14 @@ class Pseudo:
     """The teacher's word on a batch, at the resolution of its logits. A mix moves all fields with the same box.
 
     label: (B, h, w) long, IGNORE_INDEX where the teacher is unsure or the pixel is padding.
-    spoken: (B, h, w) long, the label where the teacher's logits stand behind it, IGNORE_INDEX where they do not (pixels
+    taught: (B, h, w) long, the label where the teacher's logits stand behind it, IGNORE_INDEX where they do not (pixels
         pasted from a labelled image have a label, but the teacher said nothing of them).
     logits: (B, K, h, w) float32 (or float64), without gradient.
     confidence: (B, h, w) float32, the largest softmax probability, 0 on padding.
     """
 
     label: Tensor
-    spoken: Tensor
+    taught: Tensor
     logits: Tensor
     confidence: Tensor
 
@@ -35,7 +35,7 @@ class Pseudo:
 
     def first(self, images: int) -> "Pseudo":
         """The word on the first images of the batch."""
-        return Pseudo(self.label[:images], self.spoken[:images], self.logits[:images], self.confidence[:images])
+        return Pseudo(self.label[:images], self.taught[:images], self.logits[:images], self.confidence[:images])
 
 
 def pseudo_label(logits: Tensor, valid: Tensor, threshold: float | Tensor) -> Pseudo:
@@ -49,9 +49,9 @@ def pseudo_label(logits: Tensor, valid: Tensor, threshold: float | Tensor) -> Ps
     """
     logits = at_least_float32(logits.detach())
     confidence, label = logits.softmax(dim=1).max(dim=1)
-    valid = shrink(valid, label.shape[-2:])
-    label = label.masked_fill(~((confidence > required(label, threshold)) & valid), IGNORE_INDEX)
-    return Pseudo(label=label, spoken=label, logits=logits, confidence=confidence.masked_fill(~valid, 0.0))
+    valid = downsample_nearest(valid, label.shape[-2:])
+    label = label.masked_fill(~((confidence > required_confidence(label, threshold)) & valid), IGNORE_INDEX)
+    return Pseudo(label=label, taught=label, logits=logits, confidence=confidence.masked_fill(~valid, 0.0))
 
 
 def count_pseudo(pseudo: Pseudo) -> dict[str, Tensor]:
@@ -66,16 +66,16 @@ def count_pseudo(pseudo: Pseudo) -> dict[str, Tensor]:
     return {"confident": confident, "pseudo_labels": labels, "confidences": confidences}
 
 
-def required(label: Tensor, threshold: float | Tensor) -> float | Tensor:
+def required_confidence(label: Tensor, threshold: float | Tensor) -> float | Tensor:
     """What the confidence of each pixel has to exceed, by the class it is said to be if there is a threshold for each."""
     return threshold.to(label.device)[label] if isinstance(threshold, Tensor) else threshold
 
 
-def shrink(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+def downsample_nearest(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Nearest down-sampling of a (..., H, W) map to (h, w): cell i takes pixel i * H/h, as the released code does."""
     height, width = mask.shape[-2:]
     if height % size[0] or width % size[1]:
-        raise ValueError(f"cannot shrink {height}x{width} to {size[0]}x{size[1]}: not a whole number of pixels per cell")
+        raise ValueError(f"cannot downsample_nearest {height}x{width} to {size[0]}x{size[1]}: not a whole number of pixels per cell")
     return mask[..., :: height // size[0], :: width // size[1]]
 
 

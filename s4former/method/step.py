@@ -59,7 +59,7 @@ def train_step(
         plain = batch.strong[0].images[: batch.unlabeled]
         if method.pasa != "none":  # the image as it is, its unsure patches steered to other unsure patches
             images, target = (plain, pseudo) if method.pasa_view == "strong" else (mixed, moved)
-            views.append(View(images, confidence=guidance(target, method), valid=target.valid, seeds=batch.seeds))
+            views.append(View(images, confidence=pasa_confidence(target, method), valid=target.valid, seeds=batch.seeds))
             targets.append(("pasa", target))
         if method.feature_dropout:
             images = plain if method.feature_view == "strong" else batch.weak[: batch.unlabeled]
@@ -68,38 +68,38 @@ def train_step(
 
     (labeled, auxiliary), *unlabeled = student(views)
 
-    scale = normalizer(batch.labels != IGNORE_INDEX, method, average)
+    scale = normalization_factor(batch.labels != IGNORE_INDEX, method, average)
     fitted = [resize_logits(logits, batch.labels.shape[-2:]) for logits in (labeled, *auxiliary)]
     supervised, *auxiliaries = (scale * cross_entropy(logits, batch.labels, method.class_weights) for logits in fitted)
     losses = {"supervised": supervised} | ({"auxiliary": sum(auxiliaries)} if auxiliaries else {})
     for (branch, target), (logits, _) in zip(targets, unlabeled):
-        scale = normalizer(target.valid, method, average)
+        scale = normalization_factor(target.valid, method, average)
         share = 1 / method.strong_views if branch == "strong" else 1.0  # of several strong views the mean
-        for name, term in compare(logits, target, branch, method).items():
+        for name, term in compare_with_teacher(logits, target, branch, method).items():
             losses[f"{name}_{branch}"] = losses.get(f"{name}_{branch}", 0) + scale * share * term
     if targets:
         losses |= count_pseudo(pseudo)
     return losses
 
 
-def compare(logits: Tensor, target: Pseudo, branch: str, method: Method) -> dict[str, Tensor]:
+def compare_with_teacher(logits: Tensor, target: Pseudo, branch: str, method: Method) -> dict[str, Tensor]:
     """The terms of one student view (B, K, h, w) against what the teacher says of it: consistency, and a regulariser."""
     terms = {"consistency": cross_entropy(logits, target.label)}
     if method.regularizer != "none" and method.regularizer_on in ("both", branch):
         regularize = REGULARIZERS[method.regularizer]
-        term = regularize(logits, target.logits, target.spoken, method.regularizer_norm)
+        term = regularize(logits, target.logits, target.taught, method.regularizer_norm)
         terms[method.regularizer] = method.regularizer_weight * term
     return terms
 
 
-def normalizer(valid: Tensor, method: Method, average: Average) -> Tensor | float:
+def normalization_factor(valid: Tensor, method: Method, average: Average) -> Tensor | float:
     """The factor from a mean over all pixels to one over the valid pixels (B, h, w) of all processes."""
     if method.normalizer == "all":
         return 1.0
     return valid.numel() / average(valid.sum().float()).clamp(min=1)
 
 
-def guidance(pseudo: Pseudo, method: Method) -> Tensor:
+def pasa_confidence(pseudo: Pseudo, method: Method) -> Tensor:
     """(B, h, w): the map that PASA pools over patches; the released code takes the thresholded mask."""
     return pseudo.confidence if method.pasa_confidence == "probability" else (pseudo.label != IGNORE_INDEX).float()
 

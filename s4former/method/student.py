@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import Config, Method, share_of_process
 from ..errors import ConfigError
-from ..networks.build import attention_grids, coarsest_stride, decode, encode, prefix_tokens, token_grids
+from ..networks.adapters import attention_grids, coarsest_stride, decode, encode, prefix_tokens, token_grids
 from ..networks.setr import UpHead
 from .mixing import TILES, unmix
 from .pasa import ATTENTION, attention_bias
@@ -86,10 +86,10 @@ class Student(nn.Module):
             features.update(zip(shared, parts))
         for i, view in enumerate(views):
             if i not in features:
-                features[i] = encode(self.network, view.images, **self.bias(view))
+                features[i] = encode(self.network, view.images, **self.attention_arguments(view))
         return [features[i] for i in range(len(views))]
 
-    def bias(self, view: View) -> dict:
+    def attention_arguments(self, view: View) -> dict:
         if view.confidence is None:
             return {}
         grids = attention_grids(self.network, *view.images.shape[-2:])
@@ -141,8 +141,8 @@ def shuffle_grid(config: Config, network: nn.Module) -> tuple[int, int]:
     return crop[0] // side, crop[1] // side
 
 
-def check_fit(config: Config, network: nn.Module) -> list[str]:
-    """Rules between config, network and classes; returns sentences for the log.
+def check_network(config: Config, network: nn.Module) -> None:
+    """Rules between config, network and classes.
 
     Raises:
         ConfigError: if the crop does not fit the encoder or its blocks, or there is no attention that takes a bias.
@@ -155,7 +155,7 @@ def check_fit(config: Config, network: nn.Module) -> list[str]:
     if weights and len(weights) != classes:
         raise ConfigError(f"method.class_weights has {len(weights)} numbers for {classes} classes; write one for each class")
     if config.method.teacher == "none":
-        return []
+        return
     if config.method.mix == "mixunmix":
         check_tiles(config, network)
     if config.method.pasa != "none":
@@ -164,11 +164,10 @@ def check_fit(config: Config, network: nn.Module) -> list[str]:
                 f"method.pasa = {config.method.pasa!r} steers attention, and {config.model.architecture} has none;"
                 " set method.pasa=none"
             )
-        prove_bias(network, config)
-    return []
+        check_bias_has_effect(network, config)
 
 
-def check_passes(config: Config, processes: int) -> None:
+def check_batch_norm(config: Config, processes: int) -> None:
     """The image pooling of DeepLabV3+ has one number an image and channel, over which its batch norm needs two images.
 
     On GPUs batch norms look over all processes; this is for passes that are on their own.
@@ -182,7 +181,7 @@ def check_passes(config: Config, processes: int) -> None:
         )
 
 
-def without_ncr(config: Config, classes: int) -> tuple[Config, tuple[str, ...]]:
+def drop_ncr_for_two_classes(config: Config, classes: int) -> tuple[Config, tuple[str, ...]]:
     """The config without NCR where there are two classes, and a line for the log: it would always be 0."""
     method = config.method
     if classes != 2 or method.regularizer != "ncr" or method.teacher == "none":
@@ -203,7 +202,7 @@ def check_tiles(config: Config, network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def prove_bias(network: nn.Module, config: Config) -> None:
+def check_bias_has_effect(network: nn.Module, config: Config) -> None:
     """One small pass with and without a bias: some versions of transformers drop it in silence."""
     student = Student(network, config.method).eval()
     side = 4 * coarsest_stride(network)

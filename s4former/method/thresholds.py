@@ -12,7 +12,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
-from .pseudo import at_least_float32, shrink
+from .pseudo import at_least_float32, downsample_nearest
 
 KEPT = 0.99  # of the running mean, at each step that says the class
 
@@ -27,37 +27,37 @@ class ClassThresholds(nn.Module):
         super().__init__()
         self.threshold = threshold
         self.register_buffer("confidence", torch.zeros(classes))  # running mean by class; 0 = not said yet
-        self.heard: Tensor | None = None  # (2, K) of this step: summed confidence, pixels
+        self.accumulated: Tensor | None = None  # (2, K) of this step: summed confidence, pixels
 
     def current(self) -> Tensor:
         """(K,): what the confidence of a pixel has to exceed; a class that was never said has the plain threshold."""
         relative = self.confidence / self.confidence.max().clamp(min=torch.finfo(self.confidence.dtype).tiny)
         return self.threshold * relative.where(self.confidence > 0, 1.0)
 
-    def listening(self, teacher: Callable[[Tensor], Tensor], valid: Tensor) -> Callable[[Tensor], Tensor]:
+    def observe(self, teacher: Callable[[Tensor], Tensor], valid: Tensor) -> Callable[[Tensor], Tensor]:
         """The teacher, with what it says of the first B images noted; `valid` (B, H, W) is False on padding."""
 
         def speak(images: Tensor) -> Tensor:
             logits = teacher(images)
-            self.note(logits[: len(valid)], valid)
+            self.accumulate(logits[: len(valid)], valid)
             return logits
 
         return speak
 
     @torch.no_grad()
-    def note(self, logits: Tensor, valid: Tensor) -> None:
+    def accumulate(self, logits: Tensor, valid: Tensor) -> None:
         confidence, label = at_least_float32(logits.detach()).softmax(dim=1).max(dim=1)
-        counted = shrink(valid, label.shape[-2:]).to(confidence.dtype)
+        counted = downsample_nearest(valid, label.shape[-2:]).to(confidence.dtype)
         heard = counted.new_zeros(2, len(self.confidence))  # added to, since bincount would wait for the device
         for row, weight in zip(heard, (confidence * counted, counted)):
             row.index_add_(0, label.flatten(), weight.flatten())
-        self.heard = heard if self.heard is None else self.heard + heard
+        self.accumulated = heard if self.accumulated is None else self.accumulated + heard
 
     @torch.no_grad()
-    def settle(self, total: Callable[[Tensor], Tensor]) -> None:
+    def update(self, total: Callable[[Tensor], Tensor]) -> None:
         """Takes what was heard in a step into the means; `total` sums over the processes."""
-        summed, pixels = total(self.heard)
+        summed, pixels = total(self.accumulated)
         mean = (summed / pixels.clamp(min=1)).to(self.confidence.dtype)
         moved = torch.where(self.confidence > 0, torch.lerp(mean, self.confidence, KEPT), mean)
         self.confidence.copy_(torch.where(pixels > 0, moved, self.confidence))
-        self.heard = None
+        self.accumulated = None

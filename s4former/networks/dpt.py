@@ -30,7 +30,7 @@ class DinoDptConfig(PreTrainedConfig):
         backbone_config: of the encoder, a transformers config of type dinov2, dinov2_with_registers or dinov3_vit, or
             its dict. Its `image_size` is the grid of the stored position embedding; images may have any size.
         out_indices: four blocks, from 0, whose outputs `encode` returns; the first is read at the finest scale. Empty:
-            at quarters of the depth.
+            at default_out_indices of the depth.
         decoder_channels: of the maps that are fused.
         kwargs: those of every config, such as `num_labels` or `id2label`.
     """
@@ -54,7 +54,7 @@ class DinoDptConfig(PreTrainedConfig):
             known = ", ".join(ENCODERS)
             raise ValueError(f"backbone_config is of type {backbone_config.model_type!r}; use one of {known}")
         depth = backbone_config.num_hidden_layers
-        blocks = tuple(out_indices) or quarters(depth)
+        blocks = tuple(out_indices) or default_out_indices(depth)
         if len(blocks) != LEVELS or list(blocks) != sorted(set(blocks)) or not 0 <= blocks[0] <= blocks[-1] < depth:
             raise ValueError(f"out_indices is {list(blocks)}; write four rising block numbers from 0 to {depth - 1}")
         self.backbone_config = backbone_config
@@ -74,7 +74,7 @@ class DinoDptConfig(PreTrainedConfig):
         return next((cells for cells in range(LEVELS, patch) if patch % cells == 0), patch)
 
 
-def quarters(depth: int) -> tuple[int, ...]:
+def default_out_indices(depth: int) -> tuple[int, ...]:
     """The blocks that end a quarter of the depth; of 24, those that DINOv2 and UniMatch V2 take."""
     if depth == 24:
         return (4, 11, 17, 23)

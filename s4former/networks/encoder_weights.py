@@ -34,13 +34,13 @@ from transformers import (
 
 from ..config import Model
 from ..errors import ConfigError
-from .hub import UNREACHABLE, file_on_the_hub, knock, reason
+from .hub import HUB_ERRORS, check_reachable, describe_hub_error, hub_file
 
 log = logging.getLogger(__name__)
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of RGB in 0..1
 IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALVES: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the AugReg ViTs
+IMAGENET_INCEPTION: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the AugReg ViTs
 
 
 def vit(width: int, depth: int, image: int = 224) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def dinov3(width: int, depth: int) -> dict[str, Any]:
 WIDE = (64, 128, 320, 512)
 
 # Name of a size: where its weights are, and the transformers config, so that random weights need no network.
-SIZES: dict[str, tuple[str, dict[str, Any]]] = {
+KNOWN_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "deit-tiny": ("facebook/deit-tiny-patch16-224", vit(192, 12)),
     "deit-small": ("facebook/deit-small-patch16-224", vit(384, 12)),
     "deit-base": ("facebook/deit-base-patch16-224", vit(768, 12)),
@@ -105,7 +105,7 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
     "shapes": (str(Path(__file__).parent / "weights" / "shapes_vit"), {}),  # a small ViT; its config lies in the folder
 }
 DINO = (Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel)
-ENCODERS: dict[str, tuple[type[PreTrainedModel], ...]] = {  # by model.architecture; a ResNet is timm's
+ENCODER_CLASSES: dict[str, tuple[type[PreTrainedModel], ...]] = {  # by model.architecture; a ResNet is timm's
     "setr": (ViTModel,),
     "segformer": (SegformerModel,),
     "dpt": DINO,
@@ -116,10 +116,10 @@ RESNETS = {6: "resnet50", 23: "resnet101"}  # timm's name by the blocks of the t
 PROCESSOR = "preprocessor_config.json"
 WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
 # What a checkpoint may hold more, or less, than the encoder: classification heads, poolers, the norm before them.
-SPARE = re.compile(
+UNUSED_HEADS = re.compile(
     r"^(vit\.|segformer\.|dinov2\.|dinov2_with_registers\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier|pooler|layernorm|decode_head)\."
 )
-OURS = ("id2label", "label2id", "image_size", "model_type")  # keys of a transformers config that are set here
+RESERVED_KEYS = ("id2label", "label2id", "image_size", "model_type")  # keys of a transformers config that are set here
 
 
 # ---- config and weights
@@ -127,7 +127,7 @@ OURS = ("id2label", "label2id", "image_size", "model_type")  # keys of a transfo
 
 def source_of(model: Model) -> str:
     """A Hub id, a folder or a weights file; a ViT of timm on the Hub is the weights file of its repository."""
-    source = SIZES[model.encoder][0] if model.encoder in SIZES else model.encoder
+    source = KNOWN_ENCODERS[model.encoder][0] if model.encoder in KNOWN_ENCODERS else model.encoder
     if model.architecture == "setr" and source.startswith("timm/") and not Path(source).exists():
         return timm_file(model, "model.safetensors")
     return source
@@ -138,12 +138,12 @@ def timm_file(model: Model, name: str) -> str:
     if not model.pretrained:
         raise ConfigError(
             f"model.encoder = {model.encoder!r} is described by its weights, and model.pretrained = false wants none; use"
-            f" one of {', '.join(fitting_sizes(model.architecture))} for random weights"
+            f" one of {', '.join(known_encoders(model.architecture))} for random weights"
         )
     try:
         return hf_hub_download(model.encoder, name)
-    except UNREACHABLE as error:
-        raise unreachable(model, error) from error
+    except HUB_ERRORS as error:
+        raise unreachable_error(model, error) from error
 
 
 def is_weights_file(source: str) -> bool:
@@ -157,8 +157,8 @@ def read_encoder_config(model: Model) -> PreTrainedConfig:
     A ViT gets LayerNorm eps 1e-6. A DINOv3 gets no `pos_embed_rescale`: in training it stretches the positions at random,
     one draw for the whole batch, which would make two passes over the same image differ by more than the method says.
     """
-    source, kinds = source_of(model), [kind.config_class for kind in ENCODERS[model.architecture]]
-    size = SIZES.get(model.encoder, ("", {}))[1]
+    source, kinds = source_of(model), [kind.config_class for kind in ENCODER_CLASSES[model.architecture]]
+    size = KNOWN_ENCODERS.get(model.encoder, ("", {}))[1]
     if size:  # known sizes are described here; only their weights need the Hub
         config = AutoConfig.for_model(**{"model_type": "vit", **size})
     elif is_weights_file(source):
@@ -166,15 +166,15 @@ def read_encoder_config(model: Model) -> PreTrainedConfig:
     else:
         try:
             if model.pretrained:
-                knock(source)
+                check_reachable(source)
             config = AutoConfig.from_pretrained(source, local_files_only=not model.pretrained, trust_remote_code=False)
-        except (*UNREACHABLE, KeyError) as error:
-            raise unreachable(model, error) from error
+        except (*HUB_ERRORS, KeyError) as error:
+            raise unreachable_error(model, error) from error
     if not isinstance(config, tuple(kinds)):
         raise ConfigError(
             f"model.encoder = {model.encoder!r} is of type {config.model_type!r}, and model.architecture ="
             f" {model.architecture!r} is built over {' or '.join(repr(kind.model_type) for kind in kinds)}; use one of"
-            f" {', '.join(fitting_sizes(model.architecture))}, or change the architecture"
+            f" {', '.join(known_encoders(model.architecture))}, or change the architecture"
         )
     if isinstance(config, ViTConfig):
         config.layer_norm_eps = 1e-6  # what these weights were trained with; the default of transformers is 1e-12
@@ -184,19 +184,19 @@ def read_encoder_config(model: Model) -> PreTrainedConfig:
     return config
 
 
-def fitting_sizes(architecture: str) -> list[str]:
+def known_encoders(architecture: str) -> list[str]:
     """The sizes that an architecture is built over."""
-    types = [kind.config_class.model_type for kind in ENCODERS[architecture]] or ["resnet"]
-    return [name for name, (_, size) in SIZES.items() if size.get("model_type", "vit") in types]
+    types = [kind.config_class.model_type for kind in ENCODER_CLASSES[architecture]] or ["resnet"]
+    return [name for name, (_, size) in KNOWN_ENCODERS.items() if size.get("model_type", "vit") in types]
 
 
 def override(config: PreTrainedConfig, values: dict[str, Any]) -> None:
     """Writes `model.encoder_config` into a transformers config."""
-    known = [key for key in config.to_dict() if key not in OURS]
+    known = [key for key in config.to_dict() if key not in RESERVED_KEYS]
     for key, value in values.items():
         path = f"model.encoder_config.{key}"
         if key not in known:
-            if key in OURS:
+            if key in RESERVED_KEYS:
                 raise ConfigError(f"{path} is set by s4former itself; leave it out")
             close = difflib.get_close_matches(key, known, n=1)
             names = f"{config.model_type} has {', '.join(known)}"
@@ -209,36 +209,36 @@ def override(config: PreTrainedConfig, values: dict[str, Any]) -> None:
             raise ConfigError(f"{path} is {value!r}; {str(error.__cause__ or error).strip()}") from error
 
 
-def unreachable(model: Model, error: Exception) -> ConfigError:
+def unreachable_error(model: Model, error: Exception) -> ConfigError:
     """The error for an encoder that cannot be read, with the reason in a line and the ways out."""
     gated = "; for DINOv3 accept its licence on the page of the model and log in with `hf auth login`"
     return ConfigError(
-        f"model.encoder = {model.encoder!r} could not be read ({reason(error)}){gated if 'dinov3' in model.encoder else ''};"
+        f"model.encoder = {model.encoder!r} could not be read ({describe_hub_error(error)}){gated if 'dinov3' in model.encoder else ''};"
         " give a local folder, a weights file or a Hub id that can be reached, or one of"
-        f" {', '.join(fitting_sizes(model.architecture))} with model.pretrained=false for random weights"
+        f" {', '.join(known_encoders(model.architecture))} with model.pretrained=false for random weights"
     )
 
 
 def read_tensors(model: Model, config: PreTrainedConfig) -> dict[str, Tensor]:
     """The encoder's weights, float32, under the names of its transformers class; complete, or a `ConfigError`."""
     source = source_of(model)
-    kind = next(kind for kind in ENCODERS[model.architecture] if isinstance(config, kind.config_class))
+    kind = next(kind for kind in ENCODER_CLASSES[model.architecture] if isinstance(config, kind.config_class))
     if is_weights_file(source):
         return rename_timm(source, read_file(source)[0], config)
     options = {"add_pooling_layer": False} if kind is ViTModel else {}
     try:
-        knock(source)  # the shape of a known size was told without the Hub
+        check_reachable(source)  # the shape of a known size was told without the Hub
         encoder, report = kind.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,  # "auto" would keep float16 files as they are
             ignore_mismatched_sizes=True,  # they are told below, in our words
             output_loading_info=True,
-            use_safetensors=None if model.encoder in SIZES else True,  # of strangers no pickle, not even of tensors alone
+            use_safetensors=None if model.encoder in KNOWN_ENCODERS else True,  # of strangers no pickle, not even of tensors alone
             **options,
         )
-    except (*UNREACHABLE, safetensors.SafetensorError) as error:
-        raise unreachable(model, error) from error
+    except (*HUB_ERRORS, safetensors.SafetensorError) as error:
+        raise unreachable_error(model, error) from error
     wrong = [f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]]
     check_complete(source, report["missing_keys"], report["unexpected_keys"], wrong, with_norm=kind in DINO)
     return encoder.state_dict()
@@ -248,10 +248,10 @@ def check_complete(
     source: str, missing: Iterable[str], unexpected: Iterable[str], wrong: Iterable[str], *, with_norm: bool = False
 ) -> None:
     """Refuses a partial load; spare heads and norms are named in the log. with_norm: the decoder reads the last norm."""
-    spare = sorted(name for name in unexpected if SPARE.match(name))
+    spare = sorted(name for name in unexpected if UNUSED_HEADS.match(name))
     faults = {
-        "missing": sorted(name for name in missing if with_norm or not SPARE.match(name)),
-        "unexpected": sorted(name for name in unexpected if not SPARE.match(name)),
+        "missing": sorted(name for name in missing if with_norm or not UNUSED_HEADS.match(name)),
+        "unexpected": sorted(name for name in unexpected if not UNUSED_HEADS.match(name)),
         "of another shape": sorted(wrong),
     }
     parts = []
@@ -366,7 +366,7 @@ def read_resnet(model: Model) -> tuple[str, dict[str, Tensor] | None]:
     The names of the tensors are those of torchvision too. A file says by its blocks which ResNet it holds.
     """
     source = source_of(model)
-    if model.encoder not in RESNETS.values() and (model.encoder in SIZES or not model.pretrained):
+    if model.encoder not in RESNETS.values() and (model.encoder in KNOWN_ENCODERS or not model.pretrained):
         raise ConfigError(
             f"model.encoder = {model.encoder!r} with model.architecture = {model.architecture!r} and model.pretrained ="
             f" {str(model.pretrained).lower()}; use one of {', '.join(RESNETS.values())}, or pretrained weights of one"
@@ -380,14 +380,14 @@ def read_resnet(model: Model) -> tuple[str, dict[str, Tensor] | None]:
             tensors = load_file(Path(source) / "model.safetensors")
         else:
             tensors = load_file(hf_hub_download(source, "model.safetensors"))
-    except (*UNREACHABLE, safetensors.SafetensorError) as error:
+    except (*HUB_ERRORS, safetensors.SafetensorError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise unreachable(model, error) from error
+        raise unreachable_error(model, error) from error
     blocks = {match[1] for name in tensors if (match := re.match(r"layer3\.(\d+)\.", name))}
-    if len(blocks) not in RESNETS and model.encoder not in SIZES:
+    if len(blocks) not in RESNETS and model.encoder not in KNOWN_ENCODERS:
         check_complete(source, [], [], [f"layer3 with {len(blocks)} blocks instead of {' or '.join(map(str, RESNETS))}"])
-    return model.encoder if model.encoder in SIZES else RESNETS[len(blocks)], tensors
+    return model.encoder if model.encoder in KNOWN_ENCODERS else RESNETS[len(blocks)], tensors
 
 
 def fit_resnet(model: Model, tensors: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -429,13 +429,13 @@ def normalization(model: Model) -> Normalization:
         if "image_mean" in settings and "image_std" in settings:
             return tuple(settings["image_mean"]), tuple(settings["image_std"])
     if is_weights_file(source) and model.architecture != "deeplabv3plus" and not read_file(source)[1]:
-        return HALVES
+        return IMAGENET_INCEPTION
     return IMAGENET
 
 
 def processor_on_the_hub(model: Model, source: str) -> Path | None:
     """The processor file of a Hub model; None if it has none."""
     try:
-        return file_on_the_hub(source, PROCESSOR)
-    except UNREACHABLE as error:
-        raise unreachable(model, error) from error
+        return hub_file(source, PROCESSOR)
+    except HUB_ERRORS as error:
+        raise unreachable_error(model, error) from error

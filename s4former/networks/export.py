@@ -15,7 +15,7 @@ from ..config import IGNORE_INDEX, Config, Model, to_dict
 from ..errors import ConfigError
 from ..files import replace_folder, writing
 from .build import save_network
-from .hub import answer, first_line, wait_no_longer
+from .hub import first_line, hub_response, set_request_timeout
 
 DATASETS = {"voc": "PASCAL VOC 2012", "shapes": "drawn shapes", "coco": "COCO 2017", "cityscapes": "Cityscapes"}
 # Model types that transformers does not have: the file that travels with the weights, and what it needs.
@@ -181,26 +181,26 @@ def check_repository(repository: str) -> None:
 def push(folder: Path, repository: str, message: str) -> str | None:
     """Uploads an exported folder that nobody writes to meanwhile; returns None, or in one line why it failed.
 
-    huggingface_hub repeats what a Hub refuses for the moment (half a minute in all), and waits `hub.PATIENCE` for
+    huggingface_hub repeats what a Hub refuses for the moment (half a minute in all), and waits `hub.REQUEST_TIMEOUT` for
     each answer.
     """
     disable_progress_bars()  # a run has its own
     api = HfApi()
     try:
-        wait_no_longer()
+        set_request_timeout()
         repository = api.create_repo(repository, exist_ok=True).repo_id
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     except FAILURES as error:
-        return in_words(error, api.endpoint)
+        return describe_push_error(error, api.endpoint)
     return None
 
 
-def in_words(error: BaseException, endpoint: str) -> str:
+def describe_push_error(error: BaseException, endpoint: str) -> str:
     """Why a push failed, in one line."""
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__  # 'Error while uploading FILE to the Hub.' keeps the reason behind it
     if isinstance(error, HTTPError):
-        return answer(error, endpoint)
+        return hub_response(error, endpoint)
     text = f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, (json.JSONDecodeError, KeyError)):
         return f"{endpoint} does not answer as a Hub does ({text})"

@@ -5,20 +5,20 @@ from pathlib import Path
 from huggingface_hub import constants, get_session, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
-PATIENCE = 30.0  # seconds without a sign of life from the Hub; left alone huggingface_hub waits for ever
-UNREACHABLE = (OSError, ValueError, HTTPError)  # what asking a Hub raises; a broken connection is httpx's error alone
+REQUEST_TIMEOUT = 30.0  # seconds without a sign of life from the Hub; left alone huggingface_hub waits for ever
+HUB_ERRORS = (OSError, ValueError, HTTPError)  # what asking a Hub raises; a broken connection is httpx's error alone
 
 
-def wait_no_longer() -> None:
-    """Makes every request of this process to the Hub give up after `PATIENCE` seconds of silence."""
-    get_session().timeout = PATIENCE
+def set_request_timeout() -> None:
+    """Makes every request of this process to the Hub give up after `REQUEST_TIMEOUT` seconds of silence."""
+    get_session().timeout = REQUEST_TIMEOUT
 
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def answer(error: BaseException | None, endpoint: str = "") -> str | None:
+def hub_response(error: BaseException | None, endpoint: str = "") -> str | None:
     """What the Hub said, found behind an error of transformers, datasets or huggingface_hub; None if it said nothing.
 
     'https://huggingface.co answered 401 Unauthorized: Invalid credentials; log in with `hf auth login`, or set HF_TOKEN'
@@ -36,28 +36,28 @@ def answer(error: BaseException | None, endpoint: str = "") -> str | None:
     return None
 
 
-def reason(error: BaseException) -> str:
+def describe_hub_error(error: BaseException) -> str:
     """Why something could not be had from the Hub: its answer, else the first line of the error."""
-    return answer(error) or first_line(error)
+    return hub_response(error) or first_line(error)
 
 
-def knock(source: str | Path) -> None:
+def check_reachable(source: str | Path) -> None:
     """Asks for the config of a Hub model, which is any source that is not here: what transformers asks first has no time limit.
 
     Raises:
-        OSError, ValueError, HTTPError: the Hub cannot be asked; see `reason`.
+        OSError, ValueError, HTTPError: the Hub cannot be asked; see `describe_hub_error`.
     """
     if not Path(source).exists():
-        file_on_the_hub(str(source), "config.json")
+        hub_file(str(source), "config.json")
 
 
-def file_on_the_hub(repository: str, name: str) -> Path | None:
+def hub_file(repository: str, name: str) -> Path | None:
     """A file of a repository, in the cache; None if it has no such file, which differs from a Hub that cannot be asked.
 
     Raises:
-        OSError, ValueError, HTTPError: the Hub cannot be asked; see `reason`.
+        OSError, ValueError, HTTPError: the Hub cannot be asked; see `describe_hub_error`.
     """
-    wait_no_longer()
+    set_request_timeout()
     try:
         cached = try_to_load_from_cache(repository, name)  # a path, a mark that there is none, or None
         if cached is None:

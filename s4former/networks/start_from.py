@@ -1,4 +1,4 @@
-"""Going on from a whole segmentation network, one's own or one of the Hub, instead of from an encoder alone."""
+"""Starting from a whole segmentation network, one's own or one of the Hub, instead of from an encoder alone."""
 
 import copy
 from typing import Sequence
@@ -8,7 +8,9 @@ from transformers import PreTrainedModel
 
 from ..config import Model
 from ..errors import ConfigError
-from .build import FAMILIES, load_network, settled, use_activation_checkpointing
+from .adapters import ADAPTERS, architecture_of, use_activation_checkpointing
+from .build import load_network
+from .upernet import prepare_upernet
 
 
 def start_from(model: Model, classes: Sequence[str]) -> tuple[PreTrainedModel, str]:
@@ -20,28 +22,28 @@ def start_from(model: Model, classes: Sequence[str]) -> tuple[PreTrainedModel, s
         ConfigError: it cannot be loaded, is none of the networks that are trained here, or another than the config says.
     """
     network = load_network(model.start_from).float().train()
-    check_kind(model, network)
+    check_architecture(model, network)
     known = [network.config.id2label.get(index) for index in range(network.config.num_labels)]
-    told = f"starting from {model.start_from} ({network.config.model_type}): "
+    summary = f"starting from {model.start_from} ({network.config.model_type}): "
     if same_classes(known, classes):
-        network.config.id2label, network.config.label2id = labels_of(classes)
-        told += f"all of it, with its {len(classes)} classes"
+        network.config.id2label, network.config.label2id = label_maps(classes)
+        summary += f"all of it, with its {len(classes)} classes"
     else:
         network = with_new_classes(network, classes)
-        told += f"all but the last layer of its head, which had {len(known)} classes ({', '.join(map(str, known[:3]))}, ...)"
+        summary += f"all but the last layer of its head, which had {len(known)} classes ({', '.join(map(str, known[:3]))}, ...)"
     if model.activation_checkpointing:
         use_activation_checkpointing(network)
-    return settled(network), told
+    return prepare_upernet(network), summary
 
 
-def check_kind(model: Model, network: PreTrainedModel) -> None:
+def check_architecture(model: Model, network: PreTrainedModel) -> None:
     """The network is one of those trained here, and the one that `model.architecture` says."""
-    kind = network.config.model_type.replace("dino_dpt", "dpt")
+    kind = architecture_of(network)
     encoder = getattr(getattr(network.config, "backbone_config", None), "model_type", "")
-    if kind not in FAMILIES or kind == "upernet" and not encoder.startswith("dino"):
+    if kind not in ADAPTERS or kind == "upernet" and not encoder.startswith("dino"):
         what = f"{kind} over {encoder}" if encoder else kind
         raise ConfigError(
-            f"model.start_from = {model.start_from!r} is a {what}; training goes on from {', '.join(FAMILIES)} (upernet: over"
+            f"model.start_from = {model.start_from!r} is a {what}; training goes on from {', '.join(ADAPTERS)} (upernet: over"
             " a DINO)"
         )
     if kind != model.architecture:
@@ -61,21 +63,21 @@ def same_classes(known: Sequence[str | None], classes: Sequence[str]) -> bool:
 def with_new_classes(network: PreTrainedModel, classes: Sequence[str]) -> PreTrainedModel:
     """The same network for other classes; the layer whose shape depends on their number is drawn anew."""
     config = copy.deepcopy(network.config)
-    config.id2label, config.label2id = labels_of(classes)
-    fresh = type(network)(config)
-    own = {name for name, tensor in fresh.state_dict().items() if tensor.shape != shapes_for(network, len(classes) + 1)[name]}
-    kept = {name: tensor for name, tensor in network.state_dict().items() if name not in own}
-    fresh.load_state_dict({**fresh.state_dict(), **kept})
-    return fresh
+    config.id2label, config.label2id = label_maps(classes)
+    rebuilt = type(network)(config)
+    replaced = {name for name, tensor in rebuilt.state_dict().items() if tensor.shape != shapes_for(network, len(classes) + 1)[name]}
+    kept = {name: tensor for name, tensor in network.state_dict().items() if name not in replaced}
+    rebuilt.load_state_dict({**rebuilt.state_dict(), **kept})
+    return rebuilt
 
 
 def shapes_for(network: PreTrainedModel, count: int) -> dict[str, torch.Size]:
     """The shapes of the tensors if there were `count` classes."""
     config = copy.deepcopy(network.config)
-    config.id2label, config.label2id = labels_of([str(index) for index in range(count)])
+    config.id2label, config.label2id = label_maps([str(index) for index in range(count)])
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in type(network)(config).state_dict().items()}
 
 
-def labels_of(classes: Sequence[str]) -> tuple[dict[int, str], dict[str, int]]:
+def label_maps(classes: Sequence[str]) -> tuple[dict[int, str], dict[str, int]]:
     return dict(enumerate(classes)), {name: index for index, name in enumerate(classes)}

@@ -17,7 +17,7 @@ from ..errors import ConfigError
 from ..method.batch import Batch
 from ..method.step import total_loss, train_step
 from ..method.student import Student
-from ..networks.build import decode, encode, encoder_depths
+from ..networks.adapters import decode, encode, encoder_depths
 from ..randomness import Stream, torch_seed
 from .schedules import ema_decay, learning_rate
 
@@ -119,14 +119,14 @@ def update(
         last = round_ == config.run.batch.rounds - 1
         with nullcontext() if last else accelerator.no_sync(student):
             with accelerator.autocast():
-                heard = thresholds.listening(speaking, batch.valid[: batch.unlabeled]) if adaptive else speaking
+                heard = thresholds.observe(speaking, batch.valid[: batch.unlabeled]) if adaptive else speaking
                 losses = train_step(student, heard, batch, method, average, thresholds.current() if adaptive else None)
                 losses["total"] = total_loss(losses, method)
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / config.run.batch.rounds
     if adaptive:
-        thresholds.settle(partial(accelerator.reduce, reduction="sum"))
+        thresholds.update(partial(accelerator.reduce, reduction="sum"))
     sums["gradient"] = clip(accelerator, student, config.optimizer.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -21,8 +21,9 @@ from ..data.batches import StepDataset, ValidationSet
 from ..data.sources import Sources
 from ..evaluation.inference import Setting
 from ..method.batch import Batch
-from ..method.student import Student, check_fit, check_passes, shuffle_grid
-from ..networks.build import build_network, compile_encoder, freeze_encoder, logits_at
+from ..method.student import Student, check_batch_norm, check_network, shuffle_grid
+from ..networks.adapters import compile_encoder, freeze_encoder, full_size_logits
+from ..networks.build import build_network
 from ..networks.encoder_weights import normalization
 from ..networks.start_from import start_from
 from ..randomness import Stream, torch_seed
@@ -97,7 +98,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
     freeze_encoder(network, config.model.freeze)
     mean, std = normalization(config.model)
-    notes += check_fit(config, network)
+    check_network(config, network)
     teacher = Teacher(network).to(accelerator.device) if config.method.teacher == "ema" else None
     student = Student(network, config.method)
     if config.run.compile:
@@ -106,7 +107,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
     else:
-        check_passes(config, accelerator.num_processes)
+        check_batch_norm(config, accelerator.num_processes)
     prepared, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
     grid = shuffle_grid(config, network)
     return Training(
@@ -202,7 +203,7 @@ def reading(networks: dict[str, nn.Module]) -> Iterator[dict[str, Callable[[Tens
     modes = {name: network.training for name, network in networks.items()}
     try:
         with torch.compiler.set_stance("force_eager"):
-            yield {name: partial(logits_at, network.eval()) for name, network in networks.items()}
+            yield {name: partial(full_size_logits, network.eval()) for name, network in networks.items()}
     finally:
         for name, network in networks.items():
             network.train(modes[name])

@@ -20,7 +20,7 @@ from ..data.images import read_image
 from ..errors import DataError
 from ..evaluation.inference import Setting, predict, predict_with_confidence
 from ..evaluation.pictures import display_colours
-from ..method.pseudo import required
+from ..method.pseudo import required_confidence
 
 FOLDER = "panels"
 IMAGES = 4  # of either kind
@@ -54,7 +54,7 @@ def unlabeled_panels(
         image, name = torch.from_numpy(np.array(picture)).permute(2, 0, 1), folder / FOLDER / f"unlabeled-{number}"
         save_photo(image, name)
         labels, confidence = predict_with_confidence(reader, image, setting)
-        pseudo = labels.masked_fill(confidence <= required(labels, threshold), IGNORE_INDEX)
+        pseudo = labels.masked_fill(confidence <= required_confidence(labels, threshold), IGNORE_INDEX)
         save_labels(pseudo, classes, name.with_name(f"{name.name}-{step:08d}.png"))
 
 

@@ -118,7 +118,7 @@ def test_counting_agrees_with_histograms_and_with_the_evaluate_package(bench):
 
 def test_windows_are_read_the_same_one_at_a_time(bench):
     network = build(bench.config, bench.sources, CPU).teacher.network
-    row = data_parts.windows(bench, lambda images: data_parts.logits_at(network, images), (50, 100))
+    row = data_parts.windows(bench, lambda images: data_parts.full_size_logits(network, images), (50, 100))
     assert row.against == "one at a time"
 
 

@@ -10,7 +10,8 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTC
 
 from s4former.commands import onnx as room
 from s4former.commands.onnx import main
-from s4former.networks.build import logits_at, save_network
+from s4former.networks.adapters import full_size_logits
+from s4former.networks.build import save_network
 from s4former.networks.setr import SetrConfig, SetrForSemanticSegmentation
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -r requirements.txt")
@@ -45,7 +46,7 @@ def test_onnxruntime_gives_the_logits_of_torch_at_any_size(exported, batch, heig
     network, path = exported
     pixels = torch.randn(batch, 3, height, width)
     with torch.no_grad():
-        wanted = logits_at(network, pixels).numpy()
+        wanted = full_size_logits(network, pixels).numpy()
     (found,) = onnxruntime.InferenceSession(str(path)).run(None, {"pixel_values": pixels.numpy()})
     assert found.shape == wanted.shape == (batch, 5, height, width)
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())

@@ -17,8 +17,9 @@ from s4former.data.batches import validation_set
 from s4former.data.shapes import CLASSES
 from s4former.figures import attention, checkpoints, classes, page, views
 from s4former.figures.__main__ import main
-from s4former.networks import build
-from s4former.networks.build import build_network, load_network, logits_at, save_network
+from s4former.networks import adapters
+from s4former.networks.adapters import full_size_logits
+from s4former.networks.build import build_network, load_network, save_network
 
 SMALL_MIT = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 2], "decoder_hidden_size": 16}
 SEGFORMER = {"architecture": "segformer", "encoder": "mit-b0", "pretrained": False, "encoder_config": SMALL_MIT}
@@ -66,11 +67,11 @@ def random_pixels(height=64, width=96):
 @pytest.mark.parametrize(("which", "grid"), [(0, (4, 6)), (2, (2, 3))])
 def test_the_weights_are_those_of_eager_attention_at_the_chosen_patch_and_leave_the_model_as_it_was(runs, which, grid):
     network, pixels = load_network(runs[which] + "/teacher"), random_pixels()
-    before, name = logits_at(network, pixels), network.base_model.config._attn_implementation
+    before, name = full_size_logits(network, pixels), network.base_model.config._attn_implementation
     rows = {patch: attention.attention_of(network, pixels, patch) for patch in [(0, 0), (1, 2), (grid[0] - 1, grid[1] - 1)]}
     first = attention.attention_of(network, pixels, (1, 2), layer=0)
     assert network.base_model.config._attn_implementation == name
-    assert torch.equal(logits_at(network, pixels), before)
+    assert torch.equal(full_size_logits(network, pixels), before)
 
     network.base_model.set_attn_implementation("eager")
     with torch.no_grad():
@@ -101,13 +102,13 @@ def test_the_weights_of_a_dino_leave_its_registers_out(architecture):
         return (weights @ value).transpose(1, 2), weights
 
     pixels = random_pixels(28, 40)  # the last column of patches is padded
-    before = logits_at(network, pixels)
+    before = full_size_logits(network, pixels)
     weights = attention.attention_of(network, pixels, (1, 2))
-    assert torch.equal(logits_at(network, pixels), before)
+    assert torch.equal(full_size_logits(network, pixels), before)
     AttentionInterface.register("naive_of_figures", naive)
     AttentionMaskInterface.register("naive_of_figures", sdpa_mask)
-    getattr(network, build.family(network).encoder).set_attn_implementation("naive_of_figures")
-    build.encode(network, torch.nn.functional.pad(pixels, (0, 2)))
+    adapters.encoder_of(network).set_attn_implementation("naive_of_figures")
+    adapters.encode(network, torch.nn.functional.pad(pixels, (0, 2)))
     expected = matrices[-1][5 + 5, 5:]
     torch.testing.assert_close(weights.flatten(), expected / expected.sum())
     assert weights.shape == (2, 3)

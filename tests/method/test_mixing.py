@@ -7,7 +7,7 @@ from s4former.config import IGNORE_INDEX
 from s4former.method.mixing import (
     ERASED,
     MIXES,
-    Place,
+    MixContext,
     adaptive_cutmix,
     cutmix,
     cutmix_box,
@@ -18,7 +18,7 @@ from s4former.method.mixing import (
     square_box,
     unmix,
 )
-from s4former.method.pseudo import Pseudo, pseudo_label, shrink
+from s4former.method.pseudo import Pseudo, downsample_nearest, pseudo_label
 
 
 def boxes_of(batch, height, width, seed=0):
@@ -63,7 +63,7 @@ def word(batch=4, height=16, width=24, classes=5):
 
 
 def place(mix="cutmix", positions=4, group=4, seed=0, step=0, probability=1.0, size=(16, 24)):
-    return Place(seed=seed, step=step, positions=list(range(positions)), partner=partners(positions, group).tolist(), size=size,
+    return MixContext(seed=seed, step=step, positions=list(range(positions)), partner=partners(positions, group).tolist(), size=size,
                  group=group, probability=probability, classes=5, labeled=3)  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def test_all_fields_of_the_teachers_word_move_together_and_unsure_pixels_with_th
     code = coded()
     label = code.clone()
     label[:, ::2] = IGNORE_INDEX
-    pseudo = Pseudo(label=label, spoken=label, logits=code[:, None].expand(-1, 5, -1, -1).float(), confidence=code.float() / 4)
+    pseudo = Pseudo(label=label, taught=label, logits=code[:, None].expand(-1, 5, -1, -1).float(), confidence=code.float() / 4)
     source = mix_source(boxes_of(4, 16, 24), partners(4, 4))
     mixed = mix_pseudo(pseudo, source)
     assert torch.equal(mixed.logits[:, 2].long(), source) and torch.equal((mixed.confidence * 4).long(), source)
@@ -102,13 +102,13 @@ def test_all_fields_of_the_teachers_word_move_together_and_unsure_pixels_with_th
 
 
 def test_maps_of_a_quarter_of_the_size_take_every_fourth_source():
-    assert shrink(torch.arange(64).reshape(1, 8, 8), (2, 2)).tolist() == [[[0, 4], [32, 36]]]
+    assert downsample_nearest(torch.arange(64).reshape(1, 8, 8), (2, 2)).tolist() == [[[0, 4], [32, 36]]]
     code = coded()
-    small = Pseudo(label=code[:, ::4, ::4], spoken=code[:, ::4, ::4], logits=code[:, None, ::4, ::4].float(), confidence=code[:, ::4, ::4].float())
+    small = Pseudo(label=code[:, ::4, ::4], taught=code[:, ::4, ::4], logits=code[:, None, ::4, ::4].float(), confidence=code[:, ::4, ::4].float())
     source = mix_source(boxes_of(4, 16, 24), partners(4, 4))
     assert torch.equal(mix_pseudo(small, source).label, source[:, ::4, ::4])
-    with pytest.raises(ValueError, match="cannot shrink 16x24 to 5x6"):
-        shrink(code, (5, 6))
+    with pytest.raises(ValueError, match="cannot downsample_nearest 16x24 to 5x6"):
+        downsample_nearest(code, (5, 6))
 
 
 def test_the_threshold_is_strict_and_padding_is_never_a_pseudo_label():
@@ -136,7 +136,7 @@ def test_every_mix_moves_image_label_logits_and_confidence_by_one_map(mix):
     assert (moved.label[erased] == IGNORE_INDEX).all() and not moved.confidence[erased].any()
     pasted = source >= 4
     assert torch.equal(moved.label[pasted], source[pasted] - 4) and (moved.confidence[pasted] == 1).all()
-    assert (moved.spoken[pasted] == IGNORE_INDEX).all()
+    assert (moved.taught[pasted] == IGNORE_INDEX).all()
 
 
 def test_cutout_erases_half_of_every_image_and_nothing_else():
@@ -199,7 +199,7 @@ def test_a_sure_teacher_needs_no_labelled_content_and_an_unsure_one_gets_it_ever
     pseudo = word()
     logits = torch.zeros_like(pseudo.logits)
     logits[:, 0] = 200.0 if sure else 0.0
-    pseudo = Pseudo(pseudo.label, pseudo.spoken, logits, pseudo.confidence)
+    pseudo = Pseudo(pseudo.label, pseudo.taught, logits, pseudo.confidence)
     draws = MIXES["adaptive_cutmix"].draw(place())
     draws["boxes"] = torch.ones_like(draws["boxes"])  # show whole copies, so that what is in them can be seen
     source = adaptive_cutmix(draws, pseudo, (16, 24))

@@ -11,13 +11,21 @@ from s4former.method import step as step_module
 from s4former.method import student as student_module
 from s4former.method.batch import Batch, Strong
 from s4former.method.losses import REGULARIZERS
-from s4former.method.mixing import MIXES, Place, cutmix_box, gather
+from s4former.method.mixing import MIXES, MixContext, cutmix_box, gather
 from s4former.method.pasa import VARIANTS
 from s4former.method.patch_shuffle import inverse, patch_shuffle
-from s4former.method.pseudo import COUNTS, shrink
+from s4former.method.pseudo import COUNTS, downsample_nearest
 from s4former.method.step import total_loss, train_step
-from s4former.method.student import Student, View, check_fit, prove_bias, shuffle_grid, without_ncr
-from s4former.networks.build import build_network, decode, encode, use_activation_checkpointing
+from s4former.method.student import (
+    Student,
+    View,
+    check_bias_has_effect,
+    check_network,
+    drop_ncr_for_two_classes,
+    shuffle_grid,
+)
+from s4former.networks.adapters import decode, encode, use_activation_checkpointing
+from s4former.networks.build import build_network
 from s4former.training.engine import Teacher
 
 CLASSES = {i: f"class {i}" for i in range(5)}
@@ -108,7 +116,7 @@ def test_one_joint_forward_equals_the_separate_passes_of_the_paper(family):
     student.eval(), separate.eval()
     joint = student(views)
     for view, (logits, auxiliary) in zip(views, joint):
-        features = encode(separate.network, view.images, **separate.bias(view))
+        features = encode(separate.network, view.images, **separate.attention_arguments(view))
         if view.order is not None:
             features = tuple(patch_shuffle(x, inverse(view.order)) for x in features)
         assert torch.allclose(logits, decode(separate.network, features), atol=1e-10)
@@ -262,7 +270,7 @@ def test_activation_checkpointing_changes_no_gradient_with_pasa_on(checkpointing
 def test_segformer_is_biased_in_its_last_stage_or_in_all(stages, calls, monkeypatch):
     student = Student(network_of("segformer"), method_of(pasa_stages=stages)).double().eval()
     view = View(torch.randn(2, 3, 64, 128, dtype=torch.float64), confidence=torch.rand(2, 16, 32))
-    bias = student.bias(view)["pasa"]
+    bias = student.attention_arguments(view)["pasa"]
     assert list(bias) == [(8, 8)] if stages == "last" else len(bias) == 4
     assert all(columns.shape[1] == 8 for rows, columns in bias.values())  # the keys of every stage lie on one grid
     seen = []
@@ -290,18 +298,18 @@ def test_an_encoder_that_drops_the_bias_is_refused(monkeypatch):
     from s4former.method import student as student_module
 
     network = network_of("setr").float()
-    prove_bias(network, config_of(method={"block": 2}))
+    check_bias_has_effect(network, config_of(method={"block": 2}))
     monkeypatch.setattr(student_module, "encode", lambda network, images, **dropped: encode(network, images))
     with pytest.raises(ValueError, match="method.pasa = 'main' has no effect: this transformers passes no bias"):
-        prove_bias(network, config_of(method={"block": 2}))
+        check_bias_has_effect(network, config_of(method={"block": 2}))
 
 
 def test_two_classes_are_told_that_ncr_is_left_out():
-    config, told = without_ncr(config_of(), 2)
+    config, told = drop_ncr_for_two_classes(config_of(), 2)
     assert config.method.regularizer == "none" and "two classes: NCR is left out" in told[0]
     for same in (config_of(method={"regularizer": "all_cr"}), config_of(method={"teacher": "none"})):
-        assert without_ncr(same, 2) == (same, ())
-    assert without_ncr(config_of(), 3) == (config_of(), ())
+        assert drop_ncr_for_two_classes(same, 2) == (same, ())
+    assert drop_ncr_for_two_classes(config_of(), 3) == (config_of(), ())
 
 
 def test_the_step_fits_on_one_screen():
@@ -316,7 +324,7 @@ def test_every_mix_trains_with_every_regularizer(mix, regularizer, monkeypatch):
     monkeypatch.setattr(mixing, "TILES", 2)  # these features are 2 x 4 cells
     method = method_of(mix=mix, regularizer=regularizer, auxiliary_weight=0.0)
     batch, network = batch_of("setr"), network_of("setr")
-    place = Place(seed=0, step=0, positions=[0, 1, 2, 3], partner=[1, 2, 3, 0], size=(32, 64), group=4, probability=1.0, classes=5, labeled=3)
+    place = MixContext(seed=0, step=0, positions=[0, 1, 2, 3], partner=[1, 2, 3, 0], size=(32, 64), group=4, probability=1.0, classes=5, labeled=3)
     batch = changed(batch, mix=MIXES[mix].draw(place))
     student = Student(network, method).double()
     losses = train_step(student, Teacher(network), batch, method)
@@ -350,7 +358,7 @@ def test_the_bias_is_told_what_is_padding_and_which_images_these_are(monkeypatch
     batch = replace(batch_of("setr"), seeds=(5, 6, 7, 8))
     student = Student(network_of("setr"), method_of(pasa=True)).double()
     train_step(student, Teacher(student.network), batch, method_of(pasa=True))
-    assert told["seeds"] == (5, 6, 7, 8) and torch.equal(told["valid"], shrink(batch.valid, told["valid"].shape[-2:]))
+    assert told["seeds"] == (5, 6, 7, 8) and torch.equal(told["valid"], downsample_nearest(batch.valid, told["valid"].shape[-2:]))
     assert not told["valid"].all()
 
 
@@ -365,7 +373,7 @@ def test_every_variant_of_the_bias_changes_the_student(variant):
 
 def test_tiles_that_do_not_cut_the_features_are_refused_in_words():
     with pytest.raises(ValueError, match=r"cuts features into 4x4 tiles, and data.crop = \[32, 64\] has 2x4 tokens; use a crop whose sides are multiples of 64"):  # fmt: skip
-        check_fit(config_of(method={"mix": "mixunmix", "block": 2}), network_of("setr"))
+        check_network(config_of(method={"mix": "mixunmix", "block": 2}), network_of("setr"))
 
 
 # ---- UniMatch and AugSeg

@@ -31,13 +31,13 @@ def test_a_class_the_teacher_is_unsure_of_gets_a_lower_threshold_in_proportion()
     thresholds = ClassThresholds(3, 0.9)
     assert torch.allclose(thresholds.current(), torch.full((3,), 0.9))
     said = logits_of([0.9, 0.1, 0.0001], [0.7, 0.3, 0.0001], [0.4, 0.6, 0.0001])  # means: 0.8 and 0.6
-    thresholds.listening(lambda images: said, everywhere(said))(None)
+    thresholds.observe(lambda images: said, everywhere(said))(None)
     assert torch.allclose(thresholds.current(), torch.full((3,), 0.9)), "nothing moves within a step"
-    thresholds.settle(lambda tensor: tensor)
+    thresholds.update(lambda tensor: tensor)
     assert torch.allclose(thresholds.current(), torch.tensor([0.9, 0.675, 0.9]), atol=1e-3)
     sure = logits_of([0.0001, 1.0, 0.0001])
-    thresholds.note(sure, everywhere(sure))
-    thresholds.settle(lambda tensor: tensor)
+    thresholds.accumulate(sure, everywhere(sure))
+    thresholds.update(lambda tensor: tensor)
     expected = 0.99 * 0.6 + 0.01 * 1.0
     assert torch.allclose(thresholds.confidence, torch.tensor([0.8, expected, 0.0]), atol=1e-3)
 
@@ -46,13 +46,13 @@ def test_padding_is_not_heard_and_rounds_and_processes_make_one_mean():
     said = logits_of([0.9, 0.1], [0.6, 0.4], [0.5001, 0.4999])
     parts, whole = ClassThresholds(2, 0.9), ClassThresholds(2, 0.9)
     valid = torch.tensor([[[True, True, False]]])
-    whole.note(said, valid)
-    whole.settle(lambda tensor: tensor)
+    whole.accumulate(said, valid)
+    whole.update(lambda tensor: tensor)
     assert whole.confidence[0] == pytest.approx(0.75, abs=1e-4)
-    parts.note(said[..., :1], valid[..., :1])
+    parts.accumulate(said[..., :1], valid[..., :1])
     other = ClassThresholds(2, 0.9)
-    other.note(said[..., 1:], valid[..., 1:])
-    parts.settle(lambda tensor: tensor + other.heard)
+    other.accumulate(said[..., 1:], valid[..., 1:])
+    parts.update(lambda tensor: tensor + other.accumulated)
     assert torch.allclose(parts.confidence, whole.confidence)
 
 
@@ -66,8 +66,8 @@ def test_images_that_only_give_content_are_not_heard():
     heard = []
     for said in (logits, logits[:2]):
         thresholds = ClassThresholds(5, 0.9)
-        assert torch.equal(thresholds.listening(lambda images: said, valid)(None), said)
-        heard.append(thresholds.heard)
+        assert torch.equal(thresholds.observe(lambda images: said, valid)(None), said)
+        heard.append(thresholds.accumulated)
     assert torch.equal(*heard)
 
 
@@ -80,7 +80,7 @@ def test_an_update_moves_them_and_lets_more_pixels_in():
     optimizer = build_optimizer(student, config.optimizer)
     student, optimizer = accelerator.prepare(student, optimizer)
     terms = update(accelerator, student, Teacher(network), optimizer, [batch_of("setr")], 0, config)
-    assert (student.thresholds.confidence > 0).any() and student.thresholds.heard is None
+    assert (student.thresholds.confidence > 0).any() and student.thresholds.accumulated is None
     lower = student.thresholds.current()
     assert lower.max() == pytest.approx(0.24) and lower.min() < 0.24
     assert torch.isfinite(terms["total"])
@@ -91,8 +91,8 @@ def test_an_update_hears_the_images_it_trains_on_only(monkeypatch):
     config = from_dict({"data": {"source": "shapes"}, "method": {"thresholds": "per_class", "auxiliary_weight": 0}})
     network, heard = network_of("setr"), []
     student, accelerator = Student(network, config.method).double(), Accelerator(cpu=True)
-    monkeypatch.setattr(student.thresholds, "note", lambda logits, valid: heard.append((len(logits), len(valid))))
-    monkeypatch.setattr(student.thresholds, "settle", lambda total: None)
+    monkeypatch.setattr(student.thresholds, "accumulate", lambda logits, valid: heard.append((len(logits), len(valid))))
+    monkeypatch.setattr(student.thresholds, "update", lambda total: None)
     student, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
     batch = batch_of("setr")
     (strong,) = batch.strong  # of four images the last one only gives content

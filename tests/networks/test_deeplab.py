@@ -15,8 +15,8 @@ from s4former.config import Method, Model, from_dict, load
 from s4former.errors import ConfigError
 from s4former.method.patch_shuffle import inverse, patch_shuffle
 from s4former.method.step import total_loss, train_step
-from s4former.method.student import Student, View, check_fit, check_passes, shuffle_grid
-from s4former.networks import build as networks
+from s4former.method.student import Student, View, check_batch_norm, check_network, shuffle_grid
+from s4former.networks import adapters
 from s4former.networks.build import build_network, load_network, save_network
 from s4former.networks.deeplab import DeepLabConfig, DeepLabForSemanticSegmentation
 from s4former.networks.encoder_weights import IMAGENET, normalization
@@ -42,9 +42,9 @@ def tiny(**changes):
 
 def test_forward_is_encode_then_decode_and_features_lie_at_strides_4_and_16():
     network, x = tiny(), images(32, 48)
-    features = networks.encode(network, x)
+    features = adapters.encode(network, x)
     assert [tuple(f.shape) for f in features] == [(2, 16, 8, 12), (2, 64, 2, 3)]
-    assert torch.equal(networks.decode(network, features), network(pixel_values=x).logits)
+    assert torch.equal(adapters.decode(network, features), network(pixel_values=x).logits)
     assert network(x).logits.shape == (2, CLASSES, 8, 12)
 
 
@@ -52,15 +52,15 @@ def test_forward_is_encode_then_decode_and_features_lie_at_strides_4_and_16():
 def test_images_of_any_size(size):
     network, x = tiny(), images(*size)
     assert network(x).logits.shape == (2, CLASSES, math.ceil(size[0] / 4), math.ceil(size[1] / 4))
-    assert networks.logits_at(network, x).shape == (2, CLASSES, *size)
-    assert networks.token_grids(network, *size) == [tuple(f.shape[-2:]) for f in networks.encode(network, x)]
+    assert adapters.full_size_logits(network, x).shape == (2, CLASSES, *size)
+    assert adapters.token_grids(network, *size) == [tuple(f.shape[-2:]) for f in adapters.encode(network, x)]
 
 
 def test_the_real_size_has_the_encoder_of_timm_and_its_pyramid():
     with torch.device("meta"):
         network = build(Model(architecture="deeplabv3plus", encoder="resnet101", pretrained=False))
         classifier = timm.create_model("resnet101", num_classes=0)
-    assert sum(p.numel() for p in networks.encoder_parameters(network)) == sum(p.numel() for p in classifier.parameters())
+    assert sum(p.numel() for p in adapters.encoder_of(network).parameters()) == sum(p.numel() for p in classifier.parameters())
     assert [tuple(branch[0].dilation) for branch in network.head.pyramid] == [(1, 1), (6, 6), (12, 12), (18, 18)]
     assert network.head.reduction[0].out_channels == 48 and network.head.projection[0].in_channels == 5 * 256
 
@@ -107,7 +107,7 @@ def test_a_file_with_the_names_of_torchvision_gives_the_encoder(file, tmp_path):
     original.load_state_dict(state, strict=False)
     with torch.no_grad():
         stages = original.forward_intermediates(x, indices=[1], intermediates_only=True)
-    torch.testing.assert_close(networks.encode(network, x)[0], stages[0])
+    torch.testing.assert_close(adapters.encode(network, x)[0], stages[0])
     assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
 
 
@@ -144,14 +144,14 @@ def test_a_file_that_does_not_fit_names_the_tensor(tmp_path):
 
 def test_there_is_no_attention_and_pasa_is_refused_in_words():
     network = tiny()
-    assert networks.attention_grids(network, 32, 48) == [] and networks.prefix_tokens(network) == 0
-    assert networks.coarsest_stride(network) == 16 and networks.token_grids(network, 320, 320) == [(80, 80), (20, 20)]
+    assert adapters.attention_grids(network, 32, 48) == [] and adapters.prefix_tokens(network) == 0
+    assert adapters.coarsest_stride(network) == 16 and adapters.token_grids(network, 320, 320) == [(80, 80), (20, 20)]
     tree = {"data": {"crop": [320, 320]}, "method": {"block": 5}, "model": {"architecture": "deeplabv3plus"}}
     assert shuffle_grid(from_dict(tree), network) == (4, 4)  # blocks of 80 px: 20 cells of c1, 5 of c4
     with pytest.raises(ConfigError, match="method.pasa = 'main' steers attention, and deeplabv3plus has none; set method.pasa=none"):
-        check_fit(from_dict(tree), network)
+        check_network(from_dict(tree), network)
     tree["method"]["pasa"] = "none"
-    assert check_fit(from_dict(tree), network) == []
+    check_network(from_dict(tree), network)
 
 
 def test_blocks_are_restored_on_both_feature_maps():
@@ -160,8 +160,8 @@ def test_blocks_are_restored_on_both_feature_maps():
     colours = torch.rand(2, 3, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     x = colours.repeat_interleave(320, 2).repeat_interleave(320, 3)
     order = torch.tensor([[[1, 0]], [[0, 1]]])
-    moved = networks.encode(network, patch_shuffle(x, order))
-    for feature, original in zip(moved, networks.encode(network, x), strict=True):
+    moved = adapters.encode(network, patch_shuffle(x, order))
+    for feature, original in zip(moved, adapters.encode(network, x), strict=True):
         restored, side = patch_shuffle(feature, inverse(order)), feature.shape[-2]
         for left in (0, side):
             centre = (..., slice(side // 2, side // 2 + 1), slice(left + side // 2, left + side // 2 + 1))
@@ -173,8 +173,8 @@ def test_the_student_restores_before_the_decoder():
     network, x = tiny().double(), images(32, 64, dtype=torch.float64)
     order = torch.tensor([[[1, 0]], [[0, 1]]])
     ((logits, _),) = Student(network, Method(pasa="none")).double().eval()([View(x, order=order)])
-    features = tuple(patch_shuffle(f, inverse(order)) for f in networks.encode(network, x))
-    assert torch.equal(logits, networks.decode(network, features))
+    features = tuple(patch_shuffle(f, inverse(order)) for f in adapters.encode(network, x))
+    assert torch.equal(logits, adapters.decode(network, features))
 
 
 def test_views_are_encoded_one_by_one_and_a_step_reaches_every_parameter(monkeypatch):
@@ -189,7 +189,7 @@ def test_views_are_encoded_one_by_one_and_a_step_reaches_every_parameter(monkeyp
     assert [name for name, p in student.named_parameters() if p.grad is None or not p.grad.any()] == []
     groups = build_optimizer(student, from_dict({"optimizer": {"lr": 0.1}}).optimizer).param_groups
     slow = {id(p) for group in groups if group["base"] == 0.1 for p in group["params"]}
-    assert slow == {id(p) for p in networks.encoder_parameters(network)}
+    assert slow == {id(p) for p in adapters.encoder_of(network).parameters()}
 
 
 def test_the_config_for_voc_fits_its_network():
@@ -197,15 +197,16 @@ def test_the_config_for_voc_fits_its_network():
     config = load(files, ["model.pretrained=false", "method.patch_shuffle=true"])
     with torch.device("meta"):
         network = build(config.model)
-    assert check_fit(config, network) == [] and shuffle_grid(config, network) == (4, 4)
+    check_network(config, network)
+    assert shuffle_grid(config, network) == (4, 4)
 
 
 def test_a_pass_of_one_image_is_refused_in_words():
     files = [CONFIGS / "voc_92.json", CONFIGS / "networks" / "deeplabv3plus.json", CONFIGS / "methods" / "fixmatch.json"]
-    check_passes(load(files, ["run.batch.rounds=4"]), 1)
+    check_batch_norm(load(files, ["run.batch.rounds=4"]), 1)
     for keys, processes in ((["run.batch.rounds=8"], 1), ([], 8)):
         with pytest.raises(ConfigError, match=r"run.batch of 8 \+ 8 images leaves a pass of one, .*; use larger batches, or fewer"):
-            check_passes(load(files, keys), processes)
+            check_batch_norm(load(files, keys), processes)
 
 
 # ---- saving and loading

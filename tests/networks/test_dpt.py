@@ -31,10 +31,10 @@ from s4former.errors import ConfigError
 from s4former.method.pasa import ATTENTION, attention_bias, pasa_attention
 from s4former.method.patch_shuffle import inverse, patch_shuffle
 from s4former.method.step import total_loss, train_step
-from s4former.method.student import Student, View, check_fit, shuffle_grid
-from s4former.networks import build as networks
+from s4former.method.student import Student, View, check_network, shuffle_grid
+from s4former.networks import adapters
 from s4former.networks.build import build_network, load_network, save_network
-from s4former.networks.dpt import DinoDptConfig, DinoDptForSemanticSegmentation, quarters
+from s4former.networks.dpt import DinoDptConfig, DinoDptForSemanticSegmentation, default_out_indices
 from s4former.networks.encoder_weights import IMAGENET
 from s4former.training.engine import Teacher, build_optimizer
 
@@ -70,13 +70,13 @@ def images(height=28, width=42, batch=2, **kwargs):
 
 
 def needs_keywords(encoder):
-    """Skips where transformers (5.17) hands no keyword to the blocks of a DINOv2; `prove_bias` refuses PASA there."""
+    """Skips where transformers (5.17) hands no keyword to the blocks of a DINOv2; `check_bias_has_effect` refuses PASA there."""
     if "dinov2" in encoder and "kwargs" not in inspect.signature(Dinov2Layer.forward).parameters:
         pytest.skip("this transformers passes no keyword to the blocks of a DINOv2")
 
 
 def blocks_of(network):
-    encoder = getattr(network, networks.family(network).encoder)
+    encoder = adapters.encoder_of(network)
     return (encoder.model if hasattr(encoder, "model") else encoder.encoder).layer
 
 
@@ -105,7 +105,7 @@ def test_features_are_those_of_the_stock_backbone_after_its_norm(encoder):
 @pytest.mark.parametrize("size", [(28, 42), (29, 41), (9, 20), (50, 33)])
 def test_logits_have_the_size_of_any_image(size):
     assert tiny()(images(*size)).logits.shape == (2, CLASSES, math.ceil(size[0] / 2), math.ceil(size[1] / 2))
-    assert networks.logits_at(tiny(), images(*size)).shape == (2, CLASSES, *size)
+    assert adapters.full_size_logits(tiny(), images(*size)).shape == (2, CLASSES, *size)
 
 
 def test_padding_is_cut_off_not_squeezed_in():
@@ -162,7 +162,7 @@ def test_config_survives_its_json():
 
 
 def test_the_fed_blocks_are_at_quarters_of_the_depth():
-    assert [quarters(depth) for depth in (4, 12, 24)] == [(0, 1, 2, 3), (2, 5, 8, 11), (4, 11, 17, 23)]
+    assert [default_out_indices(depth) for depth in (4, 12, 24)] == [(0, 1, 2, 3), (2, 5, 8, 11), (4, 11, 17, 23)]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_other_encoders_and_half_patches_are_refused():
 def test_sizes_have_the_known_numbers_of_parameters(size, millions):
     with torch.device("meta"):
         network = build_network(Model(architecture="dpt", encoder=size, pretrained=False), id2label={0: "a", 1: "b"}, crop=(112, 224))
-    assert sum(p.numel() for p in networks.encoder_parameters(network)) / 1e6 == pytest.approx(millions, abs=0.01)
+    assert sum(p.numel() for p in adapters.encoder_of(network).parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
     assert network.config.backbone_config.patch_size == (16 if "v3" in size else 14)
 
 
@@ -212,7 +212,7 @@ def test_a_folder_gives_its_weights(architecture, kind, tmp_path):
     original = AutoModel.from_config(kind(**shape)).half()
     original.save_pretrained(tmp_path)
     network = build(Model(architecture=architecture, encoder=str(tmp_path), decoder_channels=16, out_indices=(0, 1, 2, 3)))
-    encoder = getattr(network, networks.family(network).encoder).state_dict()
+    encoder = adapters.encoder_of(network).state_dict()
     assert encoder and all(torch.equal(tensor, original.state_dict()[name].float()) for name, tensor in encoder.items())
     assert not any(".4." in name for name in encoder)  # the block after the last that is read
 
@@ -234,9 +234,9 @@ def test_a_gated_encoder_says_how_it_is_reached():
 def test_dinov3_does_not_stretch_its_positions_in_training(architecture):
     network, x = tiny(architecture, "dinov3-small").train(), images()
     assert network.config.backbone_config.pos_embed_rescale is None
-    assert torch.equal(networks.encode(network, x)[-1], networks.encode(network, x)[-1])
+    assert torch.equal(adapters.encode(network, x)[-1], adapters.encode(network, x)[-1])
     stretched = tiny(architecture, "dinov3-small", encoder_config={**SMALL["dinov3-small"], "pos_embed_rescale": 2.0}).train()
-    assert not torch.equal(networks.encode(stretched, x)[-1], networks.encode(stretched, x)[-1])
+    assert not torch.equal(adapters.encode(stretched, x)[-1], adapters.encode(stretched, x)[-1])
 
 
 # ---- what the method asks of a network
@@ -247,8 +247,8 @@ def test_dinov3_does_not_stretch_its_positions_in_training(architecture):
 def test_a_bias_reaches_every_block_and_steers_it_as_an_unsure_query_of_sure_prefix_tokens(architecture, encoder):
     needs_keywords(encoder)
     network = tiny(architecture, encoder)
-    assert networks.prefix_tokens(network) == PREFIX[encoder]
-    assert networks.attention_grids(network, 28, 42) == [((2, 3), (2, 3))]
+    assert adapters.prefix_tokens(network) == PREFIX[encoder]
+    assert adapters.attention_grids(network, 28, 42) == [((2, 3), (2, 3))]
     calls = []
 
     def spy(module, query, key, value, attention_mask=None, *, pasa=None, **kwargs):
@@ -262,7 +262,7 @@ def test_a_bias_reaches_every_block_and_steers_it_as_an_unsure_query_of_sure_pre
     tokens = PREFIX[encoder] + 6
     student([View(images()), View(images(), confidence=torch.rand(2, 14, 21))])
     assert calls == [None] * 4 + [(tokens, tokens)] * 4
-    bias = student.bias(View(images(), confidence=torch.rand(2, 14, 21)))["pasa"]
+    bias = student.attention_arguments(View(images(), confidence=torch.rand(2, 14, 21)))["pasa"]
     ((row, column),) = bias.values()
     prefix = PREFIX[encoder]
     assert row.shape == column.shape == (2, tokens)
@@ -275,12 +275,12 @@ def test_a_bias_reaches_every_block_and_steers_it_as_an_unsure_query_of_sure_pre
 def test_a_bias_of_zero_changes_nothing_and_another_does(architecture, encoder):
     needs_keywords(encoder)
     network, x = tiny(architecture, encoder).double(), images(dtype=torch.float64)
-    plain = networks.encode(network, x)
+    plain = adapters.encode(network, x)
     network.base_model.set_attn_implementation(ATTENTION)
     doubt = torch.linspace(0.1, 0.9, 12, dtype=torch.float64).reshape(2, 2, 3)
     for alpha in (0.0, 20.0):
-        bias = attention_bias(doubt, networks.attention_grids(network, 28, 42), PREFIX[encoder], "main", alpha)
-        steered = networks.encode(network, x, pasa=bias)
+        bias = attention_bias(doubt, adapters.attention_grids(network, 28, 42), PREFIX[encoder], "main", alpha)
+        steered = adapters.encode(network, x, pasa=bias)
         for before, after in zip(plain, steered, strict=True):
             assert torch.allclose(before, after, rtol=0, atol=1e-12) == (alpha == 0)
 
@@ -291,13 +291,13 @@ def test_shuffled_blocks_are_restored_on_every_feature_map(architecture, encoder
     network = tiny(architecture, encoder).double()
     for block in blocks_of(network):  # without attention, and without positions, a token is a function of its own patch
         torch.nn.init.zeros_(block.layer_scale1.lambda1)
-    embeddings = getattr(network, networks.family(network).encoder).embeddings
+    embeddings = adapters.encoder_of(network).embeddings
     if hasattr(embeddings, "position_embeddings"):
         torch.nn.init.zeros_(embeddings.position_embeddings)
     x = images(28, 56, dtype=torch.float64)
     order = torch.tensor([[[1, 0]], [[0, 1]]])
-    moved = networks.encode(network, patch_shuffle(x, order))
-    for feature, original in zip(moved, networks.encode(network, x), strict=True):
+    moved = adapters.encode(network, patch_shuffle(x, order))
+    for feature, original in zip(moved, adapters.encode(network, x), strict=True):
         assert not torch.allclose(feature[0], original[0])
         assert torch.allclose(patch_shuffle(feature, inverse(order)), original, rtol=0, atol=1e-12)
     student = Student(network, Method(pasa="none")).double().eval()
@@ -323,7 +323,7 @@ def test_the_encoder_has_the_small_rate_and_the_head_the_large_one(architecture)
     student = Student(tiny(architecture), Method())
     groups = build_optimizer(student, from_dict({"optimizer": {"lr": 0.1}}).optimizer).param_groups
     slow = {id(p) for group in groups if group["base"] == 0.1 for p in group["params"]}
-    assert slow == {id(p) for p in networks.encoder_parameters(student.network) if p.requires_grad}
+    assert slow == {id(p) for p in adapters.encoder_of(student.network).parameters() if p.requires_grad}
     assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in student.parameters())
 
 
@@ -338,7 +338,7 @@ def test_activation_checkpointing_runs_every_block_twice(architecture):
     network = tiny(architecture, activation_checkpointing=True).train()
     calls = []
     blocks_of(network)[0].norm1.register_forward_hook(lambda *_: calls.append(1))
-    networks.decode(network, networks.encode(network, images())).sum().backward()
+    adapters.decode(network, adapters.encode(network, images())).sum().backward()
     assert len(calls) == 2
 
 
@@ -348,7 +348,7 @@ def test_blocks_are_counted_in_tokens_of_fourteen_pixels():
     config = from_dict({"data": {"crop": [560, 504]}, "method": {"block": 4}, "model": {"architecture": "dpt"}})
     assert shuffle_grid(config, tiny()) == (10, 9)
     with pytest.raises(ConfigError, match=r"method.block = 8 tokens are 112 pixels, which does not divide data.crop = \[504, 504\]"):
-        check_fit(from_dict({"data": {"crop": [504, 504]}, "model": {"architecture": "dpt"}}), tiny())
+        check_network(from_dict({"data": {"crop": [504, 504]}, "model": {"architecture": "dpt"}}), tiny())
 
 
 def test_the_config_for_voc_fits_its_network():

@@ -323,7 +323,7 @@ def test_a_hub_that_is_not_there_is_told(hub, folder, monkeypatch):
 
 
 def test_a_hub_that_never_answers_is_not_waited_for(hub, folder, monkeypatch):
-    monkeypatch.setattr(hub_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(hub_module, "REQUEST_TIMEOUT", 0.2)
     hub.troubles = [("create", "silence")]
     complaint = export.push(folder, "someone/model", "step 1")
     assert complaint.startswith(f"no connection to {hub.address} (ReadTimeout: ")

@@ -28,14 +28,20 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from s4former.config import Model
 from s4former.errors import ConfigError
+from s4former.networks import adapters, encoder_weights
 from s4former.networks import build as networks
-from s4former.networks import encoder_weights
 from s4former.networks.build import build_network, load_network, save_network
-from s4former.networks.encoder_weights import ENCODERS, HALVES, IMAGENET, SIZES, normalization
+from s4former.networks.encoder_weights import (
+    ENCODER_CLASSES,
+    IMAGENET,
+    IMAGENET_INCEPTION,
+    KNOWN_ENCODERS,
+    normalization,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TRAINED = REPOSITORY.parent / "shared" / "weights" / "vit_tiny_patch16_224"
-SHAPES = Path(SIZES["shapes"][0])
+SHAPES = Path(KNOWN_ENCODERS["shapes"][0])
 NAMES = {0: "sky", 1: "sea", 2: "sand", 3: "ship", 4: "sun"}
 SMALL_VIT = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 1, "intermediate_size": 128}
 SMALL_MIT = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
@@ -65,8 +71,8 @@ both = pytest.mark.parametrize("architecture", ["setr", "segformer"])
 @both
 def test_decode_of_encode_is_the_stock_forward(architecture):
     network, x = build(random_model(architecture)).eval(), images()
-    features = networks.encode(network, x)
-    assert torch.equal(networks.decode(network, features), network(pixel_values=x).logits)
+    features = adapters.encode(network, x)
+    assert torch.equal(adapters.decode(network, features), network(pixel_values=x).logits)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +90,10 @@ def test_decode_of_encode_is_the_stock_forward(architecture):
 )
 def test_grids_are_those_of_the_features_and_of_the_attention_layers(architecture, grids, attention, stride, prefix):
     network, x = build(random_model(architecture)), images(64, 96)
-    assert networks.token_grids(network, 64, 96) == grids
-    assert networks.attention_grids(network, 64, 96) == attention
-    assert networks.coarsest_stride(network) == stride
-    assert networks.prefix_tokens(network) == prefix
+    assert adapters.token_grids(network, 64, 96) == grids
+    assert adapters.attention_grids(network, 64, 96) == attention
+    assert adapters.coarsest_stride(network) == stride
+    assert adapters.prefix_tokens(network) == prefix
     seen = []
 
     def spy(module, query, key, value, attention_mask=None, **kwargs):
@@ -96,14 +102,14 @@ def test_grids_are_those_of_the_features_and_of_the_attention_layers(architectur
 
     AttentionInterface.register("grid_spy", spy)
     network.set_attn_implementation("grid_spy")
-    features = networks.encode(network, x)
+    features = adapters.encode(network, x)
     assert [tuple(f.shape[-2:]) for f in features][-len(grids) :] == grids
     assert sorted(set(seen)) == sorted({(h * w, i * j) for (h, w), (i, j) in attention})
 
 
 def test_grids_of_odd_sizes_are_those_of_the_features():
     network = build(random_model("segformer"))
-    assert networks.token_grids(network, 37, 51) == [tuple(f.shape[-2:]) for f in networks.encode(network, images(37, 51))]
+    assert adapters.token_grids(network, 37, 51) == [tuple(f.shape[-2:]) for f in adapters.encode(network, images(37, 51))]
 
 
 @both
@@ -117,14 +123,14 @@ def test_a_keyword_reaches_the_attention_of_every_block(architecture):
 
     AttentionInterface.register("note_spy", spy)
     network.set_attn_implementation("note_spy")
-    networks.encode(network, images(), note="here")
+    adapters.encode(network, images(), note="here")
     assert notes == ["here"] * (3 if architecture == "setr" else 4)
 
 
 @both
 def test_encoder_parameters_are_all_but_those_of_the_decoder(architecture):
     network = build(random_model(architecture))
-    encoder = {id(parameter) for parameter in networks.encoder_parameters(network)}
+    encoder = {id(parameter) for parameter in adapters.encoder_of(network).parameters()}
     rest = {name.split(".")[0] for name, parameter in network.named_parameters() if id(parameter) not in encoder}
     assert rest == {"head" if architecture == "setr" else "decode_head"}
 
@@ -132,13 +138,13 @@ def test_encoder_parameters_are_all_but_those_of_the_decoder(architecture):
 @both
 def test_logits_at_have_the_size_of_any_image(architecture):
     network = build(random_model(architecture)).eval()
-    logits = networks.logits_at(network, images(37, 51))
+    logits = adapters.full_size_logits(network, images(37, 51))
     assert logits.shape == (2, 5, 37, 51) and logits.dtype == torch.float32
 
 
 @both
 def test_logits_of_an_image_smaller_than_a_token_have_its_size(architecture):
-    assert networks.logits_at(build(random_model(architecture)).eval(), images(9, 20)).shape[-2:] == (9, 20)
+    assert adapters.full_size_logits(build(random_model(architecture)).eval(), images(9, 20)).shape[-2:] == (9, 20)
 
 
 @both
@@ -168,7 +174,7 @@ def test_activation_checkpointing_gives_equal_gradients(architecture):
         calls = []
         block = network.vit.layers[0] if architecture == "setr" else network.segformer.stages[0].blocks[0]
         block.layernorm_before.register_forward_hook(lambda *_: calls.append(1))
-        networks.decode(network, networks.encode(network, images(dtype=torch.double))).square().sum().backward()
+        adapters.decode(network, adapters.encode(network, images(dtype=torch.double))).square().sum().backward()
         return len(calls), {name: parameter.grad for name, parameter in network.named_parameters()}
 
     calls, plain = gradients(False)
@@ -200,7 +206,7 @@ def test_segformer_sizes_have_the_known_numbers_of_parameters(size, total, encod
             crop=(512, 512),
         )
     assert round(network.num_parameters() / 1e6, 2) == total
-    assert round(sum(p.numel() for p in networks.encoder_parameters(network)) / 1e6, 2) == encoder
+    assert round(sum(p.numel() for p in adapters.encoder_of(network).parameters()) / 1e6, 2) == encoder
 
 
 @pytest.mark.parametrize(
@@ -212,15 +218,15 @@ def test_vit_sizes_have_the_known_numbers_of_parameters(size, width, depth, bloc
         network = build_network(Model(encoder=size, pretrained=False), id2label=NAMES, crop=(512, 768))
     tokens = 2 + 32 * 48  # the class token, and a position for it and for every patch
     expected = depth * (12 * width**2 + 13 * width) + (3 * 16 * 16 + 1) * width + tokens * width
-    assert sum(p.numel() for p in networks.encoder_parameters(network)) == expected
+    assert sum(p.numel() for p in adapters.encoder_of(network).parameters()) == expected
     assert network.config.grid == (32, 48) and network.config.out_indices == blocks
     assert network.vit.layers[0].layernorm_before.eps == 1e-6
 
 
 def test_the_fed_blocks_follow_the_depth():
-    assert networks.default_out_indices(12) == (4, 7, 9, 11)
-    assert networks.default_out_indices(6) == (1, 3, 4, 5)
-    assert [networks.default_out_indices(depth)[-1] for depth in (1, 2, 4, 24, 40)] == [0, 1, 3, 23, 39]
+    assert networks.setr_out_indices(12) == (4, 7, 9, 11)
+    assert networks.setr_out_indices(6) == (1, 3, 4, 5)
+    assert [networks.setr_out_indices(depth)[-1] for depth in (1, 2, 4, 24, 40)] == [0, 1, 3, 23, 39]
 
 
 def test_blocks_above_the_main_head_are_not_built():
@@ -282,7 +288,7 @@ def test_a_vit_folder_gives_the_encoder_and_its_positions_are_resized(kind, tmp_
     network = build(Model(encoder=str(tmp_path)), crop=(32, 64)).eval()
     x = images(32, 64)
     states = original(x, output_hidden_states=True).hidden_states
-    feature = networks.encode(network, x)[-1]
+    feature = adapters.encode(network, x)[-1]
     torch.testing.assert_close(feature.flatten(2).transpose(1, 2), states[-1][:, 1:])
     other = build(Model(encoder=str(tmp_path)), crop=(64, 48))
     stored = original.embeddings.position_embeddings[0, 1:].T.reshape(1, 64, 2, 4)
@@ -317,7 +323,7 @@ def test_a_segformer_folder_gives_the_encoder_under_a_new_decoder(kind, tmp_path
     with caplog.at_level("INFO", logger="s4former"):
         network = build(Model(architecture="segformer", encoder=str(tmp_path))).eval()
     states = original.segformer(images(), output_hidden_states=True).hidden_states
-    for ours, theirs in zip(networks.encode(network, images()), states, strict=True):
+    for ours, theirs in zip(adapters.encode(network, images()), states, strict=True):
         assert torch.equal(ours, theirs)
     assert network(images()).logits.shape == (2, 5, 8, 12)
     assert "not used" in caplog.text and ("classifier" in caplog.text or "decode_head" in caplog.text)
@@ -332,8 +338,8 @@ def test_a_folder_without_a_config_is_told(tmp_path):
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_the_encoder_that_comes_along_builds(pretrained):
     network = build(Model(encoder="shapes", pretrained=pretrained), crop=(32, 48)).eval()
-    assert networks.coarsest_stride(network) == 8
-    assert networks.logits_at(network, images()).shape == (2, 5, 32, 48)
+    assert adapters.coarsest_stride(network) == 8
+    assert adapters.full_size_logits(network, images()).shape == (2, 5, 32, 48)
 
 
 # ---- weights in timm's format
@@ -360,8 +366,8 @@ def test_a_timm_file_gives_the_hidden_states_of_timm(file, tmp_path):
     network = build(Model(encoder=str(path)), crop=(224, 224)).eval()
     x = images(224, 224)
     with torch.no_grad():
-        torch.testing.assert_close(networks.encode(network, x)[-1], hidden_of_timm(original, x), rtol=1e-4, atol=1e-4)
-    assert normalization(Model(encoder=str(path))) == (IMAGENET if "deit" in file else HALVES)
+        torch.testing.assert_close(adapters.encode(network, x)[-1], hidden_of_timm(original, x), rtol=1e-4, atol=1e-4)
+    assert normalization(Model(encoder=str(path))) == (IMAGENET if "deit" in file else IMAGENET_INCEPTION)
 
 
 def test_a_repository_of_timm_on_the_hub_is_its_weights_file_with_the_colours_of_its_config(tmp_path, monkeypatch):
@@ -374,7 +380,7 @@ def test_a_repository_of_timm_on_the_hub_is_its_weights_file_with_the_colours_of
     network = build(model, crop=(224, 224)).eval()
     x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(networks.encode(network, x)[-1], hidden_of_timm(original, x), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(adapters.encode(network, x)[-1], hidden_of_timm(original, x), rtol=1e-4, atol=1e-4)
     assert normalization(model) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     assert {source for source, _ in asked} == {model.encoder}
     with pytest.raises(ConfigError, match="is described by its weights, and model.pretrained = false wants none; use one of deit-tiny"):
@@ -473,7 +479,7 @@ def test_random_weights_are_normalized_as_imagenet_without_a_look_at_the_hub():
 @both
 def test_a_saved_network_loads_to_equal_logits(architecture, tmp_path):
     network = build(random_model(architecture)).eval()
-    save_network(network, tmp_path, *HALVES, short_side=32)
+    save_network(network, tmp_path, *IMAGENET_INCEPTION, short_side=32)
     again = load_network(tmp_path)
     assert type(again) is type(network) and not again.training
     assert torch.equal(again(images(37, 51)).logits, network(images(37, 51)).logits)
@@ -537,7 +543,7 @@ def test_what_is_no_segmentation_network_is_told(tmp_path):
 
 def test_every_architecture_of_the_config_has_its_rows():
     choices = {field.name: field for field in dataclasses.fields(Model)}["architecture"].type.__args__
-    assert set(choices) == set(ENCODERS) == set(networks.FAMILIES)
+    assert set(choices) == set(ENCODER_CLASSES) == set(adapters.ADAPTERS)
 
 
 @pytest.mark.parametrize(
@@ -555,24 +561,24 @@ def test_every_architecture_of_the_config_has_its_rows():
 def test_every_parameter_of_an_encoder_has_the_number_of_its_block(model, blocks):
     with torch.device("meta"):
         network = build_network(model, id2label=NAMES, crop=(112, 224) if "dinov2" in model.encoder else (64, 128))
-    depths = networks.encoder_depths(network)
-    assert [id(p) for p, _ in depths] == [id(p) for p in networks.encoder_parameters(network)]
+    depths = adapters.encoder_depths(network)
+    assert [id(p) for p, _ in depths] == [id(p) for p in adapters.encoder_of(network).parameters()]
     assert {depth for _, depth in depths} == set(range(blocks + 1))
     assert [depth for _, depth in depths] == sorted(depth for _, depth in depths), "in the order of the forward pass"
 
 
 def test_frozen_blocks_and_what_is_before_them_are_out_of_training():
     network = build(random_model(encoder_config=SMALL_VIT))
-    networks.freeze_encoder(network, 0)
+    adapters.freeze_encoder(network, 0)
     assert all(parameter.requires_grad for parameter in network.parameters())
-    networks.freeze_encoder(network, 2)
+    adapters.freeze_encoder(network, 2)
     trained = {name for name, parameter in network.vit.named_parameters() if parameter.requires_grad}
     assert trained and all(name.startswith("layers.2.") for name in trained)
     network(images()).logits.sum().backward()
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in network.parameters())
-    networks.freeze_encoder(network, -1)
+    adapters.freeze_encoder(network, -1)
     assert not any(parameter.requires_grad for parameter in network.vit.parameters())
     with pytest.raises(ConfigError, match="model.freeze is 4; this encoder has 3 blocks, and -1 freezes all of it"):
-        networks.freeze_encoder(network, 4)
+        adapters.freeze_encoder(network, 4)
     with pytest.raises(ConfigError, match="an encoder with batch norms would go on changing: write 0"):
-        networks.freeze_encoder(build(Model(architecture="deeplabv3plus", encoder="resnet50", pretrained=False)), -1)
+        adapters.freeze_encoder(build(Model(architecture="deeplabv3plus", encoder="resnet50", pretrained=False)), -1)

@@ -13,7 +13,8 @@ from transformers import (
 
 from s4former.config import Model
 from s4former.errors import ConfigError
-from s4former.networks.build import build_network, decode, encode, freeze_encoder, logits_at, save_network
+from s4former.networks.adapters import decode, encode, freeze_encoder, full_size_logits
+from s4former.networks.build import build_network, save_network
 from s4former.networks.encoder_weights import normalization
 from s4former.networks.start_from import start_from
 
@@ -34,7 +35,7 @@ def test_with_the_same_classes_everything_is_kept_and_the_colours_are_those_of_t
     network, model = saved
     again, told = start_from(model, ["Sky", "road", "car"])
     images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(logits_at(network, images), logits_at(again.eval(), images))
+    assert torch.equal(full_size_logits(network, images), full_size_logits(again.eval(), images))
     assert "all of it, with its 3 classes" in told and again.config.id2label[0] == "Sky"
     assert normalization(model) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 

@@ -7,8 +7,8 @@ from transformers import AutoModelForSemanticSegmentation, UperNetForSemanticSeg
 
 from s4former.config import from_dict
 from s4former.errors import ConfigError
-from s4former.method.student import check_fit, shuffle_grid
-from s4former.networks import build as networks
+from s4former.method.student import check_network, shuffle_grid
+from s4former.networks import adapters
 from s4former.networks.build import load_network, save_network
 from s4former.networks.encoder_weights import IMAGENET
 
@@ -17,14 +17,14 @@ from s4former.networks.encoder_weights import IMAGENET
 def test_decode_of_encode_is_the_stock_forward(encoder):
     network, x = tiny("upernet", encoder), images(28, 56)
     assert type(network) is UperNetForSemanticSegmentation and network.auxiliary_head is None
-    features = networks.encode(network, x)
+    features = adapters.encode(network, x)
     assert [tuple(f.shape) for f in features] == [(2, 32, 2, 4)] * 4
-    assert torch.equal(networks.decode(network, features), network(pixel_values=x).logits)
+    assert torch.equal(adapters.decode(network, features), network(pixel_values=x).logits)
 
 
 def test_any_number_of_rising_blocks_feeds_it():
     network = tiny("upernet", out_indices=(1, 4))
-    assert len(networks.encode(network, images())) == 2 and len(network.backbone.encoder.layer) == 5
+    assert len(adapters.encode(network, images())) == 2 and len(network.backbone.encoder.layer) == 5
     assert network.decode_head.channels == 16
     with pytest.raises(ConfigError, match=r"model.out_indices is \[4, 1\]; write rising block numbers from 0 to 4"):
         build(model_of("upernet", out_indices=(4, 1)))
@@ -33,7 +33,7 @@ def test_any_number_of_rising_blocks_feeds_it():
 @pytest.mark.parametrize("size", [(28, 42), (29, 41), (9, 20)])
 def test_images_of_any_size_are_padded_to_whole_patches(size):
     network = tiny("upernet")
-    logits = networks.logits_at(network, images(*size))
+    logits = adapters.full_size_logits(network, images(*size))
     assert logits.shape == (2, 5, *size)
     padded = torch.zeros(2, 3, -(-size[0] // 14) * 14, -(-size[1] // 14) * 14)
     padded[..., : size[0], : size[1]] = images(*size)
@@ -48,7 +48,8 @@ def test_a_crop_of_half_patches_is_refused():
 def test_a_run_fits_it():
     config = {"data": {"crop": [504, 504]}, "method": {"block": 9}, "model": {"architecture": "upernet"}}
     network = tiny("upernet", "dinov3-small")
-    assert check_fit(from_dict(config), network) == [] and shuffle_grid(from_dict(config), network) == (4, 4)
+    check_network(from_dict(config), network)
+    assert shuffle_grid(from_dict(config), network) == (4, 4)
 
 
 @pytest.mark.parametrize("encoder", SMALL)

@@ -12,7 +12,7 @@ from s4former.config import Method, Model, Optimizer, from_dict
 from s4former.method.pseudo import pseudo_label
 from s4former.method.step import train_step
 from s4former.method.student import Student, View
-from s4former.networks import build
+from s4former.networks import adapters, build
 from s4former.networks.build import build_network
 from s4former.training.engine import (
     Finiteness,
@@ -240,7 +240,7 @@ def test_layer_decay_slows_every_block_from_the_last_to_the_embeddings():
 
 
 def test_compiled_encoders_train_the_same_without_tracing_again_and_keep_their_names(monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "COMPILER", "aot_eager")  # traces as inductor does, and writes no code
+    monkeypatch.setattr(adapters, "COMPILER", "aot_eager")  # traces as inductor does, and writes no code
     config = from_dict({"data": {"source": "shapes"}, "method": {"threshold": 0.21, "mix_group": 2}})
     found = []
     for compiled in (False, True):
@@ -251,8 +251,8 @@ def test_compiled_encoders_train_the_same_without_tracing_again_and_keep_their_n
         if compiled:
             torch.compiler.reset()
             counters.clear()
-            build.compile_encoder(network)
-            build.compile_encoder(teacher.network)
+            adapters.compile_encoder(network)
+            adapters.compile_encoder(teacher.network)
         graphs = []
         for step in range(2):
             terms = update(accelerator, student, teacher, optimizer, [batch_of("setr")], step, config)
@@ -287,5 +287,5 @@ def test_losses_and_the_bias_are_float32_under_half_precision():
     with torch.autocast("cpu", torch.bfloat16):
         terms = train_step(student, teacher, batch, method)
     assert all(value.dtype == torch.float32 for name, value in terms.items() if name.startswith(("sup", "aux", "cons", "ncr")))
-    row, column = student.bias(View(batch.weak, confidence=torch.rand(4, 8, 16)))["pasa"].popitem()[1]
+    row, column = student.attention_arguments(View(batch.weak, confidence=torch.rand(4, 8, 16)))["pasa"].popitem()[1]
     assert row.dtype == column.dtype == torch.float32

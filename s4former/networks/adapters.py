@@ -1,0 +1,212 @@
+"""What the method needs to know of a network: where its encoder ends, which token grids it has, how it is frozen or compiled.
+
+What differs between networks is a row of `ADAPTERS`; the functions read that row.
+"""
+
+import itertools
+import operator
+import re
+from dataclasses import dataclass
+from typing import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import PreTrainedModel
+
+from ..errors import ConfigError
+from .deeplab import STRIDES
+from .upernet import decode_upernet
+
+COMPILER = "inductor"  # backend of torch.compile
+
+# A block of an encoder by the beginning of its parameters' names: layers.3. of a ViT, encoder.layer.3. of DINOv2,
+# stages.1.blocks.0. or encoder.block.1.0. of SegFormer, layer1.0. of a ResNet.
+BLOCK = re.compile(r"(?:.*?\.)??(?:layers?\d?|blocks?)\.\d+\.(?:\d+\.)?")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How one kind of network is taken apart; the functions below say what each part returns.
+
+    The defaults are those of a ViT: several blocks may be read, but all on the grid of the patches, which stands once.
+    """
+
+    encoder: str  # name of the attribute
+    encode: Callable[..., tuple[Tensor, ...]] = lambda network, pixel_values, **kwargs: network.encode(pixel_values, **kwargs)
+    decode: Callable[[PreTrainedModel, tuple[Tensor, ...]], Tensor] = lambda network, features: network.decode(features)
+    decodes_last: bool = False  # the decoder reads the last feature map alone; the others are for auxiliary heads
+    prefix_tokens: Callable[[PreTrainedModel], int] = lambda network: 1 + getattr(
+        network.config.backbone_config, "num_register_tokens", 0
+    )
+    strides: Callable[[PreTrainedModel], list[int]] = lambda network: [network.config.backbone_config.patch_size]
+    reductions: Callable[[PreTrainedModel], list[int]] = lambda network: [1]  # of the keys; empty: there is no attention
+
+
+def encode_segformer(network: PreTrainedModel, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:
+    return network.segformer(pixel_values, output_hidden_states=True, **attention_kwargs).hidden_states
+
+
+ADAPTERS: dict[str, Adapter] = {  # by model.architecture
+    "setr": Adapter(encoder="vit", decodes_last=True),
+    "segformer": Adapter(
+        encoder="segformer",
+        encode=encode_segformer,
+        decode=lambda network, features: network.decode_head(features),
+        prefix_tokens=lambda network: 0,
+        strides=lambda network: list(itertools.accumulate(network.config.strides, operator.mul)),
+        reductions=lambda network: list(network.config.sr_ratios),
+    ),
+    "dpt": Adapter(encoder="encoder"),
+    "upernet": Adapter(
+        encoder="backbone",
+        encode=lambda network, pixel_values, **kwargs: network.backbone(pixel_values, **kwargs).feature_maps,
+        decode=decode_upernet,
+    ),
+    "deeplabv3plus": Adapter(
+        encoder="backbone",
+        prefix_tokens=lambda network: 0,
+        strides=lambda network: list(STRIDES),
+        reductions=lambda network: [],
+    ),
+}
+
+
+def architecture_of(network: PreTrainedModel) -> str:
+    """`model.architecture` of a network; transformers has a "dpt" of its own, so the model type of ours is "dino_dpt"."""
+    return network.config.model_type.replace("dino_dpt", "dpt")
+
+
+def adapter_of(network: PreTrainedModel) -> Adapter:
+    return ADAPTERS[architecture_of(network)]
+
+
+# ---- forward
+
+
+def encode(network: PreTrainedModel, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:
+    """The feature maps (B, C, h, w), finest first, that decoder and auxiliary heads read.
+
+    Keyword arguments go down to the attention function of every block.
+    """
+    return adapter_of(network).encode(network, pixel_values, **attention_kwargs)
+
+
+def decoder_inputs(network: PreTrainedModel, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Those of the encoder's feature maps that the decoder reads; the others are for auxiliary heads."""
+    return features[-1:] if adapter_of(network).decodes_last else features
+
+
+def decode(network: PreTrainedModel, features: tuple[Tensor, ...]) -> Tensor:
+    """Logits (B, K, h', w') at the resolution of the head; `decode(encode(x))` is the stock forward.
+
+    Args:
+        features: what `encode` returns, or of that the `decoder_inputs`.
+    """
+    return adapter_of(network).decode(network, features)
+
+
+def full_size_logits(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """Logits (B, K, H, W) float32 of images (B, 3, H, W) of any size, by the stock forward and a bilinear resize.
+
+    An image smaller than one cell of the coarsest grid is padded with zeros, which SegFormer does not do by itself. For
+    UperNet every image is padded to whole patches: it would squeeze what is left over into the last of them.
+    """
+    height, width = pixel_values.shape[-2:]
+    stride = coarsest_stride(network)
+    if network.config.model_type == "upernet":
+        right, bottom = -width % stride, -height % stride
+    else:
+        right, bottom = max(0, stride - width), max(0, stride - height)
+    padded = F.pad(pixel_values, (0, right, 0, bottom))
+    logits = network(pixel_values=padded).logits.float()
+    logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+    return logits[..., :height, :width]
+
+
+# ---- token grids
+
+
+def prefix_tokens(network: PreTrainedModel) -> int:
+    """Tokens before those of the patches in every attention layer: the class token and registers."""
+    return adapter_of(network).prefix_tokens(network)
+
+
+def token_grids(network: PreTrainedModel, height: int, width: int) -> list[tuple[int, int]]:
+    """(h, w) of the feature maps that the decoder uses, finest first, for an image of height x width pixels."""
+    return [(-(-height // s), -(-width // s)) for s in adapter_of(network).strides(network)]
+
+
+def attention_grids(network: PreTrainedModel, height: int, width: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """For each of `token_grids`, the (query grid, key grid) of its attention layers; SegFormer reduces its keys.
+
+    Empty where there is no attention.
+    """
+    reductions = adapter_of(network).reductions(network)
+    return [((h, w), (h // r, w // r)) for (h, w), r in zip(token_grids(network, height, width), reductions)]
+
+
+def coarsest_stride(network: PreTrainedModel) -> int:
+    """Pixels per token of the coarsest grid the decoder uses."""
+    return adapter_of(network).strides(network)[-1]
+
+
+# ---- the encoder: its parameters, freezing, activation checkpointing, compiling
+
+
+def encoder_of(network: PreTrainedModel) -> nn.Module:
+    return getattr(network, adapter_of(network).encoder)
+
+
+def encoder_depths(network: PreTrainedModel) -> list[tuple[nn.Parameter, int]]:
+    """Every parameter of the encoder with the number of its block, counted from 1 at the input.
+
+    What lies between blocks (a norm, the patch embedding of a stage) belongs to the one before; 0 is before the first.
+    """
+    blocks: dict[str, int] = {}
+    depths = []
+    for name, parameter in encoder_of(network).named_parameters():
+        block = BLOCK.match(name)
+        depth = blocks.setdefault(block[0], len(blocks) + 1) if block else len(blocks)
+        depths.append((parameter, depth))
+    return depths
+
+
+def freeze_encoder(network: PreTrainedModel, blocks: int) -> None:
+    """Takes the first blocks of the encoder, and what is before them, out of training; -1 takes all of it.
+
+    Raises:
+        ConfigError: there are fewer blocks, or batch norms, whose statistics would go on changing.
+    """
+    depths = encoder_depths(network)
+    last = max(depth for _, depth in depths)
+    if blocks > last:
+        raise ConfigError(f"model.freeze is {blocks}; this encoder has {last} blocks, and -1 freezes all of it")
+    if blocks and any(isinstance(module, _BatchNorm) for module in encoder_of(network).modules()):
+        raise ConfigError(
+            f"model.freeze is {blocks}; the statistics of an encoder with batch norms would go on changing: write 0"
+        )
+    for parameter, depth in depths:
+        if blocks < 0 or blocks and depth <= blocks:
+            parameter.requires_grad_(False)
+
+
+def use_activation_checkpointing(network: PreTrainedModel) -> None:
+    """Recomputes every encoder block in the backward pass; never the re-entrant way, which loses keyword arguments."""
+    encoder = encoder_of(network)
+    if not isinstance(encoder, PreTrainedModel):
+        raise ConfigError(
+            "model.activation_checkpointing = true would run the batch norms of a ResNet twice; write false, and more"
+            " run.batch.rounds where memory is short"
+        )
+    enable = getattr(encoder, "activation_checkpointing_enable", None) or encoder.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def compile_encoder(network: PreTrainedModel) -> None:
+    """Lets torch compile the encoder's forward, in place: parameters, their names and what is saved stay as they are.
+
+    Static: a run has a graph for each kind of pass (teacher, plain views, steered view), all traced in its first step.
+    A deep copy of the network is not compiled.
+    """
+    encoder_of(network).compile(backend=COMPILER, dynamic=False)
