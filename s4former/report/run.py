@@ -1,4 +1,4 @@
-"""What lies in the folder of a run, read for its report: whether it is training, was killed, or has ended."""
+"""What the folder of a run holds for its report, while it is training, after it was killed, and when it has ended."""
 
 import json
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """entries: the lines of log.jsonl by kind, each in order of steps. The rest is empty as long as it is not written."""
+    """entries: the lines of log.jsonl by kind, in order of steps. confusion, results: empty until they are written."""
 
     folder: Path
     config: dict[str, Any]
@@ -26,13 +26,8 @@ class Run:
         return self.entries.get(kind, [{}])[-1]
 
     @property
-    def start(self) -> Entry:
-        """What was said when the run began, or went on for the last time."""
-        return self.last("start")
-
-    @property
     def classes(self) -> list[str]:
-        return list(self.start["classes"])
+        return self.last("start")["classes"]
 
     @property
     def roles(self) -> list[str]:
@@ -40,38 +35,24 @@ class Run:
         return [role for role in ("teacher", "student") if f"evaluation/{role}" in self.entries]
 
     @property
-    def steps(self) -> int:
-        return self.config["schedule"]["steps"]
-
-    @property
     def step(self) -> int:
-        """The last step that the log knows of."""
-        return max((entries[-1]["step"] for entries in self.entries.values()), default=0)
+        """The last step in the log."""
+        return max(entries[-1]["step"] for entries in self.entries.values())
 
-    @property
-    def ended(self) -> bool:
-        return bool(self.results)
-
-    def curve(self, kind: str, name: str) -> list[tuple[float, float]]:
-        """(step, value) of a number of the log, where it is there."""
-        return [(entry["step"], entry[name]) for entry in self.entries.get(kind, []) if entry.get(name) is not None]
-
-    def class_curve(self, kind: str, name: str, of: str) -> list[tuple[float, float]]:
-        """(step, value) of one class of a mapping such as `share` or `iou`."""
-        pairs = [(entry["step"], entry.get(name, {}).get(of)) for entry in self.entries.get(kind, [])]
-        return [(step, value) for step, value in pairs if value is not None]
+    def curve(self, kind: str, name: str, class_name: str | None = None) -> list[tuple[float, float]]:
+        """(step, value) of a number in the log, or of one class of a mapping such as `share`, wherever it is logged."""
+        values = [(entry["step"], entry.get(name)) for entry in self.entries.get(kind, [])]
+        if class_name is not None:
+            values = [(step, (value or {}).get(class_name)) for step, value in values]
+        return [(step, value) for step, value in values if value is not None]
 
     def best(self, role: str) -> Entry:
         """The evaluation with the highest mean IoU, the first of equals."""
-        return max(self.entries[f"evaluation/{role}"], key=lambda entry: (entry["mean_iou"] or 0, -entry["step"]))
+        return max(self.entries[f"evaluation/{role}"], key=lambda entry: entry["mean_iou"] or 0)
 
 
 def read_run(folder: str | Path) -> Run:
-    """Everything a report is made of.
-
-    Raises:
-        ReportError: this is not the folder of a run that has begun.
-    """
+    """Raises ReportError for what is not the folder of a run that has started."""
     folder = Path(folder)
     if not (folder / "config.json").is_file() or not (folder / "log.jsonl").is_file():
         raise ReportError(f"{folder} has no config.json and log.jsonl; give the folder that train_semi.py writes")
@@ -86,13 +67,7 @@ def read_run(folder: str | Path) -> Run:
         raise ReportError(
             f"{folder}/log.jsonl has no line of the kind 'start'; it is of an older version, or of a run that never began"
         )
-    confusion, results = read_json(folder / "confusion.json"), read_json(folder / "results.json")
-    config = json.loads((folder / "config.json").read_text())
-    if results.get("steps") != config["schedule"]["steps"]:
-        results = {}
-    return Run(folder=folder, config=config, entries=entries, confusion=confusion, results=results)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file, empty if it is not there."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    files = [folder / f"{name}.json" for name in ("config", "confusion", "results")]
+    config, confusion, results = (json.loads(path.read_text()) if path.is_file() else {} for path in files)
+    ended = results.get("steps") == config["schedule"]["steps"]  # else the results are of a shorter training, which goes on
+    return Run(folder=folder, config=config, entries=entries, confusion=confusion, results=results if ended else {})
