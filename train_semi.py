@@ -23,8 +23,8 @@ from transformers.utils.logging import disable_progress_bar
 from s4former.config import Config, help_config, load, share_of_process, to_dict
 from s4former.data.loader import step_loader
 from s4former.data.sources import Sources, check_masks, load_sources
-from s4former.errors import ConfigError, DataError, in_words
-from s4former.files import put_back, write_text
+from s4former.errors import ConfigError, DataError, describe_error
+from s4former.files import recover_replaced_folders, write_text
 from s4former.method.batch import Batch
 from s4former.method.step import BRANCHES
 from s4former.method.student import drop_ncr_for_two_classes
@@ -74,14 +74,14 @@ def main() -> int:
             restore(training, state, changes)
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
-            put_back(folder)
+            recover_replaced_folders(folder)
             write_text(folder / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
         accelerator.wait_for_everyone()
         accelerator.init_trackers("s4former", config={key: str(value) for key, value in flat(to_dict(config)).items()})
         status = train(training)
         accelerator.end_training()
     except (ConfigError, DataError, Stopped, checkpoint.DamageError, OSError) as error:
-        print(f"\n{Path(sys.argv[0]).name}: {in_words(error)}", file=sys.stderr)
+        print(f"\n{Path(sys.argv[0]).name}: {describe_error(error)}", file=sys.stderr)
         return 1
     return status
 
@@ -141,7 +141,7 @@ def told(error: Exception, training: Training) -> str:
     """What the user reads of an error that ends a run on its way."""
     if isinstance(error, torch.OutOfMemoryError):
         return out_of_memory(error, training.config, training.accelerator.num_processes)
-    return in_words(error, training.folder)
+    return describe_error(error, training.folder)
 
 
 def run_steps(training: Training, batches: Iterator[Batch], log: RunLog) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 # What a user can do about a write that the system refuses.
-WAYS_OUT = {
+REPAIRS = {
     errno.ENOSPC: "free some space on that disk, or write to another one (a run: run.output=FOLDER)",
     errno.EDQUOT: "free some space: the quota of this account is used up",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
@@ -36,8 +36,8 @@ class WriteError(OSError):
     """Something could not be written; the message says what, why, and what to free or to change."""
 
 
-def refusal(error: BaseException | None) -> OSError | None:
-    """The error of the system behind one of torch or safetensors, which have their own; None if it is something else."""
+def find_os_error(error: BaseException | None) -> OSError | None:
+    """The system's error behind one of torch or safetensors, which raise their own; None if there is none."""
     while error is not None:
         if isinstance(error, OSError):
             return error
@@ -47,24 +47,21 @@ def refusal(error: BaseException | None) -> OSError | None:
     return None
 
 
-def in_words(error: Exception, place: Path | None = None) -> str:
-    """An error of the system, with the file it names, or else the place where it must have been, and the way out.
-
-    Our own errors are sentences already.
-    """
+def describe_error(error: Exception, path: Path | None = None) -> str:
+    """An error in one sentence: the system's with its file (else `path`), reason and repair; ours are sentences already."""
     if isinstance(error, WriteError) or not isinstance(error, OSError):
         return str(error)
-    place = place if error.filename is None else Path(os.fsdecode(error.filename))
-    return (f"{place}: " if place else "") + with_way_out(error, place)
+    path = path if error.filename is None else Path(os.fsdecode(error.filename))
+    return (f"{path}: " if path else "") + describe_os_error(error, path)
 
 
-def with_way_out(error: OSError, place: Path | None) -> str:
+def describe_os_error(error: OSError, path: Path | None) -> str:
     """'No space left on device (0.1 GiB free); free some space on that disk, or ...'."""
     reason = error.strerror or str(error)
-    there = next((folder for folder in (place, *place.parents) if folder.exists()), None) if place else None
-    if error.errno in (errno.ENOSPC, errno.EDQUOT) and there:
-        reason += f" ({gibibytes(shutil.disk_usage(there).free)} free)"
-    return "; ".join([reason, *([WAYS_OUT[error.errno]] if error.errno in WAYS_OUT else [])])
+    folder = next((folder for folder in (path, *path.parents) if folder.exists()), None) if path else None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and folder:
+        reason += f" ({gibibytes(shutil.disk_usage(folder).free)} free)"
+    return f"{reason}; {REPAIRS[error.errno]}" if error.errno in REPAIRS else reason
 
 
 def gibibytes(size: int) -> str:

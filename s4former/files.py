@@ -1,5 +1,6 @@
-"""Files and folders that are whole or not there: written beside their place, flushed, and renamed."""
+"""Atomic writing: files and folders are written beside their place, flushed to the disk, and renamed."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -9,26 +10,23 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .errors import WriteError, gibibytes, refusal, with_way_out
+from .errors import WriteError, gibibytes, find_os_error, describe_os_error
 
 
 @contextmanager
 def writing(target: Path, beside: Path, size: int = 0) -> Iterator[None]:
-    """While something is written beside its place: if that fails, what there is of it goes, and a `WriteError` says why.
-
-    size: bytes that are to be written, for the message; 0 = unknown.
-    """
+    """Removes `beside` if writing it fails, and raises a `WriteError`; size: bytes, for the message, 0 = unknown."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        cause = refusal(error)
+        cause = find_os_error(error)
         if cause is None:
             raise
         if beside.is_file():
             beside.unlink()
         shutil.rmtree(beside, ignore_errors=True)
         what = f"{target} ({gibibytes(size)})" if size else str(target)
-        raise WriteError(f"{what} could not be written: {with_way_out(cause, target)}") from error
+        raise WriteError(f"{what} could not be written: {describe_os_error(cause, target)}") from error
 
 
 def sha256(path: Path) -> str:
@@ -37,16 +35,19 @@ def sha256(path: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Makes sure that a file or folder entry is on the disk and not only on its way there."""
+    """fsync of a file or folder; file systems that cannot do it for folders (some network ones) are let be."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
     finally:
         os.close(descriptor)
 
 
 def replace_folder(beside: Path, target: Path) -> None:
-    """Puts a finished folder in the place of an older one; at every moment one of the two is there under some name."""
+    """Puts a finished folder in the place of an older one; whenever the process is killed, one of the two is there."""
     old = target.with_name(f".old-{target.name}")
     if target.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -60,8 +61,8 @@ def replace_folder(beside: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def put_back(folder: Path) -> None:
-    """Gives its name back to what `replace_folder` had moved aside when the run was killed between its two renames."""
+def recover_replaced_folders(folder: Path) -> None:
+    """Gives their names back to folders that an interrupted `replace_folder` had moved aside."""
     for old in folder.glob(".old-*"):
         target = old.with_name(old.name.removeprefix(".old-"))
         if not target.exists():
@@ -69,7 +70,7 @@ def put_back(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file that is either the old or the new one, never half of it."""
+    """Writes a text file atomically."""
     beside = path.with_name(f".writing-{path.name}")
     with writing(path, beside):
         beside.write_text(text)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ..config import Config, from_dict, read_tree, set_override
-from ..errors import ConfigError, DataError, in_words
+from ..errors import ConfigError, DataError, describe_error
 from ..evaluation.model_choice import ROLES, CheckpointError, ModelChoice, choose_model
 
 FLAGS = ("mode", "window", "stride", "short_side", "scales", "flip", "batch", "limit")  # keys of `evaluation`
@@ -103,6 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.json not in (None, "-"):
                 Path(options.json).write_text(text + "\n")
     except (CheckpointError, ConfigError, DataError, OSError) as error:
-        print(f"evaluate.py: {in_words(error)}", file=sys.stderr)
+        print(f"evaluate.py: {describe_error(error)}", file=sys.stderr)
         return 1
     return 1 if report.get("unreadable") else 0

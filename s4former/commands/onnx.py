@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from ..config import from_dict
-from ..errors import ConfigError, in_words
+from ..errors import ConfigError, describe_error
 from ..evaluation.model_choice import ROLES, CheckpointError, choose_model, read_mean_std
 from ..networks.adapters import coarsest_stride, full_size_logits
 from ..networks.build import load_network
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }  # fmt: skip
         difference = to_onnx(network, Path(options.file), facts)
     except (CheckpointError, ConfigError, OnnxError, OSError) as error:
-        print(f"s4former.commands.onnx: {in_words(error)}", file=sys.stderr)
+        print(f"s4former.commands.onnx: {describe_error(error)}", file=sys.stderr)
         return 1
     size = Path(options.file).stat().st_size / 2**20
     print(

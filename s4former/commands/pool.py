@@ -35,7 +35,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..config import IGNORE_INDEX, Config, from_dict, set_override
 from ..data.sources import load_sources
-from ..errors import ConfigError, DataError, in_words
+from ..errors import ConfigError, DataError, describe_error
 from ..evaluation.inference import Setting, batches_of_one_size, predict_with_confidence
 from ..evaluation.model_choice import CheckpointError, ModelChoice, choose_model, find_model_file, read_mean_std
 from ..evaluation.photos import file_name, read_photos
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pool, classes = read_pool(choice, config, folder, options.limit, complaints)
         write_list(folder / "worth_labelling.csv", pool, rank(pool, options.top), classes)
     except (CheckpointError, ConfigError, DataError, OSError) as error:
-        print(f"s4former.commands.pool: {in_words(error)}", file=sys.stderr)
+        print(f"s4former.commands.pool: {describe_error(error)}", file=sys.stderr)
         return 1
     print(
         f"{choice.description}: pseudo masks of {len(pool.ids)} images in {folder}; worth_labelling.csv says what to label next"

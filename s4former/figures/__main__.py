@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(command: str, arguments: Sequence[str]) -> int:
     from transformers.utils.logging import disable_progress_bar
 
-    from ..errors import ConfigError, DataError, in_words
+    from ..errors import ConfigError, DataError, describe_error
     from .checkpoints import FigureError
 
     disable_progress_bar()  # of transformers, one for the tensors it loads
@@ -58,7 +58,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
             raise FigureError("give one checkpoint or more: a run, a model in it, or the id of one on the Hub")
         written = room.draw(sources, overrides, options).save(options.output)
     except (FigureError, ConfigError, DataError, OSError) as error:
-        print(f"s4former.figures: {in_words(error)}", file=sys.stderr)
+        print(f"s4former.figures: {describe_error(error)}", file=sys.stderr)
         return 1
     print("wrote " + " and ".join(map(str, written)))
     return 0

@@ -20,7 +20,7 @@ from ..config import from_dict
 from ..data.lists import Sample
 from ..data.masks import hex_colour
 from ..data.sources import PART_NAMES
-from ..errors import ConfigError, DataError, in_words, plural
+from ..errors import ConfigError, DataError, describe_error, plural
 from ..files import write_text
 from ..randomness import Stream, numpy_generator
 from ..training.machine import this_machine
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         write_config(options)
     except (ConfigError, DataError, OSError) as error:
-        print(f"new_config: {in_words(error)}", file=sys.stderr)
+        print(f"new_config: {describe_error(error)}", file=sys.stderr)
         return 1
     return 0
 

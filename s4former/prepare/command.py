@@ -24,7 +24,7 @@ BENCHMARKS = {  # name -> default of --root, a config, and data.root of that con
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    from ..errors import DataError, in_words
+    from ..errors import DataError, describe_error
     from .lists import collect_lists
     from .trees import PREPARE, Options
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prepared = PREPARE[options.benchmark](wanted)
         lists = collect_lists(options.benchmark, prepared, options.lists, options.lists_url)
     except (DataError, OSError) as error:  # OSError: a disk that is full, a folder that cannot be written
-        print(f"prepare: {in_words(error)}", file=sys.stderr)
+        print(f"prepare: {describe_error(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("prepare: interrupted; run the command again and it goes on", file=sys.stderr)

@@ -218,7 +218,7 @@ def test_a_model_that_is_replaced_is_the_old_or_the_new_one_whenever_the_process
     moments = 0
     export("old")
     for _ in killed_at_every_moment(lambda: export("new")):
-        files.put_back(tmp_path)
+        files.recover_replaced_folders(tmp_path)
         assert (tmp_path / "teacher" / "model").read_text() in ("old", "new")
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()
