@@ -1,1 +1,1 @@
-"""From a folder of one's own photos to a config: `python -m s4former.new_config PHOTOS -o mine.json`."""
+"""From a folder of one's own photos to a config: `s4former new-config PHOTOS -o mine.json`."""

@@ -1,4 +1,4 @@
-"""new_config.py and finding.py: from a folder of photos to a config that trains as it stands."""
+"""command.py and what it calls: from a folder of photos to a config that trains as it stands."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from PIL import Image
 
 from s4former.config import load
 from s4former.data.sources import check_masks, load_sources
-from s4former.new_config.__main__ import main
+from s4former.new_config.command import main
 
 
 def save_photo(path, seed, height=HEIGHT, width=WIDTH):

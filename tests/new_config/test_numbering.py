@@ -6,65 +6,70 @@ from collections import Counter
 import pytest
 from folders import sentence, write
 
-from s4former.new_config.numbering import numbering, read_names, read_palette
+from s4former.new_config.contents import Contents
+from s4former.new_config.numbering import number_classes, read_names, read_palette
+
+
+def masks(counts):
+    return [Contents((1, sum(counts.values())), "RGB", pixels=dict(counts))]
 
 
 def ids(*values):
-    return Counter({value: 10 for value in values})
+    return masks({value: 10 for value in values})
 
 
 def test_masks_of_0_and_255_are_one_thing_and_a_background():
-    found = numbering(ids(0, 255), [], [])
-    assert found.keys() == {"classes": ["background", "foreground"], "id_map": {"255": 1}, "ignore_index": 254}
+    found = number_classes(ids(0, 255), [], [])
+    assert found.data_keys() == {"classes": ["background", "foreground"], "id_map": {"255": 1}, "ignore_index": 254}
     assert "255 is read as class 1, foreground" in found.remarks[0]
-    assert numbering(ids(0, 255), ["road", "crack"], []).classes == ("road", "crack")
-    assert sentence(numbering, ids(0, 255), ["one"], []) == "the masks hold 0 and 255 alone, and 1 name are given; give two"
+    assert number_classes(ids(0, 255), ["road", "crack"], []).classes == ("road", "crack")
+    assert sentence(number_classes, ids(0, 255), ["one"], []) == "the masks hold 0 and 255 alone, and 1 name are given; give two"
 
 
 def test_255_beside_other_ids_is_no_label():
-    found = numbering(ids(0, 1, 2, 255), ["a", "b", "c"], [])
-    assert found.keys() == {"classes": ["a", "b", "c"]}
+    found = number_classes(ids(0, 1, 2, 255), ["a", "b", "c"], [])
+    assert found.data_keys() == {"classes": ["a", "b", "c"]}
     assert found.remarks == ("id 255 is taken as no label; it is neither learned nor tested",)
 
 
 def test_the_last_id_is_no_label_if_it_alone_has_no_name():
-    found = numbering(ids(0, 1, 2, 3), ["a", "b", "c"], [])
-    assert found.keys() == {"classes": ["a", "b", "c"], "ignore_index": 3} and "id 3" in found.remarks[0]
+    found = number_classes(ids(0, 1, 2, 3), ["a", "b", "c"], [])
+    assert found.data_keys() == {"classes": ["a", "b", "c"], "ignore_index": 3} and "id 3" in found.remarks[0]
     assert "the masks have the ids 3, 4, and 3 names are given, for 0 to 2; name every id" in sentence(
-        numbering, ids(0, 1, 2, 3, 4), ["a", "b", "c"], []
+        number_classes, ids(0, 1, 2, 3, 4), ["a", "b", "c"], []
     )
 
 
 @pytest.mark.parametrize("names, ignored", [(["void", "sky", "sea"], []), ([], [0])])
 def test_a_class_called_void_or_named_by_the_user_is_no_label_and_the_others_move_up(names, ignored):
-    found = numbering(ids(0, 1, 2), names, ignored)
-    assert found.id_map == {"1": 0, "2": 1, "0": 255} and found.ignore_index == 255
+    found = number_classes(ids(0, 1, 2), names, ignored)
+    assert found.data_keys()["id_map"] == {"1": 0, "2": 1, "0": 255} and "ignore_index" not in found.data_keys()
     assert found.classes == (("sky", "sea") if names else ("class 1", "class 2"))
 
 
 def test_several_ids_may_mean_no_label():
-    found = numbering(ids(0, 1, 7, 9, 255), [], [7, 9])
-    assert found.id_map == {"7": 255, "9": 255} and found.classes == ("class 0", "class 1") and found.ignore_index == 255
+    found = number_classes(ids(0, 1, 7, 9, 255), [], [7, 9])
+    assert found.data_keys() == {"classes": ["class 0", "class 1"], "id_map": {"7": 255, "9": 255}}
 
 
 def test_ids_with_gaps_are_numbered_in_their_order_and_take_the_names_in_it():
-    assert numbering(ids(0, 50, 100), [], []).id_map == {"50": 1, "100": 2}
-    found = numbering(ids(0, 50, 100), ["a", "b", "c"], [])
+    assert number_classes(ids(0, 50, 100), [], []).data_keys()["id_map"] == {"50": 1, "100": 2}
+    found = number_classes(ids(0, 50, 100), ["a", "b", "c"], [])
     assert found.classes == ("a", "b", "c") and "given the names in their order" in found.remarks[0]
 
 
 def test_a_name_without_a_pixel_stays_a_class():
-    assert numbering(ids(0, 2), ["a", "b", "c"], []).keys() == {"classes": ["a", "b", "c"]}
+    assert number_classes(ids(0, 2), ["a", "b", "c"], []).data_keys() == {"classes": ["a", "b", "c"]}
 
 
 def test_grey_values_are_no_classes():
     smooth = Counter({value: 1 for value in range(256)}) + Counter({0: 9000, 255: 3000})
-    message = sentence(numbering, smooth, [], [])
+    message = sentence(number_classes, masks(smooth), [], [])
     assert "they look like grey values, not class ids (97.9% of the pixels are 0 or 255" in message
 
 
 def test_one_class_is_too_few():
-    assert "the masks show 1 class only (4)" in sentence(numbering, ids(4), [], [])
+    assert "the masks show 1 class only (4)" in sentence(number_classes, ids(4), [], [])
 
 
 def test_names_are_read_from_a_text_or_from_json(tmp_path):

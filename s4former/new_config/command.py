@@ -1,0 +1,44 @@
+"""Looks at a folder of your own photos and writes a config that trains on them.
+
+    s4former new-config PHOTOS -o mine.json
+
+PHOTOS holds labeled/, unlabeled/ and val/, or images/ and masks/ where some images have no mask. Beside mine.json come its
+three lists, mine.labeled.txt and so on; nothing is written into PHOTOS.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    from ..errors import ConfigError, DataError, describe_error
+    from .config_file import write_config
+
+    try:
+        write_config(options)
+    except (ConfigError, DataError, OSError) as error:
+        print(f"new-config: {describe_error(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="s4former new-config", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("folder", metavar="PHOTOS")
+    add("-o", "--output", default="mine.json", metavar="FILE", help="default: mine.json")
+    add("--classes", nargs="+", default=[], metavar="NAME", help="names of the ids 0, 1, ...; else classes.txt")
+    add("--ignore", nargs="+", type=int, default=[], metavar="ID", help="ids in the masks that mean no label")
+    add("--palette", default="", metavar="FILE", help="names and colours of masks of colours; else palette.json")
+    add("--encoder", default="", metavar="NAME", help="model.encoder; default: a DeiT for this machine")
+    add("--class-weights", action="store_true", help="weigh classes by how rare they are (method.class_weights)")
+    add("--validation", type=float, default=0.2, metavar="SHARE", help="of the labels, if there is no val/ (0.2)")
+    add("--seed", type=int, default=0, help="of that choice")
+    options = parser.parse_args(arguments)
+    if not 0 < options.validation < 1:
+        parser.error(f"--validation is {options.validation}; write a share between 0 and 1")
+    return options

@@ -1,0 +1,88 @@
+"""What was found in a folder of photos and what is proposed for it, as text."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import IGNORE_INDEX
+from ..data.sources import PART_NAMES, is_rare
+from ..errors import join_first, plural
+from ..training.machine import Machine
+from .contents import DEEP_MODES, Contents
+from .numbering import Numbering, count_classes
+from .pairs import Photos
+
+FEW_EVALUATED = 10  # images
+
+
+def describe_photos(root: Path, photos: Photos, contents: dict[str, Contents], numbering: Numbering) -> list[str]:
+    """Lines of a short table: parts, classes, remarks."""
+    lines = [str(root), "", f"{'':14}{'images':>7}  width x height"]
+    for part, rows in photos.parts.items():
+        lines.append(f"  {PART_NAMES[part]:12}{len(rows):7d}  {describe_sizes([contents[row.image].size for row in rows])}")
+    labeled, held = (
+        count_classes([contents[row.image] for row in photos.parts[part]], numbering) for part in ("labeled", "validation")
+    )
+    width = max(12, *(len(name) for name in numbering.classes))
+    lines += ["", f"  {'class':{width}}   id   labelled pixels   in images   evaluation pixels"]
+    total, rare = len(photos.parts["labeled"]), []
+    for index, name in [*enumerate(numbering.classes), (IGNORE_INDEX, "(no label)")]:
+        (share, images), (held_share, _) = labeled.get(index, (0.0, 0)), held.get(index, (0.0, 0))
+        shown = "" if index == IGNORE_INDEX else str(index)
+        if shown or share or held_share:
+            lines.append(f"  {name:{width}}  {shown:>3}  {share:15.2%}  {images:5d}/{total:<5d}{held_share:17.2%}")
+        if shown and is_rare(images, share, total):
+            rare.append(name)
+    remarks = [*numbering.remarks, *photos.remarks, *more_remarks(photos, contents, len(numbering.classes), rare)]
+    wrap = textwrap.TextWrapper(110, break_long_words=False, initial_indent="  - ", subsequent_indent="    ")
+    return [*lines, "", *map(wrap.fill, remarks), *([""] if remarks else [])]
+
+
+def more_remarks(photos: Photos, contents: dict[str, Contents], classes: int, rare: Sequence[str]) -> list[str]:
+    """What should be read before training, a sentence each."""
+    modes = {each.mode for each in contents.values()}
+    held = len(photos.parts["validation"])
+    remarks = {
+        f"rare among the labels: {join_first(rare)}; more labels of them help most. Otherwise: --class-weights here,"
+        " data.repeat_rare=0.5": rare,
+        "two classes: NCR would always be 0 and is left out": classes == 2,
+        f"a score over {plural(held, 'evaluation image')} says little about other photos": held < FEW_EVALUATED,
+        "there are no unlabelled images: the config trains on labels alone (method.teacher=none)": not photos.parts["unlabeled"],
+        "images of more than 8 bits are read between two grey values (data.levels)": modes & DEEP_MODES,
+        "grey images are read as RGB with three equal channels": modes & {"L", "1", "LA"} and not modes & DEEP_MODES,
+    }
+    return [remark for remark, applies in remarks.items() if applies]
+
+
+def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
+    """'480x360', or '300x200 to 4000x3000 (12 sizes)'."""
+    if not sizes:
+        return "-"
+    different = sorted(set(sizes), key=lambda size: size[0] * size[1])
+    (low, high), count = (different[0], different[-1]), len(different)
+    return f"{low[1]}x{low[0]}" + (f" to {high[1]}x{high[0]} ({count} sizes)" if count > 1 else "")
+
+
+def describe_proposal(tree: dict[str, dict[str, Any]], machine: Machine, sizes: Sequence[tuple[int, int]]) -> list[str]:
+    """What the config sets for this machine, and why."""
+    model, method, batch, steps = tree["model"], tree["method"], tree["run"]["batch"], tree["schedule"]["steps"]
+    crop, short = tree["data"]["crop"][0], tree["data"]["resize"][1]
+    largest = max(min(size) for size in sizes)
+    unlabeled = f" + {batch['unlabeled']} unlabelled" if "block" in method else ""
+    rounds = f", in {batch['rounds']} rounds" if batch["rounds"] > 1 else ""
+    alone = f", the first {method['burn_in']} on the labels alone" if method.get("burn_in") else ""
+    lines = [
+        f"  model       {model['encoder']} under {model['architecture']}",
+        f"  crop        {crop} px; photos {'fitted to' if largest > short else 'have'} a shorter side of {short} px",
+        f"  block       {method.get('block')} tokens = {crop // 4} px: PatchShuffle moves 4 x 4 of them",
+        f"  batch       {batch['labeled']} labelled{unlabeled}{rounds}",
+        f"  steps       {steps}{alone}; evaluated every {tree['evaluation']['every']}",
+    ]
+    if "block" not in method:
+        del lines[2]
+    if method.get("thresholds") == "per_class":
+        lines.append("  threshold   lower for classes the teacher is less sure of, since some are small here")
+    if largest > 3 * short:
+        lines.append(f"  small things: 30 px of the largest photo become {30 * short / largest:.0f} px; data.resize changes that")
+    return [f"Proposed for {machine.words}:", "", *lines]
