@@ -205,14 +205,10 @@ class Method:
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "official": {
-        "pasa_confidence": "mask",
-        "regularizer_norm": "l2",
-        "regularizer_on": "strong",
-        "regularizer_mixed_teacher": False,
-        "weak_colour": True,
-        "ema_order": "before",
+        "pasa_confidence": "mask", "regularizer_norm": "l2", "regularizer_on": "strong", "regularizer_mixed_teacher": False,
+        "weak_colour": True, "ema_order": "before",
     },
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -299,13 +295,13 @@ class Config:
     run: Run = dataclasses.field(default_factory=Run)
 
     def __post_init__(self) -> None:
-        check_together(self)
+        check_consistency(self)
 
 
 VALIDATOR = TypeAdapter(Config)
 
 
-def check_together(config: Config) -> None:
+def check_consistency(config: Config) -> None:
     """Rules that hold between fields and need neither data nor a network."""
     data, method, evaluation, batch = config.data, config.method, config.evaluation, config.run.batch
     if data.resize[0] < data.resize[1]:
@@ -381,12 +377,7 @@ def nearest_multiples(value: int, step: int) -> str:
 def load(paths: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
     """Reads JSON config files, the later over the earlier ones, and applies `section.key=value` overrides.
 
-    Args:
-        paths: one file or several, each with any of the sections of `Config`.
-        overrides: as given on the command line; values are JSON, anything else is taken as a string.
-
-    Raises:
-        ConfigError: for a missing or broken file, an unknown key, a wrong type, or a value out of range.
+    The value of an override is JSON; anything else is taken as a string. Whatever is wrong is a `ConfigError`.
     """
     tree: dict[str, Any] = {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
@@ -511,22 +502,17 @@ RULES = {
 
 def describe(error: ErrorDetails) -> str:
     """One mistake as a sentence: the key by its full path, the value found, the rule or the repair."""
-    place = error["loc"][:-1] if error["type"] == "missing" else error["loc"]
+    kind, place = error["type"], error["loc"]
+    if kind == "unexpected_keyword_argument":
+        known = to_dict(Config())
+        for section in place[:-1]:
+            known = known[section]
+        close = difflib.get_close_matches(place[-1], known, n=1)
+        others = f"{'.'.join(place[:-1]) or 'the config'} has {', '.join(known)}"
+        return f"unknown key {'.'.join(place)}; " + (f"did you mean {'.'.join([*place[:-1], *close])}?" if close else others)
+    if kind == "missing":  # an entry of a list
+        place = place[:-1]
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
-    if error["type"] == "unexpected_keyword_argument":
-        return f"unknown key {key}; {suggestion(key)}"
-    context = {name: value.replace(" or ", ", ") if name == "expected" else value for name, value in error.get("ctx", {}).items()}
-    rule = RULES.get(error["type"], error["msg"]).format(**context)
+    rule = RULES[kind].format(**error.get("ctx", {})) if kind in RULES else error["msg"]
+    rule = rule.replace(" or ", ", ") if kind == "literal_error" else rule
     return f"{key or 'the config'} is {error['input']!r}; {rule}"
-
-
-def suggestion(key: str) -> str:
-    """The repair for an unknown key: the closest name of its section, or all of them."""
-    *sections, name = key.split(".")
-    known = to_dict(Config())
-    for section in sections:
-        known = known[section]
-    prefix = "".join(f"{section}." for section in sections)
-    if close := difflib.get_close_matches(name, known, n=1):
-        return f"did you mean {prefix}{close[0]}?"
-    return f"{prefix[:-1] or 'the config'} has " + ", ".join(known)

@@ -32,8 +32,8 @@ class Stream(IntEnum):
     HELD_OUT = 20
 
 
-def of_view(key: tuple[int, ...], view: int) -> tuple[int, ...]:
-    """The key of a strong view; the first one has the plain key, so that further ones change nothing for it."""
+def view_key(key: tuple[int, ...], view: int) -> tuple[int, ...]:
+    """The key of a strong view; the first view has the plain key, so its numbers do not depend on how many there are."""
     return (*key, view) if view else key
 
 

@@ -19,7 +19,7 @@ from ..errors import DataError
 from ..method.batch import Batch, Strong
 from ..method.mixing import MIXES, MixContext
 from ..method.patch_shuffle import draw_order
-from ..randomness import Stream, numpy_generator, of_view, torch_generator, torch_seed
+from ..randomness import Stream, numpy_generator, view_key, torch_generator, torch_seed
 from .cache import CacheError, read_labeled_pair, read_unlabeled_image
 from .colour import STRONG_COLOURS, photometric
 from .geometry import crop_pair
@@ -158,7 +158,7 @@ class StepDataset(Dataset):
         image, unreadable = self.read_unlabeled(step, position)
         crop, _, valid = crop_pair(image, None, numpy_generator(seed, Stream.UNLABELED_IMAGE, step, position), data)
         generators = (
-            numpy_generator(*of_view((seed, Stream.STRONG_COLOUR, step, position), view))
+            numpy_generator(*view_key((seed, Stream.STRONG_COLOUR, step, position), view))
             for view in range(method.strong_views)
         )
         strong = [STRONG_COLOURS[method.strong_colour](crop, rng) for rng in generators]
@@ -206,7 +206,7 @@ class StepDataset(Dataset):
         """(B_u, r, c) long: identities where PatchShuffle is off."""
         seed, method = self.config.run.seed, self.config.method
         probability = method.shuffle_probability if method.patch_shuffle else 0.0
-        keys = [of_view((seed, Stream.SHUFFLE, step, position), view) for position in positions]
+        keys = [view_key((seed, Stream.SHUFFLE, step, position), view) for position in positions]
         return torch.stack([draw_order(*self.shuffle_grid, probability, torch_generator(*key)) for key in keys])
 
 

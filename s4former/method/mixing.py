@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import IGNORE_INDEX
-from ..randomness import Stream, numpy_generator, of_view, torch_generator
+from ..randomness import Stream, numpy_generator, view_key, torch_generator
 from .pseudo import Pseudo, downsample_nearest
 
 ERASED = -1
@@ -51,18 +51,18 @@ class MixContext:
 
     def numpy_generator(self, stream: Stream) -> np.random.Generator:
         """One for the whole global batch."""
-        return numpy_generator(*of_view((self.seed, stream, self.step), self.view))
+        return numpy_generator(*view_key((self.seed, stream, self.step), self.view))
 
     def generators(self, stream: Stream) -> list[torch.Generator]:
         """One for every image."""
-        return [torch_generator(*of_view((self.seed, stream, self.step, position), self.view)) for position in self.positions]
+        return [torch_generator(*view_key((self.seed, stream, self.step, position), self.view)) for position in self.positions]
 
     def group_permutations(self, count: int) -> Tensor:
         """(B, count) long: `count` permutations inside every group, as local image numbers."""
         groups = []
         for first in range(0, len(self.positions), self.group):
             key = (self.seed, Stream.MIX_GROUP, self.step, self.positions[first])
-            generator = torch_generator(*of_view(key, self.view))
+            generator = torch_generator(*view_key(key, self.view))
             shuffled = [first + torch.randperm(self.group, generator=generator) for _ in range(count)]
             groups.append(torch.stack(shuffled, dim=1))
         return torch.cat(groups)
