@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = {  # name -> default of --root, a config, and data.root of that config
-    "voc": ("data", "configs/voc_92.json", "data/VOCdevkit"),
-    "cityscapes": ("data/cityscapes", "configs/cityscapes_186.json", "data/cityscapes"),
-    "coco": ("data/coco", "configs/coco_232.json", "data/coco"),
+BENCHMARKS = {  # name -> default of --root, and a config
+    "voc": ("data", "configs/voc_92.json"),
+    "cityscapes": ("data/cityscapes", "configs/cityscapes_186.json"),
+    "coco": ("data/coco", "configs/coco_232.json"),
 }
 
 
@@ -79,8 +79,5 @@ def summary(benchmark: str, prepared: Any, lists: Sequence[str]) -> str:
         lines.append("not here (--lists FOLDER or --lists-url URL brings them): " + ", ".join(absent))
     if any(name.startswith("voc_blend") for name in lists) and not (prepared.root / "SegmentationClassAug").is_dir():
         lines.append("the voc_blend lists need the masks of SBD too: --sbd brings them; voc_classic does not")
-    _, config, usual = BENCHMARKS[benchmark]
-    as_usual = prepared.root.absolute() in (Path(usual).absolute(), Path(usual, "VOC2012").absolute())
-    key = "" if as_usual else f" data.root={prepared.root}"
-    lines.append(f"train: accelerate launch train_semi.py --config {config}{key}")
+    lines.append(f"train: accelerate launch train_semi.py --config {BENCHMARKS[benchmark][1]} data.root={prepared.root}")
     return "\n".join(lines)

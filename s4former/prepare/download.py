@@ -55,49 +55,42 @@ def fetch(archive: Archive, folder: Path) -> Path:
     if path.is_file():
         return verified(path, archive)
     folder.mkdir(parents=True, exist_ok=True)
-    have = size_of(part)
-    check_space(folder, archive.size - have + archive.unpacked, f"{archive.name} and what is in it")
-    print(f"downloading {archive.url} to {folder}" + (f", going on after {gibibytes(have)}" if have else ""))
-    attempts, complete = ATTEMPTS, have >= archive.size
-    while not complete:
+    check_space(folder, archive.size - size_of(part) + archive.unpacked, f"{archive.name} and what is in it")
+    print(f"downloading {archive.url} to {folder}")
+    attempts, reason = ATTEMPTS, ""
+    while (have := size_of(part)) < archive.size:
+        if reason:
+            time.sleep(PAUSE)
         reason = "the connection was closed early"
         try:
-            complete = append(archive, part)
+            append(archive, part)
         except urllib.error.HTTPError as error:
             raise http_error(archive.url, error) from None
         except CONNECTION_ERRORS as error:
             reason = reason_of(error)
-        have, before = size_of(part), have
-        attempts = ATTEMPTS if have > before else attempts - 1
-        if not complete and not attempts:
+        attempts = ATTEMPTS if size_of(part) > have else attempts - 1
+        if not attempts:
             raise DataError(
                 f"the download of {archive.url} broke off after {have:,} of {archive.size:,} bytes ({reason}); run the"
                 " command again and it goes on from there"
             )
-        if not complete:
-            time.sleep(PAUSE)
     verified(part, archive)
     return part.rename(path)
 
 
-def append(archive: Archive, part: Path) -> bool:
-    """Continues the file `part` until the connection ends; returns whether the server had no more to send.
-
-    A server that ignores ranges sends everything, so the file then begins anew.
-    """
+def append(archive: Archive, part: Path) -> None:
+    """Continues the file `part` until the connection ends; it begins anew if the server ignores ranges."""
     have = size_of(part)
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        start, length = have if resumed else 0, int(answer.headers.get("Content-Length") or 0)
+        have = have if answer.headers.get("Content-Range", "").startswith(f"bytes {have}-") else 0
         with (
-            part.open("ab" if resumed else "wb") as file,
-            tqdm(initial=start, total=start + length or None, unit="B", unit_scale=True, desc=archive.name) as bar,
+            part.open("ab" if have else "wb") as file,
+            tqdm(initial=have, total=archive.size, unit="B", unit_scale=True, desc=archive.name) as bar,
         ):
             while block := answer.read(BLOCK):
                 file.write(block)
                 bar.update(len(block))
-            return not length or file.tell() == start + length
 
 
 def verified(path: Path, archive: Archive) -> Path:

@@ -4,17 +4,14 @@ Only the blend lists need them. The official archive (benchmark.tgz, which unpac
 files, which scipy reads; a ready folder of PNGs, as many projects hand around, is taken as it is.
 """
 
-import io
 import shutil
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from ..errors import DataError
-from .download import ARCHIVE_ERRORS
+from .download import unpack
 from .mask_files import save_ids
 
 IMAGES_WITH_MASK = 12031  # of VOC trainval or SBD: 10,582 to train on, 1,449 to evaluate on
@@ -24,21 +21,31 @@ URL = "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semanti
 def add_masks(source: Path, root: Path, *, images: int = IMAGES_WITH_MASK) -> None:
     """Fills SegmentationClassAug of a VOC2012 folder from an archive, an unpacked benchmark_RELEASE, or ready PNGs.
 
+    An archive is unpacked beside itself.
+
     Raises:
         DataError: the source is nothing of the kind, or fewer or more than `images` images have a mask afterwards.
     """
-    folder = root / "SegmentationClassAug"
+    if source.is_file():
+        unpack(source, source.with_suffix(""))
+        source = source.with_suffix("")
     below = source / "SegmentationClassAug"
-    if ready := sorted((below if below.is_dir() else source).glob("*.png")):
-        print(f"copying {len(ready):,} masks from {ready[0].parent}")
-        folder.mkdir(exist_ok=True)
-        for path in ready:
-            if not (folder / path.name).exists():
-                shutil.copyfile(path, folder / path.name)
-    else:
-        for name, content in tqdm(matlab_files(source), desc="masks of SBD", unit=" files"):
-            if not (folder / f"{name}.png").exists():
-                save_ids(folder / f"{name}.png", read_matlab(name, content))
+    files = sorted((below if below.is_dir() else source).glob("*.png")) or sorted(source.glob("**/cls/*.mat"))
+    if not files:
+        raise DataError(
+            f"--sbd is {str(source)!r}, but there are neither PNGs nor files cls/*.mat; give benchmark.tgz"
+            f" ({URL}), an unpacked benchmark_RELEASE, or a SegmentationClassAug folder"
+        )
+    folder = root / "SegmentationClassAug"
+    folder.mkdir(exist_ok=True)
+    for path in tqdm(files, desc="masks of SBD", unit=" files"):
+        target = folder / f"{path.stem}.png"
+        if target.exists():
+            continue
+        if path.suffix == ".png":
+            shutil.copyfile(path, target)
+        else:
+            save_ids(target, read_matlab(path))
     names = {path.stem for kind in ("", "Aug") for path in (root / f"SegmentationClass{kind}").glob("*.png")}
     if len(names) != images:
         raise DataError(
@@ -47,29 +54,7 @@ def add_masks(source: Path, root: Path, *, images: int = IMAGES_WITH_MASK) -> No
         )
 
 
-def matlab_files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Id and content of the files cls/*.mat of SBD, from its archive or its folder."""
-    count = 0
-    for count, path in enumerate(sorted(source.glob("**/cls/*.mat")), start=1):
-        yield path.stem, path.read_bytes()
-    if source.is_file():
-        try:
-            with tarfile.open(source) as archive:
-                for member in archive:
-                    path = Path(member.name)
-                    if member.isfile() and path.suffix == ".mat" and path.parent.name == "cls":
-                        count += 1
-                        yield path.stem, archive.extractfile(member).read()
-        except ARCHIVE_ERRORS as error:
-            raise DataError(f"{source} cannot be unpacked: {error}; download it again from {URL}") from None
-    if not count:
-        raise DataError(
-            f"--sbd is {str(source)!r}, but there are neither PNGs nor files cls/*.mat; give benchmark.tgz"
-            f" ({URL}), an unpacked benchmark_RELEASE, or a SegmentationClassAug folder"
-        )
-
-
-def read_matlab(name: str, content: bytes) -> np.ndarray:
+def read_matlab(path: Path) -> np.ndarray:
     """(H, W) uint8 class ids of a MATLAB file: GTcls.Segmentation."""
     try:
         from scipy.io import loadmat
@@ -79,6 +64,6 @@ def read_matlab(name: str, content: bytes) -> np.ndarray:
             " ready SegmentationClassAug folder with --sbd; the classic lists (voc_classic) need no SBD at all"
         ) from None
     try:
-        return np.asarray(loadmat(io.BytesIO(content))["GTcls"][0, 0]["Segmentation"], np.uint8)
+        return np.asarray(loadmat(path)["GTcls"][0, 0]["Segmentation"], np.uint8)
     except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise DataError(f"the SBD file {name}.mat cannot be read: {error}; download it again from {URL}") from None
+        raise DataError(f"the SBD file {path} cannot be read: {error}; download it again from {URL}") from None

@@ -8,17 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from ..data.class_names import CITYSCAPES_TRAIN_IDS
-from ..data.images import DECODE_ERRORS
 from ..data.lists import find_images, read_text_lines
-from ..errors import DataError, gibibytes, join_first
+from ..errors import DataError, gibibytes
 from . import sbd
 from .coco_masks import instance_tasks, panoptic_tasks, write_masks
 from .download import Archive, check_space, fetch, unpack
-from .mask_files import in_parallel, save_ids
 
 VOC = Archive(
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
@@ -126,46 +120,22 @@ def voc(options: Options, archive: Archive = VOC, counts: Mapping[str, int] = VO
 
 
 def cityscapes(options: Options, counts: Mapping[str, int] = CITYSCAPES_COUNTS) -> Prepared:
-    """leftImg8bit and gtFine as the official archives unpack, and a mask of the 19 train ids beside every labelIds."""
+    """leftImg8bit and gtFine as the official archives unpack; masks are labelIds, or labelTrainIds made elsewhere."""
     root, halves = options.root, ("train", "val")
     patterns = ("leftImg8bit/{}/*/*_leftImg8bit.png", "gtFine/{}/*/*_labelIds.png", "gtFine/{}/*/*_labelTrainIds.png")
-    images, raw, made = ({pattern.format(half): counts[half] for half in halves} for pattern in patterns)
+    images, masks, train_ids = ({pattern.format(half): counts[half] for half in halves} for pattern in patterns)
     provide_files(options, CITYSCAPES_IMAGES, root, root, images)
-    if missing_files(root, made):
-        provide_files(options, CITYSCAPES_MASKS, root, root, raw)
+    if missing_files(root, train_ids):
+        provide_files(options, CITYSCAPES_MASKS, root, root, masks)
     test = len(list(root.glob("leftImg8bit/test/*/*_leftImg8bit.png")))
     if test not in (0, counts["test"]):  # nothing is trained or evaluated on it, so it may be missing
-        raise DataError(f"{root}/leftImg8bit/test has {test:,} images; Cityscapes has {counts['test']:,}, or none")
-    masks = sorted(path for pattern in raw for path in root.glob(pattern) if not train_id_path(path).exists())
-    if masks:
-        check_space(root, sum(path.stat().st_size for path in masks), "the masks of train ids")
-        in_parallel(write_train_ids, masks, options.processes, "masks of train ids")
+        raise DataError(
+            f"{root}/leftImg8bit/test has {test:,} images; Cityscapes has {counts['test']:,}, or none; unpack"
+            f" {CITYSCAPES_IMAGES.name} again"
+        )
     folders = [root / "leftImg8bit" / half for half in halves]
     ids = {str(path): list(find_images(path, flat=True, tags=("_leftImg8bit",))) for path in folders}
     return Prepared(root=root, splits=ids)
-
-
-def train_id_path(path: Path) -> Path:
-    return path.with_name(path.name.replace("_labelIds", "_labelTrainIds"))
-
-
-def write_train_ids(path: Path) -> None:
-    """Writes ..._labelTrainIds.png beside ..._labelIds.png; `DataError` for an id that Cityscapes does not have."""
-    table = np.full(256, -1, np.int16)
-    for raw, train in CITYSCAPES_TRAIN_IDS.items():
-        table[int(raw)] = train
-    try:
-        with Image.open(path) as picture:
-            ids = np.asarray(picture)
-    except DECODE_ERRORS as error:
-        raise DataError(f"{path} cannot be read: {error}; unpack {CITYSCAPES_MASKS.name} again") from None
-    if ids.ndim != 2 or ids.dtype != np.uint8 or table[ids].min() < 0:
-        wrong = "holds colours" if ids.ndim != 2 else f"has the ids {join_first(np.unique(ids[table[ids] < 0]).tolist())}"
-        raise DataError(
-            f"{path} {wrong}; labelIds of Cityscapes are 0 to {len(CITYSCAPES_TRAIN_IDS) - 1}; unpack"
-            f" {CITYSCAPES_MASKS.name} again"
-        )
-    save_ids(train_id_path(path), table[ids].astype(np.uint8))
 
 
 # ---- COCO

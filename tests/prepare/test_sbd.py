@@ -26,8 +26,8 @@ def tree(tmp_path):
 def scipy(monkeypatch):
     """As much of scipy as is asked for: a MATLAB file is the bytes of 16 x 24 ids here."""
 
-    def loadmat(file):
-        values = np.frombuffer(file.read(), np.uint8).reshape(16, 24)
+    def loadmat(path):
+        values = np.frombuffer(path.read_bytes(), np.uint8).reshape(16, 24)
         return {"GTcls": np.array([[{"Segmentation": values}]], object)}
 
     package, room = ModuleType("scipy"), ModuleType("scipy.io")
@@ -78,4 +78,4 @@ def test_what_is_no_sbd_is_refused(tree, tmp_path, scipy):
     (tmp_path / "benchmark.tgz").write_bytes(b"<html>")
     assert "benchmark.tgz cannot be unpacked" in sentence(sbd.add_masks, tmp_path / "benchmark.tgz", tree)
     source = packed(tmp_path / "other.tgz", {"x/cls/b.mat": b"x"})
-    assert "the SBD file b.mat cannot be read" in sentence(sbd.add_masks, source, tree)
+    assert f"the SBD file {tmp_path / 'other/x/cls/b.mat'} cannot be read" in sentence(sbd.add_masks, source, tree)
