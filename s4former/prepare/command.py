@@ -26,15 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     from ..errors import DataError, describe_error
     from .lists import collect_lists
-    from .trees import PREPARE, Options
+    from .trees import PREPARE
 
-    root = options.root.expanduser()
-    wanted = Options(
-        root=root, archives=(options.archives or root).expanduser(), download=options.download,
-        processes=options.processes, sbd=options.sbd and options.sbd.expanduser(), masks=options.masks,
-    )  # fmt: skip
     try:
-        prepared = PREPARE[options.benchmark](wanted)
+        prepared = PREPARE[options.benchmark](options)
         lists = collect_lists(options.benchmark, prepared, options.lists, options.lists_url)
     except (DataError, OSError) as error:  # OSError: a disk that is full, a folder that cannot be written
         print(f"prepare: {describe_error(error)}", file=sys.stderr)
@@ -52,19 +47,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("benchmark", choices=list(BENCHMARKS))
-    add("--root", type=Path, help="where the data lie or shall lie (data; data/cityscapes; data/coco)")
-    add("--archives", type=Path, help="the folder of the downloaded archives (the root)")
+    add("--root", type=expanded, help="where the data lie or shall lie (data; data/cityscapes; data/coco)")
+    add("--archives", type=expanded, help="the folder of the downloaded archives (the root)")
     add("--download", action="store_true", help="fetch missing archives (VOC 1.9 GiB; COCO 19 GiB)")
-    add("--lists", type=Path, help="a folder with published lists, in any layout; found by content")
+    add("--lists", type=expanded, help="a folder with published lists, in any layout; found by content")
     add("--lists-url", default="", help="an address with published lists, ours or UniMatch's layout")
-    add("--sbd", type=Path, help="voc: SBD's archive or folder, or a SegmentationClassAug folder; for blend lists only")
+    add("--sbd", type=expanded, help="voc: SBD's archive or folder, or a SegmentationClassAug folder; for blend lists only")
     add("--masks", choices=("instances", "panoptic"), default="instances", help="coco: annotations to draw from")
     add("--processes", type=int, default=os.cpu_count() or 1, help="how many make masks (one for each core)")
     options = parser.parse_args(arguments)
     if options.sbd and options.benchmark != "voc":
         parser.error("--sbd is for voc only")
     options.root = options.root or Path(BENCHMARKS[options.benchmark][0])
+    options.archives = options.archives or options.root
     return options
+
+
+def expanded(path: str) -> Path:
+    return Path(path).expanduser()
 
 
 def summary(benchmark: str, prepared: Any, lists: Sequence[str]) -> str:

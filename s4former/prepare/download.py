@@ -65,7 +65,9 @@ def fetch(archive: Archive, folder: Path) -> Path:
         try:
             append(archive, part)
         except urllib.error.HTTPError as error:
-            raise http_error(archive.url, error) from None
+            error.close()
+            refusal = f"the server refuses {archive.url}: {error.code} {error.reason}"
+            raise DataError(f"{refusal}; download the file elsewhere and put it in place") from None
         except CONNECTION_ERRORS as error:
             reason = reason_of(error)
         attempts = ATTEMPTS if size_of(part) > have else attempts - 1
@@ -117,28 +119,21 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
+def reason_of(error: Exception) -> str:
+    return str(getattr(error, "reason", error)) or type(error).__name__
+
+
 def read_url(url: str) -> str | None:
     """A short text from the web; None if there is no such file (404)."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
             return answer.read(LARGEST_TEXT).decode()
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return error.close()
-        raise http_error(url, error) from None
     except (*CONNECTION_ERRORS, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+            if error.code == 404:
+                return None
         raise DataError(f"{url} cannot be read: {reason_of(error)}; check the address and the connection") from None
-
-
-def http_error(url: str, error: urllib.error.HTTPError) -> DataError:
-    error.close()
-    return DataError(
-        f"the server refuses {url}: {error.code} {error.reason}; download the file elsewhere and put it in place"
-    )
-
-
-def reason_of(error: Exception) -> str:
-    return str(getattr(error, "reason", error)) or type(error).__name__
 
 
 # ---- unpacking

@@ -1,12 +1,13 @@
 """VOC 2012, Cityscapes and COCO 2017: from what can be downloaded to the folders that `layouts.py` reads.
 
-Each function takes what is there, unpacks or downloads what is missing, makes the masks, and counts. It can be
-interrupted and run again.
+Each function takes the options of `command.py` and what is there, unpacks or downloads what is missing, makes the masks,
+and counts. It can be interrupted and run again.
 """
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..data.lists import find_images, read_text_lines
 from ..errors import DataError, gibibytes
@@ -44,20 +45,7 @@ COCO_COUNTS = {"train2017": 118_287, "val2017": 5_000}
 COCO_MASK_BYTES = 6_000  # of one mask, generously
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the command line asks for."""
-
-    root: Path
-    archives: Path  # where archives lie, or are downloaded to
-    download: bool = False
-    processes: int = 1
-    sbd: Path | None = None  # VOC
-    masks: str = "instances"  # COCO: or 'panoptic'
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A benchmark that training can read."""
 
     root: Path  # the folder that also holds splits/
@@ -76,7 +64,7 @@ def missing_files(root: Path, counts: Mapping[str, int]) -> str:
     return ""
 
 
-def provide_files(options: Options, archive: Archive, folder: Path, root: Path, counts: Mapping[str, int]) -> None:
+def provide_files(options: Namespace, archive: Archive, folder: Path, root: Path, counts: Mapping[str, int]) -> None:
     """Unpacks an archive below `folder` if files of `root` are missing; downloads it first if that is asked for.
 
     Args:
@@ -103,7 +91,7 @@ def provide_files(options: Options, archive: Archive, folder: Path, root: Path, 
 # ---- VOC
 
 
-def voc(options: Options, archive: Archive = VOC, counts: Mapping[str, int] = VOC_COUNTS) -> Prepared:
+def voc(options: Namespace, archive: Archive = VOC, counts: Mapping[str, int] = VOC_COUNTS) -> Prepared:
     """VOCdevkit/VOC2012 as the official archive unpacks; SegmentationClassAug from SBD if that is given."""
     places = [options.root / below for below in ("VOCdevkit/VOC2012", "VOC2012", "")]
     root = next((place for place in places if (place / "JPEGImages").is_dir()), places[0])
@@ -119,7 +107,7 @@ def voc(options: Options, archive: Archive = VOC, counts: Mapping[str, int] = VO
 # ---- Cityscapes
 
 
-def cityscapes(options: Options, counts: Mapping[str, int] = CITYSCAPES_COUNTS) -> Prepared:
+def cityscapes(options: Namespace, counts: Mapping[str, int] = CITYSCAPES_COUNTS) -> Prepared:
     """leftImg8bit and gtFine as the official archives unpack; masks are labelIds, or labelTrainIds made elsewhere."""
     root, halves = options.root, ("train", "val")
     patterns = ("leftImg8bit/{}/*/*_leftImg8bit.png", "gtFine/{}/*/*_labelIds.png", "gtFine/{}/*/*_labelTrainIds.png")
@@ -141,7 +129,7 @@ def cityscapes(options: Options, counts: Mapping[str, int] = CITYSCAPES_COUNTS) 
 # ---- COCO
 
 
-def coco(options: Options, archives: Mapping[str, Archive] = COCO, counts: Mapping[str, int] = COCO_COUNTS) -> Prepared:
+def coco(options: Namespace, archives: Mapping[str, Archive] = COCO, counts: Mapping[str, int] = COCO_COUNTS) -> Prepared:
     """train2017, val2017 and masks/ drawn from the annotations by the rules of `coco_masks.py`."""
     below = options.root / "images"
     base = below if (below / "train2017").is_dir() and not (options.root / "train2017").is_dir() else options.root
@@ -152,7 +140,7 @@ def coco(options: Options, archives: Mapping[str, Archive] = COCO, counts: Mappi
     return Prepared(root=options.root, splits={str(base / half): ids for half, ids in images.items()})
 
 
-def make_masks(options: Options, archive: Archive, images: Mapping[str, Sequence[str]]) -> None:
+def make_masks(options: Namespace, archive: Archive, images: Mapping[str, Sequence[str]]) -> None:
     """Masks for all images; a complete folder that somebody else made is accepted, an incomplete one is refused.
 
     masks/made_from.txt says by which of the two rules the masks are made, so that no folder holds both.
@@ -191,7 +179,7 @@ def make_masks(options: Options, archive: Archive, images: Mapping[str, Sequence
         write_masks(tasks, options.processes)
 
 
-def annotation_files(options: Options, archive: Archive, halves: Sequence[str]) -> dict[str, Path]:
+def annotation_files(options: Namespace, archive: Archive, halves: Sequence[str]) -> dict[str, Path]:
     """The annotation file of each half, unpacked; panoptic PNGs come in a zip of their own within the zip."""
     folder = options.root / "annotations"
     files = {half: folder / f"{options.masks}_{half}.json" for half in halves}

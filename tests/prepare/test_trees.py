@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from s4former.data.sources import check_masks, load_sources
 from s4former.prepare import command, download, trees
 from s4former.prepare.download import Archive
 from s4former.prepare.lists import collect_lists
-from s4former.prepare.trees import Options, cityscapes, coco, voc
+from s4former.prepare.trees import cityscapes, coco, voc
 
 TRAIN, VAL = ["2007_000001", "2007_000002"], ["2007_000003"]
 VOC_COUNTS = {"JPEGImages/*.jpg": 4, "SegmentationClass/*.png": 3}
@@ -69,7 +70,8 @@ def voc_archive(server, tmp_path):
 
 
 def options(root, **changes):
-    return Options(**{"root": root, "archives": root, "processes": 1, **changes})
+    defaults = {"root": root, "archives": root, "download": False, "processes": 1, "sbd": None, "masks": "instances"}
+    return Namespace(**defaults | changes)
 
 
 # ---- VOC
