@@ -1,12 +1,13 @@
 """Which ids of the masks are which classes: from what the masks hold and the names a user has, to keys of the config."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ..config import IGNORE_INDEX
 from ..data.masks import hex_colour
@@ -164,18 +165,8 @@ def read_names(root: Path) -> list[str]:
         return []
     if path.suffix == ".txt":
         return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    names = read_json(path)
-    names = list(names.values()) if isinstance(names, dict) else names
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f'{path} has no class names; write a list, ["sky", "road"], or {{"0": "sky", "1": "road"}}')
-    return names
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    names = read_json(path, list[str] | dict[str, str], 'write a list, ["sky", "road"], or {"0": "sky", "1": "road"}')
+    return list(names.values()) if isinstance(names, dict) else names
 
 
 def read_palette(path: Path) -> dict[str, str]:
@@ -183,25 +174,28 @@ def read_palette(path: Path) -> dict[str, str]:
 
     The second is what CamVid's label_colors.txt, CVAT's labelmap.txt and class_dict.csv are.
     """
-    colours, wrong = {}, []
+    rule = 'write {"sky": "#8080c0", ...}, or a line for each class with its name, red, green and blue'
+    colours = {}
     if path.suffix == ".json":
-        content = read_json(path)
-        colours = {str(colour).lower(): name for name, colour in content.items()} if isinstance(content, dict) else {}
-        wrong = [colour for colour in colours if not re.fullmatch("#[0-9a-f]{6}", colour)]
+        content = read_json(path, dict[str, Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]], rule)
+        colours = {colour.lower(): name for name, colour in content.items()}
     else:
-        for line in path.read_text().splitlines():
-            match = COLOUR_LINE.search(line)
-            if match is None or line.startswith("#"):
-                continue
+        matches = ((line, COLOUR_LINE.search(line)) for line in path.read_text().splitlines() if not line.startswith("#"))
+        for line, match in ((line, match) for line, match in matches if match):
+            if max(map(int, match.groups())) > 255:
+                raise DataError(f"{path} is no palette: {match[0]!r} is no colour; {rule}")
             before, after = (text.strip(" \t,:;") for text in (line[: match.start()], line[match.end() :]))
-            values = [int(value) for value in match.groups()]
-            if max(values) > 255:
-                wrong.append(match[0])
-            else:
-                colours["#" + bytes(values).hex()] = before or after or match[0]
-    if wrong or not colours:
-        raise DataError(
-            f"{path} is no palette" + (f": {wrong[0]!r} is no colour" if wrong else "") + '; write {"sky": "#8080c0", ...},'
-            " or a line for each class with its name, red, green and blue"
-        )
+            colours["#" + bytes(map(int, match.groups())).hex()] = before or after or match[0]
+    if not colours:
+        raise DataError(f"{path} is no palette: it names no colour; {rule}")
     return colours
+
+
+def read_json(path: Path, kind: Any, rule: str) -> Any:
+    """The content of a JSON file, if it is of this type; `DataError` with the rule else."""
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = "".join(f" {key}:" for key in wrong["loc"] if isinstance(key, str) and "[" not in key)
+        raise DataError(f"{path}:{place} {wrong['msg']}; {rule}") from None

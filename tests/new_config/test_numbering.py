@@ -98,10 +98,17 @@ def test_palettes_are_read_as_the_usual_tools_write_them(tmp_path, name, lines):
 def test_what_is_no_palette_is_told_how_one_looks(tmp_path, name, line):
     write(tmp_path / name, line)
     message = sentence(read_palette, tmp_path / name)
-    assert message.startswith(f"{tmp_path / name} is no palette") and 'write {"sky": "#8080c0", ...}' in message
+    assert message.startswith(f"{tmp_path / name}") and message.endswith(
+        '; write {"sky": "#8080c0", ...}, or a line for each class with its name, red, green and blue'
+    )
 
 
-def test_broken_json_is_told_with_its_place(tmp_path):
-    for name, read in (("classes.json", lambda path: read_names(path.parent)), ("palette.json", read_palette)):
-        (tmp_path / name).write_text("{")
-        assert f"{name} is not valid JSON: line 1, column 2" in sentence(read, tmp_path / name)
+@pytest.mark.parametrize("content, reason", [("{", "Invalid JSON: EOF while parsing"), ("[1]", "Input should be a valid string")])
+def test_json_that_holds_no_names_or_colours_is_told_with_its_reason(tmp_path, content, reason):
+    (tmp_path / "classes.json").write_text(content)
+    assert f"classes.json: {reason}" in sentence(read_names, tmp_path)
+
+
+def test_a_colour_that_is_none_is_told_with_its_name(tmp_path):
+    (tmp_path / "palette.json").write_text('{"sky": "blue"}')
+    assert "palette.json: sky: String should match pattern" in sentence(read_palette, tmp_path / "palette.json")

@@ -153,7 +153,7 @@ def test_a_panoptic_picture_of_another_size_or_none_is_refused(tmp_path):
     assert f"{task.segments} cannot be read" in sentence(draw_mask, task)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_masks_are_written_once_and_only_those_that_are_missing(tmp_path, processes):
     images = [{"id": i, "file_name": f"{i:012d}.jpg", "height": 4, "width": 6} for i in (1, 2, 3)]
     things = [annotation(PERSON, 4, [box(0, 0, i, 1)], image=i) for i in (1, 2, 3)]
