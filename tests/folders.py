@@ -16,6 +16,13 @@ def save_image(path, height=HEIGHT, width=WIDTH):
     Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(path)
 
 
+def save_photo(path, seed, height=HEIGHT, width=WIDTH):
+    """A picture unlike those of other seeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
 def ids(height=HEIGHT, width=WIDTH):
     """Three classes and an ignored border."""
     mask = np.zeros((height, width), np.uint8)

@@ -38,7 +38,6 @@ class Archive:
     url: str
     size: int = 0  # bytes
     md5: str = ""  # "" = not known
-    unpacked: int = 0  # bytes that its contents take
     page: str = ""
 
     @property
@@ -55,7 +54,8 @@ def fetch(archive: Archive, folder: Path) -> Path:
     if path.is_file():
         return verified(path, archive)
     folder.mkdir(parents=True, exist_ok=True)
-    check_space(folder, archive.size - size_of(part) + archive.unpacked, f"{archive.name} and what is in it")
+    # what is in it takes about as much again: pictures are compressed already
+    check_space(folder, 2 * archive.size - size_of(part), f"{archive.name} and what is in it")
     print(f"downloading {archive.url} to {folder}")
     attempts, reason = ATTEMPTS, ""
     while (have := size_of(part)) < archive.size:

@@ -17,7 +17,7 @@ from .download import Archive, check_space, fetch, unpack
 
 VOC = Archive(
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-    size=1_999_639_040, md5="6cd6e144f989b92b3379bac3b3de84fd", unpacked=1_999_639_040,
+    size=1_999_639_040, md5="6cd6e144f989b92b3379bac3b3de84fd",
 )  # fmt: skip
 VOC_COUNTS = {"JPEGImages/*.jpg": 17125, "SegmentationClass/*.png": 2913}
 
@@ -27,19 +27,13 @@ CITYSCAPES_MASKS = Archive(url="gtFine_trainvaltest.zip", page=REGISTRATION)
 CITYSCAPES_COUNTS = {"train": 2975, "val": 500, "test": 1525}
 
 COCO = {
-    "train2017": Archive(
-        url="http://images.cocodataset.org/zips/train2017.zip",
-        size=19_336_861_798, md5="cced6f7f71b7629ddf16f17bbcfab6b2", unpacked=19_400_000_000,
-    ),
-    "val2017": Archive(
-        url="http://images.cocodataset.org/zips/val2017.zip",
-        size=815_585_330, md5="442b8da7639aecaf257c1dceb8ba8c80", unpacked=820_000_000,
-    ),
-    "annotations": Archive(
-        url="http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
-        size=252_907_541, md5="f4bbac642086de4f52a3fdda2de5fa2c", unpacked=850_000_000,
-    ),
-}  # fmt: skip
+    name: Archive(url=f"http://images.cocodataset.org/{path}", size=size, md5=md5)
+    for name, path, size, md5 in (
+        ("train2017", "zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
+        ("val2017", "zips/val2017.zip", 815_585_330, "442b8da7639aecaf257c1dceb8ba8c80"),
+        ("annotations", "annotations/annotations_trainval2017.zip", 252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c"),
+    )
+}
 COCO_PANOPTIC = Archive(url="panoptic_annotations_trainval2017.zip", page="https://cocodataset.org/#download")
 COCO_COUNTS = {"train2017": 118_287, "val2017": 5_000}
 COCO_MASK_BYTES = 6_000  # of one mask, generously

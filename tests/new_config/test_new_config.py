@@ -5,18 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from folders import HEIGHT, WIDTH, ids, save_mask, write
+from folders import HEIGHT, WIDTH, ids, save_mask, save_photo, write
 from PIL import Image
 
 from s4former.config import load
 from s4former.data.sources import check_masks, load_sources
 from s4former.new_config.command import main
-
-
-def save_photo(path, seed, height=HEIGHT, width=WIDTH):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture

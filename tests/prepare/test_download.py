@@ -91,7 +91,7 @@ def test_a_server_that_refuses_or_is_not_there_is_said_in_words(archive, server,
 
 def test_the_disk_is_looked_at_first(archive, server, tmp_path, monkeypatch):
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 2**20))
-    huge = Archive(url=archive.url, size=3 * 2**30, unpacked=2**30)
+    huge = Archive(url=archive.url, size=2 * 2**30)
     assert sentence(fetch, huge, tmp_path) == (
         f"a.tar and what is in it need 4.00 GiB in {tmp_path}, but 5.0 MiB are free; make room, or use another disk with"
         " --root"

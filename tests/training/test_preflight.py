@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from folders import HEIGHT, WIDTH, data, ids, save_mask, write
+from folders import HEIGHT, WIDTH, data, ids, save_mask, save_photo, write
 from scripts import ROOT, TINY, run, write_config
-from test_new_config import save_photo
 
 from s4former.config import from_dict, to_dict
 from s4former.data.sources import load_sources
