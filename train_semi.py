@@ -26,8 +26,8 @@ from s4former.data.sources import Sources, check_masks, load_sources
 from s4former.errors import ConfigError, DataError, describe_error
 from s4former.files import recover_replaced_folders, write_text
 from s4former.method.batch import Batch
+from s4former.method.checks import drop_ncr_for_two_classes
 from s4former.method.step import BRANCHES
-from s4former.method.student import drop_ncr_for_two_classes
 from s4former.networks.export import check_repository
 from s4former.training import checkpoint, pseudo_quality
 from s4former.training.engine import NonFiniteLoss, Signals, out_of_memory, precision, update

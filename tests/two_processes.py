@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from s4former.config import from_dict
 from s4former.data.batches import StepDataset
 from s4former.data.sources import load_sources
+from s4former.method.checks import shuffle_grid
 from s4former.method.step import total_loss, train_step
-from s4former.method.student import Student, shuffle_grid
+from s4former.method.student import Student
 from s4former.networks.build import build_network
 from s4former.training.engine import Teacher
 

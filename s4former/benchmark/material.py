@@ -16,7 +16,8 @@ from ..data.batches import StepDataset
 from ..data.class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
 from ..data.sources import Sources, load_sources
 from ..method.batch import Batch
-from ..method.student import Student, check_network, shuffle_grid
+from ..method.checks import check_network, shuffle_grid
+from ..method.student import Student
 from ..networks.build import build_network
 from ..networks.encoder_weights import normalization
 from ..training.engine import Teacher

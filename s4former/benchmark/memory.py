@@ -20,9 +20,10 @@ from ..data.batches import mix_partners
 from ..evaluation.inference import Setting, resize_for_test
 from ..evaluation.windows import window_places
 from ..method.batch import Batch, Strong
+from ..method.checks import shuffle_grid
 from ..method.mixing import MIXES, MixContext
 from ..method.step import total_loss, train_step
-from ..method.student import Student, shuffle_grid
+from ..method.student import Student
 from ..networks.adapters import full_size_logits
 from ..networks.build import build_network
 from ..training.engine import Teacher, build_optimizer

@@ -134,7 +134,7 @@ def layer(bench: Bench, grid: tuple, prefix: int, dtype: torch.dtype) -> Row:
     states = [torch.randn(shape, generator=generator).to(bench.device, dtype).requires_grad_() for shape in shapes]
     confidence = torch.rand(2, *grid[0], generator=generator).to(bench.device)
     bias = attention_bias(confidence, [grid], prefix, "main", 5.0)
-    dense = {key: (row[:, :, None] * column[:, None]).to(dtype) for key, (row, column) in bias.items()}
+    dense = {key: layer_bias.dense().to(dtype) for key, layer_bias in bias.items()}
     module = nn.Module()
     module.is_causal = False
 

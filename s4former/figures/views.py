@@ -16,10 +16,10 @@ from ..data.batches import StepDataset
 from ..data.sources import load_sources
 from ..errors import ConfigError
 from ..method.batch import Batch
+from ..method.checks import shuffle_grid
 from ..method.mixing import MIXES, gather
 from ..method.patch_shuffle import patch_shuffle
 from ..method.pseudo import Pseudo, pseudo_label
-from ..method.student import shuffle_grid
 from ..networks.build import build_network
 from .checkpoints import Checkpoint, FigureError, open_checkpoint
 from .page import Page, Panel, Row, grid_page

@@ -1,9 +1,9 @@
-"""Mixing content between images of a batch: the draw apart from the use.
+"""Mixing content between images of a batch (CutMix and others): the random draw is separate from its use.
 
 A mix is a source map, (B, H, W) long: for every pixel the image that it comes from, counted through the unlabelled images
 of the batch, then those that only give content, or the labelled ones; ERASED is no image. `gather` applies it to anything
-that has a batch dimension and that resolution, so pixels, labels, teacher logits and confidence cannot be moved by
-different rules. A new mix is a draw, a source map and a line in `MIXES`.
+with a batch dimension and that resolution, so that pixels, labels, teacher logits and confidence all move by one rule.
+A new mix is a draw, a source map and a line in `MIXES`.
 """
 
 import math
@@ -28,7 +28,7 @@ Size = tuple[int, int] | torch.Size  # height, width of the images
 
 @dataclass(frozen=True)
 class MixContext:
-    """Where a draw belongs: everything it may depend on.
+    """Everything that a draw may depend on.
 
     positions: of this process's unlabelled images in the global batch.
     partner: for each of them the image that gives it content, counted through these images and those that only give.
@@ -45,8 +45,8 @@ class MixContext:
     labeled: int  # labelled images of this process
     view: int = 0  # which strong view; every one has its own draw
 
-    def coin(self) -> bool:
-        """One for the whole global batch."""
+    def mixes(self) -> bool:
+        """Whether the whole global batch is mixed, by `probability`."""
         return bool(self.numpy_generator(Stream.MIX_COIN).random() < self.probability)
 
     def numpy_generator(self, stream: Stream) -> np.random.Generator:
@@ -84,43 +84,51 @@ def gather(x: Tensor, source: Tensor, fill: float = 0) -> Tensor:
 
 
 def mix_pseudo(pseudo: Pseudo, source: Tensor, *, logits: bool = True, labels: Tensor | None = None) -> Pseudo:
-    """The teacher's word on the mixed images.
+    """The pseudo labels of the mixed images.
 
     Args:
         source: (B, H, W) at image resolution; every cell of the teacher's map takes the source of its first pixel.
         logits: False leaves the logits where they were, as the released code does: inside a box the student on one
             image is then compared with the teacher on another.
-        labels: (B_l, H, W) long of the labelled images, if the map takes from them: the truth at full confidence, but
-            nothing that the teacher said.
+        labels: (B_l, H, W) long of the labelled images, if the map takes from them: labels at full confidence, but
+            no logits of the teacher.
     """
     source = downsample_nearest(source, pseudo.label.shape[-2:])
-    pool = pseudo if labels is None else with_labels(pseudo, downsample_nearest(labels, pseudo.label.shape[-2:]))
+    pool = pseudo if labels is None else append_labels(pseudo, downsample_nearest(labels, pseudo.label.shape[-2:]))
     return Pseudo(
         label=gather(pool.label, source, IGNORE_INDEX),
         taught=gather(pool.taught, source, IGNORE_INDEX),
         logits=gather(pool.logits, source) if logits else pseudo.logits[: len(source)],
         confidence=gather(pool.confidence, source),
+        valid=gather(pool.valid, source, False),
     )
 
 
-def with_labels(pseudo: Pseudo, labels: Tensor) -> Pseudo:
-    """The teacher's word on the unlabelled images, followed by the truth on the labelled ones."""
+def append_labels(pseudo: Pseudo, labels: Tensor) -> Pseudo:
+    """The pseudo labels of the unlabelled images, followed by the labels of the labelled ones."""
     return Pseudo(
         label=torch.cat([pseudo.label, labels]),
         taught=torch.cat([pseudo.taught, torch.full_like(labels, IGNORE_INDEX)]),
         logits=torch.cat([pseudo.logits, pseudo.logits.new_zeros(len(labels), *pseudo.logits.shape[1:])]),
         confidence=torch.cat([pseudo.confidence, torch.ones_like(labels, dtype=pseudo.confidence.dtype)]),
+        valid=torch.cat([pseudo.valid, torch.ones_like(labels, dtype=torch.bool)]),
     )
 
 
 # ---- boxes: CutMix, CutOut
 
 
-def cutmix_box(height: int, width: int, generator: torch.Generator) -> Tensor:
-    """A box of half the area, (H, W) bool on the CPU (released code, taken over from U2PL).
+def cutmix_box(height: int, width: int, generator: torch.Generator | None = None) -> Tensor:
+    """One random box of CutMix with half the area of the image, as a mask (released code, taken over from U2PL).
 
-    Width uniform among the whole numbers above half the image's and below all of it, height to make half the area,
-    place uniform.
+    The width is uniform among the whole numbers above half the image's and below all of it, the height makes half the
+    area, the position is uniform. ``torch.where(box, images.roll(-1, 0), images)`` pastes it into a batch (B, C, H, W).
+
+    Args:
+        generator: of the CPU; None = torch's own.
+
+    Returns:
+        (H, W) bool on the CPU, True inside the box.
     """
     area = height * width / 2
     box_width = draw_integer(width // 2 + 1, max(width - 1, width // 2 + 1), generator)
@@ -132,27 +140,27 @@ def cutmix_box(height: int, width: int, generator: torch.Generator) -> Tensor:
     return box
 
 
-def draw_integer(least: int, most: int, generator: torch.Generator) -> int:
+def draw_integer(least: int, most: int, generator: torch.Generator | None) -> int:
     """Uniform, both ends included."""
     return int(torch.randint(least, most + 1, (), generator=generator))
 
 
-def draw_boxes(place: MixContext) -> Draws:
+def draw_boxes(context: MixContext) -> Draws:
     """A box for every image, or none for any."""
-    if place.coin():
-        boxes = torch.stack([cutmix_box(*place.size, generator) for generator in place.generators(Stream.MIX_BOX)])
+    if context.mixes():
+        boxes = torch.stack([cutmix_box(*context.size, generator) for generator in context.generators(Stream.MIX_BOX)])
     else:
-        boxes = torch.zeros(len(place.positions), *place.size, dtype=torch.bool)
-    return {"boxes": boxes, "partner": torch.tensor(place.partner)}
+        boxes = torch.zeros(len(context.positions), *context.size, dtype=torch.bool)
+    return {"boxes": boxes, "partner": torch.tensor(context.partner)}
 
 
-def draw_small_boxes(place: MixContext) -> Draws:
-    """A box of 2 to 40 % of the area for every image by its own coin (UniMatch, CVPR 2023)."""
-    boxes = torch.zeros(len(place.positions), *place.size, dtype=torch.bool)
-    for box, generator in zip(boxes, place.generators(Stream.MIX_BOX)):
-        if float(torch.rand((), generator=generator)) < place.probability:
-            box.copy_(small_box(*place.size, generator))
-    return {"boxes": boxes, "partner": torch.tensor(place.partner)}
+def draw_small_boxes(context: MixContext) -> Draws:
+    """A box of 2 to 40 % of the area for every image, each with its own chance (UniMatch, CVPR 2023)."""
+    boxes = torch.zeros(len(context.positions), *context.size, dtype=torch.bool)
+    for box, generator in zip(boxes, context.generators(Stream.MIX_BOX)):
+        if float(torch.rand((), generator=generator)) < context.probability:
+            box.copy_(small_box(*context.size, generator))
+    return {"boxes": boxes, "partner": torch.tensor(context.partner)}
 
 
 def small_box(height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -175,7 +183,7 @@ def draw_number(least: float, most: float, generator: torch.Generator) -> float:
 
 
 def image_indices(pseudo: Pseudo) -> Tensor:
-    """(B, 1, 1) long: every image's own number."""
+    """(B, 1, 1) long: 0 to B - 1."""
     return torch.arange(len(pseudo.label), device=pseudo.label.device)[:, None, None]
 
 
@@ -196,13 +204,13 @@ def cutout(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
 # ---- classes: ClassMix
 
 
-def draw_priorities(place: MixContext) -> Draws:
-    """In which order an image's classes are kept; no image mixes where the coin says so."""
-    priority = [torch.rand(place.classes, generator=generator) for generator in place.generators(Stream.MIX_BOX)]
+def draw_priorities(context: MixContext) -> Draws:
+    """In which order an image's classes are kept, and whether the batch is mixed at all."""
+    priority = [torch.rand(context.classes, generator=generator) for generator in context.generators(Stream.MIX_BOX)]
     return {
         "priority": torch.stack(priority),
-        "mixes": torch.tensor(place.coin()),
-        "partner": torch.tensor(place.partner),
+        "mixes": torch.tensor(context.mixes()),
+        "partner": torch.tensor(context.partner),
     }
 
 
@@ -216,7 +224,7 @@ def classmix(draws: Draws, pseudo: Pseudo, size: Size, more: int = 1) -> Tensor:
     wanted = present.sum(dim=1, keepdim=True) // 2 + more
     rank = priority.masked_fill(~present, -1).argsort(dim=1, descending=True).argsort(dim=1)
     kept = present & (rank < wanted)  # (B, K)
-    none_present = ~present.any(dim=1)  # nothing but unsure pixels: the image stays as it is
+    none_present = ~present.any(dim=1)  # no confident pixel: the image stays as it is
     label = pseudo.label.clamp(max=priority.shape[1] - 1)
     keep = kept.gather(1, label.flatten(1)).view_as(label) & (pseudo.label != IGNORE_INDEX)
     keep = keep | none_present[:, None, None] | ~draws["mixes"]
@@ -231,9 +239,9 @@ def upsample_nearest(cells: Tensor, size: tuple[int, int] | torch.Size) -> Tenso
 # ---- tiles: Mix/UnMix
 
 
-def draw_tiles(place: MixContext) -> Draws:
+def draw_tiles(context: MixContext) -> Draws:
     """For every tile an independent permutation of the images of a group (MUM, CVPR 2022), always applied."""
-    return {"tiles": place.group_permutations(TILES * TILES).unflatten(1, (TILES, TILES))}
+    return {"tiles": context.group_permutations(TILES * TILES).unflatten(1, (TILES, TILES))}
 
 
 def mixunmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
@@ -251,19 +259,19 @@ def unmix(x: Tensor, tiles: Tensor) -> Tensor:
 # ---- adaptive CutMix (AugSeg, CVPR 2023)
 
 
-def draw_adaptive(place: MixContext) -> Draws:
+def draw_adaptive(context: MixContext) -> Draws:
     """Two boxes and a chance for every image; one size of box for the batch each, one permutation in every group."""
-    lambdas = place.numpy_generator(Stream.MIX_COIN).beta((8, 4), (2, 4))
-    boxes = [[square_box(place.size, lam, generator) for lam in lambdas] for generator in place.generators(Stream.MIX_BOX)]
-    chances = [torch.rand((), generator=generator) for generator in place.generators(Stream.MIX_CHANCE)]
-    permutation = place.group_permutations(1)[:, 0]
-    share = place.labeled * place.group // len(place.positions)  # labelled images that a group may take from
+    lambdas = context.numpy_generator(Stream.MIX_COIN).beta((8, 4), (2, 4))
+    boxes = [[square_box(context.size, lam, generator) for lam in lambdas] for generator in context.generators(Stream.MIX_BOX)]
+    chances = [torch.rand((), generator=generator) for generator in context.generators(Stream.MIX_CHANCE)]
+    permutation = context.group_permutations(1)[:, 0]
+    share = context.labeled * context.group // len(context.positions)  # labelled images that a group may take from
     return {
         "labeled_boxes": torch.stack([pair[0] for pair in boxes]),
         "boxes": torch.stack([pair[1] for pair in boxes]),
         "chance": torch.stack(chances),
         "partner": permutation,
-        "labeled_partner": permutation // place.group * share + permutation % place.group % share,
+        "labeled_partner": permutation // context.group * share + permutation % context.group % share,
     }
 
 
@@ -287,7 +295,7 @@ def image_confidence(pseudo: Pseudo) -> Tensor:
 
 
 def adaptive_cutmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
-    """Unsure images first receive a box of a labelled one; then every image receives a box of such a copy."""
+    """Images of low confidence first receive a box of a labelled one; then every image receives a box of such a copy."""
     own = image_indices(pseudo)
     pastes = draws["labeled_boxes"] & (draws["chance"] < 1 - image_confidence(pseudo))[:, None, None]
     copies = torch.where(pastes, len(own) + draws["labeled_partner"][:, None, None], own)
@@ -301,7 +309,7 @@ def adaptive_cutmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
 class Mix:
     """A row of Table S3: what is drawn on the host, and the source map made of it.
 
-    source: (draws, the teacher's word on the images themselves, image size) -> (B, H, W) long.
+    source: (draws, pseudo labels of the images themselves, image size) -> (B, H, W) long.
     """
 
     draw: Callable[[MixContext], Draws]
@@ -310,7 +318,7 @@ class Mix:
 
 
 MIXES: dict[str, Mix] = {
-    "none": Mix(lambda place: {}, identity),
+    "none": Mix(lambda context: {}, identity),
     "cutmix": Mix(draw_boxes, cutmix),
     "cutmix_small": Mix(draw_small_boxes, cutmix),
     "cutout": Mix(draw_boxes, cutout),

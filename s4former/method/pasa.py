@@ -1,16 +1,22 @@
-"""Patch-Adaptive Self-Attention: unsure patches are steered to other unsure patches.
+"""Patch-Adaptive Self-Attention (PASA): patches of low confidence attend more to other patches of low confidence.
 
 A bias M is added to the scaled attention logits, ``softmax(q k^T / sqrt(d) + M) v``, the same for all heads and blocks:
 
     M_ij = 0                      if patch i is among the confident half of its image
     M_ij = alpha (1 - c_j)        otherwise                 (c_j: the teacher's mean confidence over patch j)
 
-Padding is no part of an image: patches of nothing else do not count for its half, and are neither steered nor steered to.
+Padding is no part of an image: patches of nothing else do not count for its half, and have a bias of 0 as query and key.
 
-M is an outer product of a row factor (which queries are steered, and how much) and a column factor (to which keys), so
-it travels as two vectors. It reaches the encoder as the keyword `pasa` of its forward call, which transformers passes
-down to the attention function registered here. Nothing is patched and nothing is saved with the model; and because the
-keyword is bound to the call, activation checkpointing recomputes every pass with its own bias.
+M is an outer product of a row factor (for queries) and a column factor (for keys), so it is passed as two vectors. It
+reaches the encoder as the keyword `pasa` of its forward call, which transformers passes down to the attention function
+registered here. No module is patched and nothing is saved with the model; and because the keyword belongs to the call,
+activation checkpointing recomputes every pass with its own bias. With any ViT of transformers:
+
+    model.set_attn_implementation("pasa")
+    bias = attention_bias(confidence, [((14, 14), (14, 14))], prefix=1)  # confidence (B, H, W) of the teacher
+    features = model(pixel_values, pasa=bias).last_hidden_state
+
+Other attention code takes ``pasa_mask(pool_confidence(confidence, (14, 14)), prefix=1)[:, None]`` as its additive mask.
 """
 
 from dataclasses import dataclass
@@ -43,7 +49,7 @@ def pool_confidence(confidence: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.avg_pool2d(maps, (maps.shape[2] // grid[0], maps.shape[3] // grid[1])).flatten(1)
 
 
-def patches(confidence: Tensor, valid: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def patch_confidence(confidence: Tensor, valid: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Mean confidence (B, N) of every patch over its pixels that are no padding, and whether it has any, (B, N) bool."""
     if valid is None:
         valid = torch.ones_like(confidence, dtype=torch.bool)
@@ -65,7 +71,7 @@ def confident_half(confidence: Tensor, real: Tensor) -> Tensor:
 class Variant:
     """How a variant of PASA makes its factors from confidence (B, N): row and column, and the row of a class token.
 
-    The row is told too which patches are real, (B, N) bool.
+    The row function also gets which patches are real, (B, N) bool.
     """
 
     row: Callable[[Tensor, Tensor], Tensor]
@@ -73,7 +79,7 @@ class Variant:
     class_token: float
 
 
-# A class token counts as an unconfident query and is nobody's steered key (released code).
+# A class token counts as an unconfident query; as a key it has no bias (released code).
 VARIANTS: dict[str, Variant] = {
     "main": Variant(lambda c, real: (~confident_half(c, real)).to(c), lambda c: 1 - c, 1.0),
     "reverse1": Variant(lambda c, real: confident_half(c, real).to(c), lambda c: c, 0.0),  # supplement, eq. 2
@@ -83,67 +89,97 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def pasa_mask(confidence: Tensor, variant: str, alpha: float, noise: Tensor | None = None) -> Tensor:
-    """The dense bias over patches, prefix tokens left out: the definition, and the reference in tests.
+def pasa_mask(
+    confidence: Tensor, variant: str = "main", alpha: float = 5.0, noise: Tensor | None = None, prefix: int = 0
+) -> Tensor:
+    """The dense bias M over the tokens of an image without padding; `attention_bias` is the same as factors.
 
     Args:
-        confidence: (B, N) in [0, 1], the teacher's mean confidence per patch.
+        confidence: (B, N) in [0, 1], the teacher's mean confidence per patch; see `pool_confidence`.
         variant: a key of `VARIANTS`, or 'rand' (supplement, eq. 1).
         alpha: scale.
         noise: (B, N, N) uniform in [0, 1), for 'rand' only, drawn by the caller.
+        prefix: class, distillation and register tokens before the patches.
 
     Returns:
-        (B, N, N) float32, query by key.
+        (B, prefix + N, prefix + N) float32, query by key, to be added to the scaled attention logits.
     """
     confidence = confidence.detach().float()
     if variant == "rand":
         if noise is None:
             raise ValueError("pasa variant 'rand' needs noise: a (B, N, N) tensor drawn uniformly from [0, 1)")
-        return alpha * noise.float()
+        return F.pad(alpha * noise.float(), (prefix, 0, prefix, 0))
     if variant not in VARIANTS:
         raise ValueError(f"pasa variant is {variant!r}; one of {', '.join(map(repr, [*VARIANTS, 'rand']))}")
     shape, real = VARIANTS[variant], torch.ones_like(confidence, dtype=torch.bool)
-    return alpha * shape.row(confidence, real)[:, :, None] * shape.column(confidence)[:, None, :]
+    row = F.pad(shape.row(confidence, real), (prefix, 0), value=shape.class_token)
+    return alpha * row[:, :, None] * F.pad(shape.column(confidence), (prefix, 0))[:, None, :]
 
 
-# One attention layer's bias by its (queries, keys), prefix tokens included: row factors (B, Nq) and column factors
-# (B, Nk), or where it has no such form the dense (B, Nq, Nk).
-Bias = dict[tuple[int, int], tuple[Tensor, Tensor] | Tensor]
+@dataclass(frozen=True)
+class Bias:
+    """The additive bias of an attention layer, prefix tokens included: as factors, or dense where it has none."""
+
+    factors: tuple[Tensor, Tensor] | None  # row (B, Nq) and column (B, Nk)
+    mask: Tensor | None  # (B, Nq, Nk)
+
+    @classmethod
+    def from_factors(cls, row: Tensor, column: Tensor) -> "Bias":
+        return cls((row, column), None)
+
+    @classmethod
+    def from_mask(cls, mask: Tensor) -> "Bias":
+        return cls(None, mask)
+
+    def dense(self) -> Tensor:
+        """(B, Nq, Nk), the same for all heads."""
+        if self.factors is None:
+            return self.mask
+        row, column = self.factors
+        return row[:, :, None] * column[:, None, :]
+
+
+Biases = dict[tuple[int, int], Bias]  # of every kind of layer, by its (queries, keys)
 
 
 def attention_bias(
-    confidence: Tensor, grids: list[tuple[tuple[int, int], tuple[int, int]]], prefix: int, variant: str, alpha: float,
-    valid: Tensor | None = None, seeds: Sequence[int] = (),
-) -> Bias:  # fmt: skip
-    """The bias of one encoder pass.
+    confidence: Tensor, grids: Sequence[tuple[tuple[int, int], tuple[int, int]]], prefix: int = 1, variant: str = "main",
+    alpha: float = 5.0, valid: Tensor | None = None, seeds: Sequence[int] = (),
+) -> Biases:  # fmt: skip
+    """The bias of one encoder pass, for the keyword `pasa` of the encoder's forward.
 
     Args:
-        confidence: (B, H', W') of the teacher on the same images.
-        grids: the (query grid, key grid) of every kind of attention layer that is to be steered.
+        confidence: (B, H', W') of the teacher on the same images, in [0, 1].
+        grids: the (query grid, key grid) of every kind of attention layer that gets a bias, each (h, w); a ViT has one
+            kind, and both are its grid of patches.
         prefix: class, distillation and register tokens before the patches.
+        variant: a key of `VARIANTS`, or 'rand' (supplement, eq. 1).
+        alpha: scale.
         valid: (B, H', W') bool, False on padding; None = there is none.
         seeds: one for each image, for 'rand': noise is drawn once for an image and step, shared by heads and layers.
     """
-    bias: Bias = {}
+    biases: Biases = {}
     for query_grid, key_grid in grids:
         key = tuple(prefix + grid[0] * grid[1] for grid in (query_grid, key_grid))
-        if key in bias:
+        if key in biases:
             raise ValueError(f"two attention layers of {key[0]} queries and {key[1]} keys; take a larger crop")
-        (of_queries, queries), (of_keys, keys) = (patches(confidence, valid, grid) for grid in (query_grid, key_grid))
+        (of_queries, queries), (of_keys, keys) = (
+            patch_confidence(confidence, valid, grid) for grid in (query_grid, key_grid)
+        )
         if variant == "rand":
             noise = draw_noise(seeds, (queries.shape[1], keys.shape[1])).to(confidence.device)
-            bias[key] = F.pad(alpha * noise * queries[:, :, None] * keys[:, None, :], (prefix, 0, prefix, 0))
+            biases[key] = Bias.from_mask(F.pad(alpha * noise * queries[:, :, None] * keys[:, None, :], (prefix, 0, prefix, 0)))
         else:
             shape = VARIANTS[variant]
             row, column = shape.row(of_queries, queries) * queries, alpha * shape.column(of_keys) * keys
-            bias[key] = F.pad(row, (prefix, 0), value=shape.class_token), F.pad(column, (prefix, 0), value=0.0)
-    return bias
+            biases[key] = Bias.from_factors(F.pad(row, (prefix, 0), value=shape.class_token), F.pad(column, (prefix, 0)))
+    return biases
 
 
 def draw_noise(seeds: Sequence[int], shape: tuple[int, int]) -> Tensor:
     """(B, Nq, Nk) uniform in [0, 1), image by image: the same on every device and in every process.
 
-    Drawn on the CPU, so that this variant waits for the device as no other does.
+    Drawn on the CPU: this variant alone copies to the device.
     """
     if not seeds:
         raise ValueError("pasa variant 'rand' needs a seed for each image")
@@ -157,53 +193,47 @@ def pasa_attention(
     value: Tensor,
     attention_mask: Tensor | None = None,
     *,
-    pasa: Bias | None = None,
+    pasa: Biases | None = None,
     scaling: float | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
     """SDPA of transformers; where `pasa` has a bias for this layer's (queries, keys), with that bias.
 
     Query, key, value: (B, heads, Nq or Nk, head dim). The bias is a dense mask in float32, the reference; or where
-    `rides` says so, its factors ride on extra channels of query and key.
+    `uses_channels` says so, its factors are products of extra channels of query and key.
     """
-    found = None if pasa is None else pasa.get((query.shape[-2], key.shape[-2]))
-    if found is None:
+    bias = None if pasa is None else pasa.get((query.shape[-2], key.shape[-2]))
+    if bias is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     width, scaling = value.shape[-1], query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast(query.device.type, enabled=False):
         key, value, mask = key.to(query.dtype), value.to(query.dtype), None
-        if rides(query, found):
-            query, key, value = ride_on_channels(query, key, value, *found, scaling)
+        if uses_channels(query, bias):
+            query, key, value = append_bias_channels(query, key, value, *bias.factors, scaling)
         else:
-            mask = dense(found).to(torch.promote_types(query.dtype, torch.float32))
-            if isinstance(found, Tensor):  # noise: no fused kernel of a GPU takes it unrounded
+            mask = bias.dense()[:, None].to(torch.promote_types(query.dtype, torch.float32))
+            if bias.factors is None:  # noise: no fused kernel of a GPU takes it unrounded
                 query, key, value = (states.to(mask.dtype) for states in (query, key, value))
         output, weights = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
     return output[..., :width], weights
 
 
-def rides(query: Tensor, found: tuple[Tensor, Tensor] | Tensor) -> bool:
-    """Which way the bias of a layer takes: the one place that decides.
+def uses_channels(query: Tensor, bias: Bias) -> bool:
+    """Whether a layer's bias goes into extra channels instead of a mask.
 
-    Rounded to half precision, as autocast does in silence, a mask is wrong by 2e-1 at alpha 50. The attention of a CPU
+    Rounded to half precision, as autocast does silently, a mask is wrong by 2e-1 at alpha 50. The attention of a CPU
     takes a float32 mask with bfloat16 states and costs 1.02 times plain attention, the channels 1.2 times (1025 tokens,
     12 heads, forward and backward). The fused kernels of a GPU take no such mask, but the channels; not measured yet.
     """
-    return query.device.type != "cpu" and query.dtype in (torch.float16, torch.bfloat16) and not isinstance(found, Tensor)
+    return query.device.type != "cpu" and query.dtype in (torch.float16, torch.bfloat16) and bias.factors is not None
 
 
-def dense(found: tuple[Tensor, Tensor] | Tensor) -> Tensor:
-    """The bias as (B, 1, Nq, Nk), the same for all heads."""
-    bias = found if isinstance(found, Tensor) else found[0][:, :, None] * found[1][:, None, :]
-    return bias[:, None]
-
-
-def ride_on_channels(
+def append_bias_channels(
     query: Tensor, key: Tensor, value: Tensor, row: Tensor, column: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value with 8 more channels whose products are the bias: scaling * q' k' = scaling * q k + row column.
 
-    Each factor goes as what half precision keeps of it and what it loses, so that only the product of the two losses is
+    Each factor is split into what half precision keeps of it and the rest, so that only the product of the two rests is
     missing. Value gets zeros: the fused kernels want all three of one width, a multiple of 8.
     """
     parts = []

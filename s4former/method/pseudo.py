@@ -1,4 +1,4 @@
-"""The vocabulary of the teacher: what it says of a batch of unlabelled images, as one value."""
+"""Pseudo labels: what the teacher predicts for a batch of unlabelled images, as one value."""
 
 from dataclasses import dataclass
 
@@ -14,28 +14,25 @@ COUNTS = ("pseudo_labels", "confidences")  # the terms of a step that are counts
 
 @dataclass(frozen=True)
 class Pseudo:
-    """The teacher's word on a batch, at the resolution of its logits. A mix moves all fields with the same box.
+    """The teacher's predictions for a batch, at the resolution of its logits. A mix moves all fields by the same map.
 
-    label: (B, h, w) long, IGNORE_INDEX where the teacher is unsure or the pixel is padding.
-    taught: (B, h, w) long, the label where the teacher's logits stand behind it, IGNORE_INDEX where they do not (pixels
-        pasted from a labelled image have a label, but the teacher said nothing of them).
+    label: (B, h, w) long, IGNORE_INDEX where the teacher is not confident, on padding, and where a mix erased the image.
+    taught: (B, h, w) long, the label where the teacher's logits stand behind it, else IGNORE_INDEX (pixels pasted from a
+        labelled image have a label, but no logits).
     logits: (B, K, h, w) float32 (or float64), without gradient.
-    confidence: (B, h, w) float32, the largest softmax probability, 0 on padding.
+    confidence: (B, h, w) float32, the largest softmax probability; 0 where not valid, 1 on labels of a labelled image.
+    valid: (B, h, w) bool, False on padding and where a mix erased the image.
     """
 
     label: Tensor
     taught: Tensor
     logits: Tensor
     confidence: Tensor
-
-    @property
-    def valid(self) -> Tensor:
-        """(B, h, w) bool: False on padding, and where a mix has erased something."""
-        return self.confidence > 0
+    valid: Tensor
 
     def first(self, images: int) -> "Pseudo":
-        """The word on the first images of the batch."""
-        return Pseudo(self.label[:images], self.taught[:images], self.logits[:images], self.confidence[:images])
+        """The predictions for the first images of the batch."""
+        return Pseudo(**{name: value[:images] for name, value in vars(self).items()})
 
 
 def pseudo_label(logits: Tensor, valid: Tensor, threshold: float | Tensor) -> Pseudo:
@@ -45,13 +42,13 @@ def pseudo_label(logits: Tensor, valid: Tensor, threshold: float | Tensor) -> Ps
         logits: (B, K, h, w) of the teacher on the weak view, any float type.
         valid: (B, H, W) bool, False on padding; H and W are multiples of h and w. The released code lets padding
             become a pseudo label; here it never does.
-        threshold: a pixel counts if its confidence is strictly above; (K,) = by the class it is said to be.
+        threshold: a pixel counts if its confidence is strictly above; (K,) = by its predicted class.
     """
     logits = at_least_float32(logits.detach())
     confidence, label = logits.softmax(dim=1).max(dim=1)
     valid = downsample_nearest(valid, label.shape[-2:])
     label = label.masked_fill(~((confidence > required_confidence(label, threshold)) & valid), IGNORE_INDEX)
-    return Pseudo(label=label, taught=label, logits=logits, confidence=confidence.masked_fill(~valid, 0.0))
+    return Pseudo(label=label, taught=label, logits=logits, confidence=confidence.masked_fill(~valid, 0.0), valid=valid)
 
 
 def count_pseudo(pseudo: Pseudo) -> dict[str, Tensor]:
@@ -60,14 +57,13 @@ def count_pseudo(pseudo: Pseudo) -> dict[str, Tensor]:
     classes = pseudo.logits.shape[1]
     # histc neither waits for the device, as bincount does, nor counts what is outside: ignored labels, padding
     labels = torch.histc(pseudo.label.float(), classes, min=-0.5, max=classes - 0.5)
-    sure = pseudo.confidence.float()
-    confidences = torch.histc(sure.masked_fill(sure == 0, -1), BINS, min=0, max=1)
+    confidences = torch.histc(pseudo.confidence.float().masked_fill(~pseudo.valid, -1), BINS, min=0, max=1)
     confident = labels.sum() / confidences.sum().clamp(min=1)
     return {"confident": confident, "pseudo_labels": labels, "confidences": confidences}
 
 
 def required_confidence(label: Tensor, threshold: float | Tensor) -> float | Tensor:
-    """What the confidence of each pixel has to exceed, by the class it is said to be if there is a threshold for each."""
+    """The confidence that each pixel (B, h, w) must exceed: one for all, or (K,) by its predicted class."""
     return threshold.to(label.device)[label] if isinstance(threshold, Tensor) else threshold
 
 
@@ -75,12 +71,12 @@ def downsample_nearest(mask: Tensor, size: tuple[int, int] | torch.Size) -> Tens
     """Nearest down-sampling of a (..., H, W) map to (h, w): cell i takes pixel i * H/h, as the released code does."""
     height, width = mask.shape[-2:]
     if height % size[0] or width % size[1]:
-        raise ValueError(f"cannot downsample_nearest {height}x{width} to {size[0]}x{size[1]}: not a whole number of pixels per cell")
+        raise ValueError(f"cannot downsample {height}x{width} to {size[0]}x{size[1]}: not a whole number of pixels per cell")
     return mask[..., :: height // size[0], :: width // size[1]]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Softmax and losses are not for half precision, whatever autocast says; float64 stays what it is."""
+    """Half precision as float32, for softmax and losses under autocast; float64 stays as it is."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -1,7 +1,4 @@
-"""One training step: the page of the paper.
-
-Devices, ranks, scaling, logging and files are somebody else's business.
-"""
+"""One training step: Algorithm 1 of the paper. Devices, processes, scaling, logging and files are handled in training/."""
 
 from typing import Callable
 
@@ -27,7 +24,7 @@ def train_step(
     """The loss terms of one step of S4Former (supplement, Algorithm 1), by name, not yet weighted.
 
     Args:
-        student: a `Student`; everything it does in this step is one call of its forward.
+        student: a `Student`; all_pseudo it does in this step is one call of its forward.
         teacher: images (B, 3, H, W) to logits (B, K, h, w), in eval mode; None = labels only.
         batch: normalised, on the device.
         average: of a number over the processes, for `method.normalizer` = "valid".
@@ -39,12 +36,12 @@ def train_step(
         pixels that became pseudo labels, and the two histograms of `count_pseudo`.
     """
     views = [View(batch.labeled, auxiliary=True)]
-    targets: list[tuple[str, Pseudo]] = []  # branch of every further view, and what the teacher says of its pixels
+    targets: list[tuple[str, Pseudo]] = []  # of every further view, its branch and its pseudo labels
 
     if teacher is not None:
         with torch.no_grad():  # the teacher reads the weak view
-            everything = pseudo_label(teacher(batch.weak), batch.valid, method.threshold if thresholds is None else thresholds)
-        pseudo = everything.first(batch.unlabeled)  # the others are only there to be pasted from
+            all_pseudo = pseudo_label(teacher(batch.weak), batch.valid, method.threshold if thresholds is None else thresholds)
+        pseudo = all_pseudo.first(batch.unlabeled)  # the other images are only pasted from
 
         # Pixels move between images (CutMix), then between places (PatchShuffle); labels follow the first move only.
         for strong in batch.strong:
@@ -52,12 +49,12 @@ def train_step(
             source = mix.source(strong.mix, pseudo, strong.images.shape[-2:])
             labels = batch.labels if mix.takes_labeled else None
             mixed = gather(torch.cat([strong.images, batch.labeled]) if mix.takes_labeled else strong.images, source)
-            moved = mix_pseudo(everything, source, logits=method.regularizer_mixed_teacher, labels=labels)
+            moved = mix_pseudo(all_pseudo, source, logits=method.regularizer_mixed_teacher, labels=labels)
             views.append(View(patch_shuffle(mixed, strong.orders), order=strong.orders, tiles=tiles))
             targets.append(("strong", pseudo if tiles is not None else moved))
 
         plain = batch.strong[0].images[: batch.unlabeled]
-        if method.pasa != "none":  # the image as it is, its unsure patches steered to other unsure patches
+        if method.pasa != "none":  # not shuffled, with the attention bias
             images, target = (plain, pseudo) if method.pasa_view == "strong" else (mixed, moved)
             views.append(View(images, confidence=pasa_confidence(target, method), valid=target.valid, seeds=batch.seeds))
             targets.append(("pasa", target))
@@ -68,22 +65,22 @@ def train_step(
 
     (labeled, auxiliary), *unlabeled = student(views)
 
-    scale = normalization_factor(batch.labels != IGNORE_INDEX, method, average)
+    factor = normalization_factor(batch.labels != IGNORE_INDEX, method, average)
     fitted = [resize_logits(logits, batch.labels.shape[-2:]) for logits in (labeled, *auxiliary)]
-    supervised, *auxiliaries = (scale * cross_entropy(logits, batch.labels, method.class_weights) for logits in fitted)
+    supervised, *auxiliaries = (factor * cross_entropy(logits, batch.labels, method.class_weights) for logits in fitted)
     losses = {"supervised": supervised} | ({"auxiliary": sum(auxiliaries)} if auxiliaries else {})
     for (branch, target), (logits, _) in zip(targets, unlabeled):
-        scale = normalization_factor(target.valid, method, average)
+        factor = normalization_factor(target.valid, method, average)
         share = 1 / method.strong_views if branch == "strong" else 1.0  # of several strong views the mean
         for name, term in compare_with_teacher(logits, target, branch, method).items():
-            losses[f"{name}_{branch}"] = losses.get(f"{name}_{branch}", 0) + scale * share * term
+            losses[f"{name}_{branch}"] = losses.get(f"{name}_{branch}", 0) + factor * share * term
     if targets:
         losses |= count_pseudo(pseudo)
     return losses
 
 
 def compare_with_teacher(logits: Tensor, target: Pseudo, branch: str, method: Method) -> dict[str, Tensor]:
-    """The terms of one student view (B, K, h, w) against what the teacher says of it: consistency, and a regulariser."""
+    """The terms of one student view (B, K, h, w) against its pseudo labels: consistency, and a regulariser."""
     terms = {"consistency": cross_entropy(logits, target.label)}
     if method.regularizer != "none" and method.regularizer_on in ("both", branch):
         regularize = REGULARIZERS[method.regularizer]

@@ -1,10 +1,10 @@
-"""A threshold for every class, which follows how sure the teacher is of it.
+"""A confidence threshold for every class, adapted to how confident the teacher is of it.
 
-After FreeMatch (Wang et al., ICLR 2023): running means, measured in units of the largest of them. FreeMatch averages the
+After FreeMatch (Wang et al., ICLR 2023): running means, relative to the largest of them. FreeMatch averages the
 probability of a class over all samples; over pixels that would be the size of the class. Here it is the confidence where
-the teacher says the class, so that a class is helped for being difficult and not for being small:
+the teacher predicts the class, so that a class is helped for being difficult and not for being small:
 
-    m_c <- 0.99 m_c + 0.01 (mean confidence of the pixels said to be c)        threshold_c = threshold * m_c / max(m)
+    m_c <- 0.99 m_c + 0.01 (mean confidence of the pixels predicted as c)      threshold_c = threshold * m_c / max(m)
 """
 
 from typing import Callable
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from .pseudo import at_least_float32, downsample_nearest
 
-KEPT = 0.99  # of the running mean, at each step that says the class
+MOMENTUM = 0.99  # of the running mean, at each step that predicts the class
 
 
 class ClassThresholds(nn.Module):
-    """The thresholds of a run. They hold still during a step, so all its processes and rounds have the same ones.
+    """The thresholds of a run. They are constant during a step, so all its processes and rounds use the same ones.
 
     The running means are a buffer, and so part of every checkpoint.
     """
@@ -26,38 +26,39 @@ class ClassThresholds(nn.Module):
     def __init__(self, classes: int, threshold: float):
         super().__init__()
         self.threshold = threshold
-        self.register_buffer("confidence", torch.zeros(classes))  # running mean by class; 0 = not said yet
+        self.register_buffer("confidence", torch.zeros(classes))  # running mean by class; 0 = not predicted yet
         self.accumulated: Tensor | None = None  # (2, K) of this step: summed confidence, pixels
 
     def current(self) -> Tensor:
-        """(K,): what the confidence of a pixel has to exceed; a class that was never said has the plain threshold."""
+        """(K,): what the confidence of a pixel must exceed; a class never predicted has the plain threshold."""
         relative = self.confidence / self.confidence.max().clamp(min=torch.finfo(self.confidence.dtype).tiny)
         return self.threshold * relative.where(self.confidence > 0, 1.0)
 
     def observe(self, teacher: Callable[[Tensor], Tensor], valid: Tensor) -> Callable[[Tensor], Tensor]:
-        """The teacher, with what it says of the first B images noted; `valid` (B, H, W) is False on padding."""
+        """The teacher, whose predictions for the first B images are accumulated; `valid` (B, H, W) is False on padding."""
 
-        def speak(images: Tensor) -> Tensor:
+        def observed(images: Tensor) -> Tensor:
             logits = teacher(images)
             self.accumulate(logits[: len(valid)], valid)
             return logits
 
-        return speak
+        return observed
 
     @torch.no_grad()
     def accumulate(self, logits: Tensor, valid: Tensor) -> None:
+        """Adds the confidence by predicted class of logits (B, K, h, w) to that of this step."""
         confidence, label = at_least_float32(logits.detach()).softmax(dim=1).max(dim=1)
         counted = downsample_nearest(valid, label.shape[-2:]).to(confidence.dtype)
-        heard = counted.new_zeros(2, len(self.confidence))  # added to, since bincount would wait for the device
-        for row, weight in zip(heard, (confidence * counted, counted)):
+        sums = counted.new_zeros(2, len(self.confidence))  # added to, since bincount would wait for the device
+        for row, weight in zip(sums, (confidence * counted, counted)):
             row.index_add_(0, label.flatten(), weight.flatten())
-        self.accumulated = heard if self.accumulated is None else self.accumulated + heard
+        self.accumulated = sums if self.accumulated is None else self.accumulated + sums
 
     @torch.no_grad()
     def update(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Takes what was heard in a step into the means; `total` sums over the processes."""
+        """Updates the means by what a step accumulated; `total` sums over the processes."""
         summed, pixels = total(self.accumulated)
         mean = (summed / pixels.clamp(min=1)).to(self.confidence.dtype)
-        moved = torch.where(self.confidence > 0, torch.lerp(mean, self.confidence, KEPT), mean)
+        moved = torch.where(self.confidence > 0, torch.lerp(mean, self.confidence, MOMENTUM), mean)
         self.confidence.copy_(torch.where(pixels > 0, moved, self.confidence))
         self.accumulated = None

@@ -13,7 +13,7 @@ from ..data.batches import StepDataset, ValidationSet
 from ..data.loader import step_loader
 from ..evaluation.inference import evaluate_networks
 from ..method.batch import Batch
-from ..method.student import shuffle_grid
+from ..method.checks import shuffle_grid
 from .engine import update
 from .run import Training, peak_memory_gib, reading
 

@@ -21,7 +21,8 @@ from ..data.batches import StepDataset, ValidationSet
 from ..data.sources import Sources
 from ..evaluation.inference import Setting
 from ..method.batch import Batch
-from ..method.student import Student, check_batch_norm, check_network, shuffle_grid
+from ..method.checks import check_batch_norm, check_network, shuffle_grid
+from ..method.student import Student
 from ..networks.adapters import compile_encoder, freeze_encoder, full_size_logits
 from ..networks.build import build_network
 from ..networks.encoder_weights import normalization

@@ -92,10 +92,11 @@ def test_all_fields_of_the_teachers_word_move_together_and_unsure_pixels_with_th
     code = coded()
     label = code.clone()
     label[:, ::2] = IGNORE_INDEX
-    pseudo = Pseudo(label=label, taught=label, logits=code[:, None].expand(-1, 5, -1, -1).float(), confidence=code.float() / 4)
+    pseudo = Pseudo(label=label, taught=label, logits=code[:, None].expand(-1, 5, -1, -1).float(), confidence=code.float() / 4, valid=code != 3)
     source = mix_source(boxes_of(4, 16, 24), partners(4, 4))
     mixed = mix_pseudo(pseudo, source)
     assert torch.equal(mixed.logits[:, 2].long(), source) and torch.equal((mixed.confidence * 4).long(), source)
+    assert torch.equal(mixed.valid, source != 3)  # an image of confidence 0 is no padding
     assert torch.equal(mixed.label, torch.where(torch.arange(16)[:, None] % 2 == 0, IGNORE_INDEX, source))
     left = mix_pseudo(pseudo, source, logits=False)
     assert torch.equal(left.logits, pseudo.logits) and torch.equal(left.label, mixed.label)
@@ -104,10 +105,10 @@ def test_all_fields_of_the_teachers_word_move_together_and_unsure_pixels_with_th
 def test_maps_of_a_quarter_of_the_size_take_every_fourth_source():
     assert downsample_nearest(torch.arange(64).reshape(1, 8, 8), (2, 2)).tolist() == [[[0, 4], [32, 36]]]
     code = coded()
-    small = Pseudo(label=code[:, ::4, ::4], taught=code[:, ::4, ::4], logits=code[:, None, ::4, ::4].float(), confidence=code[:, ::4, ::4].float())
+    small = Pseudo(label=code[:, ::4, ::4], taught=code[:, ::4, ::4], logits=code[:, None, ::4, ::4].float(), confidence=code[:, ::4, ::4].float(), valid=code[:, ::4, ::4] >= 0)
     source = mix_source(boxes_of(4, 16, 24), partners(4, 4))
     assert torch.equal(mix_pseudo(small, source).label, source[:, ::4, ::4])
-    with pytest.raises(ValueError, match="cannot downsample_nearest 16x24 to 5x6"):
+    with pytest.raises(ValueError, match="cannot downsample 16x24 to 5x6"):
         downsample_nearest(code, (5, 6))
 
 
@@ -118,14 +119,14 @@ def test_the_threshold_is_strict_and_padding_is_never_a_pseudo_label():
     valid[1, :, 3:] = False
     assert (pseudo_label(logits, valid, confidence).label == IGNORE_INDEX).all()
     pseudo = pseudo_label(logits, valid, confidence - 1e-6)
-    assert torch.equal(pseudo.label == 0, valid) and torch.equal(pseudo.confidence > 0, valid)
+    assert torch.equal(pseudo.label == 0, valid) and torch.equal(pseudo.valid, valid) and not pseudo.confidence[~valid].any()
     assert not pseudo.logits.requires_grad
 
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_every_mix_moves_image_label_logits_and_confidence_by_one_map(mix):
     code, labels = coded(4), coded(3)
-    pseudo = Pseudo(code, code, code[:, None].expand(-1, 5, -1, -1).float(), code.float() / 10)
+    pseudo = Pseudo(code, code, code[:, None].expand(-1, 5, -1, -1).float(), code.float() / 10, code >= 0)
     row = MIXES[mix]
     source = row.source(row.draw(place(mix)), pseudo, (16, 24))
     assert source.shape == (4, 16, 24) and source.max() < (7 if row.takes_labeled else 4) and source.min() >= ERASED
@@ -134,6 +135,7 @@ def test_every_mix_moves_image_label_logits_and_confidence_by_one_map(mix):
     for field, expected in ((moved.label, source), (moved.logits[:, 3].long(), source), ((moved.confidence * 10).round().long(), source)):
         assert torch.equal(field[own], expected[own])
     assert (moved.label[erased] == IGNORE_INDEX).all() and not moved.confidence[erased].any()
+    assert torch.equal(moved.valid, ~erased)
     pasted = source >= 4
     assert torch.equal(moved.label[pasted], source[pasted] - 4) and (moved.confidence[pasted] == 1).all()
     assert (moved.taught[pasted] == IGNORE_INDEX).all()
@@ -152,7 +154,7 @@ def test_cutout_erases_half_of_every_image_and_nothing_else():
 def test_classmix_keeps_half_of_the_classes_and_one_more_or_just_half(mix, classes, kept):
     label = torch.arange(24).remainder(classes).expand(2, 16, 24).clone()
     label[:, 0] = IGNORE_INDEX  # unsure pixels are no class and show the partner
-    pseudo = Pseudo(label, label, torch.zeros(2, 5, 16, 24), torch.ones(2, 16, 24))
+    pseudo = Pseudo(label, label, torch.zeros(2, 5, 16, 24), torch.ones(2, 16, 24), label >= 0)
     source = MIXES[mix].source(MIXES[mix].draw(place(positions=2, group=2)), pseudo, (16, 24))
     for image in range(2):
         shown = {k for k in range(classes) if (source[image][label[image] == k] == image).all()}
@@ -163,7 +165,7 @@ def test_classmix_keeps_half_of_the_classes_and_one_more_or_just_half(mix, class
 
 def test_classmix_leaves_an_image_alone_that_has_no_sure_pixel_and_a_batch_that_lost_the_coin():
     label = torch.full((2, 16, 24), IGNORE_INDEX)
-    pseudo = Pseudo(label, label, torch.zeros(2, 5, 16, 24), torch.zeros(2, 16, 24))
+    pseudo = Pseudo(label, label, torch.zeros(2, 5, 16, 24), torch.zeros(2, 16, 24), label >= 0)
     own = torch.arange(2)[:, None, None].expand(2, 16, 24)
     assert torch.equal(MIXES["classmix"].source(MIXES["classmix"].draw(place(positions=2, group=2)), pseudo, (16, 24)), own)
     never = MIXES["classmix"].draw(place(positions=2, group=2, probability=0.0))
@@ -190,7 +192,7 @@ def test_image_confidence_has_the_worked_values():
     many = torch.tensor([0.95] + [0.0025] * 20).log().reshape(1, 21, 1, 1).expand(1, 21, 2, 3)
     label = torch.zeros(1, 2, 3, dtype=torch.long)
     for logits, expected in ((uniform, 0.0), (two, 0.477904), (many, 0.841317)):
-        pseudo = Pseudo(label, label, logits, torch.ones(1, 2, 3))
+        pseudo = Pseudo(label, label, logits, torch.ones(1, 2, 3), label >= 0)
         assert image_confidence(pseudo).item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -199,7 +201,7 @@ def test_a_sure_teacher_needs_no_labelled_content_and_an_unsure_one_gets_it_ever
     pseudo = word()
     logits = torch.zeros_like(pseudo.logits)
     logits[:, 0] = 200.0 if sure else 0.0
-    pseudo = Pseudo(pseudo.label, pseudo.taught, logits, pseudo.confidence)
+    pseudo = Pseudo(pseudo.label, pseudo.taught, logits, pseudo.confidence, pseudo.valid)
     draws = MIXES["adaptive_cutmix"].draw(place())
     draws["boxes"] = torch.ones_like(draws["boxes"])  # show whole copies, so that what is in them can be seen
     source = adaptive_cutmix(draws, pseudo, (16, 24))
@@ -227,7 +229,7 @@ def test_small_boxes_have_the_published_areas_and_shapes_and_every_image_its_own
 @pytest.mark.parametrize("mix", ["cutmix", "cutmix_small", "classmix"])
 def test_a_second_batch_gives_its_images_and_the_teachers_word_on_them(mix):
     code = coded(8)
-    pseudo = Pseudo(code, code, code[:, None].expand(-1, 8, -1, -1).float(), code.float() / 10)
+    pseudo = Pseudo(code, code, code[:, None].expand(-1, 8, -1, -1).float(), code.float() / 10, code >= 0)
     row = MIXES[mix]
     source = row.source(row.draw(replace(place(mix), partner=[4, 5, 6, 7])), pseudo.first(4), (16, 24))
     own = torch.arange(4)[:, None, None]

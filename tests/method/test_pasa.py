@@ -96,16 +96,16 @@ def test_the_worked_attention_rows():
 
 
 def test_a_class_token_is_an_unconfident_query_and_no_steered_key():
-    row, column = attention_bias(CONFIDENCE.reshape(1, 2, 2), [((2, 2), (2, 2))], 1, "main", 5)[5, 5]
-    dense = row[0, :, None] * column[0]
-    close(dense, [[0, 0.5, 4, 2, 1], [0.0] * 5, [0, 0.5, 4, 2, 1], [0, 0.5, 4, 2, 1], [0.0] * 5])
+    bias = attention_bias(CONFIDENCE.reshape(1, 2, 2), [((2, 2), (2, 2))], 1, "main", 5)[5, 5]
+    close(bias.dense()[0], [[0, 0.5, 4, 2, 1], [0.0] * 5, [0, 0.5, 4, 2, 1], [0, 0.5, 4, 2, 1], [0.0] * 5])
+    assert torch.equal(bias.dense(), pasa_mask(CONFIDENCE, prefix=1))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_factors_are_the_dense_mask(variant):
     confidence = torch.rand(2, 3, 4)
-    row, column = attention_bias(confidence, [((3, 4), (3, 4))], 0, variant, 5)[12, 12]
-    assert torch.allclose(row[:, :, None] * column[:, None], pasa_mask(confidence.flatten(1), variant, 5))
+    bias = attention_bias(confidence, [((3, 4), (3, 4))], 0, variant, 5)[12, 12]
+    assert torch.allclose(bias.dense(), pasa_mask(confidence.flatten(1), variant, 5))
 
 
 def tiny_vit():
@@ -179,10 +179,10 @@ def test_the_fused_kernel_agrees_with_the_formula_written_out():
     assert torch.allclose(fused, (weights @ value).transpose(1, 2), atol=1e-5)
 
 
-@pytest.mark.parametrize("rides", [False, True])
+@pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("variant, alpha", [("main", 5.0), ("main", 100.0), ("reverse1", 50.0), ("product", 100.0)])
-def test_in_half_precision_the_bias_loses_nothing_under_autocast(variant, alpha, rides, monkeypatch):
-    monkeypatch.setattr(pasa, "rides", lambda query, found: rides and query.dtype == torch.bfloat16)
+def test_in_half_precision_the_bias_loses_nothing_under_autocast(variant, alpha, channels, monkeypatch):
+    monkeypatch.setattr(pasa, "uses_channels", lambda query, bias: channels and query.dtype == torch.bfloat16)
     module = torch.nn.Module()
     module.is_causal = False
     generator = torch.Generator().manual_seed(0)
@@ -192,7 +192,7 @@ def test_in_half_precision_the_bias_loses_nothing_under_autocast(variant, alpha,
     with torch.autocast("cpu", torch.bfloat16):
         found, _ = pasa_attention(module, query, key, value, scaling=0.25, pasa=bias)
     rounded = torch.nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=(bias[64, 64][0][:, :, None] * bias[64, 64][1][:, None]).bfloat16()[:, None], scale=0.25
+        query, key, value, attn_mask=bias[64, 64].dense().bfloat16()[:, None], scale=0.25
     ).transpose(1, 2)
     error, error_of_rounding = ((x.double() - exact).abs().max() for x in (found, rounded))
     assert found.dtype == torch.bfloat16 and found.shape == (1, 64, 2, 16)
@@ -204,7 +204,8 @@ def test_noise_has_no_factors_and_goes_through_float32():
     module.is_causal = False
     states = torch.randn(1, 2, 4, 8).bfloat16()
     bias = attention_bias(torch.rand(1, 2, 2), [((2, 2), (2, 2))], 0, "rand", 50.0, seeds=(0,))
-    assert bias[4, 4].shape == (1, 4, 4) and 0 <= bias[4, 4].min() and bias[4, 4].max() < 50
+    mask = bias[4, 4].mask
+    assert mask.shape == (1, 4, 4) and 0 <= mask.min() and mask.max() < 50
     found, _ = pasa_attention(module, states, states, states, scaling=0.3, pasa=bias)
     exact, _ = pasa_attention(module, *(3 * [states.double()]), scaling=0.3, pasa=bias)
     assert torch.allclose(found.double(), exact, atol=1e-4)
@@ -219,7 +220,7 @@ def test_padding_is_no_part_of_an_image(variant, prefix):
 
     def biases(confidence):
         found = attention_bias(confidence, [((4, 4), (4, 4))], prefix, variant, 5.0, valid, seeds=(3, 4))[prefix + 16, prefix + 16]
-        return pasa.dense(found)[:, 0, prefix:, prefix:]
+        return found.dense()[:, prefix:, prefix:]
 
     bias, real = biases(confidence), valid[:, ::2, ::2].flatten(1)
     assert torch.equal(bias, biases(torch.where(valid, confidence, torch.rand(2, 8, 8, generator=generator))))
@@ -232,14 +233,14 @@ def test_padding_is_no_part_of_an_image(variant, prefix):
 
 def test_a_patch_at_the_border_of_the_image_has_the_mean_of_its_own_pixels():
     confidence, valid = torch.tensor([[[0.2, 0.4], [0.9, 0.9]]]), torch.tensor([[[True, True], [False, False]]])
-    row, column = attention_bias(confidence, [((1, 1), (1, 1))], 0, "all_rows", 5.0, valid)[1, 1]
+    row, column = attention_bias(confidence, [((1, 1), (1, 1))], 0, "all_rows", 5.0, valid)[1, 1].factors
     close(column, [[5 * (1 - 0.3)]])
 
 
 def test_noise_is_that_of_its_image_in_any_company():
     confidence, grids = torch.rand(3, 4, 4), [((2, 2), (2, 2))]
-    together = attention_bias(confidence, grids, 1, "rand", 5.0, seeds=(7, 8, 9))[5, 5]
-    alone = attention_bias(confidence[1:2], grids, 1, "rand", 5.0, seeds=(8,))[5, 5]
+    together = attention_bias(confidence, grids, 1, "rand", 5.0, seeds=(7, 8, 9))[5, 5].mask
+    alone = attention_bias(confidence[1:2], grids, 1, "rand", 5.0, seeds=(8,))[5, 5].mask
     assert torch.equal(together[1:2], alone) and not torch.equal(together[0], together[1])
     with pytest.raises(ValueError, match="'rand' needs a seed for each image"):
         attention_bias(confidence, grids, 1, "rand", 5.0)
@@ -261,8 +262,8 @@ def test_channels_and_the_dense_mask_are_one_thing_in_value_and_gradient(monkeyp
     states = [torch.randn(2, 3, 12, 8, generator=generator) for _ in range(3)]
     bias = attention_bias(torch.rand(2, 3, 4, generator=generator), [((3, 4), (3, 4))], 0, "main", 5.0)
     found = []
-    for rides in (False, True):
-        monkeypatch.setattr(pasa, "rides", lambda query, found: rides)
+    for channels in (False, True):
+        monkeypatch.setattr(pasa, "uses_channels", lambda query, bias: channels)
         leaves = [state.clone().requires_grad_() for state in states]
         output = pasa_attention(module, *leaves, scaling=0.3, pasa=bias)[0]
         output.square().sum().backward()

@@ -10,20 +10,14 @@ from s4former.method import mixing
 from s4former.method import step as step_module
 from s4former.method import student as student_module
 from s4former.method.batch import Batch, Strong
+from s4former.method.checks import check_bias_has_effect, check_network, drop_ncr_for_two_classes, shuffle_grid
 from s4former.method.losses import REGULARIZERS
 from s4former.method.mixing import MIXES, MixContext, cutmix_box, gather
 from s4former.method.pasa import VARIANTS
 from s4former.method.patch_shuffle import inverse, patch_shuffle
 from s4former.method.pseudo import COUNTS, downsample_nearest
 from s4former.method.step import total_loss, train_step
-from s4former.method.student import (
-    Student,
-    View,
-    check_bias_has_effect,
-    check_network,
-    drop_ncr_for_two_classes,
-    shuffle_grid,
-)
+from s4former.method.student import Student, View
 from s4former.networks.adapters import decode, encode, use_activation_checkpointing
 from s4former.networks.build import build_network
 from s4former.training.engine import Teacher
@@ -121,6 +115,14 @@ def test_one_joint_forward_equals_the_separate_passes_of_the_paper(family):
             features = tuple(patch_shuffle(x, inverse(view.order)) for x in features)
         assert torch.allclose(logits, decode(separate.network, features), atol=1e-10)
         assert len(auxiliary) == (len(student.auxiliary) if view.auxiliary else 0)
+
+
+@pytest.mark.parametrize("family, maps", [("setr", 1), ("segformer", 4)])
+def test_only_the_feature_maps_that_the_decoder_reads_are_restored(family, maps, monkeypatch):
+    student, batch, restored = Student(network_of(family), method_of()).double(), batch_of(family), []
+    monkeypatch.setattr(student_module, "patch_shuffle", lambda x, order: restored.append(x) or patch_shuffle(x, order))
+    student([View(batch.strong[0].images, order=batch.strong[0].orders)])
+    assert len(restored) == maps and len(student.encode([View(batch.labeled)])[0]) > 2
 
 
 def test_batch_norms_see_one_view_at_a_time():
@@ -272,7 +274,7 @@ def test_segformer_is_biased_in_its_last_stage_or_in_all(stages, calls, monkeypa
     view = View(torch.randn(2, 3, 64, 128, dtype=torch.float64), confidence=torch.rand(2, 16, 32))
     bias = student.attention_arguments(view)["pasa"]
     assert list(bias) == [(8, 8)] if stages == "last" else len(bias) == 4
-    assert all(columns.shape[1] == 8 for rows, columns in bias.values())  # the keys of every stage lie on one grid
+    assert all(each.factors[1].shape[1] == 8 for each in bias.values())  # the keys of every stage lie on one grid
     seen = []
     from s4former.method import pasa
 

@@ -13,9 +13,10 @@ from transformers import AutoModelForSemanticSegmentation
 
 from s4former.config import Method, Model, from_dict, load
 from s4former.errors import ConfigError
+from s4former.method.checks import check_batch_norm, check_network, shuffle_grid
 from s4former.method.patch_shuffle import inverse, patch_shuffle
 from s4former.method.step import total_loss, train_step
-from s4former.method.student import Student, View, check_batch_norm, check_network, shuffle_grid
+from s4former.method.student import Student, View
 from s4former.networks import adapters
 from s4former.networks.build import build_network, load_network, save_network
 from s4former.networks.deeplab import DeepLabConfig, DeepLabForSemanticSegmentation

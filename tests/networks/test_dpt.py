@@ -28,10 +28,11 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 
 from s4former.config import Method, Model, from_dict, load
 from s4former.errors import ConfigError
+from s4former.method.checks import check_network, shuffle_grid
 from s4former.method.pasa import ATTENTION, attention_bias, pasa_attention
 from s4former.method.patch_shuffle import inverse, patch_shuffle
 from s4former.method.step import total_loss, train_step
-from s4former.method.student import Student, View, check_network, shuffle_grid
+from s4former.method.student import Student, View
 from s4former.networks import adapters
 from s4former.networks.build import build_network, load_network, save_network
 from s4former.networks.dpt import DinoDptConfig, DinoDptForSemanticSegmentation, default_out_indices
@@ -263,7 +264,7 @@ def test_a_bias_reaches_every_block_and_steers_it_as_an_unsure_query_of_sure_pre
     student([View(images()), View(images(), confidence=torch.rand(2, 14, 21))])
     assert calls == [None] * 4 + [(tokens, tokens)] * 4
     bias = student.attention_arguments(View(images(), confidence=torch.rand(2, 14, 21)))["pasa"]
-    ((row, column),) = bias.values()
+    row, column = bias[tokens, tokens].factors
     prefix = PREFIX[encoder]
     assert row.shape == column.shape == (2, tokens)
     assert (row[:, :prefix] == 1).all() and (column[:, :prefix] == 0).all()  # class token and registers (method C.4)

@@ -7,7 +7,7 @@ from transformers import AutoModelForSemanticSegmentation, UperNetForSemanticSeg
 
 from s4former.config import from_dict
 from s4former.errors import ConfigError
-from s4former.method.student import check_network, shuffle_grid
+from s4former.method.checks import check_network, shuffle_grid
 from s4former.networks import adapters
 from s4former.networks.build import load_network, save_network
 from s4former.networks.encoder_weights import IMAGENET

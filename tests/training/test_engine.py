@@ -287,5 +287,5 @@ def test_losses_and_the_bias_are_float32_under_half_precision():
     with torch.autocast("cpu", torch.bfloat16):
         terms = train_step(student, teacher, batch, method)
     assert all(value.dtype == torch.float32 for name, value in terms.items() if name.startswith(("sup", "aux", "cons", "ncr")))
-    row, column = student.attention_arguments(View(batch.weak, confidence=torch.rand(4, 8, 16)))["pasa"].popitem()[1]
+    row, column = student.attention_arguments(View(batch.weak, confidence=torch.rand(4, 8, 16)))["pasa"].popitem()[1].factors
     assert row.dtype == column.dtype == torch.float32
