@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..config import Config, to_dict
 from ..data.batches import validation_set
 from ..errors import DataError
-from ..evaluation.inference import Setting, batches_of_one_size, count, predict, predictions
+from ..evaluation.inference import Setting, batches_of_one_size, predict, predictions, update_matrices
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.model_choice import CheckpointError, ModelChoice, read_mean_std
 from ..evaluation.photos import draw_sheet, find_photos, read_photos, save_maps
@@ -62,7 +62,7 @@ def score_dataset(
     part = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes, "limit": limit}
     matrix, images, start = ConfusionMatrix(len(classes), device=accelerator.device), 0, time.perf_counter()
     for items, maps in predictions({"model": partial(full_size_logits, network)}, dataset, setting, **part):
-        count({"model": matrix}, items, maps)
+        update_matrices({"model": matrix}, items, maps)
         if options.save_predictions:
             save_maps(Path(options.save_predictions), items, maps["model"], classes)
         images += len(items)

@@ -1,8 +1,7 @@
-"""From an image of any size to its class map: whole or in sliding windows, and many images into confusion matrices.
+"""Class maps of images of any size, predicted whole or in sliding windows, and confusion matrices of a data set.
 
-A `Network` here is any function of normalised images (B, 3, H, W) to logits (B, K, H, W), for any H and W; `full_size_logits` of
-models.py makes one of a real model. It should be in eval mode. Nothing here knows what kind of network it is, or where
-the images come from.
+A `Network` is any function of normalised images (B, 3, H, W) to logits (B, K, H, W), for any H and W, in eval mode;
+`logits_at` of networks/build.py makes one of a model.
 """
 
 import math
@@ -21,14 +20,14 @@ from .metrics import ConfusionMatrix, ImageCounts
 from .windows import resized_bands, sliding_rows
 
 Network = Callable[[Tensor], Tensor]
-PSEUDO_LABELS = "pseudo"  # the name of class maps without the pixels that a teacher is unsure of
-AHEAD = 4  # images of an evaluation that are decoded before they are asked for
-WAITING = 2**28  # values of images that wait for others of their size, 256 MiB as uint8
+PSEUDO_LABELS = "pseudo"  # the name of class maps without the pixels whose confidence is not above the threshold
+AHEAD = 4  # images that are decoded in advance
+MAX_WAITING = 2**28  # values of images that wait for others of their size, 256 MiB as uint8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What has to be known to test a network.
+    """How a network is to read images.
 
     crop: height and width of the training crop, the window where the config names none.
     mean, std: of the three channels, for pixels in 0 .. 1; they belong to the weights.
@@ -54,6 +53,16 @@ class Setting:
         down, across = self.evaluation.stride
         return down or max(1, self.window[0] * 2 // 3), across or max(1, self.window[1] * 2 // 3)
 
+    @property
+    def views(self) -> list[tuple[float, bool]]:
+        """(scale, mirrored) of every view of an image."""
+        return [(scale, mirrored) for scale in self.evaluation.scales for mirrored in (False, True)[: 1 + self.evaluation.flip]]
+
+    @property
+    def cut_windows(self) -> bool:
+        """Whether windows are cut at the border, as UniMatch does, whose scores are probabilities."""
+        return self.evaluation.mode == "sliding" and self.evaluation.windows == "cut"
+
 
 def resize_for_test(height: int, width: int, *, short_side: int, long_side: int) -> tuple[int, int]:
     """The size, ratio kept, whose shorter side is `short_side` unless the longer one would pass `long_side`.
@@ -62,106 +71,84 @@ def resize_for_test(height: int, width: int, *, short_side: int, long_side: int)
     """
     if not short_side:
         return height, width
-    scale = min(short_side / min(height, width), long_side / max(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    return scaled_size((height, width), min(short_side / min(height, width), long_side / max(height, width)))
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
 @torch.no_grad()
 def predict(network: Network, images: Tensor, setting: Setting) -> Tensor:
-    """Class maps of images as they come from disk: resized, normalised, read whole or in windows, brought back to size.
-
-    Args:
-        images: (3, H, W) uint8, or (B, 3, H, W) of one size.
-
-    Returns:
-        (H, W) or (B, H, W) long, on the setting's device.
-    """
+    """Class maps at the size of the images: (3, H, W) uint8 to (H, W) long on the setting's device, or a batch of them."""
     if images.dim() == 3:
         return predict(network, images[None], setting)[0]
-    scores = read(network, images, setting)
+    scores = predict_scores(network, images, setting)
     # max rather than argmax, which takes several times as long across planes on a CPU
     return torch.stack([torch.cat([band.max(dim=0).indices for band in bands]) for bands in scores])
 
 
 @torch.no_grad()
 def predict_with_confidence(network: Network, images: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
-    """Class maps as of `predict`, and how sure the network is of them: its largest probability, float32, same shape."""
+    """Class maps as of `predict`, and the confidence of each pixel: its largest probability, float32."""
     if images.dim() == 3:
         labels, confidence = predict_with_confidence(network, images[None], setting)
         return labels[0], confidence[0]
-    averaged = gives_probabilities(setting.evaluation)
-    maps = []
-    for bands in read(network, images, setting):
-        best = [(band if averaged else band.softmax(dim=0)).max(dim=0) for band in bands]
-        maps.append((torch.cat([each.indices for each in best]), torch.cat([each.values for each in best])))
-    labels, confidence = zip(*maps)
+    are_probabilities, labels, confidence = len(setting.views) > 1 or setting.cut_windows, [], []
+    for bands in predict_scores(network, images, setting):
+        best = [(band if are_probabilities else band.softmax(dim=0)).max(dim=0) for band in bands]
+        labels.append(torch.cat([each.indices for each in best]))
+        confidence.append(torch.cat([each.values for each in best]))
     return torch.stack(labels), torch.stack(confidence)
 
 
 @torch.no_grad()
-def read(network: Network, images: Tensor, setting: Setting) -> Iterator[Iterator[Tensor]]:
+def predict_scores(network: Network, images: Tensor, setting: Setting) -> Iterator[Iterator[Tensor]]:
     """For every image (3, H, W) its scores at its own size, in bands (K, n, W) of rows from top to bottom.
 
     They are logits, or where several are averaged probabilities; never more than a few bands are in memory.
     """
-    evaluation, size = setting.evaluation, tuple(images.shape[-2:])
-    resized = resize_for_test(*size, short_side=evaluation.short_side, long_side=evaluation.long_side)
-    views = views_of(evaluation)
-    if len(views) == 1 and evaluation.mode == "whole":
-        pixels = resize_pixels(normalise(images.to(setting.device), setting), resized, views[0][0])
+    size = tuple(images.shape[-2:])
+    resized = resize_for_test(*size, short_side=setting.evaluation.short_side, long_side=setting.evaluation.long_side)
+    if len(setting.views) == 1 and setting.evaluation.mode == "whole":
+        pixels = resize_pixels(normalise(images.to(setting.device), setting), scaled_size(resized, setting.views[0][0]))
         yield from (resized_bands([one], one.shape[-2], size) for one in network(pixels))
         return
     for image in images:
-        bands = [read_view(network, image.to(setting.device), *view, resized, setting) for view in views]
+        bands = [view_scores(network, image.to(setting.device), *view, resized, setting) for view in setting.views]
         # probabilities are averaged over views; a single view needs no softmax to be compared with itself
-        yield bands[0] if len(views) == 1 else (average(parts, evaluation) for parts in zip(*bands))
+        yield bands[0] if len(bands) == 1 else (mean_probability(parts, setting) for parts in zip(*bands))
 
 
-def views_of(evaluation: Evaluation) -> list[tuple[float, bool]]:
-    """(scale, mirrored) of every reading of an image."""
-    return [(scale, mirrored) for scale in evaluation.scales for mirrored in (False, True)[: 1 + evaluation.flip]]
-
-
-def read_view(
+def view_scores(
     network: Network, image: Tensor, scale: float, mirrored: bool, resized: tuple[int, int], setting: Setting
 ) -> Iterator[Tensor]:
-    """Scores of one scale of an image (3, H, W) uint8, mirrored or not, whole or in windows, in bands at its own size."""
-    evaluation, size = setting.evaluation, tuple(image.shape[-2:])
+    """Scores of one view of an image (3, H, W) uint8, whole or in windows, in bands at its own size."""
+    size, target = tuple(image.shape[-2:]), scaled_size(resized, scale)
     image = image.flip(2) if mirrored else image
-    target, options = scaled(resized, scale), {"ready": partial(normalise, setting=setting)}
-    if evaluation.mode == "whole":
-        rows = [network(resize_pixels(normalise(image[None], setting), resized, scale))[0]]
+    if setting.evaluation.mode == "whole":
+        rows = [network(resize_pixels(normalise(image[None], setting), target))[0]]
         bands = resized_bands(rows, rows[0].shape[-2], size)
     else:
-        if target != size:
-            image, options = resize_pixels(normalise(image[None], setting), resized, scale)[0], {}
-        options |= {"window": setting.window, "stride": setting.stride, "batch": evaluation.batch}
-        rows = sliding_rows(network, image, cut=evaluation.windows == "cut", **options)
+        options = {"window": setting.window, "stride": setting.stride, "batch": setting.evaluation.batch}
+        if target == size:  # a large photo stays uint8, and is normalised window by window
+            options["normalise"] = partial(normalise, setting=setting)
+        else:
+            image = resize_pixels(normalise(image[None], setting), target)[0]
+        rows = sliding_rows(network, image, cut=setting.cut_windows, **options)
         bands = resized_bands(rows, target[0], size)
     return (band.flip(2) for band in bands) if mirrored else bands
 
 
-def average(parts: Sequence[Tensor], evaluation: Evaluation) -> Tensor:
-    """The mean probability over views of one band; cut windows give probabilities already."""
-    cut = evaluation.mode == "sliding" and evaluation.windows == "cut"
-    return sum(part if cut else part.softmax(dim=0) for part in parts) / len(parts)
+def mean_probability(views: Sequence[Tensor], setting: Setting) -> Tensor:
+    return sum(scores if setting.cut_windows else scores.softmax(dim=0) for scores in views) / len(views)
 
 
-def gives_probabilities(evaluation: Evaluation) -> bool:
-    """Whether `read` gives probabilities rather than logits."""
-    return len(views_of(evaluation)) > 1 or (evaluation.mode == "sliding" and evaluation.windows == "cut")
-
-
-def scaled(resized: tuple[int, int], scale: float) -> tuple[int, int]:
-    return max(1, int(resized[0] * scale + 0.5)), max(1, int(resized[1] * scale + 0.5))
-
-
-def resize_pixels(pixels: Tensor, resized: tuple[int, int], scale: float) -> Tensor:
-    """Normalised images at the test size times a scale; bilinear with antialiasing, as the training crops are."""
-    target = scaled(resized, scale)
-    if target == tuple(pixels.shape[-2:]):
+def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Normalised images at another size; bilinear with antialiasing, as the training crops are."""
+    if size == tuple(pixels.shape[-2:]):
         return pixels
-    return F.interpolate(pixels, size=target, mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def normalise(images: Tensor, setting: Setting) -> Tensor:
@@ -170,22 +157,23 @@ def normalise(images: Tensor, setting: Setting) -> Tensor:
     return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
-def batches_of_one_size(items: Iterable[Any], batch: int, *, patience: int = 8, most: int = WAITING) -> Iterator[list[Any]]:
+def batches_of_one_size(
+    items: Iterable[Any], batch: int, *, max_batches: int = 8, max_values: int = MAX_WAITING
+) -> Iterator[list[Any]]:
     """Groups items by the size of their image, `batch` at a time, every item exactly once.
 
-    At most `patience` batches' worth of items, and `most` values of them, wait for company; then the largest group goes
-    as it is.
+    At most `max_batches` times `batch` items, and `max_values` values of them, wait for others of their size; then the
+    largest group goes as it is.
     """
     waiting: dict[tuple[int, ...], list[Any]] = {}
     for item in items:
         size = tuple(item.image.shape)
         waiting.setdefault(size, []).append(item)
-        values = sum(math.prod(key) * len(group) for key, group in waiting.items())
-        if len(waiting[size]) < batch and (sum(map(len, waiting.values())) >= patience * batch or values > most):
-            size = max(waiting, key=lambda key: math.prod(key) * len(waiting[key]))
-        elif len(waiting[size]) < batch:
-            continue
-        yield waiting.pop(size)
+        values = {size: math.prod(size) * len(group) for size, group in waiting.items()}
+        if len(waiting[size]) == batch:
+            yield waiting.pop(size)
+        elif sum(map(len, waiting.values())) >= max_batches * batch or sum(values.values()) > max_values:
+            yield waiting.pop(max(values, key=values.get))
     yield from waiting.values()
 
 
@@ -199,28 +187,28 @@ def predictions(
     process_index: int = 0,
     num_processes: int = 1,
 ) -> Iterator[tuple[list[Any], dict[str, Tensor]]]:
-    """Class maps of several networks in one pass over the data.
+    """Class maps of several networks, by name, in one pass over the data.
 
     Args:
-        networks: by name.
         dataset: a sequence of items with `image` (3, H, W) uint8, `labels` (H, W) long and `id`.
-        pseudo: a network and a threshold; the class maps of that network come once more under the name PSEUDO_LABELS, with
-            IGNORE_INDEX where its confidence is not above.
+        pseudo: a network and a threshold; its class maps come once more under the name PSEUDO_LABELS, with IGNORE_INDEX
+            where the confidence is not above the threshold.
         limit: only the first images; 0 = all.
-        process_index, num_processes: image i belongs to process i % num_processes, so none is seen twice.
+        process_index, num_processes: image i belongs to process i % num_processes.
 
     Yields:
         items of one size, and per network their maps (B, H, W) long on the setting's device.
     """
     end = min(limit, len(dataset)) if limit else len(dataset)
-    mine = prefetch(dataset.__getitem__, range(process_index, end, num_processes), AHEAD)
-    for items in batches_of_one_size(mine, setting.evaluation.batch):
+    own = prefetch(dataset.__getitem__, range(process_index, end, num_processes), AHEAD)
+    labeler, threshold = pseudo or ("", 0.0)
+    for items in batches_of_one_size(own, setting.evaluation.batch):
         images = torch.stack([item.image for item in items])
-        speaker, threshold = pseudo or ("", 0.0)
-        maps = {name: predict(network, images, setting) for name, network in networks.items() if name != speaker}
-        if speaker:
-            labels, confidence = predict_with_confidence(networks[speaker], images, setting)
-            maps |= {speaker: labels, PSEUDO_LABELS: labels.masked_fill(confidence <= required_confidence(labels, threshold), IGNORE_INDEX)}
+        maps = {name: predict(network, images, setting) for name, network in networks.items() if name != labeler}
+        if labeler:
+            labels, confidence = predict_with_confidence(networks[labeler], images, setting)
+            unsure = confidence <= required_confidence(labels, threshold)
+            maps |= {labeler: labels, PSEUDO_LABELS: labels.masked_fill(unsure, IGNORE_INDEX)}
         yield items, maps
 
 
@@ -234,21 +222,22 @@ def evaluate_networks(
     images: ImageCounts | None = None,
     **part: int,
 ) -> dict[str, ConfusionMatrix]:
-    """One confusion matrix per network over this process's share of the data; the caller sums over the processes.
+    """One confusion matrix per network over this process's share of the data; with `pseudo` one more, PSEUDO_LABELS.
 
-    With `pseudo` there is one more, PSEUDO_LABELS, over the pixels of which that network is sure; see `predictions`.
-    `images` receives the counts of every image. `part` is `limit`, `process_index` and `num_processes` of `predictions`.
+    Args:
+        images: receives the counts of every image.
+        pseudo, part: `limit`, `process_index` and `num_processes` of `predictions`.
     """
     names = [*networks, PSEUDO_LABELS] if pseudo else networks
     matrices = {name: ConfusionMatrix(num_classes, device=setting.device) for name in names}
     for items, maps in predictions(networks, dataset, setting, pseudo=pseudo, **part):
-        count(matrices, items, maps)
+        update_matrices(matrices, items, maps)
         if images is not None:
             images.update([item.id for item in items], maps, torch.stack([item.labels for item in items]))
     return matrices
 
 
-def count(matrices: dict[str, ConfusionMatrix], items: Sequence[Any], maps: dict[str, Tensor]) -> None:
+def update_matrices(matrices: dict[str, ConfusionMatrix], items: Sequence[Any], maps: dict[str, Tensor]) -> None:
     """Adds what `predictions` yields to the matrix of each network; where a map has IGNORE_INDEX nothing is counted."""
     labels = torch.stack([item.labels for item in items])
     for name, matrix in matrices.items():

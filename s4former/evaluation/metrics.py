@@ -1,4 +1,4 @@
-"""Counting predictions against labels: one streaming confusion matrix, and everything that derives from it."""
+"""Segmentation metrics of one streaming confusion matrix: IoU per class and its mean, accuracies."""
 
 from typing import Callable, Sequence
 
@@ -7,26 +7,22 @@ from torch import Tensor
 
 from ..config import IGNORE_INDEX
 
-BYTE = 256  # class ids fit into a byte
-
 
 class ConfusionMatrix:
     """Counts of pixels by true and predicted class, in constant memory however many images are seen.
 
-    `update` only queues work on the device of the data; nothing is read on the host before a result is asked for.
-    So values outside 0 .. K-1, which count nowhere, are complained of then.
+    On a GPU `update` only queues work, so ids outside 0 .. K-1, which count nowhere, are reported when results are read.
 
-    counts: (K, K) int64, rows truth, columns prediction; summed over processes, it is that of all their images.
-    strange: (2,) int64, how many labels and predictions were outside 0 .. K-1.
+    pairs: (bins, bins) int64, pixels by label and prediction of any value; the last bin takes all ids that have no other.
+        Summed over processes, it is that of all their images.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX, device: torch.device | str = "cpu") -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.long, device=device)
-        self.strange = torch.zeros(2, dtype=torch.long, device=device)
+        if num_classes < 1 or ignore_index < 0:
+            raise ValueError(f"num_classes is {num_classes} and ignore_index {ignore_index}; use at least 1 and at least 0")
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.bins = max(num_classes, ignore_index + 1) + 1
+        self.pairs = torch.zeros(self.bins, self.bins, dtype=torch.long, device=device)
 
     def update(self, prediction: Tensor, labels: Tensor) -> "ConfusionMatrix":
         """Counts one or many images.
@@ -40,66 +36,44 @@ class ConfusionMatrix:
                 f"prediction is {tuple(prediction.shape)} and labels are {tuple(labels.shape)}; they must have one shape,"
                 " so take the argmax over classes and bring it to the size of the labels first"
             )
-        for name, values in (("prediction", prediction), ("labels", labels)):
-            if values.is_floating_point() or values.dtype == torch.bool:
-                raise TypeError(f"{name} is {values.dtype}; it must hold class ids as integers")
-        labels, prediction = labels.to(prediction.device).flatten(), prediction.flatten()
-        self.counts, self.strange = self.counts.to(prediction.device), self.strange.to(prediction.device)
-        joint = self.all_pairs(prediction, labels)
-        if joint is not None:
-            self.add(joint)
-        else:
-            self.queue(prediction.to(torch.long), labels.to(torch.long))
+        for name, ids in (("prediction", prediction), ("labels", labels)):
+            if ids.is_floating_point() or ids.dtype == torch.bool:
+                raise TypeError(f"{name} is {ids.dtype}; it must hold class ids as integers")
+        labels = self.to_bins(labels.to(prediction.device).flatten())
+        pairs = count_values(labels * self.bins + self.to_bins(prediction.flatten()), self.bins**2)
+        self.pairs = self.pairs.to(pairs.device) + pairs.view_as(self.pairs)
         return self
 
-    def all_pairs(self, prediction: Tensor, labels: Tensor) -> Tensor | None:
-        """(256, 256) counts of every pair of ids on a CPU, in one fast pass; None on a device that should not be waited
-        for, or where an id does not fit into a byte."""
-        if prediction.device.type != "cpu" or not len(labels) or self.num_classes > BYTE or self.ignore_index >= BYTE:
-            return None
-        if any(int(ids.min()) < 0 or int(ids.max()) >= BYTE for ids in (prediction, labels)):
-            return None
-        return torch.bincount(labels.int() * BYTE + prediction.int(), minlength=BYTE * BYTE).view(BYTE, BYTE)
-
-    def add(self, joint: Tensor) -> None:
-        """Takes the classes out of the counts of all pairs; the rest is strange, but for ignored labels."""
-        joint = joint.clone()
-        joint[self.ignore_index] = 0
-        own = slice(self.num_classes)
-        self.counts += joint[own, own]
-        self.strange += torch.stack([joint[self.num_classes :].sum(), joint[:, self.num_classes :].sum()])
-
-    def queue(self, prediction: Tensor, labels: Tensor) -> None:
-        """The same without ever waiting for the device."""
-        labeled = labels != self.ignore_index
-        strange_labels, strange_predictions = labeled & self.outside(labels), labeled & self.outside(prediction)
-        self.strange += torch.stack([strange_labels.sum(), strange_predictions.sum()])
-        kept = labeled & ~strange_labels & ~strange_predictions
-        places = (labels * self.num_classes + prediction).masked_fill(~kept, 0)
-        # scatter_add_ rather than bincount or a boolean index: those two make the host wait for the device
-        self.counts.view(-1).scatter_add_(0, places, kept.long())
-
-    def outside(self, ids: Tensor) -> Tensor:
-        """Where ids are no classes."""
-        return (ids < 0) | (ids >= self.num_classes)
-
-    def merge(self, other: "ConfusionMatrix") -> "ConfusionMatrix":
-        """Adds the counts of another matrix of the same classes."""
-        if other.num_classes != self.num_classes:
-            raise ValueError(f"cannot merge counts of {other.num_classes} classes into counts of {self.num_classes}")
-        self.counts = self.counts + other.counts.to(self.counts.device)
-        self.strange = self.strange + other.strange.to(self.strange.device)
-        return self
+    def to_bins(self, ids: Tensor) -> Tensor:
+        """(n,) ids, those outside 0 .. bins-2 as bins-1."""
+        if ids.device.type == "cpu" and len(ids):  # where looking is cheaper than replacing
+            least, most = torch.aminmax(ids)
+            if least >= 0 and most < self.bins - 1:
+                return ids.int()
+        ids = ids.long()
+        return ids.where((ids >= 0) & (ids < self.bins - 1), self.bins - 1)
 
     def reduce(self, total: Callable[[Tensor], Tensor]) -> "ConfusionMatrix":
-        """Replaces everything counted by its sum over processes; `total` sums a tensor over them. To be called by all."""
-        self.counts, self.strange = total(self.counts), total(self.strange)
+        """Replaces the counts by their sum over processes; `total` sums a tensor over them. To be called by all."""
+        self.pairs = total(self.pairs)
         return self
 
+    def labeled_pairs(self) -> Tensor:
+        """`pairs` without the pixels that are ignored."""
+        pairs = self.pairs.clone()
+        pairs[self.ignore_index] = 0
+        return pairs
+
+    @property
+    def counts(self) -> Tensor:
+        """(K, K) int64 on the device, rows truth, columns prediction."""
+        return self.labeled_pairs()[: self.num_classes, : self.num_classes]
+
     def checked_counts(self) -> Tensor:
-        """The counts as float64 on the CPU, for reading results; a ValueError if there was anything strange."""
-        for name, number in zip(("labels", "predictions"), self.strange.tolist()):
-            if number:
+        """`counts` as float64 on the CPU; a ValueError if any label or prediction was outside 0 .. K-1."""
+        pairs = self.labeled_pairs()
+        for name, outside in (("labels", pairs[self.num_classes :]), ("predictions", pairs[:, self.num_classes :])):
+            if number := int(outside.sum()):
                 raise ValueError(
                     f"{number} {name} lie outside 0 .. {self.num_classes - 1} (and are not the ignored"
                     f" {self.ignore_index}); check the number of classes and the ids in the masks"
@@ -127,11 +101,10 @@ class ConfusionMatrix:
         return float(counts.diagonal().sum() / counts.sum())
 
     def as_dict(self, class_names: Sequence[str]) -> dict:
-        """{"mean_iou", "pixel_accuracy", "iou": {class name: IoU}} as plain JSON values; what is NaN becomes None."""
-        if len(class_names) != self.num_classes or len(set(class_names)) != self.num_classes:
-            raise ValueError(
-                f"{len(set(class_names))} different class names for {self.num_classes} classes; give each class its own"
-            )
+        """{"mean_iou", "pixel_accuracy", "iou": {class name: IoU}} as plain JSON values; NaN becomes None."""
+        different = len(set(class_names))
+        if not len(class_names) == different == self.num_classes:
+            raise ValueError(f"{different} different class names for {self.num_classes} classes; give each class its own")
         return {
             "mean_iou": none_for_nan(self.mean_iou()),
             "pixel_accuracy": none_for_nan(self.pixel_accuracy()),
@@ -149,16 +122,16 @@ class ImageCounts:
 
     def __init__(self, ids: Sequence[str], networks: Sequence[str], num_classes: int, device: torch.device | str = "cpu"):
         self.ids, self.num_classes = list(ids), num_classes
-        self.places = {name: place for place, name in enumerate(self.ids)}
+        self.indices = {name: index for index, name in enumerate(self.ids)}
         shape = (len(self.ids), 3, num_classes)
         self.counts = {name: torch.zeros(shape, dtype=torch.long, device=device) for name in networks}
 
     def update(self, ids: Sequence[str], maps: dict[str, Tensor], labels: Tensor) -> None:
         """Counts images of one size; maps by network and labels (B, H, W), never waiting for the device."""
-        places = torch.tensor([self.places[name] for name in ids])
+        indices = torch.tensor([self.indices[name] for name in ids])
         for network, counts in self.counts.items():
             prediction = maps[network]
-            counts[places.to(counts.device)] = class_counts(prediction, labels.to(prediction.device), self.num_classes)
+            counts[indices.to(counts.device)] = class_counts(prediction, labels.to(prediction.device), self.num_classes)
 
     def reduce(self, total: Callable[[Tensor], Tensor]) -> "ImageCounts":
         """Sums over processes, each of which has counted images of its own. To be called by all."""
@@ -168,20 +141,24 @@ class ImageCounts:
 
 def class_counts(prediction: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """(B, 3, K) long: of each image the right, predicted and true pixels of each class, where the label is a class."""
-    joint = num_classes * num_classes
+    images, joint = len(labels), num_classes * num_classes
     kept = (labels >= 0) & (labels < num_classes) & (prediction >= 0) & (prediction < num_classes)
-    image = torch.arange(len(labels), device=labels.device)[:, None, None]
-    # what does not count goes into one more cell at the end
-    cells = (image * joint + labels * num_classes + prediction).masked_fill(~kept, len(labels) * joint).flatten()
-    if cells.device.type == "cpu":
-        pairs = torch.bincount(cells, minlength=len(labels) * joint + 1)
-    else:  # bincount makes the host wait for the device
-        pairs = torch.zeros(len(labels) * joint + 1, dtype=torch.long, device=cells.device)
-        pairs.scatter_add_(0, cells, torch.ones_like(cells))
-    pairs = pairs[:-1].view(len(labels), num_classes, num_classes)
+    index = torch.arange(images, device=labels.device)[:, None, None] * joint + labels * num_classes + prediction
+    index = index.masked_fill(~kept, images * joint).flatten()  # what does not count goes into one more cell at the end
+    pairs = count_values(index, images * joint + 1)[:-1].view(images, num_classes, num_classes)
     return torch.stack([pairs.diagonal(dim1=1, dim2=2), pairs.sum(dim=1), pairs.sum(dim=2)], dim=1)
 
 
+def count_values(values: Tensor, size: int) -> Tensor:
+    """(size,) int64: how often each of 0 .. size-1 is among the values (n,)."""
+    return torch.bincount(values, minlength=size) if values.device.type == "cpu" else count_without_waiting(values, size)
+
+
+def count_without_waiting(values: Tensor, size: int) -> Tensor:
+    """The same for a GPU, since bincount makes the host wait for the device."""
+    return values.new_zeros(size, dtype=torch.long).scatter_add_(0, values, torch.ones_like(values))
+
+
 def none_for_nan(value: float) -> float | None:
-    """JSON has no NaN; null says the same."""
+    """JSON has no NaN."""
     return None if value != value else value

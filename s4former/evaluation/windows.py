@@ -1,7 +1,7 @@
-"""Windows that slide over an image, and scores that leave in bands of rows: large images in bounded memory.
+"""Sliding windows, and scores in bands of rows: large images in bounded memory.
 
-Scores of a whole image are K planes of its size, gigabytes for a photo of 50 megapixels. Here rows of them are handed on
-as soon as no later window can reach them, so that at no moment there are more than a window's height of them.
+Scores of a whole image are K planes of its size, gigabytes for a photo of 50 megapixels. Here rows are yielded as soon as
+no later window can reach them, so that at no moment there are more than a window's height of them.
 """
 
 import itertools
@@ -38,15 +38,11 @@ def window_places(size: tuple[int, int], window: tuple[int, int], stride: tuple[
     return list(itertools.product(*spans))
 
 
-def extent(span: Span) -> tuple[int, int]:
-    return span[0].stop - span[0].start, span[1].stop - span[1].start
-
-
 def in_batches(places: list[Span], batch: int) -> Iterator[list[Span]]:
     """At most `batch` windows at a time, all of one size."""
-    for _, group in itertools.groupby(places, key=extent):
-        group = list(group)
-        yield from (group[first : first + batch] for first in range(0, len(group), batch))
+    for _, group in itertools.groupby(places, key=lambda span: [side.stop - side.start for side in span]):
+        while spans := list(itertools.islice(group, batch)):
+            yield spans
 
 
 @torch.no_grad()
@@ -58,7 +54,7 @@ def sliding_rows(
     stride: tuple[int, int],
     batch: int,
     cut: bool = False,
-    ready: Callable[[Tensor], Tensor] = lambda images: images,
+    normalise: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> Iterator[Tensor]:
     """The scores of an image, averaged over overlapping windows, in chunks of finished rows from top to bottom.
 
@@ -69,59 +65,50 @@ def sliding_rows(
         batch: windows in one forward pass; only that many are in memory at once.
         cut: windows begin at every multiple of the stride and end with the image, and softmax is averaged (UniMatch);
             else the last window is moved back and logits are averaged (released code).
-        ready: makes of pixels what the network takes; window by window, so that a large photo may stay uint8.
+        normalise: applied to the pixels of each batch of windows, so that a large photo may stay uint8.
 
     Yields:
         (K, n, W) float32, at most a window's height of rows (more only where a batch spans several rows of windows).
     """
     height, width = image.shape[-2:]
-    chunks = list(in_batches(window_places((height, width), window, stride, cut), batch))
-    followers = [chunk[0][0].start for chunk in chunks[1:]] + [height]  # above it every row is finished
+    batches = list(in_batches(window_places((height, width), window, stride, cut), batch))
+    unfinished = [spans[0][0].start for spans in batches[1:]] + [height]  # the first row that later windows reach
     top, sums = 0, None  # sums: (K + 1, n, W) of rows top .. top + n - 1; the last plane counts the windows
-    for chunk, finished in zip(chunks, followers):
-        cuts = ready(torch.stack([image[:, rows, columns] for rows, columns in chunk]))
+    for spans, end in zip(batches, unfinished):
+        crops = normalise(torch.stack([image[:, rows, columns] for rows, columns in spans]))
         if not cut:
-            cuts = F.pad(cuts, (0, window[1] - cuts.shape[-1], 0, window[0] - cuts.shape[-2]))
-        logits = resize_logits(network(cuts), cuts.shape[-2:])
-        parts = logits.softmax(dim=1) if cut else logits
-        sums = with_rows(sums, (parts.shape[1] + 1, max(rows.stop for rows, _ in chunk) - top, width), like=parts)
-        for (rows, columns), part in zip(chunk, parts):
-            own = sums[:, rows.start - top : rows.stop - top, columns]
-            own[:-1] += part[:, : own.shape[1], : own.shape[2]]
-            own[-1] += 1
-        if finished > top:
-            yield sums[:-1, : finished - top] / sums[-1, : finished - top]
-            top, sums = finished, sums[:, finished - top :]
-
-
-def with_rows(sums: Tensor | None, shape: tuple[int, int, int], *, like: Tensor) -> Tensor:
-    """The sums so far, with rows of zeros below them up to `shape`."""
-    if sums is not None and sums.shape[1] >= shape[1]:
-        return sums
-    grown = like.new_zeros(shape)
-    if sums is not None:
-        grown[:, : sums.shape[1]] = sums
-    return grown
+            crops = F.pad(crops, (0, window[1] - crops.shape[-1], 0, window[0] - crops.shape[-2]))
+        scores = resize_logits(network(crops), crops.shape[-2:])
+        scores = scores.softmax(dim=1) if cut else scores
+        if sums is None:
+            sums = scores.new_zeros(scores.shape[1] + 1, 0, width)
+        missing = max(rows.stop for rows, _ in spans) - top - sums.shape[1]
+        sums = F.pad(sums, (0, 0, 0, missing)) if missing > 0 else sums
+        for (rows, columns), part in zip(spans, scores):
+            reached = sums[:, rows.start - top : rows.stop - top, columns]
+            reached[:-1] += part[:, : reached.shape[1], : reached.shape[2]]
+            reached[-1] += 1
+        if end > top:
+            yield sums[:-1, : end - top] / sums[-1, : end - top]
+            top, sums = end, sums[:, end - top :]
 
 
 @torch.no_grad()
 def resized_bands(chunks: Iterable[Tensor], height: int, size: tuple[int, int], most: int = 0) -> Iterator[Tensor]:
-    """Scores that come in chunks of rows (K, n, w), `height` rows in all, bilinearly resized to `size`, in bands of rows.
-
-    Bands hold at most `most` values (0 = BAND), and depend on K and `size` only: those of several views of an image go
-    together.
+    """Scores in chunks of rows (K, n, w), `height` rows in all, bilinearly resized to `size`.
 
     Yields:
-        (K, m, W) float32, from top to bottom.
+        (K, m, W) float32, from top to bottom, in bands of at most `most` values (0 = BAND) that depend on K and `size` only:
+        those of several views of an image go together.
     """
     chunks = iter(chunks)
     held, first = next(chunks), 0  # rows first, first + 1, ... of the scores
-    deep = max(1, (most or BAND) // (held.shape[0] * size[1]))
-    if deep >= size[0]:
+    rows_per_band = max(1, (most or BAND) // (held.shape[0] * size[1]))
+    if rows_per_band >= size[0]:
         yield resize_logits(torch.cat([held, *chunks], dim=1)[None], size)[0]
         return
-    for top in range(0, size[0], deep):
-        rows = torch.arange(top, min(top + deep, size[0]), device=held.device, dtype=torch.float64)
+    for top in range(0, size[0], rows_per_band):
+        rows = torch.arange(top, min(top + rows_per_band, size[0]), device=held.device, dtype=torch.float64)
         places = ((rows + 0.5) * height / size[0] - 0.5).clamp(min=0)  # as interpolate with align_corners=False
         above = places.long()
         below = (above + 1).clamp(max=height - 1)

@@ -97,7 +97,7 @@ def test_the_window_defaults_to_the_crop_and_the_stride_to_two_thirds_of_it():
 
 def test_batches_hold_one_size_and_every_item_once():
     items = make_items(11)
-    batches = list(batches_of_one_size(items, 2, patience=2))
+    batches = list(batches_of_one_size(items, 2, max_batches=2))
     assert sorted(item.id for batch in batches for item in batch) == sorted(item.id for item in items)
     assert all(len({item.image.shape for item in batch}) == 1 and len(batch) <= 2 for batch in batches)
 
@@ -114,8 +114,7 @@ def test_two_networks_in_one_pass_over_three_processes_count_every_image_once(op
         for i in range(3)
     ]
     for name, matrix in whole.items():
-        merged = parts[0][name].merge(parts[1][name]).merge(parts[2][name])
-        assert torch.equal(matrix.counts, merged.counts)
+        assert torch.equal(matrix.counts, sum(part[name].counts for part in parts))
     assert not torch.equal(whole["teacher"].counts, whole["student"].counts)
 
 
@@ -203,7 +202,7 @@ def test_confidence_is_the_largest_probability_and_belongs_to_the_label(options)
     torch.testing.assert_close(confidence, pointwise(pixels[None])[0].softmax(dim=0).amax(dim=0))
 
 
-def test_pseudo_labels_are_counted_where_the_network_is_sure():
+def test_pseudo_labels_are_counted_where_the_confidence_is_above_the_threshold():
     items, threshold = make_items(6), 0.8
     networks = {"teacher": pointwise, "student": constant}
     matrices = evaluate_networks(networks, items, setting(), num_classes=5, pseudo=("teacher", threshold))
@@ -217,8 +216,8 @@ def test_pseudo_labels_are_counted_where_the_network_is_sure():
     assert torch.equal(matrices["teacher"].counts, evaluate_networks(networks, items, setting(), num_classes=5)["teacher"].counts)
 
 
-def test_few_large_photos_wait_for_company():
+def test_few_large_photos_wait_for_others_of_their_size():
     items = make_items(11)
-    batches = list(batches_of_one_size(items, 4, patience=100, most=3 * 20 * 30))
+    batches = list(batches_of_one_size(items, 4, max_batches=100, max_values=3 * 20 * 30))
     assert sorted(item.id for batch in batches for item in batch) == sorted(item.id for item in items)
     assert max(map(len, batches)) == 2  # and 4 without the limit

@@ -1,4 +1,4 @@
-"""Mean IoU as a metric of Hugging Face `evaluate`, counted as it goes: `evaluate.load("s4former/mean_iou", ...)`.
+"""Mean IoU as a streaming metric of Hugging Face `evaluate`; `s4former.evaluation.hf_evaluate.load_mean_iou` loads it.
 
 `evaluate` copies this file into its cache and runs it from there, so it imports this package by its full name. Its
 parser of imports wants one module per line, and its base class appends to the docstrings of the public methods.
@@ -11,8 +11,7 @@ import torch
 import evaluate
 from s4former.evaluation.metrics import ConfusionMatrix, none_for_nan
 
-DESCRIPTION = """Intersection over union per class and its mean over the classes that occur in references or predictions."""
-
+DESCRIPTION = "Intersection over union per class and its mean over the classes that occur in references or predictions."
 INPUTS = """
 Args:
     predictions: segmentation maps of class ids; a batch of arrays (H, W), which may differ in size from map to map.
@@ -36,19 +35,15 @@ class MeanIou(evaluate.Metric):
         super().__init__(*args, **kwargs)
         if self.num_process != 1:
             raise ValueError(
-                f"num_process is {self.num_process}; this metric counts for one process. Sum the counts"
-                " of s4former.evaluation.metrics.ConfusionMatrix over the processes instead"
+                f"num_process is {self.num_process}; this metric counts for one process, and"
+                " s4former.evaluation.metrics.ConfusionMatrix can be summed over several"
             )
         self.matrix = ConfusionMatrix(num_labels, ignore_index)
 
     def _info(self):
         maps = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="",
-            inputs_description=INPUTS,
-            features=datasets.Features({"predictions": maps, "references": maps}),
-        )
+        features = datasets.Features({"predictions": maps, "references": maps})
+        return evaluate.MetricInfo(description=DESCRIPTION, citation="", inputs_description=INPUTS, features=features)
 
     def add_batch(self, *, predictions=None, references=None):
         """Counts a batch of maps."""
@@ -59,14 +54,14 @@ class MeanIou(evaluate.Metric):
 
     def add(self, *, prediction=None, reference=None):
         """Counts one map."""
-        self.matrix.update(as_tensor(prediction), as_tensor(reference))
+        maps = (prediction, reference)
+        self.matrix.update(*(ids if isinstance(ids, torch.Tensor) else torch.from_numpy(numpy.array(ids)) for ids in maps))
 
     def compute(self, *, predictions=None, references=None):
         """The scores of everything added since the last call, and of the batch given here, if any."""
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references)
-        matrix = self.matrix
-        self.matrix = ConfusionMatrix(matrix.num_classes, matrix.ignore_index)
+        matrix, self.matrix = self.matrix, ConfusionMatrix(self.matrix.num_classes, self.matrix.ignore_index)
         accuracy = matrix.accuracy()
         return {
             "mean_iou": matrix.mean_iou(),
@@ -75,8 +70,3 @@ class MeanIou(evaluate.Metric):
             "per_category_iou": [none_for_nan(value) for value in matrix.iou().tolist()],
             "per_category_accuracy": [none_for_nan(value) for value in accuracy.tolist()],
         }
-
-
-def as_tensor(ids):
-    """A map of class ids, whatever holds it, as a tensor."""
-    return ids if isinstance(ids, torch.Tensor) else torch.from_numpy(numpy.array(ids))
