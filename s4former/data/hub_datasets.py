@@ -1,7 +1,7 @@
 """Datasets of the Hub, or in a folder that `datasets` can load: their splits and columns become our tables."""
 
 from pathlib import Path
-from typing import Sequence
+from typing import Iterable, Sequence
 
 import datasets
 import pyarrow.compute as pc
@@ -19,27 +19,27 @@ ID_COLUMNS = ("id", "image_id", "file_name", "filename", "name")
 
 def hub(data: Data, parts: Sequence[str]) -> SourceParts:
     """A dataset of the Hub, or a folder with one: the splits train and validation, columns for image and mask."""
-    splits = hub_splits(data.root)
+    splits = load_splits(data.root)
     validation = data.validation or next((name for name in ("validation", "val", "test") if name in splits), "")
-    found = {"validation": hub_table(data, splits, validation, "validation")}
+    found = {"validation": split_table(data, splits, validation, "validation")}
     if "labeled" not in parts:
         return SourceParts(parts=found)
-    train = hub_table(data, splits, "train", "labeled")
-    chosen = hub_choice("data.labeled", data.labeled, train)
+    train = split_table(data, splits, "train", "labeled")
+    chosen = select_rows("data.labeled", data.labeled, train)
     if data.unlabeled in splits:
         if data.unlabeled == validation:
             raise DataError(f"data.unlabeled and the evaluation are both the split {validation!r}; choose another")
-        pool = hub_table(data, splits, data.unlabeled, "unlabeled")
+        pool, origin = split_table(data, splits, data.unlabeled, "unlabeled"), f"the split {data.unlabeled}"
     else:
-        rest = hub_choice("data.unlabeled", data.unlabeled, train) if data.unlabeled else range(len(train))
+        rest = select_rows("data.unlabeled", data.unlabeled, train) if data.unlabeled else range(len(train))
         pool = train.select(sorted(set(rest) - set(chosen))).remove_columns("mask")
+        origin = f"the split train ({len(train)} rows)"
     found |= {"labeled": train.select(chosen), "unlabeled": pool}
-    origin = f"the split {data.unlabeled}" if data.unlabeled in splits else f"the split train ({len(train)} rows)"
     note = f"{data.root}: the pool is what {origin} has beside the labelled: {len(pool)} images"
     return SourceParts(parts=found, notes=[note])
 
 
-def hub_splits(root: str) -> dict[str, datasets.Dataset]:
+def load_splits(root: str) -> dict[str, datasets.Dataset]:
     """The splits by name, loaded from a folder or the Hub."""
     path = Path(root).expanduser()
     if path.is_absolute() and not path.is_dir():
@@ -58,41 +58,40 @@ def hub_splits(root: str) -> dict[str, datasets.Dataset]:
         ) from None
 
 
-def hub_table(data: Data, splits: dict[str, datasets.Dataset], split: str, part: str) -> datasets.Dataset:
+def split_table(data: Data, splits: dict[str, datasets.Dataset], split: str, part: str) -> datasets.Dataset:
     """One split with the columns image, mask (not for the pool) and id."""
     if split not in splits:
         raise DataError(
             f"{data.root} has no split {split or 'validation'!r} for data.{part}; it has {join_first(list(splits))}"
         )
-    table, columns = splits[split], {}
-    for name, known in (("image", IMAGE_COLUMNS), ("mask", MASK_COLUMNS if part != "unlabeled" else ())):
+    table, columns = splits[split], {}  # columns: theirs -> ours
+    wanted = {"image": IMAGE_COLUMNS} | ({"mask": MASK_COLUMNS} if part != "unlabeled" else {})
+    for name, known in wanted.items():
         column = next((each for each in known if each in table.column_names), None)
-        if column:
-            columns[name] = column
-        elif known:
+        if column is None:
             raise DataError(
                 f"{data.root}, split {split!r}, has no {name} column; it has {join_first(table.column_names)}, and one of"
                 f" {', '.join(known)} is needed"
             )
-    naming = next((each for each in ID_COLUMNS if each in table.column_names), None)
-    ids = [str(name) for name in table[naming]] if naming else [str(index) for index in range(len(table))]
+        columns[column] = name
+    ids_in = next((each for each in ID_COLUMNS if each in table.column_names), None)
+    ids = [str(name) for name in (table[ids_in] if ids_in else range(len(table)))]
     if not ids:
         raise DataError(f"{data.root}, split {split!r}, is empty")
-    check_cells(data.root, table, list(columns.values()))
-    table = table.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
-    return table.add_column("id", ids)
+    check_file_paths(data.root, table, columns)
+    return table.select_columns(list(columns)).rename_columns(columns).add_column("id", ids)
 
 
-def check_cells(root: str, table: datasets.Dataset, columns: Sequence[str]) -> None:
-    """Refuses cells that name files of this machine outside of the dataset and of what was downloaded for it."""
-    places = [Path(root).expanduser(), Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
+def check_file_paths(root: str, table: datasets.Dataset, columns: Iterable[str]) -> None:
+    """Refuses images that are files of this machine outside of the dataset and of what was downloaded for it."""
+    places = (Path(root).expanduser(), Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE))
     places = [place.resolve() for place in places]
     for column in columns:
-        cells = table.with_format("arrow")[column][:].combine_chunks()
-        if not hasattr(cells, "field"):
+        images = table.with_format("arrow")[column][:].combine_chunks()
+        if not hasattr(images, "field"):
             continue  # not of the kind Image; whoever opens it will say so
-        without_bytes = cells.filter(pc.is_null(pc.struct_field(cells, "bytes")))
-        paths = [path for path in pc.struct_field(without_bytes, "path").to_pylist() if path is not None]
+        files = images.filter(pc.is_null(pc.struct_field(images, "bytes")))
+        paths = [path for path in pc.struct_field(files, "path").to_pylist() if path is not None]
         for folder, path in {Path(path).parent: path for path in paths}.items():
             if not any(folder.resolve().is_relative_to(place) for place in places):
                 raise DataError(
@@ -101,12 +100,11 @@ def check_cells(root: str, table: datasets.Dataset, columns: Sequence[str]) -> N
                 )
 
 
-def hub_choice(key: str, value: str, table: datasets.Dataset) -> list[int]:
+def select_rows(key: str, value: str, table: datasets.Dataset) -> list[int]:
     """The rows meant by 'first:92', by a list file of ids, or by one of row numbers."""
-    count = value.removeprefix("first:")
     if not value:
         raise DataError(f"{key} is empty; write {key}=first:92 for the first rows, or name a list file of rows")
-    if count.isdecimal():
+    if (count := value.removeprefix("first:")).isdecimal():
         if not 0 < int(count) <= len(table):
             raise DataError(f"{key} is {value!r}, but the split train has {len(table)} rows")
         return list(range(int(count)))

@@ -6,7 +6,7 @@ from PIL import Image
 
 from s4former.config import Data
 from s4former.data.colour import photometric
-from s4former.data.geometry import crop_pair, crop_image, crop_mask, draw_geometry, shows_several_classes, resized_size
+from s4former.data.geometry import crop_image, crop_mask, crop_pair, draw_geometry, resized_size, shows_several_classes
 
 SMALL = Data(crop=(16, 24), resize=(96, 24))
 
