@@ -1,4 +1,4 @@
-"""Pictures, masks and lists on disk, as small as they can be: what the tests of the data rooms read."""
+"""Small images, masks and lists on disk, for the tests that read data."""
 
 import numpy as np
 import pytest
@@ -43,11 +43,12 @@ def write(path, *lines):
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
-def cell(path):
+def encoded(path):
+    """A file as the image column of a table has it."""
     return {"path": str(path), "bytes": None}
 
 
-def flowers(tmp_path):
+def make_folder(tmp_path):
     """A data folder with six images a..f; a, b and f have masks."""
     root = tmp_path / "flowers"
     for name in "abcdef":
@@ -64,7 +65,8 @@ def data(root, **changes):
     return Data(**{**values, "classes": ("ground", "leaf", "bud"), **changes})
 
 
-def sentence(call, *arguments):
+def error_message(call, *arguments):
+    """The message of the DataError that a call raises."""
     with pytest.raises(DataError) as caught:
         call(*arguments)
     return str(caught.value)

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from folders import flowers, write
+from folders import make_folder, write
 from scripts import ROOT, TINY, environment, run
 
 from s4former.commands import grid as grids
@@ -31,7 +31,7 @@ def grid_of(tmp_path, **changes):
 
 
 def on_photos(tmp_path):
-    root = flowers(tmp_path)
+    root = make_folder(tmp_path)
     data = {"source": "folder", "root": str(root), "labeled": "labeled.txt", "validation": "test.txt", "classes": list("abc")}
     (tmp_path / "photos.json").write_text(json.dumps({"data": data}))
     return grid_of(tmp_path, config=str(tmp_path / "photos.json"), draws=[0], methods={"full": []}, overrides=[]), root

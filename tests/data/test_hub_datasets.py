@@ -5,7 +5,7 @@ import json
 import datasets
 import numpy as np
 import pytest
-from folders import HEIGHT, PALETTE, WIDTH, ids, save_image, save_mask, sentence, write
+from folders import HEIGHT, PALETTE, WIDTH, error_message, ids, save_image, save_mask, write
 from PIL import Image
 
 from s4former.config import Data
@@ -51,14 +51,14 @@ def test_labelled_rows_may_be_listed(saved, tmp_path):
     found = load_sources(changed)
     assert (found.labeled["id"][:], found.unlabeled["id"][:]) == (["1", "3"], ["0", "2", "4"])
     write(tmp_path / "rows.txt", "3", "5")
-    assert sentence(load_sources, changed) == (
+    assert error_message(load_sources, changed) == (
         f"data.labeled: {tmp_path}/rows.txt names 5, which is no row of the split train"
     )
 
 
 def test_more_labelled_rows_than_there_are_is_refused(saved):
     changed = Data(source="hub", root=str(saved), labeled="first:6", classes=("a", "b"))
-    assert sentence(load_sources, changed) == "data.labeled is 'first:6', but the split train has 5 rows"
+    assert error_message(load_sources, changed) == "data.labeled is 'first:6', but the split train has 5 rows"
 
 
 def test_a_dataset_without_masks_is_refused(tmp_path):
@@ -66,7 +66,7 @@ def test_a_dataset_without_masks_is_refused(tmp_path):
     datasets.DatasetDict({"train": table(2, masks=False)}).save_to_disk(str(tmp_path / "bare"))
     datasets.enable_progress_bars()
     changed = Data(source="hub", root=str(tmp_path / "bare"), labeled="first:1", validation="train", classes=("a", "b"))
-    assert sentence(load_sources, changed) == (
+    assert error_message(load_sources, changed) == (
         f"{tmp_path}/bare, split 'train', has no mask column; it has image, and one of mask, label, annotation,"
         " segmentation, segmentation_mask, semantic_segmentation, labels is needed"
     )
@@ -88,6 +88,6 @@ def test_an_image_folder_with_metadata_is_a_dataset_too(tmp_path):
 
 
 def test_a_hub_that_cannot_be_reached_is_a_sentence():
-    message = sentence(load_sources, Data(source="hub", root="nobody/nothing", labeled="first:1", classes=("a", "b")))
+    message = error_message(load_sources, Data(source="hub", root="nobody/nothing", labeled="first:1", classes=("a", "b")))
     assert message.startswith("data.root is 'nobody/nothing', and that dataset cannot be loaded: ")
     assert message.endswith("; give the id of a Hub dataset that can be reached from here, or a folder with a dataset")

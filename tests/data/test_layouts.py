@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from folders import HEIGHT, WIDTH, data, flowers, save_image, save_mask, sentence, write
+from folders import HEIGHT, WIDTH, data, error_message, make_folder, save_image, save_mask, write
 
 from s4former.config import Data
 from s4former.data.masks import read_mask, read_pair
@@ -11,7 +11,7 @@ from s4former.data.sources import load_sources
 
 @pytest.fixture
 def root(tmp_path):
-    return flowers(tmp_path)
+    return make_folder(tmp_path)
 
 
 # ---- a folder of one's own
@@ -31,7 +31,7 @@ def test_subfolders_may_stand_for_lists(tmp_path):
 
 
 def test_a_key_that_is_needed_and_empty_is_refused(root):
-    assert sentence(load_sources, data(root, labeled="")) == (
+    assert error_message(load_sources, data(root, labeled="")) == (
         f"data.labeled is empty; write data.labeled=... with a list file or a subfolder of {root}"
     )
 
@@ -76,7 +76,7 @@ def test_the_voc_pool_is_the_list_given_or_the_training_lists_minus_the_labelled
 def test_a_voc_list_that_needs_the_augmented_masks_says_where_they_were_sought(devkit, tmp_path):
     (devkit / "SegmentationClassAug" / "2007_000002.png").unlink()
     write(tmp_path / "2.txt", "2007_000001", "2007_000002")
-    assert sentence(load_sources, Data(source="voc", root=str(devkit), labeled=str(tmp_path / "2.txt"))) == (
+    assert error_message(load_sources, Data(source="voc", root=str(devkit), labeled=str(tmp_path / "2.txt"))) == (
         f"data.labeled: 1 image of {tmp_path}/2.txt has no mask in SegmentationClass or SegmentationClassAug of"
         f" {devkit}, the first: 2007_000002; a mask has the name of its image and one of the"
         " endings .png, .tif, .tiff, .bmp, .gif"
@@ -85,7 +85,7 @@ def test_a_voc_list_that_needs_the_augmented_masks_says_where_they_were_sought(d
 
 def test_a_folder_that_is_no_voc_tree_is_refused(tmp_path):
     places = " or ".join(f"{tmp_path}{below}" for below in ("", "/VOC2012", "/VOCdevkit/VOC2012"))
-    message = sentence(load_sources, Data(source="voc", root=str(tmp_path), labeled="x"))
+    message = error_message(load_sources, Data(source="voc", root=str(tmp_path), labeled="x"))
     assert message == f"there is no folder JPEGImages in {places}"
 
 

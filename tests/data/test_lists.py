@@ -3,14 +3,14 @@
 import hashlib
 
 import pytest
-from folders import cell, data, flowers, save_image, save_mask, sentence, write
+from folders import data, encoded, error_message, make_folder, save_image, save_mask, write
 
 from s4former.data.sources import load_sources
 
 
 @pytest.fixture
 def root(tmp_path):
-    return flowers(tmp_path)
+    return make_folder(tmp_path)
 
 
 def test_lists_may_name_ids_files_paths_or_pairs_of_paths(root):
@@ -27,7 +27,7 @@ def test_a_list_of_pairs_needs_no_folders_of_our_names(tmp_path):
     write(tmp_path / "labeled.txt", "photos/two.JPG truth/two_ids.png")
     write(tmp_path / "pool.txt", "photos/2007 one.jpg")
     found = load_sources(data(tmp_path, unlabeled="pool.txt", validation="labeled.txt"), training=False)
-    assert found.validation[0]["mask"] == cell(tmp_path / "truth/two_ids.png") and len(found.labeled) == 0
+    assert found.validation[0]["mask"] == encoded(tmp_path / "truth/two_ids.png") and len(found.labeled) == 0
 
 
 def test_ids_may_lie_in_subfolders_and_may_be_named_without_them(tmp_path):
@@ -40,13 +40,13 @@ def test_ids_may_lie_in_subfolders_and_may_be_named_without_them(tmp_path):
     assert found.labeled["id"][:] == ["train/a"] and found.unlabeled["id"][:] == ["train/b"]
     by_folder = load_sources(data(tmp_path, labeled="train", validation="test"))
     assert by_folder.labeled["id"][:] == ["a", "b"]
-    assert by_folder.labeled[0]["mask"] == cell(tmp_path / "masks/train/a.png")
+    assert by_folder.labeled[0]["mask"] == encoded(tmp_path / "masks/train/a.png")
 
 
 def test_an_id_of_another_folder_is_not_found_by_its_name_alone(tmp_path):
     save_image(tmp_path / "images/train/a.jpg")
     write(tmp_path / "labeled.txt", "test/a")
-    assert sentence(load_sources, data(tmp_path)) == (
+    assert error_message(load_sources, data(tmp_path)) == (
         f"data.labeled: 1 id of {tmp_path}/labeled.txt has no image in {tmp_path}/images, the first: test/a"
     )
 
@@ -57,13 +57,13 @@ def test_the_hash_of_a_list_is_that_of_its_sorted_ids(root):
 
 
 def test_a_missing_folder_is_refused_with_the_nearest_name(root):
-    assert sentence(load_sources, data(root.with_name("flower"))) == (
+    assert error_message(load_sources, data(root.with_name("flower"))) == (
         f"data.root is '{root.parent}/flower', but there is no such folder; did you mean {root}?"
     )
 
 
 def test_a_missing_list_is_refused_with_the_names_near_it(root):
-    assert sentence(load_sources, data(root, labeled="labelled.txt")) == (
+    assert error_message(load_sources, data(root, labeled="labelled.txt")) == (
         f"data.labeled is 'labelled.txt', but there is no such list or folder in {root} or {root}/images; near it are"
         " labeled.txt"
     )
@@ -71,7 +71,7 @@ def test_a_missing_list_is_refused_with_the_names_near_it(root):
 
 def test_an_id_without_a_file_is_refused(root):
     write(root / "labeled.txt", "a", "fa", "x/y")
-    assert sentence(load_sources, data(root)) == (
+    assert error_message(load_sources, data(root)) == (
         f"data.labeled: 2 ids of {root}/labeled.txt have no image in {root}/images, the first: fa (the nearest name is"
         " f)"
     )
@@ -79,7 +79,7 @@ def test_an_id_without_a_file_is_refused(root):
 
 def test_a_labelled_image_without_a_mask_is_refused(root):
     write(root / "labeled.txt", "a", "c")
-    assert sentence(load_sources, data(root)) == (
+    assert error_message(load_sources, data(root)) == (
         f"data.labeled: 1 image of {root}/labeled.txt has no mask in {root}/masks, the first: c; a mask has the name"
         " of its image and one of the endings .png, .tif, .tiff, .bmp, .gif"
     )
@@ -88,25 +88,25 @@ def test_a_labelled_image_without_a_mask_is_refused(root):
 def test_a_jpeg_is_no_mask(root):
     save_image(root / "masks" / "c.jpg")
     write(root / "labeled.txt", "c")
-    assert "has no mask in" in sentence(load_sources, data(root))
+    assert "has no mask in" in error_message(load_sources, data(root))
 
 
 def test_duplicate_ids_are_refused(root):
     write(root / "labeled.txt", "a", "b", "a.jpg")
-    assert sentence(load_sources, data(root)) == (
+    assert error_message(load_sources, data(root)) == (
         f"data.labeled: {root}/labeled.txt names 1 id more than once, the first: a"
     )
 
 
 def test_an_empty_list_is_refused(root):
     write(root / "labeled.txt", "", "# nothing")
-    assert sentence(load_sources, data(root)) == f"data.labeled: the list {root}/labeled.txt is empty"
+    assert error_message(load_sources, data(root)) == f"data.labeled: the list {root}/labeled.txt is empty"
 
 
 @pytest.mark.parametrize("line", ["../other/a", "images/../../a.jpg", "a ../masks/a.png"])
 def test_a_list_cannot_leave_the_data_folder(root, line):
     write(root / "labeled.txt", line)
-    assert sentence(load_sources, data(root)) == (
+    assert error_message(load_sources, data(root)) == (
         f"data.labeled: {root}/labeled.txt has the line {line!r}, which leaves the data folder {root}; use ids below it"
     )
 
@@ -114,4 +114,4 @@ def test_a_list_cannot_leave_the_data_folder(root, line):
 def test_an_absolute_path_in_a_list_is_taken_from_the_data_folder(root, tmp_path):
     save_image(tmp_path / "outside.jpg")
     write(root / "labeled.txt", f"{tmp_path}/outside.jpg")
-    assert "has no image in" in sentence(load_sources, data(root))
+    assert "has no image in" in error_message(load_sources, data(root))

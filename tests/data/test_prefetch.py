@@ -1,4 +1,4 @@
-"""ahead.py: threads keep the order, go no further than told, and raise in an item's turn."""
+"""Threads keep the order, work no further ahead than asked, and raise in an item's turn."""
 
 import threading
 
@@ -20,7 +20,7 @@ def test_results_come_in_order_though_the_first_takes_longest():
     assert list(prefetch(work, range(5), 2)) == [0, 10, 20, 30, 40]
 
 
-def test_no_more_is_asked_for_than_told():
+def test_no_more_items_are_taken_than_asked_for():
     asked = []
     results = prefetch(str, (asked.append(number) or number for number in range(9)), 3)
     assert next(results) == "0" and asked == [0, 1, 2, 3]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from folders import data, flowers, sentence, write
+from folders import data, error_message, make_folder, write
 
 from s4former.data.lists import list_fingerprint
 from s4former.data.published import (
@@ -60,7 +60,7 @@ def test_a_list_is_recognised_in_any_order_and_not_with_one_id_more_or_twice(kno
 
 
 def test_a_list_of_another_family_is_refused_by_name(known):
-    assert sentence(verify_list, U2PL, "voc_blend_cps/662", "mine/662.txt") == (
+    assert error_message(verify_list, U2PL, "voc_blend_cps/662", "mine/662.txt") == (
         "mine/662.txt: this is voc_blend_u2pl/662, not voc_blend_cps/662; name it voc_blend_u2pl/662.txt, or get the"
         " right list"
     )
@@ -68,7 +68,7 @@ def test_a_list_of_another_family_is_refused_by_name(known):
 
 
 def test_a_list_that_is_none_of_them_is_refused_with_both_counts(known):
-    message = sentence(verify_list, ["x"], "voc_blend_cps/662", "mine/662.txt")
+    message = error_message(verify_list, ["x"], "voc_blend_cps/662", "mine/662.txt")
     expected = list_fingerprint(CPS)["sha256"][:12]
     assert message.startswith("mine/662.txt: this is not voc_blend_cps/662: it has 1 id with SHA-256 73cb3858a687…")
     assert f"the published list has 2 with {expected}…" in message
@@ -99,11 +99,11 @@ def test_a_pool_is_found_as_a_labelled_and_an_unlabelled_list_together(monkeypat
 
 def test_a_folder_with_a_wrong_list_is_refused(known, tmp_path):
     write(tmp_path / "voc_blend_cps" / "662.txt", *U2PL)
-    assert "this is voc_blend_u2pl/662, not voc_blend_cps/662" in sentence(find_published_lists, tmp_path, "voc")
+    assert "this is voc_blend_u2pl/662, not voc_blend_cps/662" in error_message(find_published_lists, tmp_path, "voc")
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    assert sentence(find_published_lists, tmp_path / "gone", "voc") == (
+    assert error_message(find_published_lists, tmp_path / "gone", "voc") == (
         f"--lists is '{tmp_path}/gone', but there is no such folder; give the one that holds the lists"
     )
 
@@ -117,7 +117,7 @@ def test_every_list_is_of_one_benchmark_and_has_its_own_digest():
 
 
 def test_the_log_names_the_lists_it_recognises(monkeypatch, tmp_path):
-    root = flowers(tmp_path)
+    root = make_folder(tmp_path)
     monkeypatch.setitem(PUBLISHED, "voc_classic/92", Published(**list_fingerprint("ab")))
     monkeypatch.setitem(PUBLISHED, "voc_train_aug_10582", Published(**list_fingerprint("abcde")))
     monkeypatch.setitem(PUBLISHED, "voc_val_1449", Published(**list_fingerprint("f")))

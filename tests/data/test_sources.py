@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import HEIGHT, WIDTH, cell, data, flowers, ids, save_mask, sentence, write
+from folders import HEIGHT, WIDTH, data, encoded, error_message, ids, make_folder, save_mask, write
 
 from s4former import config
 from s4former.config import Data
@@ -16,13 +16,13 @@ from s4former.data.sources import SOURCES, check_masks, load_sources
 
 @pytest.fixture
 def root(tmp_path):
-    return flowers(tmp_path)
+    return make_folder(tmp_path)
 
 
 def test_a_folder_with_lists_becomes_three_tables_sorted_by_id(root):
     found = load_sources(data(root))
     assert found.labeled["id"][:] == ["a", "b"] and found.validation["id"][:] == ["f"]
-    assert found.labeled[0] == {"image": cell(root / "images/a.jpg"), "id": "a", "mask": cell(root / "masks/a.png")}
+    assert found.labeled[0] == {"image": encoded(root / "images/a.jpg"), "id": "a", "mask": encoded(root / "masks/a.png")}
     assert found.classes == ("ground", "leaf", "bud") and found.notes == ()
 
 
@@ -54,13 +54,13 @@ def test_class_names_come_from_a_list_or_a_mapping_or_classes_json(root):
 
 def test_an_empty_root_is_refused():
     expected = "data.root is empty; write data.root=... with the folder that holds the data"
-    assert sentence(load_sources, data("")) == expected
+    assert error_message(load_sources, data("")) == expected
 
 
 @pytest.mark.parametrize("part", ["labeled", "unlabeled"])
 def test_training_images_among_the_evaluation_images_are_refused(root, part):
     write(root / "both.txt", "b", "f")
-    message = sentence(load_sources, data(root, **{part: "both.txt"}))
+    message = error_message(load_sources, data(root, **{part: "both.txt"}))
     assert message == (
         f"1 image of data.{part} is also in data.validation, the first: f; an image is either trained on or evaluated"
         " on"
@@ -68,21 +68,21 @@ def test_training_images_among_the_evaluation_images_are_refused(root, part):
 
 
 def test_data_without_class_names_are_refused(root):
-    assert sentence(load_sources, data(root, classes=())) == (
+    assert error_message(load_sources, data(root, classes=())) == (
         'no class names: write data.classes=["name of id 0", "name of id 1", ...], or give a JSON file with'
         f" data.classes_file=..., or put it at {root}/classes.json"
     )
 
 
 def test_class_names_that_cannot_be_are_refused(root):
-    assert sentence(load_sources, data(root, classes=("one",))) == (
+    assert error_message(load_sources, data(root, classes=("one",))) == (
         "the class names of data.classes cannot be used: 1 name; it must be 2 to 255"
     )
-    assert sentence(load_sources, data(root, classes=("leaf", "leaf"))) == (
+    assert error_message(load_sources, data(root, classes=("leaf", "leaf"))) == (
         "the class names of data.classes cannot be used: 'leaf' is there twice"
     )
     (root / "classes.json").write_text('{"1": "sky", "2": "road"}')
-    assert sentence(load_sources, data(root, classes=())) == (
+    assert error_message(load_sources, data(root, classes=())) == (
         f'{root}/classes.json has no class names; write a list, ["sky", "road"], or {{"0": "sky", "1": "road"}}'
     )
 
@@ -90,7 +90,7 @@ def test_class_names_that_cannot_be_are_refused(root):
 def test_check_masks_opens_every_labelled_mask_and_a_sample_of_the_others(root):
     save_mask(root / "masks" / "b.png", ids(HEIGHT, WIDTH + 1))
     found = load_sources(data(root))
-    assert sentence(check_masks, found, data(root), 1) == (
+    assert error_message(check_masks, found, data(root), 1) == (
         f"image {root}/images/b.jpg is 24x16 and its mask {root}/masks/b.png is 25x16 (width x height); both must have"
         " the same size"
     )
@@ -105,7 +105,7 @@ def test_masks_of_0_and_255_are_refused_because_255_is_ignored(root):
     for name in "ab":
         save_mask(root / "masks" / f"{name}.png", np.where(ids() == 1, 255, 0).astype(np.uint8), palette=False)
     found = load_sources(data(root))
-    assert sentence(check_masks, found, data(root)) == (
+    assert error_message(check_masks, found, data(root)) == (
         "the labelled masks show nothing but class 0 and ignored pixels; if 255 means a class there, write"
         ' data.id_map={"255": 1}'
     )

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from folders import sentence, write
+from folders import error_message, write
 
 from s4former.new_config.contents import Contents
 from s4former.new_config.numbering import number_classes, read_names, read_palette
@@ -23,7 +23,7 @@ def test_masks_of_0_and_255_are_one_thing_and_a_background():
     assert found.data_keys() == {"classes": ["background", "foreground"], "id_map": {"255": 1}, "ignore_index": 254}
     assert "255 is read as class 1, foreground" in found.remarks[0]
     assert number_classes(ids(0, 255), ["road", "crack"], []).classes == ("road", "crack")
-    assert sentence(number_classes, ids(0, 255), ["one"], []) == "the masks hold 0 and 255 alone, and 1 name are given; give two"
+    assert error_message(number_classes, ids(0, 255), ["one"], []) == "the masks hold 0 and 255 alone, and 1 name are given; give two"
 
 
 def test_255_beside_other_ids_is_no_label():
@@ -35,7 +35,7 @@ def test_255_beside_other_ids_is_no_label():
 def test_the_last_id_is_no_label_if_it_alone_has_no_name():
     found = number_classes(ids(0, 1, 2, 3), ["a", "b", "c"], [])
     assert found.data_keys() == {"classes": ["a", "b", "c"], "ignore_index": 3} and "id 3" in found.remarks[0]
-    assert "the masks have the ids 3, 4, and 3 names are given, for 0 to 2; name every id" in sentence(
+    assert "the masks have the ids 3, 4, and 3 names are given, for 0 to 2; name every id" in error_message(
         number_classes, ids(0, 1, 2, 3, 4), ["a", "b", "c"], []
     )
 
@@ -64,12 +64,12 @@ def test_a_name_without_a_pixel_stays_a_class():
 
 def test_grey_values_are_no_classes():
     smooth = Counter({value: 1 for value in range(256)}) + Counter({0: 9000, 255: 3000})
-    message = sentence(number_classes, masks(smooth), [], [])
+    message = error_message(number_classes, masks(smooth), [], [])
     assert "they look like grey values, not class ids (97.9% of the pixels are 0 or 255" in message
 
 
 def test_one_class_is_too_few():
-    assert "the masks show 1 class only (4)" in sentence(number_classes, ids(4), [], [])
+    assert "the masks show 1 class only (4)" in error_message(number_classes, ids(4), [], [])
 
 
 def test_names_are_read_from_a_text_or_from_json(tmp_path):
@@ -97,7 +97,7 @@ def test_palettes_are_read_as_the_usual_tools_write_them(tmp_path, name, lines):
 @pytest.mark.parametrize("name, line", [("p.json", '{"sky": "blue"}'), ("p.txt", "sky blue"), ("p.txt", "sky 300 0 0")])
 def test_what_is_no_palette_is_told_how_one_looks(tmp_path, name, line):
     write(tmp_path / name, line)
-    message = sentence(read_palette, tmp_path / name)
+    message = error_message(read_palette, tmp_path / name)
     assert message.startswith(f"{tmp_path / name}") and message.endswith(
         '; write {"sky": "#8080c0", ...}, or a line for each class with its name, red, green and blue'
     )
@@ -106,9 +106,9 @@ def test_what_is_no_palette_is_told_how_one_looks(tmp_path, name, line):
 @pytest.mark.parametrize("content, reason", [("{", "Invalid JSON: EOF while parsing"), ("[1]", "Input should be a valid string")])
 def test_json_that_holds_no_names_or_colours_is_told_with_its_reason(tmp_path, content, reason):
     (tmp_path / "classes.json").write_text(content)
-    assert f"classes.json: {reason}" in sentence(read_names, tmp_path)
+    assert f"classes.json: {reason}" in error_message(read_names, tmp_path)
 
 
 def test_a_colour_that_is_none_is_told_with_its_name(tmp_path):
     (tmp_path / "palette.json").write_text('{"sky": "blue"}')
-    assert "palette.json: sky: String should match pattern" in sentence(read_palette, tmp_path / "palette.json")
+    assert "palette.json: sky: String should match pattern" in error_message(read_palette, tmp_path / "palette.json")

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from folders import sentence
+from folders import error_message
 from PIL import Image
 
 from s4former.data.class_names import COCO_CLASSES
@@ -118,7 +118,7 @@ def test_run_lengths_as_numbers_and_as_a_string():
 
 def test_without_pycocotools_the_extra_to_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    assert 'it is not installed; pip install "s4former[coco]", or draw from the panoptic annotations' in sentence(
+    assert 'it is not installed; pip install "s4former[coco]", or draw from the panoptic annotations' in error_message(
         decode_rle, {"size": [2, 5], "counts": [10]}
     )
 
@@ -146,11 +146,11 @@ def test_panoptic_segments_of_things_get_their_class_and_all_else_0(tmp_path):
 def test_a_panoptic_picture_of_another_size_or_none_is_refused(tmp_path):
     path = panoptic(tmp_path)
     (task,) = panoptic_tasks(path, tmp_path)
-    assert sentence(draw_mask, task._replace(height=5)) == (
+    assert error_message(draw_mask, task._replace(height=5)) == (
         f"{task.segments} is 6x4, but its annotation says 6x5 (width x height); unpack the panoptic PNGs again"
     )
     task.segments.unlink()
-    assert f"{task.segments} cannot be read" in sentence(draw_mask, task)
+    assert f"{task.segments} cannot be read" in error_message(draw_mask, task)
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -170,7 +170,7 @@ def test_masks_are_written_once_and_only_those_that_are_missing(tmp_path, proces
 
 def test_other_categories_are_refused(tmp_path):
     path = write_json(tmp_path / "a.json", [], [{"id": 1, "name": "leaf"}])
-    assert sentence(instance_tasks, path, tmp_path) == (
+    assert error_message(instance_tasks, path, tmp_path) == (
         f"{path} has 1 categories of things, the first other one is 'leaf' instead of 'person'; COCO 2017 has its 80"
         " things in their order; data of your own are read with data.source=folder"
     )
@@ -179,15 +179,15 @@ def test_other_categories_are_refused(tmp_path):
 def test_files_that_are_no_annotations_are_refused(tmp_path):
     path = tmp_path / "captions.json"
     path.write_text('{"images": []}')
-    assert sentence(instance_tasks, path, tmp_path) == (
+    assert error_message(instance_tasks, path, tmp_path) == (
         f"{path} has no 'annotations'; give instances_*2017.json or panoptic_*2017.json"
     )
     path.write_text("{")
-    assert sentence(instance_tasks, path, tmp_path).startswith(f"{path} is not valid JSON (")
+    assert error_message(instance_tasks, path, tmp_path).startswith(f"{path} is not valid JSON (")
 
 
 @pytest.mark.parametrize("counts", [[1, 2], [1, 2, 100], [-1, 25], "zzzzz", None])
 def test_an_annotation_that_cannot_be_drawn_is_named(tmp_path, counts):
     broken = annotation(PERSON, 4, {"size": [4, 6], "counts": counts})
     tasks = instance_tasks(write_json(tmp_path / "a.json", [broken]), tmp_path / "masks")
-    assert "the annotations of 000000000007 cannot be drawn" in sentence(write_masks, tasks, 1)
+    assert "the annotations of 000000000007 cannot be drawn" in error_message(write_masks, tasks, 1)

@@ -4,7 +4,7 @@ import hashlib
 from types import SimpleNamespace
 
 import pytest
-from folders import sentence
+from folders import error_message
 from web_server import packed, serving
 
 from s4former.prepare import download
@@ -48,7 +48,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(archive, server, tm
 
 def test_a_download_that_stays_broken_goes_on_with_the_next_command(archive, server, tmp_path):
     server.troubles = [1000] + [0] * download.ATTEMPTS
-    assert sentence(fetch, archive, tmp_path) == (
+    assert error_message(fetch, archive, tmp_path) == (
         f"the download of {archive.url} broke off after 1,000 of 10,240 bytes (the connection was closed early); run the"
         " command again and it goes on from there"
     )
@@ -64,7 +64,7 @@ def test_a_server_without_ranges_sends_everything_again(archive, server, tmp_pat
 
 def test_a_wrong_digest_is_refused_and_kept_aside(archive, server, tmp_path):
     (tmp_path / "web" / "a.tar").write_bytes(CONTENT[::-1])
-    assert sentence(fetch, archive, tmp_path) == (
+    assert error_message(fetch, archive, tmp_path) == (
         f"what {archive.url} sent has the MD5 {hashlib.md5(CONTENT[::-1]).hexdigest()}; it must be {archive.md5}; it is"
         f" kept as {tmp_path}/a.tar.wrong; run the command again, or use a mirror"
     )
@@ -73,7 +73,7 @@ def test_a_wrong_digest_is_refused_and_kept_aside(archive, server, tmp_path):
 
 def test_a_file_of_the_user_with_the_wrong_size_is_refused_and_left_alone(archive, server, tmp_path):
     (tmp_path / "a.tar").write_bytes(CONTENT[:10])
-    assert sentence(fetch, archive, tmp_path) == (
+    assert error_message(fetch, archive, tmp_path) == (
         f"{tmp_path}/a.tar has 10 bytes; it must have 10,240; if the download broke off, rename it to a.tar.part and it"
         " goes on; else move it away"
     )
@@ -82,17 +82,17 @@ def test_a_file_of_the_user_with_the_wrong_size_is_refused_and_left_alone(archiv
 
 def test_a_server_that_refuses_or_is_not_there_is_said_in_words(archive, server, tmp_path):
     gone = Archive(url=f"{server.url}/gone.tar", size=10)
-    assert sentence(fetch, gone, tmp_path) == (
+    assert error_message(fetch, gone, tmp_path) == (
         f"the server refuses {server.url}/gone.tar: 404 Not Found; download the file elsewhere and put it in place"
     )
     silent = Archive(url="http://127.0.0.1:9/a.tar", size=10)
-    assert "broke off after 0 of 10 bytes ([Errno 111] Connection refused)" in sentence(fetch, silent, tmp_path)
+    assert "broke off after 0 of 10 bytes ([Errno 111] Connection refused)" in error_message(fetch, silent, tmp_path)
 
 
 def test_the_disk_is_looked_at_first(archive, server, tmp_path, monkeypatch):
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 2**20))
     huge = Archive(url=archive.url, size=2 * 2**30)
-    assert sentence(fetch, huge, tmp_path) == (
+    assert error_message(fetch, huge, tmp_path) == (
         f"a.tar and what is in it need 4.00 GiB in {tmp_path}, but 5.0 MiB are free; make room, or use another disk with"
         " --root"
     )
@@ -104,8 +104,8 @@ def test_texts_are_read_and_a_missing_one_is_none(server, tmp_path):
     (tmp_path / "web" / "92.txt").write_text("a\nb\n")
     assert read_url(f"{server.url}/92.txt") == "a\nb\n"
     assert read_url(f"{server.url}/93.txt") is None
-    assert "127.0.0.1:9/92.txt cannot be read: [Errno 111]" in sentence(read_url, "http://127.0.0.1:9/92.txt")
-    assert sentence(read_url, "lists/92.txt") == (
+    assert "127.0.0.1:9/92.txt cannot be read: [Errno 111]" in error_message(read_url, "http://127.0.0.1:9/92.txt")
+    assert error_message(read_url, "lists/92.txt") == (
         "lists/92.txt cannot be read: unknown url type: 'lists/92.txt'; check the address and the connection"
     )
 
@@ -126,7 +126,7 @@ def test_unpacking_takes_up_where_it_was_interrupted(tmp_path, name):
 def test_no_member_leads_out_of_the_folder(tmp_path, name):
     archive = packed(tmp_path / name, {"../outside.txt": b"x"})
     out = tmp_path / "deep" / "out"
-    assert sentence(unpack, archive, out) == (
+    assert error_message(unpack, archive, out) == (
         f"{archive} holds '../outside.txt', which leads out of {out}; get it from its publisher"
     )
     assert not (tmp_path / "deep" / "outside.txt").exists()
@@ -138,6 +138,6 @@ def test_a_damaged_archive_is_said_in_words(tmp_path, name):
     content = bytearray(archive.read_bytes())
     content[100:120] = b"?" * 20
     archive.write_bytes(content if name == "a.zip" else content[:130])
-    message = sentence(unpack, archive, tmp_path / "out")
+    message = error_message(unpack, archive, tmp_path / "out")
     assert message.startswith(f"{archive} cannot be unpacked: ")
     assert message.endswith("; move it away and download it again")

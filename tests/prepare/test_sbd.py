@@ -5,7 +5,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from folders import ids, save_image, save_mask, sentence
+from folders import error_message, ids, save_image, save_mask
 from PIL import Image
 from web_server import packed
 
@@ -59,7 +59,7 @@ def test_matlab_files_become_masks(tree, tmp_path, scipy, kind):
 
 def test_too_few_masks_are_refused_with_both_counts(tree, tmp_path):
     save_mask(tmp_path / "given" / "a.png")
-    assert sentence(sbd.add_masks, tmp_path / "given", tree) == (
+    assert error_message(sbd.add_masks, tmp_path / "given", tree) == (
         f"with the masks of {tmp_path}/given, 1 images of {tree} have a mask; it must be 12,031; give the complete SBD"
         " with --sbd (benchmark.tgz, benchmark_RELEASE, or a SegmentationClassAug folder)"
     )
@@ -68,14 +68,14 @@ def test_too_few_masks_are_refused_with_both_counts(tree, tmp_path):
 def test_without_scipy_the_way_out_is_said(tree, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     source = packed(tmp_path / "benchmark.tgz", {"benchmark_RELEASE/dataset/cls/b.mat": b"x"})
-    assert "scipy is not installed; pip install scipy, or give a ready SegmentationClassAug folder" in sentence(
+    assert "scipy is not installed; pip install scipy, or give a ready SegmentationClassAug folder" in error_message(
         sbd.add_masks, source, tree
     )
 
 
 def test_what_is_no_sbd_is_refused(tree, tmp_path, scipy):
-    assert "but there are neither PNGs nor files cls/*.mat" in sentence(sbd.add_masks, tmp_path / "gone", tree)
+    assert "but there are neither PNGs nor files cls/*.mat" in error_message(sbd.add_masks, tmp_path / "gone", tree)
     (tmp_path / "benchmark.tgz").write_bytes(b"<html>")
-    assert "benchmark.tgz cannot be unpacked" in sentence(sbd.add_masks, tmp_path / "benchmark.tgz", tree)
+    assert "benchmark.tgz cannot be unpacked" in error_message(sbd.add_masks, tmp_path / "benchmark.tgz", tree)
     source = packed(tmp_path / "other.tgz", {"x/cls/b.mat": b"x"})
-    assert f"the SBD file {tmp_path / 'other/x/cls/b.mat'} cannot be read" in sentence(sbd.add_masks, source, tree)
+    assert f"the SBD file {tmp_path / 'other/x/cls/b.mat'} cannot be read" in error_message(sbd.add_masks, source, tree)

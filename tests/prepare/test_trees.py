@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import HEIGHT, WIDTH, ids, save_image, save_mask, sentence, write
+from folders import HEIGHT, WIDTH, error_message, ids, save_image, save_mask, write
 from PIL import Image
 from web_server import packed, serving
 
@@ -95,7 +95,7 @@ def test_voc_is_downloaded_unpacked_and_trained_on_without_sbd(voc_archive, serv
     assert "labelled list: voc_classic/92" in sources.notes
     check_masks(sources, data)
     write(prepared.root / "splits" / "voc_classic" / "92.txt", TRAIN[1])
-    assert sentence(load_sources, data) == (
+    assert error_message(load_sources, data) == (
         "data.labeled is 'splits/voc_classic/92.txt': this is voc_classic/183, not voc_classic/92; name it"
         " voc_classic/183.txt, or get the right list"
     )
@@ -120,7 +120,7 @@ def test_an_archive_that_lies_there_is_unpacked_and_fills_what_is_missing(voc_ar
 
 
 def test_without_an_archive_and_a_download_the_way_is_said(tmp_path):
-    assert sentence(voc, options(tmp_path)) == (
+    assert error_message(voc, options(tmp_path)) == (
         f"files of VOCtrainval_11-May-2012.tar are missing ({tmp_path}/VOCdevkit/VOC2012/JPEGImages/*.jpg: 0 of 17,125),"
         f" and so is the archive; put it into {tmp_path}, or add --download (1.86 GiB from"
         " http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar)"
@@ -129,7 +129,7 @@ def test_without_an_archive_and_a_download_the_way_is_said(tmp_path):
 
 def test_an_archive_with_other_files_is_refused(voc_archive, tmp_path):
     counts = {"JPEGImages/*.jpg": 5}
-    message = sentence(voc, options(tmp_path / "data", archives=tmp_path / "web"), voc_archive, counts)
+    message = error_message(voc, options(tmp_path / "data", archives=tmp_path / "web"), voc_archive, counts)
     assert message.startswith("after unpacking VOCtrainval_11-May-2012.tar, other files are there than expected: ")
     assert message.endswith("/JPEGImages/*.jpg: 4 of 5; get it again")
 
@@ -144,10 +144,10 @@ def test_lists_come_from_an_address_and_a_wrong_one_is_refused(voc_archive, serv
     assert lists[:2] == ["voc_classic/92", "voc_classic/183"] and "voc_train_aug_10582" in lists
     assert (prepared.root / "splits" / "voc_classic" / "92.txt").read_text() == f"{TRAIN[0]}\n"
     write(web / "voc_classic" / "183.txt", *TRAIN[:1])
-    assert sentence(collect_lists, "voc", prepared, None, f"{server.url}/splits").startswith(
+    assert error_message(collect_lists, "voc", prepared, None, f"{server.url}/splits").startswith(
         f"{server.url}/splits/voc_classic/183.txt: this is voc_classic/92, not voc_classic/183; "
     )
-    assert f"--lists-url is '{server.url}/none', but no published list of voc is there" in sentence(
+    assert f"--lists-url is '{server.url}/none', but no published list of voc is there" in error_message(
         collect_lists, "voc", prepared, None, f"{server.url}/none"
     )
 
@@ -181,7 +181,7 @@ def test_cityscapes_is_unpacked_and_trained_on(tmp_path):
 
 
 def test_cityscapes_is_never_downloaded_and_says_where_it_is(tmp_path):
-    assert sentence(cityscapes, options(tmp_path, download=True)) == (
+    assert error_message(cityscapes, options(tmp_path, download=True)) == (
         f"files of leftImg8bit_trainvaltest.zip are missing ({tmp_path}/leftImg8bit/train/*/*_leftImg8bit.png: 0 of 2,975),"
         " and so is the archive; get it from"
         " https://www.cityscapes-dataset.com/downloads/ (it needs a registration, so it is not fetched here) and put it"
@@ -198,7 +198,7 @@ def test_a_cityscapes_folder_with_train_ids_alone_is_accepted(tmp_path):
     save_image(tmp_path / "leftImg8bit" / "test" / "bonn" / "x_leftImg8bit.png")
     cityscapes(options(tmp_path), CITYSCAPES_COUNTS)
     save_image(tmp_path / "leftImg8bit" / "test" / "bonn" / "y_leftImg8bit.png")
-    assert "test has 2 images; Cityscapes has 1, or none; unpack" in sentence(cityscapes, options(tmp_path), CITYSCAPES_COUNTS)
+    assert "test has 2 images; Cityscapes has 1, or none; unpack" in error_message(cityscapes, options(tmp_path), CITYSCAPES_COUNTS)
 
 
 # ---- COCO
@@ -241,7 +241,7 @@ def test_coco_is_downloaded_and_gets_masks(coco_archives, tmp_path):
     sources = load_sources(data)
     assert (len(sources.unlabeled), len(sources.validation)) == (1, 1)
     check_masks(sources, data)
-    assert sentence(coco, options(root, masks="panoptic"), coco_archives, COCO_COUNTS) == (
+    assert error_message(coco, options(root, masks="panoptic"), coco_archives, COCO_COUNTS) == (
         f"the masks in {root}/masks are made from instances annotations, not panoptic; write --masks instances, or"
         " move them away"
     )
@@ -253,7 +253,7 @@ def test_ready_masks_are_accepted_if_every_image_has_one(coco_archives, tmp_path
         for i in numbers:
             save_image(root / half / f"{i:012d}.jpg")
     save_mask(root / "masks" / "000000000001.png")
-    assert sentence(coco, options(root), coco_archives, COCO_COUNTS) == (
+    assert error_message(coco, options(root), coco_archives, COCO_COUNTS) == (
         f"{root}/masks holds 1 masks not made here, and 2 images have none; complete it, or move it away and masks are"
         " made from the annotations"
     )

@@ -1,4 +1,4 @@
-"""What comes from others: a Hub that does not answer as it should, checkpoints with code in them, lists that lead away."""
+"""Input from others: a Hub that fails, checkpoints with code in them, lists and datasets that name files elsewhere."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from folders import data, flowers, save_image, sentence, write
+from folders import data, error_message, make_folder, save_image, write
 from scripts import ROOT
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerModel
 
@@ -23,21 +23,21 @@ from s4former.errors import ConfigError
 from s4former.networks.build import load_network
 from s4former.networks.encoder_weights import read_encoder_config, read_tensors
 
-# ---- a Hub in every mood
+# ---- a Hub that fails
 
 
-class Moody(BaseHTTPRequestHandler):
+class FailingHub(BaseHTTPRequestHandler):
     """Answers for stub/500 with 500 and so on; for stub/silence not at all, for stub/drop it hangs up."""
 
     released = threading.Event()
 
     def handle_any(self):
-        manner = self.path.split("/stub/")[-1].split("/")[0] if "/stub/" in self.path else "404"
-        if manner == "silence":
+        failure = self.path.split("/stub/")[-1].split("/")[0] if "/stub/" in self.path else "404"
+        if failure == "silence":
             self.released.wait(30)
-        if manner.isdecimal():
+        if failure.isdecimal():
             content = json.dumps({"error": "made to fail"}).encode()
-            self.send_response(int(manner))
+            self.send_response(int(failure))
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(b"" if self.command == "HEAD" else content)
@@ -50,9 +50,9 @@ class Moody(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """What a user is told by each way of asking, in each mood; and the address of that Hub."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Moody)
+def messages(tmp_path_factory):
+    """The message of each request for each failure; and the address of that Hub."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FailingHub)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
@@ -64,7 +64,7 @@ def told(tmp_path_factory):
     try:
         done = subprocess.run(command, env=online, capture_output=True, text=True, timeout=300)
     finally:
-        Moody.released.set()
+        FailingHub.released.set()
         server.shutdown()
         thread.join()
         server.server_close()
@@ -72,9 +72,10 @@ def told(tmp_path_factory):
     return json.loads(done.stdout), address
 
 
-@pytest.mark.parametrize("way", ["encoder", "weights", "network", "evaluate", "dataset"])
+@pytest.mark.slow
+@pytest.mark.parametrize("request_for", ["encoder", "weights", "network", "evaluate", "dataset"])
 @pytest.mark.parametrize(
-    ("manner", "reason"),
+    ("failure", "reason"),
     [
         ("500", "{hub} answered 500 Internal Server Error"),
         ("401", "{hub} answered 401 Unauthorized"),
@@ -82,20 +83,20 @@ def told(tmp_path_factory):
         ("drop", "no connection to {hub} (RemoteProtocolError: "),
     ],
 )
-def test_a_hub_that_fails_is_told_with_what_it_answered(told, way, manner, reason):
-    sentences, hub = told
-    said = sentences[f"{way} {manner}"]
-    if (way, manner) == ("dataset", "silence"):  # datasets does not hand on why
+def test_a_hub_that_fails_is_reported_with_its_answer(messages, request_for, failure, reason):
+    by_request, hub = messages
+    message = by_request[f"{request_for} {failure}"]
+    if (request_for, failure) == ("dataset", "silence"):  # datasets does not hand on why
         reason = "Couldn't reach 'stub/silence' on the Hub"
-    assert reason.format(hub=hub) in said and f"'stub/{manner}'" in said and "\n" not in said
-    assert ("log in with `hf auth login`, or set HF_TOKEN" in said) == (manner == "401")
+    assert reason.format(hub=hub) in message and f"'stub/{failure}'" in message and "\n" not in message
+    assert ("log in with `hf auth login`, or set HF_TOKEN" in message) == (failure == "401")
 
 
 # ---- checkpoints
 
 
-class Trap:
-    """Unpickled it would make a folder."""
+class CodeInPickle:
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -114,9 +115,9 @@ def folder_with_pickle(kind, folder, weights):
     return folder
 
 
-@pytest.mark.parametrize("trapped", [False, True], ids=["tensors", "code"])
-def test_no_pickle_of_a_stranger_is_opened(tmp_path, trapped):
-    weights = {"a": Trap(tmp_path / "ran") if trapped else torch.zeros(3)}
+@pytest.mark.parametrize("with_code", [False, True], ids=["tensors", "code"])
+def test_no_pickle_is_opened(tmp_path, with_code):
+    weights = {"a": CodeInPickle(tmp_path / "ran") if with_code else torch.zeros(3)}
     network = folder_with_pickle(SegformerForSemanticSegmentation, tmp_path / "network", weights)
     with pytest.raises(ConfigError, match="cannot be loaded as a segmentation network .*model.safetensors"):
         load_network(network)
@@ -127,13 +128,13 @@ def test_no_pickle_of_a_stranger_is_opened(tmp_path, trapped):
     assert not (tmp_path / "ran").exists()
 
 
-def test_code_that_comes_with_a_model_is_not_run_and_nobody_is_asked_to(tmp_path, monkeypatch):
+def test_code_that_comes_with_a_model_is_not_run_and_the_user_is_not_asked(tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question"))
     folder = tmp_path / "model"
     folder.mkdir()
-    own = {"AutoConfig": "theirs.Theirs", "AutoModelForSemanticSegmentation": "theirs.Theirs"}
-    (folder / "config.json").write_text(json.dumps({"model_type": "theirs", "auto_map": own}))
-    (folder / "theirs.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Theirs: pass\n")
+    own = {"AutoConfig": "custom.Custom", "AutoModelForSemanticSegmentation": "custom.Custom"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "custom", "auto_map": own}))
+    (folder / "custom.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Custom: pass\n")
     with pytest.raises(ConfigError, match="cannot be loaded as a segmentation network .*custom code"):
         load_network(folder)
     with pytest.raises(ConfigError, match="could not be read .*custom code"):
@@ -145,50 +146,50 @@ def test_code_that_comes_with_a_model_is_not_run_and_nobody_is_asked_to(tmp_path
 
 
 def test_an_absolute_line_says_why_it_is_not_followed(tmp_path):
-    root = flowers(tmp_path)
+    root = make_folder(tmp_path)
     save_image(tmp_path / "outside.jpg")
     write(root / "labeled.txt", f"{tmp_path}/outside.jpg")
-    assert sentence(load_sources, data(root)) == (
+    assert error_message(load_sources, data(root)) == (
         f"data.labeled: 1 id of {root}/labeled.txt has no image in {root}/images, the first: {tmp_path}/outside.jpg; a leading"
         f" / means {root}, since a list may not lead out of it"
     )
 
 
-def test_links_in_the_folder_are_its_owners_and_are_followed(tmp_path):
-    root = flowers(tmp_path)
+def test_links_in_the_data_folder_are_followed(tmp_path):
+    root = make_folder(tmp_path)
     (root / "images").rename(tmp_path / "big_disk")
     (root / "images").symlink_to(tmp_path / "big_disk")
     assert load_sources(data(root)).labeled["id"][:] == ["a", "b"]
 
 
-def test_a_link_that_leads_nowhere_and_one_that_leads_back(tmp_path):
-    root = flowers(tmp_path)
+def test_a_broken_link_is_reported_and_a_link_to_a_parent_folder_is_not_followed(tmp_path):
+    root = make_folder(tmp_path)
     (root / "images" / "again").symlink_to(root / "images")
     (root / "images" / "up").symlink_to(root)
     (root / "images" / "g.jpg").symlink_to(tmp_path / "unplugged.jpg")
     found = load_sources(data(root))
     assert found.unlabeled["id"][:] == ["c", "d", "e", "g"]
-    assert sentence(read_image, found.unlabeled[3]["image"]) == (
+    assert error_message(read_image, found.unlabeled[3]["image"]) == (
         f"image {root}/images/g.jpg does not exist: it is a link to {tmp_path}/unplugged.jpg, which is not there"
     )
 
 
-def test_a_dataset_may_not_name_other_files_of_this_machine(tmp_path, monkeypatch):
+def test_a_dataset_that_names_other_files_of_this_machine_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     save_image(tmp_path / "private.png")
     features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
     cell = pa.array([{"bytes": None, "path": str(tmp_path / "private.png")}], type=features.arrow_schema.field("image").type)
     table = pa.table({"image": cell, "mask": cell})
-    (tmp_path / "theirs").mkdir()
+    (tmp_path / "custom").mkdir()
     pq.write_table(
         table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features.to_dict()}})}),
-        tmp_path / "theirs" / "train-0.parquet",
+        tmp_path / "custom" / "train-0.parquet",
     )
-    root = str(tmp_path / "theirs")
-    told = sentence(load_sources, Data(source="hub", root=root, labeled="first:1", validation="train", classes=("a", "b")))
+    root = str(tmp_path / "custom")
+    message = error_message(load_sources, Data(source="hub", root=root, labeled="first:1", validation="train", classes=("a", "b")))
     datasets.enable_progress_bars()
-    assert told == (
+    assert message == (
         f"data.root is {root!r}, and its column image names {tmp_path}/private.png, a file outside of the dataset; no dataset"
         " may name other files of this machine: take one that holds its images (save_to_disk puts them in)"
     )
