@@ -79,9 +79,7 @@ def contents_of(row: Sample, palette: dict[int, int]) -> Contents:
 def levels_of(paths: Sequence[str], most: int = 20) -> list[float]:
     """data.levels for images of more than 8 bits: what one in a thousand pixels of a sample is below, and above."""
     sample = [paths[index] for index in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))]
-    ranges = []
-    for path in sample:
-        with open_image({"path": path, "bytes": None}, "image") as image:
-            ranges.append(np.percentile(np.asarray(image), (0.1, 99.9)))
+    images = (open_image({"path": path, "bytes": None}, "image") for path in sample)
+    ranges = [np.percentile(np.asarray(image), (0.1, 99.9)) for image in images]
     low, high = np.min(ranges, axis=0)[0], np.max(ranges, axis=0)[1]
     return [float(f"{low:.6g}"), float(f"{max(high, low + 1e-6):.6g}")]

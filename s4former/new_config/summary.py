@@ -69,20 +69,19 @@ def describe_proposal(tree: dict[str, dict[str, Any]], machine: Machine, sizes: 
     model, method, batch, steps = tree["model"], tree["method"], tree["run"]["batch"], tree["schedule"]["steps"]
     crop, short = tree["data"]["crop"][0], tree["data"]["resize"][1]
     largest = max(min(size) for size in sizes)
-    unlabeled = f" + {batch['unlabeled']} unlabelled" if "block" in method else ""
+    shuffled = "block" in method  # not so where there are no unlabelled images
+    unlabeled = f" + {batch['unlabeled']} unlabelled" if shuffled else ""
     rounds = f", in {batch['rounds']} rounds" if batch["rounds"] > 1 else ""
     alone = f", the first {method['burn_in']} on the labels alone" if method.get("burn_in") else ""
     lines = [
         f"  model       {model['encoder']} under {model['architecture']}",
         f"  crop        {crop} px; photos {'fitted to' if largest > short else 'have'} a shorter side of {short} px",
-        f"  block       {method.get('block')} tokens = {crop // 4} px: PatchShuffle moves 4 x 4 of them",
+        f"  block       {method['block']} tokens = {crop // 4} px: PatchShuffle moves 4 x 4 of them" if shuffled else "",
         f"  batch       {batch['labeled']} labelled{unlabeled}{rounds}",
         f"  steps       {steps}{alone}; evaluated every {tree['evaluation']['every']}",
     ]
-    if "block" not in method:
-        del lines[2]
     if method.get("thresholds") == "per_class":
         lines.append("  threshold   lower for classes the teacher is less sure of, since some are small here")
     if largest > 3 * short:
         lines.append(f"  small things: 30 px of the largest photo become {30 * short / largest:.0f} px; data.resize changes that")
-    return [f"Proposed for {machine.words}:", "", *lines]
+    return [f"Proposed for {machine.words}:", "", *filter(None, lines)]

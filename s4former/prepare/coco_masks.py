@@ -12,18 +12,21 @@ and may differ from theirs, where things overlap and at their rims, so say with 
 """
 
 import json
+import multiprocessing
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from ..data.class_names import COCO_CLASSES
 from ..data.images import DECODE_ERRORS
 from ..errors import DataError
-from .mask_files import in_parallel, save_ids
+from .mask_files import save_ids
 
 
 class Task(NamedTuple):
@@ -182,5 +185,8 @@ def write_mask(task: Task) -> None:
 def write_masks(tasks: Iterable[Task], processes: int) -> int:
     """Writes the masks that are not there yet, in parallel; returns how many."""
     tasks = [task for task in tasks if not task.mask.exists()]
-    in_parallel(write_mask, tasks, processes, "masks")
+    bar = tqdm(total=len(tasks), desc="masks", unit=" files")
+    with bar, multiprocessing.get_context("spawn").Pool(processes) if processes > 1 else nullcontext() as pool:
+        for _ in pool.imap_unordered(write_mask, tasks, chunksize=16) if pool else map(write_mask, tasks):
+            bar.update()
     return len(tasks)

@@ -13,7 +13,7 @@ from ..data.lists import find_images, read_text_lines
 from ..errors import DataError, gibibytes
 from . import sbd
 from .coco_masks import instance_tasks, panoptic_tasks, write_masks
-from .download import Archive, check_space, fetch, unpack
+from .download import Archive, fetch, unpack
 
 VOC = Archive(
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
@@ -24,7 +24,7 @@ VOC_COUNTS = {"JPEGImages/*.jpg": 17125, "SegmentationClass/*.png": 2913}
 REGISTRATION = "https://www.cityscapes-dataset.com/downloads/ (it needs a registration, so it is not fetched here)"
 CITYSCAPES_IMAGES = Archive(url="leftImg8bit_trainvaltest.zip", page=REGISTRATION)
 CITYSCAPES_MASKS = Archive(url="gtFine_trainvaltest.zip", page=REGISTRATION)
-CITYSCAPES_COUNTS = {"train": 2975, "val": 500, "test": 1525}
+CITYSCAPES_COUNTS = {"train": 2975, "val": 500}
 
 COCO = {
     name: Archive(url=f"http://images.cocodataset.org/{path}", size=size, md5=md5)
@@ -36,7 +36,6 @@ COCO = {
 }
 COCO_PANOPTIC = Archive(url="panoptic_annotations_trainval2017.zip", page="https://cocodataset.org/#download")
 COCO_COUNTS = {"train2017": 118_287, "val2017": 5_000}
-COCO_MASK_BYTES = 6_000  # of one mask, generously
 
 
 class Prepared(NamedTuple):
@@ -103,19 +102,13 @@ def voc(options: Namespace, archive: Archive = VOC, counts: Mapping[str, int] = 
 
 def cityscapes(options: Namespace, counts: Mapping[str, int] = CITYSCAPES_COUNTS) -> Prepared:
     """leftImg8bit and gtFine as the official archives unpack; masks are labelIds, or labelTrainIds made elsewhere."""
-    root, halves = options.root, ("train", "val")
+    root = options.root
     patterns = ("leftImg8bit/{}/*/*_leftImg8bit.png", "gtFine/{}/*/*_labelIds.png", "gtFine/{}/*/*_labelTrainIds.png")
-    images, masks, train_ids = ({pattern.format(half): counts[half] for half in halves} for pattern in patterns)
+    images, masks, train_ids = ({pattern.format(half): counts[half] for half in counts} for pattern in patterns)
     provide_files(options, CITYSCAPES_IMAGES, root, root, images)
     if missing_files(root, train_ids):
         provide_files(options, CITYSCAPES_MASKS, root, root, masks)
-    test = len(list(root.glob("leftImg8bit/test/*/*_leftImg8bit.png")))
-    if test not in (0, counts["test"]):  # nothing is trained or evaluated on it, so it may be missing
-        raise DataError(
-            f"{root}/leftImg8bit/test has {test:,} images; Cityscapes has {counts['test']:,}, or none; unpack"
-            f" {CITYSCAPES_IMAGES.name} again"
-        )
-    folders = [root / "leftImg8bit" / half for half in halves]
+    folders = [root / "leftImg8bit" / half for half in counts]
     ids = {str(path): list(find_images(path, flat=True, tags=("_leftImg8bit",))) for path in folders}
     return Prepared(root=root, splits=ids)
 
@@ -159,7 +152,6 @@ def make_masks(options: Namespace, archive: Archive, images: Mapping[str, Sequen
     if not lost:
         return
     files = annotation_files(options, archive, list(images))
-    check_space(options.root, lost * COCO_MASK_BYTES, "the masks")
     folder.mkdir(exist_ok=True)
     marker.write_text(f"{options.masks}\n")
     for half, path in files.items():
