@@ -10,7 +10,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .errors import WriteError, gibibytes, find_os_error, describe_os_error
+from .errors import DataError, WriteError, gibibytes, find_os_error, describe_os_error
+
+
+def read_text(path: Path) -> str:
+    """The content of a text file; `DataError` if it is none."""
+    try:
+        return path.read_text()
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path} cannot be read as text: {error}") from None
 
 
 @contextmanager

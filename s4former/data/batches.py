@@ -19,7 +19,7 @@ from ..errors import DataError
 from ..method.batch import Batch, Strong
 from ..method.mixing import MIXES, MixContext
 from ..method.patch_shuffle import draw_order
-from ..randomness import Stream, numpy_generator, view_key, torch_generator, torch_seed
+from ..randomness import Stream, numpy_generator, torch_generator, torch_seed, view_key
 from .cache import CacheError, read_labeled_pair, read_unlabeled_image
 from .colour import STRONG_COLOURS, photometric
 from .geometry import crop_pair

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..config import Data
 from ..errors import DataError
-from .images import EncodedImage, header_size, is_scene, read_image
+from .images import EncodedImage, is_scene, read_header, read_image
 from .masks import check_sizes, read_mask, read_pair
 
 
@@ -34,7 +34,7 @@ def read_unlabeled_image(file: EncodedImage, data: Data) -> Image.Image:
     """
     if is_scene(file):
         return read_image(file, data.levels)
-    return cached_image(file, data, max_scale(*header_size(file), data) if data.draft else 1.0)
+    return cached_image(file, data, max_scale(*read_header(file).size, data) if data.draft else 1.0)
 
 
 def read_labeled_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:

@@ -100,7 +100,8 @@ def crop_image(image: Image.Image, geometry: Geometry) -> tuple[np.ndarray, np.n
         min((geometry.top + height) * down, geometry.source[0]),
     )
     part = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
-    valid = pad(np.ones(geometry.box, bool), geometry, False)
+    valid = np.zeros(geometry.crop, bool)
+    valid[:height, :width] = True
     return pad(part, geometry, 0), valid
 
 

@@ -9,8 +9,9 @@ from huggingface_hub import constants
 
 from ..config import Data
 from ..errors import DataError, join_first
+from ..files import read_text
 from ..networks.hub import HUB_ERRORS, describe_hub_error, set_request_timeout
-from .lists import SourceParts, find_path, list_lines, read_text_lines
+from .lists import SourceParts, find_path, list_lines
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation", "segmentation_mask", "semantic_segmentation", "labels")
@@ -109,7 +110,7 @@ def select_rows(key: str, value: str, table: datasets.Dataset) -> list[int]:
             raise DataError(f"{key} is {value!r}, but the split train has {len(table)} rows")
         return list(range(int(count)))
     path = find_path(key, value, Path.cwd())
-    lines = list_lines(read_text_lines(path))
+    lines = list_lines(read_text(path).splitlines())
     if not lines:
         raise DataError(f"{key}: the list {path} is empty")
     places = {name: index for index, name in enumerate(table["id"])}

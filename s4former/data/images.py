@@ -10,7 +10,7 @@ import struct
 import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,7 +38,7 @@ def read_image(file: EncodedImage, levels: tuple[float, float] = (0.0, 0.0), *, 
     if is_scene(file):
         return Image.fromarray(draw_scene(file["path"])[0])
     with open_image(file, "image", reduce) as image:
-        if image.mode.startswith("I") or image.mode == "F":
+        if is_deep(image.mode):
             image = to_eight_bits(image, levels, display_name(file))
         # a palette may hold transparency, which Pillow only takes apart on the way through RGBA
         return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
@@ -77,14 +77,26 @@ def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Imag
         raise DataError(f"{kind} {display_name(file)} cannot be read: {error}") from None
 
 
-def header_size(file: EncodedImage) -> tuple[int, int]:
-    """(height, width) of an image once it stands upright; only its header is read."""
+class Header(NamedTuple):
+    """What an image says of itself: (height, width) once it stands upright, and its mode, as Pillow calls it."""
+
+    size: tuple[int, int]
+    mode: str
+
+
+def read_header(file: EncodedImage) -> Header:
+    """The header of an image, which is not decoded."""
     try:
         with Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as image:
             turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return (image.width, image.height) if turned else (image.height, image.width)
+            return Header((image.width, image.height) if turned else (image.height, image.width), image.mode)
     except DECODE_ERRORS as error:
         raise DataError(f"image {display_name(file)} cannot be read: {error}") from None
+
+
+def is_deep(mode: str) -> bool:
+    """Whether images of a mode have more than 8 bits per sample."""
+    return mode.startswith("I") or mode == "F"
 
 
 def display_name(file: EncodedImage) -> str:

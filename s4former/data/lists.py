@@ -18,6 +18,7 @@ import datasets
 
 from ..config import Data
 from ..errors import DataError, plural
+from ..files import read_text
 from .images import IMAGE_ENDINGS
 from .masks import MASK_ENDINGS
 
@@ -76,7 +77,7 @@ class Layout:
 
 def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Sample]:
     """The samples of a list file: an id a line, or an image and its mask as paths below the data folder."""
-    lines = list_lines(read_text_lines(path))
+    lines = list_lines(read_text(path).splitlines())
     if not lines:
         raise DataError(f"{key}: the list {path} is empty")
     if outside := [line for line in lines if ".." in re.split(r"[/\s]", line)]:
@@ -129,20 +130,8 @@ def check_samples(key: str, origin: Path | str, samples: list[Sample], masks_in:
     return samples
 
 
-def read_text(path: Path) -> str:
-    """A text file; `DataError` if it is none."""
-    try:
-        return path.read_text()
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path} cannot be read as text: {error}") from None
-
-
-def read_text_lines(path: Path) -> list[str]:
-    return read_text(path).splitlines()
-
-
 def list_lines(lines: Iterable[str]) -> list[str]:
-    """The lines of a list file without blank ones and comments."""
+    """The lines of a list without blank ones and comments."""
     lines = (line.strip() for line in lines)
     return [line for line in lines if line and not line.startswith("#")]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError, plural
-from .lists import list_fingerprint, list_lines, read_text_lines, strip_endings
+from ..files import read_text
+from .lists import list_fingerprint, list_lines, strip_endings
 
 
 class Published(NamedTuple):
@@ -27,7 +28,7 @@ class Published(NamedTuple):
 # the labelled images; COCO's lists go by their share of train2017.
 PUBLISHED = {
     row["name"]: Published(int(row["images"]), row["sha256"], row["unimatch"])
-    for row in csv.DictReader(read_text_lines(Path(__file__).with_name("published_lists.csv")))
+    for row in csv.DictReader(read_text(Path(__file__).with_name("published_lists.csv")).splitlines())
 }
 
 
@@ -88,13 +89,13 @@ def find_published_lists(folder: Path, benchmark: str) -> tuple[dict[str, list[s
         expected = list_named_by(path)
         if expected and expected not in wanted:
             continue
-        ids = parse_ids(read_text_lines(path))
+        ids = parse_ids(read_text(path).splitlines())
         if expected:
             verify_list(ids, expected, path)
         name = expected or identify_list(ids)
         labeled = path.with_name("labeled.txt")
         if name is None and path.name == "unlabeled.txt" and labeled.is_file():  # the whole pool is the two together
-            ids = sorted({*ids, *parse_ids(read_text_lines(labeled))})
+            ids = sorted({*ids, *parse_ids(read_text(labeled).splitlines())})
             name = identify_list(ids)
         if name in wanted:
             found[name] = ids

@@ -15,11 +15,12 @@ import numpy as np
 
 from ..config import IGNORE_INDEX, Data
 from ..errors import DataError, join_first, plural
+from ..files import read_text
 from . import shapes
 from .hub_datasets import hub
-from .images import header_size
+from .images import read_header
 from .layouts import cityscapes, coco, folder, voc
-from .lists import Sample, SourceParts, find_path, list_fingerprint, read_text
+from .lists import Sample, SourceParts, find_path, list_fingerprint
 from .masks import check_sizes, read_mask
 from .published import identify_list, list_named_by, verify_list
 
@@ -198,7 +199,7 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
 def checked_mask(row: dict[str, Any], data: Data, num_classes: int) -> np.ndarray:
     """The mask of a row, compared with the size its image states; the image itself is not decoded."""
     mask = read_mask(row["mask"], data, num_classes)
-    check_sizes(row, header_size(row["image"]), mask.shape)
+    check_sizes(row, read_header(row["image"]).size, mask.shape)
     return mask
 
 

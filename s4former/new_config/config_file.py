@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..config import from_dict
+from ..data.images import is_deep
 from ..errors import DataError
 from ..files import write_text
 from ..training.machine import this_machine
-from .contents import DEEP_MODES, levels_of, read_contents
+from .contents import levels_of, read_contents
 from .numbering import count_classes, number_classes, read_classes
 from .pairs import PARTS, drop_duplicates, find_photos, split_validation
 from .proposal import propose
@@ -39,7 +40,7 @@ def write_config(options: Namespace) -> None:
 
     machine, sizes = this_machine(), [each.size for each in contents.values()]
     tree = propose(machine, sizes, len(photos.parts["unlabeled"]), options.encoder)
-    deep = [image for image, each in contents.items() if each.mode in DEEP_MODES]
+    deep = [image for image, each in contents.items() if is_deep(each.mode)]
     tree["data"] = {
         "source": "folder", "root": str(root), **{part: str(lists[part]) for part, rows in photos.parts.items() if rows},
         **numbering.data_keys(), **({"palette": palette} if palette else {}), **({"levels": levels_of(deep)} if deep else {}),

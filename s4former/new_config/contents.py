@@ -6,16 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
-from ..data.images import header_size, open_image
+from ..data.images import open_image, read_header
 from ..data.lists import Sample
 from ..data.masks import ID_MODES, check_sizes, packed_rgb, read_ids
 from ..data.sources import PART_NAMES
 from ..errors import DataError, plural
 from .pairs import Photos
 
-DEEP_MODES = {"I", "I;16", "I;16B", "F"}  # Pillow's modes of images with more than 8 bits
 NAMED_ERRORS = 3  # files named one by one
 
 
@@ -62,10 +60,9 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
 def contents_of(row: Sample, palette: dict[int, int]) -> Contents:
     """What a pair holds; an image with a mask is decoded, of one without only the header is read."""
     image, mask = ({"path": path, "bytes": None} for path in (row.image, row.mask))
-    size = header_size(image)
+    size, mode = read_header(image)
     if row.mask is None:
-        with Image.open(row.image) as picture:
-            return Contents(size, picture.mode)
+        return Contents(size, mode)
     with open_image(image, "image") as picture:
         mode = picture.mode
     with open_image(mask, "mask") as picture:

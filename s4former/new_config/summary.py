@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..config import IGNORE_INDEX
+from ..data.images import is_deep
 from ..data.sources import PART_NAMES, is_rare
 from ..errors import join_first, plural
 from ..training.machine import Machine
-from .contents import DEEP_MODES, Contents
+from .contents import Contents
 from .numbering import Numbering, count_classes
 from .pairs import Photos
 
@@ -42,6 +43,7 @@ def describe_photos(root: Path, photos: Photos, contents: dict[str, Contents], n
 def more_remarks(photos: Photos, contents: dict[str, Contents], classes: int, rare: Sequence[str]) -> list[str]:
     """What should be read before training, a sentence each."""
     modes = {each.mode for each in contents.values()}
+    deep = any(map(is_deep, modes))
     held = len(photos.parts["validation"])
     remarks = {
         f"rare among the labels: {join_first(rare)}; more labels of them help most. Otherwise: --class-weights here,"
@@ -49,8 +51,8 @@ def more_remarks(photos: Photos, contents: dict[str, Contents], classes: int, ra
         "two classes: NCR would always be 0 and is left out": classes == 2,
         f"a score over {plural(held, 'evaluation image')} says little about other photos": held < FEW_EVALUATED,
         "there are no unlabelled images: the config trains on labels alone (method.teacher=none)": not photos.parts["unlabeled"],
-        "images of more than 8 bits are read between two grey values (data.levels)": modes & DEEP_MODES,
-        "grey images are read as RGB with three equal channels": modes & {"L", "1", "LA"} and not modes & DEEP_MODES,
+        "images of more than 8 bits are read between two grey values (data.levels)": deep,
+        "grey images are read as RGB with three equal channels": modes & {"L", "1", "LA"} and not deep,
     }
     return [remark for remark, applies in remarks.items() if applies]
 

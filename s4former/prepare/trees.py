@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.lists import find_images, read_text_lines
+from ..data.lists import find_images
 from ..errors import DataError, gibibytes
+from ..files import read_text
 from . import sbd
 from .coco_masks import instance_tasks, panoptic_tasks, write_masks
 from .download import Archive, fetch, unpack
@@ -94,7 +95,7 @@ def voc(options: Namespace, archive: Archive = VOC, counts: Mapping[str, int] = 
     if options.sbd is not None:
         sbd.add_masks(options.sbd, root)
     lists = [root / "ImageSets" / "Segmentation" / name for name in ("train.txt", "val.txt")]
-    return Prepared(root=root, splits={str(path): read_text_lines(path) for path in lists if path.is_file()})
+    return Prepared(root=root, splits={str(path): read_text(path).splitlines() for path in lists if path.is_file()})
 
 
 # ---- Cityscapes

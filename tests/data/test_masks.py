@@ -5,7 +5,7 @@ from folders import HEIGHT, WIDTH, encoded, error_message, ids, save_image, save
 from PIL import Image
 
 from s4former.config import Data
-from s4former.data.images import header_size
+from s4former.data.images import read_header
 from s4former.data.masks import read_mask, read_pair
 
 
@@ -23,7 +23,7 @@ def test_exif_orientation_turns_the_image_and_a_mask_that_stands_upright_fits(tm
     save_mask(tmp_path / "x.png")
     row = {"image": encoded(tmp_path / "x.jpg"), "mask": encoded(tmp_path / "x.png"), "id": "x"}
     assert read_pair(row, Data(), 3)[0].size == (WIDTH, HEIGHT)
-    assert header_size(row["image"]) == (HEIGHT, WIDTH)
+    assert read_header(row["image"]).size == (HEIGHT, WIDTH)
 
 
 def test_the_message_about_sizes_mentions_an_exif_orientation_that_may_be_the_cause(tmp_path):
