@@ -34,7 +34,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        return digest({"config": self.config, "lists": self.lists, "numerics": NUMERICS})
+        return digest({"config": changes(self.config), "lists": self.lists, "numerics": NUMERICS})
 
     @property
     def title(self) -> str:
@@ -132,7 +132,21 @@ def protocol_of(config: Config) -> str:
     """The hash of what all methods of a grid share, the draw left out."""
     tree = influential(config)
     tree["run"].pop("seed")
-    return digest({"config": tree, "numerics": NUMERICS})
+    return digest({"config": changes(tree), "numerics": NUMERICS})
+
+
+def changes(tree: dict[str, Any], defaults: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What differs from the defaults: a config key that is added later leaves the keys of older runs as they are.
+
+    A default that changes is a change of numbers, so it raises NUMERICS.
+    """
+    if defaults is None:  # those of "auto" depend on the machine
+        defaults = influential(from_dict({"run": {"mixed_precision": "no"}}))
+    return {
+        name: changes(value, defaults[name]) if isinstance(value, dict) and isinstance(defaults.get(name), dict) else value
+        for name, value in tree.items()
+        if name not in defaults or value != defaults[name]
+    }
 
 
 def lists_of(data: Data) -> dict[str, dict[str, Any]]:

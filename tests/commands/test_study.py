@@ -101,6 +101,12 @@ def test_the_key_stays_when_only_places_and_logs_change(tmp_path):
     assert key_of(grid, *places, "run.log_every=7", "evaluation.batch=2", "evaluation.every=9") == key
 
 
+def test_a_config_key_that_is_added_later_leaves_the_key_as_it_is():
+    tree, defaults = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 2, "d": 4}}
+    later = {"a": 1, "e": 5, "b": {"c": 2, "d": 3, "f": 6}}, {"a": 1, "e": 5, "b": {"c": 2, "d": 4, "f": 6}}
+    assert grids.changes(tree, defaults) == {"b": {"d": 3}} == grids.changes(*later)
+
+
 def test_the_key_changes_with_what_changes_numbers(tmp_path, monkeypatch):
     grid, root = on_photos(tmp_path)
     keys = [key_of(grid), key_of(grid, "optimizer.lr=0.5"), key_of(grid, "evaluation.limit=1"), key_of({**grid, "draws": [1]})]

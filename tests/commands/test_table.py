@@ -1,6 +1,7 @@
 """Several runs as rows of mean and spread."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from s4former.commands.paired import paired
 from s4former.commands.table import TableError, cell, main, read_results, table
 from s4former.config import from_dict, to_dict
-from s4former.training.archive import ArchiveError, append, pack
+from s4former.training.archive import ArchiveError, append, pack, read_archive
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -215,3 +216,11 @@ def test_the_command_prints_pairs(tmp_path, capsys):
     assert "| m | 1 | 50.00 | 40.00 | +10.00 | +10.00 to +10.00 | at 1 of 1 |" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="error: there is no archive .*none.gz; python -m s4former.commands.study writes one"):
         main(["--paired", "base", str(tmp_path / "none.gz")])
+
+
+def test_the_paired_tables_of_the_documents_follow_from_the_archive():
+    text, lines = (ROOT / "docs" / "measured.md").read_text(), read_archive(ROOT / "docs" / "measured" / "archive.jsonl.gz")
+    tables = re.findall(r"<!-- paired (\S+) (\S+) (\S+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    for base, network, study, table_ in tables:
+        assert table_ in paired([line for line in lines if line["study"] == study], base, network)
+    assert tables
