@@ -98,7 +98,7 @@ class StepDataset(Dataset):
 
     def __init__(self, config: Config, sources: Sources, shuffle_grid: tuple[int, int], process: int, processes: int):
         self.config, self.sources, self.shuffle_grid = config, sources, shuffle_grid
-        self.process, self.processes = process, processes
+        self.process = process
         self.labeled_share, self.unlabeled_share = share_of_process(config, processes)
         self.indices = labeled_indices(config, sources)
         if config.method.teacher != "none" and not len(sources.unlabeled):

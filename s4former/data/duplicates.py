@@ -1,4 +1,4 @@
-"""Images that are there twice: the same bytes under different names."""
+"""Images with the same bytes under different names."""
 
 from collections import defaultdict
 from contextlib import suppress
@@ -11,7 +11,7 @@ from ..files import sha256
 def find_duplicates(paths: Iterable[str | Path]) -> list[list[str]]:
     """Groups of files with the same bytes, in the order given; only files of one size are read.
 
-    A file that cannot be read is like no other: whoever opens it next names it.
+    A file that cannot be read has no duplicates; the code that opens it next reports it.
     """
     same_size = groups_by(lambda path: path.stat().st_size, dict.fromkeys(map(str, paths)))
     return groups_by(sha256, [path for group in same_size for path in group])

@@ -90,7 +90,7 @@ def check_file_paths(root: str, table: datasets.Dataset, columns: Iterable[str])
     for column in columns:
         images = table.with_format("arrow")[column][:].combine_chunks()
         if not hasattr(images, "field"):
-            continue  # not of the kind Image; whoever opens it will say so
+            continue  # not of the type Image; reading it reports that
         files = images.filter(pc.is_null(pc.struct_field(images, "bytes")))
         paths = [path for path in pc.struct_field(files, "path").to_pylist() if path is not None]
         for folder, path in {Path(path).parent: path for path in paths}.items():

@@ -78,7 +78,7 @@ def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Imag
 
 
 class Header(NamedTuple):
-    """What an image says of itself: (height, width) once it stands upright, and its mode, as Pillow calls it."""
+    """(height, width) of an image once it is upright, and its mode, as Pillow calls it."""
 
     size: tuple[int, int]
     mode: str
@@ -109,7 +109,7 @@ def is_scene(file: EncodedImage) -> bool:
     return file["bytes"] is None and file["path"].startswith("shapes:")
 
 
-@lru_cache(maxsize=2048)  # a scene is asked for twice, and again in every cycle; 50 kB each, drawn in 20 ms
+@lru_cache(maxsize=2048)  # a scene is read twice, and again in every cycle; 50 kB each, drawn in 20 ms
 def draw_scene(path: str) -> tuple[np.ndarray, np.ndarray]:
     """Image (H, W, 3) and mask (H, W), uint8, of "shapes:SEED:INDEX:HEIGHTxWIDTH"."""
     _, seed, index, size = path.split(":")

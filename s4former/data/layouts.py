@@ -1,4 +1,4 @@
-"""Where images and masks lie: in a folder of one's own, and as VOC, Cityscapes and COCO unpack."""
+"""Where images and masks are: in a user's folder, and as VOC, Cityscapes and COCO unpack."""
 
 from pathlib import Path
 from typing import Callable, Sequence

@@ -1,4 +1,4 @@
-"""From names to samples: what a list file or a folder says, which files are meant, and whether all of them are there.
+"""From names to samples: what a list file or a folder names, which files are meant, and whether all of them exist.
 
 No name leads out of the data folder, since lists come from anywhere; links in the folder are followed, since its owner
 made them. A name that is not found is answered with the nearest one that is.
@@ -100,8 +100,8 @@ def parse_line(line: str, layout: Layout, masks: bool) -> Sample | None:
     """The sample of one line; None if there is no such image.
 
     File names may hold spaces, so one name is tried first, and a tab separates two names where there is one. Where the
-    layout is known (`flat`), the image alone says which mask: lists of other projects name masks that were never made
-    here. In a folder of one's own, the second column counts.
+    layout is known (`flat`), the image alone determines the mask: lists of other projects name masks that were never made
+    here. In a user's folder, the second column counts.
     """
     columns = line.split("\t") if "\t" in line else line.split()
     for image, *given in ([line], columns) if len(columns) == 2 else ([line],):

@@ -1,4 +1,4 @@
-"""Work that threads do ahead of whoever uses it: images are decoded while the network reads the ones before."""
+"""Items are worked on by threads ahead of their use: images are decoded while the network processes the ones before."""
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor

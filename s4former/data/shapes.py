@@ -3,8 +3,8 @@
 `scene` paints picture number `index` of a world as a pure function of its arguments, in some twenty milliseconds, so
 there is nothing to download and any split is a range of indices. It is a miniature of the real task: objects vary in
 build, size and turn, occlude one another, cast shadows and take the colour of the light; the ground is textured and
-holds unlabelled distractors. Colour is drawn without looking at the class. What tells a mushroom from a tree is its form
-and, where light and size let it show, its pattern; some classes share a pattern but for its pitch, and a few things are
+holds unlabelled distractors. Colour is drawn without looking at the class. A mushroom differs from a tree in its form
+and, where light and size let it show, in its pattern; some classes share a pattern but for its pitch, and a few things are
 plain.
 
 There are two worlds that share no class: `CLASSES` is the one to segment, `PRETRAINING_CLASSES` the one an encoder may
@@ -37,7 +37,7 @@ def scene(seed: int, index: int, *, height: int = 96, width: int = 128, classes=
     """Picture `index` of the world `seed`, and its mask: a pure function of the arguments.
 
     Returns (image, mask): (H, W, 3) uint8 RGB and (H, W) uint8, the place of each pixel's class in `classes`; place 0
-    is the background. Raises ValueError for a class that nobody can draw.
+    is the background. Raises ValueError for an unknown class.
     """
     unknown = [name for name in classes[1:] if name not in THINGS]
     if unknown:
@@ -52,7 +52,7 @@ def scene(seed: int, index: int, *, height: int = 96, width: int = 128, classes=
     crowd = round(rng.uniform(3, 7) * 0.75 * max(height, width) / short)  # sizes follow the short side
     sizes = short * rng.uniform(.12, .31, crowd)
     places = sample_places(rng, sizes, height, width)
-    for row in np.argsort(places[:, 1] + sizes):  # what stands lower on the page stands in front
+    for row in np.argsort(places[:, 1] + sizes):  # lower on the page is in front
         label = int(rng.integers(1, len(classes)))
         thing = THINGS[classes[label]]
         draw_thing(canvas, mask, thing.parts(rng.uniform), rng, places[row], sizes[row], light, label, thing)
@@ -60,7 +60,7 @@ def scene(seed: int, index: int, *, height: int = 96, width: int = 128, classes=
 
 
 def ground(rng, height, width):
-    """The sheet everything stands on: a graded wash, then hills, cloth, dots or nothing: (H, W, 3) float32."""
+    """The ground: a graded wash, then hills, stripes, checks, dots, waves or nothing: (H, W, 3) float32."""
     y, x = np.mgrid[:height, :width].astype(np.float32) / min(height, width)
     first, second, third = PAINTS[rng.choice(len(PAINTS), 3, replace=False)]
     pale = rng.uniform(.1, .6)  # between full paint and cream

@@ -87,7 +87,7 @@ def test_weak_and_strong_are_one_crop_in_two_colours_and_the_weak_one_is_plain()
     assert torch.equal(strong, coloured.strong[0].images) and not torch.equal(batch.weak, coloured.weak)
 
 
-def test_padding_is_invalid_black_on_the_wire_and_the_mean_on_the_device():
+def test_padding_is_invalid_black_in_the_batch_and_the_mean_colour_on_the_device():
     batch = steps_of(data={"ratio": [0.5, 0.6]})[0, 0]
     assert not batch.valid.all() and not batch.labeled_valid.all()
     assert (batch.labels[~batch.labeled_valid] == 255).all()
@@ -157,7 +157,7 @@ def test_partners_are_the_next_of_the_same_group_wherever_it_lies():
     assert mix_partners(from_dict({"method": {"mix": "cutout"}}), [6, 7]) == ([], [0, 1])
 
 
-def test_an_unreadable_image_is_told_once_by_the_process_that_trains_on_it(tmp_path):
+def test_an_unreadable_image_is_reported_once_by_the_process_that_trains_on_it(tmp_path):
     root = tmp_path / "few"
     for index in range(7):
         save_image(root / "images" / f"{index}.png")
@@ -262,7 +262,7 @@ def test_images_with_rare_classes_come_up_more_often_and_steps_stay_pure(tmp_pat
     assert draws[4] == 60 and draws[0] == 20
 
 
-def test_an_empty_pool_is_told_before_training():
+def test_an_empty_pool_is_refused_before_training():
     config = from_dict(TINY)
     sources = load_sources(config.data)
     sources = replace(sources, unlabeled=sources.unlabeled.select([]))

@@ -53,7 +53,7 @@ def test_a_cached_pair_is_the_decoded_one_and_ids_that_are_mapped_otherwise_are_
         read_labeled_pair(row, data, 3)
 
 
-def test_another_file_of_the_same_name_and_a_torn_entry_are_decoded_again(tmp_path):
+def test_another_file_of_the_same_name_and_a_truncated_entry_are_decoded_again(tmp_path):
     path, data = tmp_path / "a.jpg", Data(cache=str(tmp_path / "cache"))
     read_unlabeled_image(photo(path), data)
     record = photo(path, width=160, height=120)
@@ -83,7 +83,7 @@ def test_draft_decodes_a_large_jpeg_at_a_fraction_that_no_crop_outgrows(tmp_path
     assert read_unlabeled_image(record, Data(draft=True)).size == (320, 240)
 
 
-def test_a_cache_that_cannot_be_written_is_said_at_once_not_taken_for_a_bad_image(tmp_path):
+def test_a_cache_that_cannot_be_written_is_an_error_and_not_an_unreadable_image(tmp_path):
     (tmp_path / "images").mkdir(), (tmp_path / "masks").mkdir()
     for name in "abcd":
         photo(tmp_path / "images" / f"{name}.jpg", 96, 64)

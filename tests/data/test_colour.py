@@ -1,4 +1,4 @@
-"""colour.py: the photometric distortion step by step, and the stronger colours of UniMatch and AugSeg."""
+"""The photometric distortion step by step, and the stronger colours of UniMatch and AugSeg."""
 
 import colorsys
 import dataclasses
@@ -80,7 +80,7 @@ def test_draws_stay_in_their_ranges_and_each_happens_half_of_the_time():
     assert 0.45 < column["contrast_last"].mean() < 0.55
 
 
-def test_the_words_of_the_config_are_the_colours():
+def test_every_strong_colour_of_the_config_is_a_function():
     assert set(typing.get_args(typing.get_type_hints(Method)["strong_colour"])) == set(STRONG_COLOURS)
 
 

@@ -25,7 +25,7 @@ def test_a_palette_image_with_transparency_is_read_without_a_warning(tmp_path):
     assert read_image(encoded(tmp_path / "x.png")).mode == "RGB"
 
 
-def test_sixteen_bit_images_are_refused_as_long_as_nobody_says_what_is_white(tmp_path):
+def test_sixteen_bit_images_are_refused_without_levels(tmp_path):
     Image.fromarray(np.full((HEIGHT, WIDTH), 9000, np.uint16)).save(tmp_path / "x.png")
     assert error_message(read_image, encoded(tmp_path / "x.png")) == (
         f"image {tmp_path}/x.png has more than 8 bits per channel (mode I;16, values 9000 to 9000); say which values are"

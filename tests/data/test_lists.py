@@ -1,4 +1,4 @@
-"""What a list may say, and what is answered when a name leads nowhere."""
+"""What a list may hold, and the messages for names that are not found."""
 
 import hashlib
 
@@ -109,9 +109,3 @@ def test_a_list_cannot_leave_the_data_folder(root, line):
     assert error_message(load_sources, data(root)) == (
         f"data.labeled: {root}/labeled.txt has the line {line!r}, which leaves the data folder {root}; use ids below it"
     )
-
-
-def test_an_absolute_path_in_a_list_is_taken_from_the_data_folder(root, tmp_path):
-    save_image(tmp_path / "outside.jpg")
-    write(root / "labeled.txt", f"{tmp_path}/outside.jpg")
-    assert "has no image in" in error_message(load_sources, data(root))

@@ -57,7 +57,7 @@ def test_a_palette_turns_colours_into_ids_and_then_the_map_counts(tmp_path):
     assert "has the id 7, but" in error_message(read_mask, encoded(tmp_path / "m.png"), Data(palette=palette), 2)
 
 
-def test_colours_that_the_palette_does_not_name_are_told_the_commonest_first(tmp_path):
+def test_colours_that_the_palette_does_not_name_are_listed_by_frequency(tmp_path):
     save_colours(tmp_path / "m.png", [(0, 0, 0), (9, 9, 9), (1, 2, 3), (1, 2, 3)])
     assert error_message(read_mask, encoded(tmp_path / "m.png"), Data(palette={"#000000": 0}), 2) == (
         f"mask {tmp_path}/m.png has 2 colours that data.palette does not name, on 75.0% of its pixels: #010203, #090909;"

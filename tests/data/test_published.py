@@ -1,4 +1,4 @@
-"""published.py: a list is known by its ids, whatever its file is called and however its lines are written."""
+"""A list is known by its ids, whatever its file is called and however its lines are written."""
 
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def test_a_file_claims_to_be_a_list_by_its_name():
     assert list_named_by(Path("pascal/92/labeled.txt")) is None
 
 
-def test_lists_in_a_folder_are_found_by_content_and_others_are_told(known, tmp_path):
+def test_lists_in_a_folder_are_found_by_content_and_others_are_returned(known, tmp_path):
     write(tmp_path / "pascal" / "1_16" / "labeled.txt", *(f"JPEGImages/{name}.jpg y.png" for name in CPS))
     write(tmp_path / "pascal" / "1_16" / "unlabeled.txt", "2007_000077")
     write(tmp_path / "coco" / "1_512.txt", "not asked for, so not looked at")

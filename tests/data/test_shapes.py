@@ -1,4 +1,4 @@
-"""The painted world: pure, disjoint from its pretraining world, and not to be solved by colour."""
+"""The drawn world: a pure function, disjoint from its pretraining world, and not solvable by colour."""
 
 import numpy as np
 import pytest
@@ -56,6 +56,6 @@ def test_the_mean_colour_of_a_thing_does_not_tell_its_class():
     assert (guess == labels[half:]).mean() < 0.3  # chance is 1 in 8
 
 
-def test_a_class_nobody_can_draw_is_named():
+def test_an_unknown_class_is_refused():
     with pytest.raises(ValueError, match="classes has 'unicorn', which shapes cannot draw; use names from fish, bird"):
         scene(0, 0, classes=("background", "unicorn"))

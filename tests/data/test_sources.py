@@ -1,4 +1,4 @@
-"""sources.py: every source becomes three tables; what is wrong is said in one sentence."""
+"""Every source becomes three tables; what is wrong is reported in one sentence."""
 
 import json
 from pathlib import Path
