@@ -32,6 +32,10 @@ class DamageError(ValueError):
     """No checkpoint of a run is what it was when written; the message names them."""
 
 
+class RunStopped(RuntimeError):
+    """A run that cannot go on; the message says why, what is saved, and how it is resumed."""
+
+
 class WriteError(OSError):
     """Something could not be written; the message says what, why, and what to free or to change."""
 

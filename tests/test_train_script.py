@@ -26,7 +26,7 @@ def finished(tmp_path_factory):
 
 
 def state_of(run_folder):
-    state, refused = checkpoint.newest(run_folder / "checkpoints")
+    state, refused = checkpoint.load_newest(run_folder / "checkpoints")
     assert not refused
     return state
 
@@ -76,7 +76,7 @@ def test_a_run_says_what_its_teacher_is_doing(finished):
     with Image.open(folder / "panels" / "unlabeled-0-00000006.png") as panel:
         assert panel.mode == "P" and panel.info["transparency"] == 255
     report = (folder / "report.html").read_text()
-    assert "ended" in report and "What the teacher is doing" in report and results_of(folder)["lists"]["unlabeled"]["sha256"] in report
+    assert "ended" in report and "Confidence of the teacher" in report and results_of(folder)["lists"]["unlabeled"]["sha256"] in report
 
 
 def results_of(folder):
@@ -217,6 +217,22 @@ def test_the_keys_of_a_section_are_printed_without_a_config():
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "schedule") and "schedule.steps = 80000" in done.stdout
     done = run([*script, "shedule"])
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "train_semi.py: error: the config has no section shedule; use schedule")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--help-config"], ["--config"], ["--config", "none.json"], ["--config", "configs/demo.json", "a.b=1"]],
+    ids=["help", "keys", "no value", "no file", "unknown key"],
+)
+def test_help_and_mistakes_in_arguments_and_config_load_no_heavy_library(arguments):
+    code = (
+        "import atexit, runpy, sys\nheavy = {'torch', 'transformers', 'datasets', 'accelerate'}\n"
+        "atexit.register(lambda: print('loaded', sorted(heavy & sys.modules.keys())))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    start = f"import sys; sys.argv = ['train_semi.py', *{arguments!r}]\n{code}"
+    assert run([sys.executable, "-c", start], cwd=ROOT).stdout.endswith("loaded []\n")
 
 
 def test_bad_input_is_one_sentence_before_anything_is_written(tmp_path):

@@ -86,4 +86,4 @@ def describe_proposal(tree: dict[str, dict[str, Any]], machine: Machine, sizes: 
         lines.append("  threshold   lower for classes the teacher is less sure of, since some are small here")
     if largest > 3 * short:
         lines.append(f"  small things: 30 px of the largest photo become {30 * short / largest:.0f} px; data.resize changes that")
-    return [f"Proposed for {machine.words}:", "", *filter(None, lines)]
+    return [f"Proposed for {machine.description}:", "", *filter(None, lines)]

@@ -1,10 +1,10 @@
-"""Checkpoints that survive: written beside and renamed, verified before they are believed.
+"""Checkpoints on disk, written beside their place and renamed, and verified before they are read.
 
     runs/NAME/checkpoints/step-00000400/state.pt        everything training needs, tensors and plain values
                                         manifest.json   its step, size and SHA-256
 
-A folder called step-* was complete when it got that name. One that does not match its manifest any more is passed over
-in words, and the one before it is taken.
+A folder called step-* was complete when it got that name. One that no longer matches its manifest is skipped with a
+message, and the one before it is taken.
 """
 
 import json
@@ -24,26 +24,25 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Writes the checkpoint of `step` and deletes all but the newest `keep`.
 
     Raises:
-        WriteError: the disk is full or read-only; whatever was there before is still there.
+        WriteError: the disk is full or read-only; the older checkpoints are still there.
     """
     target = folder / f"step-{step:08d}"
     beside = folder / f".writing-{step:08d}"
     for left_over in folder.glob(".writing-*"):  # of a run that was killed
         shutil.rmtree(left_over, ignore_errors=True)
-    with writing(target, beside, size_of(state)):
+    with writing(target, beside, total_bytes(state)):
         beside.mkdir(parents=True)
         with open(beside / "state.pt", "wb") as file:
             torch.save(state, file)
         manifest = {"step": step, "bytes": (beside / "state.pt").stat().st_size, "sha256": sha256(beside / "state.pt")}
         (beside / "manifest.json").write_text(json.dumps(manifest))
-        flush(beside / "state.pt")
-        flush(beside / "manifest.json")
-        flush(beside)
-        if target.exists():  # only where it was refused on the way in
+        for path in (beside / "state.pt", beside / "manifest.json", beside):
+            flush(path)
+        if target.exists():  # a damaged one, or this step would not have come again
             shutil.rmtree(target)
         beside.rename(target)
         flush(folder)
-    for later in complete(folder):  # refused too, or this step would not have come again; it must not count as kept
+    for later in complete(folder):  # damaged too; it must not count as kept
         if later.name > target.name:
             shutil.rmtree(later, ignore_errors=True)
     for old in complete(folder)[:-keep]:
@@ -51,40 +50,37 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     return target
 
 
-def newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest checkpoint that is what it was when written, and a sentence for each newer one that is not.
-
-    None if there is no checkpoint at all.
+def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest undamaged checkpoint, and a message for each newer one that is damaged; None if there is no checkpoint.
 
     Raises:
-        DamageError: there are checkpoints, and none of them is whole.
+        DamageError: there are checkpoints, and all of them are damaged.
     """
     refused = []
     for candidate in reversed(complete(folder)):
-        complaint = damage(candidate)
-        if complaint is None:
+        damage = find_damage(candidate)
+        if damage is None:
             try:
                 state = torch.load(candidate / "state.pt", map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # sound, but none of ours
-                complaint = f"state.pt does not hold tensors and plain values alone: {str(error).splitlines()[0]}"
-            else:
-                return state, [f"{sentence}; taking the one before it" for sentence in refused]
-        refused.append(f"{candidate} is damaged ({complaint})")
+                return state, [f"{message}; taking the one before it" for message in refused]
+            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # undamaged, but not written by `save`
+                damage = f"state.pt does not hold tensors and plain values alone: {str(error).splitlines()[0]}"
+        refused.append(f"{candidate} is damaged ({damage})")
     if refused:
         raise DamageError(
             f"no checkpoint can be resumed from: {'; '.join(refused)}. Put a copy of one of them back; or delete"
             f" {folder} to begin again at step 0"
         )
-    return None, refused
+    return None, []
 
 
 def complete(folder: Path) -> list[Path]:
     """The finished checkpoints, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    return sorted(folder.glob("step-*"))
 
 
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in words, or None."""
+def find_damage(checkpoint: Path) -> str | None:
+    """How a checkpoint differs from its manifest; None if it does not."""
     try:
         manifest = json.loads((checkpoint / "manifest.json").read_text())
         expected, checksum = manifest["bytes"], manifest["sha256"]
@@ -95,25 +91,12 @@ def damage(checkpoint: Path) -> str | None:
         return f"manifest.json is not as it was written: {type(error).__name__}: {error}"
     if size != expected:
         return f"state.pt has {size} bytes instead of {expected}"
-    if sha256(checkpoint / "state.pt") != checksum:
-        return "state.pt does not match its SHA-256"
-    return None
+    return None if sha256(checkpoint / "state.pt") == checksum else "state.pt does not match its SHA-256"
 
 
-def way_on(folder: Path) -> str:
-    """What is kept of the run in `folder` once it had to stop, and the command that goes on with it."""
-    there = complete(folder / "checkpoints")
-    if not there:
-        return "No checkpoint was due yet; once that is mended, the same command begins again"
-    return (
-        f"Nothing is lost up to step {int(there[-1].name[5:])}, whose checkpoint is in {folder}; once that is mended, the same"
-        " command with --resume goes on from there"
-    )
-
-
-def size_of(state: Any) -> int:
+def total_bytes(state: Any) -> int:
     """Bytes of all tensors in nested dicts and lists."""
     if isinstance(state, Tensor):
         return state.nbytes
     parts = state.values() if isinstance(state, dict) else state if isinstance(state, (list, tuple)) else ()
-    return sum(map(size_of, parts))
+    return sum(map(total_bytes, parts))

@@ -1,9 +1,8 @@
-"""What turns losses into steps: the optimizer, the teacher that follows, precision, and two watchmen."""
+"""The update of a step: optimizer, teacher, precision; detection of losses that are not finite and of signals."""
 
 import copy
 import signal
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Callable, Iterable
 
@@ -12,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..config import Config, Optimizer, share_of_process
+from ..config import Config, Optimizer, from_dict, share_of_process, to_dict
 from ..errors import ConfigError
 from ..method.batch import Batch
 from ..method.step import total_loss, train_step
@@ -23,13 +22,13 @@ from .schedules import ema_decay, learning_rate
 
 
 class NonFiniteLoss(RuntimeError):
-    """Training has left the numbers; the message names the first step and term."""
+    """A loss term or the gradient is infinite or NaN; the message names the first step and its terms."""
 
 
 class Teacher(nn.Module):
-    """A copy of the student's network that follows it; images (B, 3, H, W) to logits (B, K, h, w).
+    """The moving average of the student's network (paper, eq. 1); images (B, 3, H, W) to logits (B, K, h, w).
 
-    Always in eval mode, never with gradient: batch norms use the followed running statistics (paper, eq. 1).
+    Always in eval mode, without gradient; batch norms use the averaged running statistics.
     """
 
     def __init__(self, network: nn.Module):
@@ -40,7 +39,7 @@ class Teacher(nn.Module):
         return decode(self.network, encode(self.network, images))
 
     def train(self, mode: bool = True) -> "Teacher":
-        return self  # it has no other mode
+        return self  # always in eval mode
 
     @torch.no_grad()
     def follow(self, network: nn.Module, decay: float) -> None:
@@ -60,8 +59,7 @@ def build_optimizer(student: Student, settings: Optimizer) -> torch.optim.Optimi
     """Encoder and head, each with and without weight decay (none on norms, biases, tokens and position embeddings).
 
     With `layer_decay` the encoder has a pair of groups for each block: the last one learns at `lr`, every block before
-    at `layer_decay` times the rate of the next (as BEiT does). Every group remembers its rate at step 0 as `base`;
-    `set_learning_rate` does the rest.
+    at `layer_decay` times the rate of the next (as BEiT does). Every group keeps its rate at step 0 as `base`.
     Fused: 1.7 (SGD) and 3.5 (AdamW) times as fast on a CPU core as one parameter after the other; `foreach` gained nothing.
     """
     depths = {id(parameter): depth for parameter, depth in encoder_depths(student.network)}
@@ -74,11 +72,7 @@ def build_optimizer(student: Student, settings: Optimizer) -> torch.optim.Optimi
             rate = rates.get(id(parameter), settings.lr * settings.head_multiplier)
             groups.setdefault((rate, decayed), []).append(parameter)
     described = [
-        {
-            "params": parameters,
-            "base": rate,
-            "weight_decay": settings.weight_decay if decayed else 0.0,
-        }
+        {"params": parameters, "base": rate, "weight_decay": settings.weight_decay * decayed}
         for (rate, decayed), parameters in groups.items()
     ]
     if settings.name == "sgd":
@@ -108,9 +102,9 @@ def update(
     set_learning_rate(optimizer, step, config)
     if teacher is not None and method.ema_order == "before":
         teacher.follow(network, ema_decay(step, method))
-    speaking = speaker(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None
+    labeler = pseudo_labeler(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None
     thresholds = accelerator.unwrap_model(student).thresholds
-    adaptive = thresholds is not None and speaking is not None
+    adaptive = thresholds is not None and labeler is not None
     average = partial(accelerator.reduce, reduction="mean")
     sums: dict[str, Tensor] = {}
     for round_, batch in enumerate(rounds):
@@ -119,8 +113,8 @@ def update(
         last = round_ == config.run.batch.rounds - 1
         with nullcontext() if last else accelerator.no_sync(student):
             with accelerator.autocast():
-                heard = thresholds.observe(speaking, batch.valid[: batch.unlabeled]) if adaptive else speaking
-                losses = train_step(student, heard, batch, method, average, thresholds.current() if adaptive else None)
+                observed = thresholds.observe(labeler, batch.valid[: batch.unlabeled]) if adaptive else labeler
+                losses = train_step(student, observed, batch, method, average, thresholds.current() if adaptive else None)
                 losses["total"] = total_loss(losses, method)
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():
@@ -136,46 +130,45 @@ def update(
     return sums
 
 
-def speaker(
+def pseudo_labeler(
     network: nn.Module, teacher: Teacher | None, config: Config, processes: int
 ) -> Callable[[Tensor], Tensor] | None:
-    """Who gives the pseudo labels, images to logits; None = nobody."""
+    """The function from images to the logits that pseudo labels are made of; None = there are none."""
     if config.method.teacher in ("ema", "none"):
         return teacher
-    learning = share_of_process(config, processes)[1] if config.method.teacher == "student_in_training" else 0
-    return partial(own_word, network, learning=learning)
+    training = share_of_process(config, processes)[1] if config.method.teacher == "student_in_training" else 0
+    return partial(predict_with_student, network, in_training_mode=training)
 
 
 @torch.no_grad()
-def own_word(network: nn.Module, images: Tensor, learning: int = 0) -> Tensor:
-    """What the student itself says: logits (B, K, h, w) of images (B, 3, H, W).
+def predict_with_student(network: nn.Module, images: Tensor, in_training_mode: int = 0) -> Tensor:
+    """Logits (B, K, h, w) of images (B, 3, H, W), the first `in_training_mode` of them in training mode, the others in eval mode.
 
-    Args:
-        learning: so many images first it reads in training mode, as FixMatch and UniMatch do with those they train on;
-            the others in eval mode.
+    FixMatch and UniMatch read the images that they train on in training mode.
     """
-    mode, said = network.training, []
+    mode, logits = network.training, []
     try:
-        for part, training in ((images[:learning], True), (images[learning:], False)):
+        for part, training in ((images[:in_training_mode], True), (images[in_training_mode:], False)):
             if len(part):
                 network.train(training)
-                said.append(decode(network, encode(network, part)))
+                logits.append(decode(network, encode(network, part)))
     finally:
         network.train(mode)
-    return torch.cat(said)
+    return torch.cat(logits)
 
 
-def out_of_memory(error: torch.OutOfMemoryError, config: Config, processes: int) -> str:
-    """The first sentence of torch on a device that is too small for a step, and the ways out that this config has."""
-    ways, rounds = [], 2 * config.run.batch.rounds
+def describe_out_of_memory(error: torch.OutOfMemoryError, config: Config, processes: int) -> str:
+    """The first sentence of torch where a device is too small for a step, and the keys of this config that reduce its memory."""
+    hints, tree = [], to_dict(config)
+    tree["run"]["batch"]["rounds"] *= 2
     try:
-        share_of_process(replace(config, run=replace(config.run, batch=replace(config.run.batch, rounds=rounds))), processes)
-        ways.append(f"run.batch.rounds={rounds} (smaller passes, the same batch)")
-    except ConfigError:
+        share_of_process(from_dict(tree), processes)
+        hints.append(f"run.batch.rounds={2 * config.run.batch.rounds} (smaller passes, the same batch)")
+    except ConfigError:  # the batch cannot be divided further
         pass
     if not config.model.activation_checkpointing and config.model.architecture != "deeplabv3plus":
-        ways.append("model.activation_checkpointing=true")
-    take = f"take {' or '.join(ways)}, which a resumed run may change, or" if ways else "take"
+        hints.append("model.activation_checkpointing=true")
+    take = f"take {' or '.join(hints)}, which a resumed run may change, or" if hints else "take"
     return f"{str(error).splitlines()[0].rstrip('. ')}; {take} a smaller data.crop or model.encoder in a new run"
 
 
@@ -191,44 +184,37 @@ def clip(accelerator: Accelerator, student: nn.Module, limit: float) -> Tensor:
 
 @torch.no_grad()
 def average_running_statistics(accelerator: Accelerator, network: nn.Module) -> None:
-    """Makes the running statistics of all processes one; synchronised batch norms (on GPUs) are so already."""
+    """Averages the running statistics of batch norms over the processes; synchronised ones (on GPUs) need no averaging."""
     if accelerator.num_processes == 1:
         return
-    statistics = [
-        tensor
-        for module in batch_norms(network)
-        if not isinstance(module, nn.SyncBatchNorm)
-        for tensor in (module.running_mean, module.running_var)
-    ]
+    own = [module for module in batch_norms(network) if not isinstance(module, nn.SyncBatchNorm)]
+    statistics = [tensor for module in own for tensor in (module.running_mean, module.running_var)]
     if statistics:
         joint = accelerator.reduce(torch.cat([tensor.flatten() for tensor in statistics]), "mean")
         for tensor, part in zip(statistics, joint.split([tensor.numel() for tensor in statistics])):
             tensor.copy_(part.view_as(tensor))
 
 
-class Finiteness:
-    """Notices the first non-finite term on the device, and says so only when asked."""
+class FiniteCheck:
+    """Records on the device at which step each term was first not finite; `raise_if_not_finite` alone waits for the device."""
 
-    def __init__(self, device: torch.device):
-        self.step = torch.full((), -1, dtype=torch.long, device=device)
-        self.terms: tuple[str, ...] = ()
-        self.bad: Tensor | None = None
+    NEVER = 2**62
 
-    def watch(self, step: int, terms: dict[str, Tensor], *, scaled: bool = False) -> None:
-        """Looks at the terms of a step. scaled: a gradient scaler is at work, which skips what overflows by itself."""
+    def __init__(self) -> None:
+        self.first: dict[tuple[str, ...], Tensor] = {}  # a burn-in has other terms than the steps after it
+
+    def update(self, step: int, terms: dict[str, Tensor], *, scaled: bool = False) -> None:
+        """Checks the terms of a step. scaled: a gradient scaler is in use, which itself skips steps that overflow."""
         names = tuple(name for name in terms if name != "gradient" or not scaled)
-        bad = torch.stack([~torch.isfinite(terms[name].float()) for name in names])
-        first = (self.step < 0) & bad.any()
-        if self.bad is None or names != self.terms:  # other terms after the burn-in; what was seen before stays
-            self.raise_if_bad()
-            self.terms, self.bad = names, torch.zeros_like(bad)
-        self.bad = torch.where(first, bad, self.bad)
-        self.step = torch.where(first, step, self.step)
+        finite = torch.stack([terms[name].float() for name in names]).isfinite()
+        now = torch.where(finite, self.NEVER, step)
+        self.first[names] = torch.minimum(self.first.get(names, now), now)
 
-    def raise_if_bad(self) -> None:
-        step = int(self.step)
-        if step >= 0 and self.bad is not None:
-            names = [name for name, bad in zip(self.terms, self.bad.tolist()) if bad and name != "total"]
+    def raise_if_not_finite(self) -> None:
+        found = [pair for names, first in self.first.items() for pair in zip(first.tolist(), names)]
+        step = min((step for step, _ in found), default=self.NEVER)
+        if step < self.NEVER:
+            names = [name for first, name in found if first == step and name != "total"]
             raise NonFiniteLoss(
                 f"step {step}: {', '.join(names) or 'total'} is not finite; lower optimizer.lr, set optimizer.clip_norm"
                 " (to 1, say), or take run.mixed_precision=no: these three may differ when a run is resumed, and without a"
@@ -237,30 +223,32 @@ class Finiteness:
 
 
 class Signals:
-    """SIGTERM and SIGINT as a question: was one caught? All processes give the same answer at the same step."""
+    """SIGTERM and SIGINT, recorded instead of ending the process; all processes get the same answer at the same step."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator, self.number = accelerator, 0
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.note)
+            signal.signal(number, self.record)
+
+    def record(self, number: int, frame: object) -> None:
+        self.number = self.number or number
 
     @property
     def name(self) -> str:
-        return signal.Signals(self.number).name if self.number else ""
+        return signal.Signals(self.number).name
 
-    def note(self, number: int, frame: object) -> None:
-        self.number = self.number or number
-
-    def caught(self, may_synchronize: bool) -> bool:
-        """With several processes the answer waits for a step at which they may talk to each other."""
-        if self.accelerator.num_processes > 1 and may_synchronize:
+    def received(self, may_synchronize: bool) -> bool:
+        """Whether there was one; several processes answer no until a step at which they may exchange what they received."""
+        if self.accelerator.num_processes == 1:
+            return bool(self.number)
+        if may_synchronize:
             numbers = self.accelerator.gather(torch.tensor([self.number], device=self.accelerator.device))
             self.number = int(numbers.max())
-        return bool(self.number) and (self.accelerator.num_processes == 1 or may_synchronize)
+        return bool(self.number) and may_synchronize
 
 
 def precision(wanted: str) -> str:
-    """What `run.mixed_precision` means on this machine."""
+    """`run.mixed_precision`, with `auto` resolved for this machine."""
     if wanted != "auto":
         return wanted
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"

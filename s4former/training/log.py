@@ -1,21 +1,26 @@
-"""What a run tells: a line on the screen, a line in log.jsonl, and the numbers to whatever tracker the user has."""
+"""The log of a run: lines on the screen, lines in log.jsonl, and the numbers for the user's trackers."""
 
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
-from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import ConfigError
 from ..files import write_text
+from ..method.batch import Batch
+from ..method.step import BRANCHES
+from .pseudo_quality import warning
+from .run import Training
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuses trackers that Accelerate does not know, and those that are not installed, which it would leave out unsaid."""
+    """Refuses trackers that Accelerate does not know, and those not installed, which it would leave out silently."""
     for name in names:
         if name not in ("all", *LOGGER_TYPE_TO_CLASS):
             raise ConfigError(f"run.trackers has {name!r}; Accelerate knows all, {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
@@ -24,82 +29,106 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class RunLog:
-    """Speaks for the main process; on the others every call is silent.
+    """The log of a run, written by the main process; on the others every call is silent.
 
     On a terminal there is a progress bar with lines above it, elsewhere (a file, a batch system) lines alone.
     """
 
-    def __init__(self, folder: Path, accelerator: Accelerator, steps: int, first: int):
-        self.path, self.accelerator, self.steps = folder / "log.jsonl", accelerator, steps
-        self.main = accelerator.is_main_process
+    def __init__(self, training: Training):
+        self.training, self.main = training, training.accelerator.is_main_process
+        self.steps, self.seconds, self.waited = 0, 0.0, 0.0  # since the speed was last logged
         if self.main:
-            cut_back(self.path, first)
-        self.file = open(self.path, "a", buffering=1) if self.main else None
-        shown = self.main and sys.stderr.isatty()
-        self.bar = tqdm(total=steps, initial=first, disable=not shown, unit="step", dynamic_ncols=True, smoothing=0.1)
+            drop_lines_after(training.folder / "log.jsonl", training.step)
+            self.file = open(training.folder / "log.jsonl", "a", buffering=1)
+        steps, shown = training.config.schedule.steps, self.main and sys.stderr.isatty()
+        self.bar = tqdm(total=steps, initial=training.step, disable=not shown, unit="step", dynamic_ncols=True, smoothing=0.1)
 
     def say(self, text: str) -> None:
-        """A sentence for the reader, above the bar."""
+        """A line for the reader, above the bar."""
         if self.main:
             self.bar.write(text, file=sys.stderr) if not self.bar.disable else print(text, file=sys.stderr, flush=True)
 
-    def record(self, kind: str, step: int, values: dict) -> None:
-        """A line of JSON, and the numbers among the values to the trackers."""
+    def record(self, kind: str, values: dict) -> None:
+        """A line of JSON at the step the run is at, and the numbers among the values for the trackers."""
+        step = self.training.step
         if self.main:
             self.file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values}) + "\n")
-        self.accelerator.log({f"{kind}/{name}": value for name, value in numbers(values)}, step=step)
+        self.training.accelerator.log({f"{kind}/{name}": value for name, value in numbers(values).items()}, step=step)
 
-    def progress(self, step: int, values: dict) -> None:
-        """The figures of the last few steps; `step` steps are done."""
-        self.record("train", step, values)
-        terms = [f"{name} {values[name]:.3f}" for name in values if name.startswith("loss/")]
-        shown = [term.removeprefix("loss/") for term in terms]
-        if "confident" in values:
-            shown.append(f"confident {values['confident']:.0%}")
-        shown += [f"{values['images_per_second']:.1f} images/s", f"waiting {values['waiting']:.0%}"]
-        if not self.bar.disable:
-            self.bar.n = step
+    def count_step(self, rounds: Sequence[Batch], seconds: float, waited: float) -> None:
+        """Adds the time of a step and the part of it spent waiting for data, and logs images that could not be read."""
+        training = self.training
+        training.seconds += seconds
+        self.steps, self.seconds, self.waited = self.steps + 1, self.seconds + seconds, self.waited + waited
+        for reason in (reason for batch in rounds for reason in batch.replaced):
+            training.replaced += 1
+            self.say(f"step {training.step}: replaced an unlabelled image, the {training.replaced}. of this run: {reason}")
+            self.record("replaced", {"reason": reason, "total": training.replaced})
+
+    def progress(self, values: dict[str, float]) -> None:
+        """The terms of a step, and the speed and the pseudo labels since the last call."""
+        training, steps = self.training, self.training.config.schedule.steps
+        images = training.images_until(training.step) - training.images_until(training.step - self.steps)
+        left = round(self.seconds / self.steps * (steps - training.step), 1)
+        speed, waiting = round(images / self.seconds, 2), round(self.waited / self.seconds, 4)
+        self.steps, self.seconds, self.waited = 0, 0.0, 0.0
+        self.record("train", {**values, "images_per_second": speed, "waiting": waiting, "seconds_left": left})
+        shown = [f"{name.removeprefix('loss/')} {value:.3f}" for name, value in values.items() if name.startswith("loss/")]
+        shown += [f"confident {values['confident']:.0%}"] if "confident" in values else []
+        shown += [f"{speed:.1f} images/s", f"waiting {waiting:.0%}"]
+        if self.bar.disable:
+            left = tqdm.format_interval(left + 0.5)
+            self.say("  ".join([f"step {training.step}/{steps}", *shown, f"{left} left"]))
+        else:
+            self.bar.n = training.step
             self.bar.set_postfix_str("  ".join(shown))
-        elif self.main:
-            left = clock(values["seconds_left"])
-            print(f"step {step}/{self.steps}  " + "  ".join(shown) + f"  {left} left", file=sys.stderr, flush=True)
+        report = training.pseudo_counts.compute(training.step, partial(training.accelerator.reduce, reduction="sum"))
+        if report:
+            self.record("teacher", report)
+            if missing := training.pseudo_counts.newly_missing(training.step, steps):
+                text = warning(missing, steps, training.config.method)
+                self.say(f"step {training.step}: {text}")
+                self.record("missed", {"classes": missing, "warning": text})
 
     def close(self) -> None:
         self.bar.close()
-        if self.file is not None:
+        if self.main:
             self.file.close()
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Drops what a killed run wrote after the checkpoint that is resumed from, and a half-written last line."""
-    if not path.exists():
-        return
+def drop_lines_after(path: Path, step: int) -> None:
+    """Drops what a killed run logged after the checkpoint that is resumed from, and an incomplete last line."""
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            entry = json.loads(line)
+            kept += [line] if json.loads(line)["step"] <= step else []
         except json.JSONDecodeError:
             continue
-        if entry["step"] <= step:
-            kept.append(line)
     write_text(path, "".join(line + "\n" for line in kept))
 
 
-def numbers(values: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers among the values, those of one dict further down as OUTER/INNER."""
+def read_terms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]:
+    """The loss terms by name, averaged over the student branches, and the learning rate; waits for the device.
+
+    Raises:
+        NonFiniteLoss: a term was not finite, at this step or before.
+    """
+    training.finite.raise_if_not_finite()
+    shown = {"loss/total": terms["total"], "loss/supervised": terms["supervised"]}
+    for name in ("auxiliary", "consistency", training.config.method.regularizer):
+        branches = [value for key, value in terms.items() if key in (name, *(name + branch for branch in BRANCHES))]
+        if branches:
+            shown[f"loss/{name}"] = sum(branches) / len(branches)
+    shown |= {name: terms[name] for name in ("confident", "gradient") if name in terms}
+    return {name: float(value) for name, value in shown.items()} | {"learning_rate": training.optimizer.param_groups[0]["lr"]}
+
+
+def numbers(values: dict[str, Any]) -> dict[str, float]:
+    """The numbers among the values, those of a dict as OUTER/INNER."""
+    flat: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from ((f"{name}/{inner}", number) for inner, number in value.items() if is_number(number))
-        elif is_number(value):
-            yield name, value
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def clock(seconds: float) -> str:
-    """'1:02:03' or '2:03'."""
-    minutes, seconds = divmod(int(seconds + 0.5), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+            flat |= {f"{name}/{key}": number for key, number in numbers(value).items()}
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            flat[name] = value
+    return flat

@@ -1,6 +1,7 @@
-"""What there is to train on: GPUs, memory and cores of this machine."""
+"""The machine: its GPUs, memory and cores, and how much memory was used."""
 
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,10 @@ class Machine:
     gpus: int
     memory_gib: float
     cores: int
-    bfloat16: bool = False  # whether the cores multiply in bfloat16; a GPU's is found out by `run.mixed_precision=auto`
+    bfloat16: bool = False  # whether the cores multiply in bfloat16; `run.mixed_precision=auto` asks the GPU
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         if not self.gpus:
             return f"{self.cores} CPU cores{' with bfloat16' if self.bfloat16 else ''}, no GPU"
         return f"{self.gpus} GPU{'s' if self.gpus > 1 else ''} of {self.memory_gib:.0f} GiB, {self.cores} CPU cores"
@@ -30,6 +31,19 @@ def this_machine() -> Machine:
     return Machine(gpus, min(memory, default=0.0), cores, cores_have_bfloat16())
 
 
-def cores_have_bfloat16(listing: Path = Path("/proc/cpuinfo")) -> bool:
+def cores_have_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether Linux says so; torch computes in bfloat16 on any CPU, but without the instructions for it slowly."""
-    return listing.is_file() and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(listing.read_text().split())
+    return cpuinfo.is_file() and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpuinfo.read_text().split())
+
+
+def total_memory_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / 2**30
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Of the GPU's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,11 +1,12 @@
-"""A run: what it holds, how it is built, and its state on disk. What comes out of it is results.py's.
+"""A run: what it holds, and how it is built.
 
     runs/NAME/config.json       the resolved config
-              log.jsonl         everything that was said in numbers
-              checkpoints/      to go on from
+              log.jsonl         all numbers that were logged
+              checkpoints/      to resume from; see resume.py
+                                what evaluations write and what a run leaves: see results.py
 """
 
-import resource
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 
 from ..config import Config, to_dict
 from ..data.batches import StepDataset, ValidationSet
+from ..data.loader import step_loader
 from ..data.sources import Sources
 from ..evaluation.inference import Setting
+from ..files import recover_replaced_folders, write_text
 from ..method.batch import Batch
 from ..method.checks import check_batch_norm, check_network, shuffle_grid
 from ..method.student import Student
@@ -28,9 +31,8 @@ from ..networks.build import build_network
 from ..networks.encoder_weights import normalization
 from ..networks.start_from import start_from
 from ..randomness import Stream, torch_seed
-from . import checkpoint
-from .engine import Finiteness, Teacher, build_optimizer
-from .pseudo_quality import Tally
+from .engine import FiniteCheck, Teacher, build_optimizer
+from .pseudo_quality import PseudoLabelCounts
 
 
 @dataclass(kw_only=True)
@@ -47,16 +49,16 @@ class Training:
     setting: Setting
     steps: StepDataset
     validation: ValidationSet
-    finiteness: Finiteness
-    tally: Tally
+    pseudo_counts: PseudoLabelCounts
     notes: list[str]
+    finite: FiniteCheck = field(default_factory=FiniteCheck)
     step: int = 0  # optimizer steps that are done
     seconds: float = 0.0  # of training, evaluation left out
     replaced: int = 0  # unlabelled images that could not be read
     best: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores and step by role
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the last evaluation by role
     evaluated_at: int = 0  # its step
-    changes: list[str] = field(default_factory=list)  # what was not the same any more when the run was resumed
+    changes: list[str] = field(default_factory=list)  # of config and lists, when the run was resumed
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -65,7 +67,7 @@ class Training:
         return student if self.teacher is None else {"teacher": self.teacher.network, **student}
 
     @property
-    def pseudo(self) -> tuple[str, float | Tensor] | None:
+    def pseudo_labeler(self) -> tuple[str, float | Tensor] | None:
         """The role that gives the pseudo labels and its threshold, or one for each class (K,); None = none does."""
         if self.config.method.teacher == "none":
             return None
@@ -78,10 +80,22 @@ class Training:
         with_unlabeled = max(0, step - method.burn_in) if method.teacher != "none" else 0
         return step * batch.labeled + with_unlabeled * batch.unlabeled
 
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the step that the run is at has to be evaluated and was not yet."""
+        last = self.step == self.config.schedule.steps
+        return (last or self.step % self.config.evaluation.every == 0) and self.step not in (0, self.evaluated_at)
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches of the steps that are left, uint8 on the host."""
+        pin, workers = self.accelerator.device.type == "cuda", self.config.data.workers
+        return step_loader(self.steps, self.step, self.config.schedule.steps, workers=workers, pin_memory=pin)
+
     def to_device(self, batch: Batch) -> Batch:
         """A batch of the loader, normalised, where the student is."""
-        constants = (torch.tensor(values, device=self.accelerator.device) for values in (self.setting.mean, self.setting.std))
-        return batch.on(self.accelerator.device, *(values[:, None, None] for values in constants))
+        device = self.accelerator.device
+        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.setting.mean, self.setting.std))
+        return batch.on(device, mean, std)
 
 
 def build_training(config: Config, sources: Sources, folder: Path, accelerator: Accelerator) -> Training:
@@ -93,8 +107,8 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     torch.manual_seed(torch_seed(config.run.seed, Stream.INITIALIZATION))
     notes = list(sources.notes)
     if config.model.start_from:
-        network, told = start_from(config.model, sources.classes)
-        notes.append(told)
+        network, note = start_from(config.model, sources.classes)
+        notes.append(note)
     else:
         network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
     freeze_encoder(network, config.model.freeze)
@@ -110,7 +124,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     else:
         check_batch_norm(config, accelerator.num_processes)
     prepared, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
-    grid = shuffle_grid(config, network)
+    processes = accelerator.process_index, accelerator.num_processes
     return Training(
         config=config,
         sources=sources,
@@ -123,80 +137,34 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
             evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device,
             levels=config.data.levels,
         ),  # fmt: skip
-        steps=StepDataset(config, sources, grid, accelerator.process_index, accelerator.num_processes),
+        steps=StepDataset(config, sources, shuffle_grid(config, network), *processes),
         validation=ValidationSet(config, sources, config.evaluation.limit),
-        finiteness=Finiteness(accelerator.device),
-        tally=Tally(sources.classes, accelerator.device, config.method.burn_in),
+        pseudo_counts=PseudoLabelCounts(sources.classes, accelerator.device, config.method.burn_in),
         notes=notes,
     )
 
 
-# ---- the state on disk
+def prepare_folder(training: Training) -> None:
+    """Makes the folder of a run with its config, and starts its trackers."""
+    folder, tree = training.folder, to_dict(training.config)
+    if training.accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        recover_replaced_folders(folder)
+        write_text(folder / "config.json", json.dumps(tree, indent=2) + "\n")
+    training.accelerator.wait_for_everyone()
+    training.accelerator.init_trackers("s4former", config={key: str(value) for key, value in flatten(tree).items()})
 
 
-def save(training: Training) -> None:
-    """Writes a checkpoint, unless a loss was not finite: that never reaches the disk."""
-    training.finiteness.raise_if_bad()
-    accelerator, teacher = training.accelerator, training.teacher
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        state = {
-            "config": to_dict(training.config),
-            "step": training.step,
-            "seconds": training.seconds,
-            "replaced": training.replaced,
-            "best": training.best,
-            "scores": training.scores,
-            "evaluated_at": training.evaluated_at,
-            "tally": training.tally.state_dict(),
-            "changes": training.changes,
-            "lists": training.sources.lists,
-            "student": accelerator.unwrap_model(training.student).state_dict(),
-            "teacher": None if teacher is None else teacher.state_dict(),
-            "optimizer": training.optimizer.state_dict(),
-            "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-        }
-        checkpoint.save(training.folder / "checkpoints", training.step, state, training.config.run.keep)
-    accelerator.wait_for_everyone()
-
-
-def restore(training: Training, state: dict[str, Any], changes: list[str]) -> None:
-    """Puts a run where a checkpoint left it; `changes` are those of the config, and files may have come or gone too."""
-    training.accelerator.unwrap_model(training.student).load_state_dict(state["student"])
-    if training.teacher is not None:
-        training.teacher.load_state_dict(state["teacher"])
-    rates = [group["base"] for group in training.optimizer.param_groups]
-    training.optimizer.load_state_dict(state["optimizer"])
-    for group, rate in zip(training.optimizer.param_groups, rates):
-        group["base"] = rate  # optimizer.lr may be another one
-    if training.accelerator.scaler is not None and state["scaler"] is not None:
-        training.accelerator.scaler.load_state_dict(state["scaler"])
-    training.tally.load_state_dict(state.get("tally", {}))  # a checkpoint of before has none
-    for name in ("step", "seconds", "replaced", "best", "scores", "evaluated_at"):
-        setattr(training, name, state[name])
-    changes = [*changes, *changed_lists(state.get("lists", {}), training.sources.lists)]
-    training.changes = [*state.get("changes", []), *(f"from step {training.step}: {change}" for change in changes)]
-    training.notes += [f"changed {change}" for change in training.changes]
-
-
-LIST_NAMES = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}
-
-
-def changed_lists(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> list[str]:
-    """A sentence for each list that has other ids than it had."""
-    return [
-        f"the {LIST_NAMES[part]} list has {now[part]['images']} images and had {before[part]['images']} (other ids, by their"
-        " SHA-256), so the run will not end as an uninterrupted one would"
-        for part in before
-        if before[part] != now[part]
-    ]
-
-
-# ---- reading and cost
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level of full keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 @contextmanager
-def reading(networks: dict[str, nn.Module]) -> Iterator[dict[str, Callable[[Tensor], Tensor]]]:
+def eval_mode(networks: dict[str, nn.Module]) -> Iterator[dict[str, Callable[[Tensor], Tensor]]]:
     """The networks as functions from images to full-size logits, in eval mode as long as the context lasts.
 
     Never compiled: images of every size would each want a graph of their own.
@@ -208,10 +176,3 @@ def reading(networks: dict[str, nn.Module]) -> Iterator[dict[str, Callable[[Tens
     finally:
         for name, network in networks.items():
             network.train(modes[name])
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Of the GPU's allocator, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

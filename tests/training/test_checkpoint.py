@@ -10,11 +10,11 @@ def state(step):
 
 
 def test_the_newest_comes_back_and_only_so_many_are_kept(tmp_path):
-    assert checkpoint.newest(tmp_path) == (None, [])
+    assert checkpoint.load_newest(tmp_path) == (None, [])
     for step in (2, 9, 10):
         checkpoint.save(tmp_path, step, state(step), keep=2)
     assert [path.name for path in checkpoint.complete(tmp_path)] == ["step-00000009", "step-00000010"]
-    loaded, refused = checkpoint.newest(tmp_path)
+    loaded, refused = checkpoint.load_newest(tmp_path)
     assert loaded["step"] == 10 and torch.equal(loaded["weights"], state(10)["weights"]) and not refused
 
 
@@ -34,11 +34,11 @@ def test_a_damaged_one_is_told_and_the_one_before_is_taken(tmp_path, harm):
         (newest / "manifest.json").unlink()
     else:
         (newest / "manifest.json").write_text('{"step": 2,')
-    loaded, refused = checkpoint.newest(tmp_path)
+    loaded, refused = checkpoint.load_newest(tmp_path)
     assert loaded["step"] == 1
     assert len(refused) == 1 and "step-00000002 is damaged (" in refused[0] and refused[0].endswith("taking the one before it")
     checkpoint.save(tmp_path, 2, state(2), keep=2)  # and the step is written again when the run comes there
-    assert checkpoint.newest(tmp_path)[0]["step"] == 2
+    assert checkpoint.load_newest(tmp_path)[0]["step"] == 2
 
 
 def test_a_write_that_dies_half_way_is_never_picked_up(tmp_path, monkeypatch):
@@ -51,7 +51,7 @@ def test_a_write_that_dies_half_way_is_never_picked_up(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.torch, "save", dies)
     with pytest.raises(OSError, match="No space left"):
         checkpoint.save(tmp_path, 2, state(2), keep=1)
-    assert checkpoint.newest(tmp_path)[0]["step"] == 1
+    assert checkpoint.load_newest(tmp_path)[0]["step"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 

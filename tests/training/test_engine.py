@@ -15,11 +15,11 @@ from s4former.method.student import Student, View
 from s4former.networks import adapters, build
 from s4former.networks.build import build_network
 from s4former.training.engine import (
-    Finiteness,
+    FiniteCheck,
     NonFiniteLoss,
     Teacher,
     build_optimizer,
-    own_word,
+    predict_with_student,
     set_learning_rate,
     update,
 )
@@ -159,7 +159,7 @@ def test_fixmatch_labels_with_the_student_in_eval_mode_and_leaves_it_training():
     network = network_of("setr")
     student = Student(network, config.method).double().train()
     batch, statistics = batch_of("setr"), [b.clone() for b in network.buffers()]
-    said = own_word(network, batch.weak)
+    said = predict_with_student(network, batch.weak)
     assert not said.requires_grad and network.training
     assert all(torch.equal(a, b) for a, b in zip(statistics, network.buffers()))
     assert torch.equal(said, Teacher(network)(batch.weak))
@@ -172,7 +172,7 @@ def test_unimatch_reads_its_own_images_in_training_mode_and_those_of_the_second_
     network = network_of("setr").train()
     images = batch_of("setr").weak
     statistics = [b.clone() for b in network.buffers()]
-    said = own_word(network, images, learning=3)
+    said = predict_with_student(network, images, in_training_mode=3)
     assert network.training and not said.requires_grad
     assert any(not torch.equal(a, b) for a, b in zip(statistics, network.buffers()))
     assert torch.equal(said[3:], Teacher(network)(images[3:]))
@@ -204,24 +204,24 @@ def test_two_labelled_images_are_learned_by_heart():
 
 
 def test_the_first_step_and_term_that_is_not_finite_is_named():
-    watch = Finiteness(torch.device("cpu"))
+    check = FiniteCheck()
     good, bad = torch.tensor(1.0), torch.tensor(float("nan"))
-    watch.watch(3, {"supervised": good, "total": good})
-    watch.raise_if_bad()
-    watch.watch(4, {"supervised": good, "ncr_pasa": bad, "total": bad})
-    watch.watch(5, {"supervised": bad, "ncr_pasa": bad, "total": bad})
+    check.update(3, {"supervised": good, "total": good})
+    check.raise_if_not_finite()
+    check.update(4, {"supervised": good, "ncr_pasa": bad, "total": bad})
+    check.update(5, {"supervised": bad, "ncr_pasa": bad, "total": bad})
     with pytest.raises(NonFiniteLoss, match=r"^step 4: ncr_pasa is not finite; lower optimizer.lr"):
-        watch.raise_if_bad()
+        check.raise_if_not_finite()
 
 
 def test_an_overflowing_gradient_is_left_to_a_gradient_scaler():
-    watch = Finiteness(torch.device("cpu"))
-    watch.watch(0, {"total": torch.tensor(1.0), "gradient": torch.tensor(float("inf"))}, scaled=True)
-    watch.raise_if_bad()
-    watch = Finiteness(torch.device("cpu"))
-    watch.watch(0, {"total": torch.tensor(1.0), "gradient": torch.tensor(float("inf"))})
+    check = FiniteCheck()
+    check.update(0, {"total": torch.tensor(1.0), "gradient": torch.tensor(float("inf"))}, scaled=True)
+    check.raise_if_not_finite()
+    check = FiniteCheck()
+    check.update(0, {"total": torch.tensor(1.0), "gradient": torch.tensor(float("inf"))})
     with pytest.raises(NonFiniteLoss, match="step 0: gradient is not finite"):
-        watch.raise_if_bad()
+        check.raise_if_not_finite()
 
 
 def test_the_model_section_of_these_tests_is_what_it_says():

@@ -1,4 +1,4 @@
-"""preflight.py and probe.py: what stands in the way of a run is said before it, and nothing is written."""
+"""preflight.py and cost.py: what would stop a run is reported before it, and nothing is written."""
 
 import shutil
 from dataclasses import replace
@@ -11,15 +11,15 @@ from scripts import ROOT, TINY, run, write_config
 
 from s4former.config import from_dict, to_dict
 from s4former.data.sources import load_sources
-from s4former.training import cost as probe_room
-from s4former.training import preflight as room
-from s4former.training.cost import Probe, probe
+from s4former.training import cost as cost_module
+from s4former.training import preflight as preflight_module
+from s4former.training.cost import Cost, measure_cost
 from s4former.training.engine import update
 from s4former.training.machine import Machine
 from s4former.training.preflight import duration, fitting_processes, launch_line, preflight
 from s4former.training.run import build_training
 
-CHEAP = Probe(
+CHEAP = Cost(
     steps=3, seconds=2.0, waiting=0.5, memory_gib=1.0, evaluation_seconds=0.5, state_bytes=2**30, network_bytes=2**30
 )
 
@@ -38,12 +38,12 @@ def root(tmp_path):
 
 
 def config_of(root, **sections):
-    return from_dict({**TINY, "data": {**to_dict(data(root, crop=[32, 48], resize=[64, 32], workers=0))}, **sections})
+    return from_dict({**TINY, "data": {**to_dict(data(root, crop=(32, 48), resize=(64, 32), workers=0))}, **sections})
 
 
 def check(config, capsys, tmp_path, cheap=None, monkeypatch=None):
     if cheap is not None:
-        monkeypatch.setattr(room, "probe", lambda training, processes: cheap)
+        monkeypatch.setattr(preflight_module, "measure_cost", lambda training, processes: cheap)
     before = sorted(tmp_path.rglob("*"))
     sources = load_sources(config.data)
     status = preflight(config, sources, tmp_path / "runs" / "mine", Accelerator(cpu=True), ["--config", "my own.json", "run.seed=1"])
@@ -140,7 +140,7 @@ def test_memory_that_does_not_suffice_is_told_with_the_ways_out(root, capsys, tm
     def too_much(training, processes):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore")
 
-    monkeypatch.setattr(room, "probe", too_much)
+    monkeypatch.setattr(preflight_module, "measure_cost", too_much)
     status, said = check(config_of(root), capsys, tmp_path)
     assert status == 1 and "FAIL memory CUDA out of memory. Tried to allocate 20.00 GiB; take run.batch.rounds=2" in said
 
@@ -155,22 +155,22 @@ def test_the_drawn_world_is_checked_too(capsys, tmp_path):
     assert status == 0 and "5 labelled images with masks" in said and "11 of 11 unlabelled images opened" in said
 
 
-def test_the_probe_trains_with_loader_workers_and_counts_what_a_checkpoint_holds(tmp_path):
+def test_the_cost_is_measured_with_loader_workers_and_counts_what_a_checkpoint_holds(tmp_path):
     config = from_dict({**TINY, "data": {**TINY["data"], "workers": 1}})
     training = build_training(config, load_sources(config.data), tmp_path, Accelerator(cpu=True))
-    found = probe(training)
+    found = measure_cost(training)
     assert found.steps == 3 and 0 <= found.waiting < 1 and found.seconds > 0 and found.evaluation_seconds > 0
     parameters = sum(p.numel() for p in training.student.parameters())
     assert found.state_bytes == pytest.approx(4 * 4 * parameters, rel=0.25)  # student, teacher, two moments of AdamW
     assert found.network_bytes < found.state_bytes / 3
 
 
-def test_the_probe_measures_steps_with_the_pool_though_a_run_begins_with_the_labels_alone(tmp_path, monkeypatch):
+def test_the_cost_is_of_steps_with_the_pool_though_a_run_begins_with_the_labels_alone(tmp_path, monkeypatch):
     config = from_dict({**TINY, "method": {**TINY["method"], "burn_in": 3}})
     training = build_training(config, load_sources(config.data), tmp_path, Accelerator(cpu=True))
     terms = []
-    monkeypatch.setattr(probe_room, "update", lambda *arguments: terms.append(update(*arguments)))
-    probe(training)
+    monkeypatch.setattr(cost_module, "update", lambda *arguments: terms.append(update(*arguments)))
+    measure_cost(training)
     assert len(terms) > 2 and all("consistency_strong" in each for each in terms)
 
 

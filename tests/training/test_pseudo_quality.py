@@ -9,7 +9,7 @@ from s4former.evaluation.metrics import ConfusionMatrix
 from s4former.method.pseudo import BINS, count_pseudo, pseudo_label
 from s4former.training import log
 from s4former.training.log import check_trackers, numbers
-from s4former.training.pseudo_quality import LEAST, Tally, patience, rightness, warning
+from s4former.training.pseudo_quality import LEAST, PseudoLabelCounts, patience, pseudo_label_accuracy, warning
 
 CLASSES = ("ground", "leaf", "bud")
 
@@ -42,25 +42,25 @@ def test_the_last_class_of_255_is_counted_and_the_ignored_label_is_not():
 
 
 def test_a_report_holds_shares_since_the_last_one_over_all_processes():
-    tally = Tally(CLASSES)
+    counts = PseudoLabelCounts(CLASSES)
     for _ in range(3):
         terms = {"total": torch.ones(()), **count_pseudo(spoken())}
-        tally.take(terms, rounds=2)
+        counts.update(terms, rounds=2)
         assert list(terms) == ["total", "confident"]
-    report = tally.report(3, total=lambda counts: 5 * counts)
+    report = counts.compute(3, total=lambda counts: 5 * counts)
     assert report["pixels"] == 4 * 3 * 2 * 5 and report["confident"] == 0.75
     assert report["share"] == {"ground": 0.5, "leaf": 0.0, "bud": 0.25}
     assert sum(report["confidence"]) == 1 and report["confidence"][10] == 0.25
-    assert tally.report(4) == {}
+    assert counts.compute(4) == {}
 
 
 def test_a_class_without_pseudo_labels_is_named_once_until_it_is_heard_of_again():
-    tally, steps = Tally(CLASSES, first=10), 10 * LEAST
+    counts, steps = PseudoLabelCounts(CLASSES, first=10), 10 * LEAST
 
     def step(number, threshold):
-        tally.take(count_pseudo(spoken(threshold)))
-        tally.report(number)
-        return tally.missed(number, steps)
+        counts.update(count_pseudo(spoken(threshold)))
+        counts.compute(number)
+        return counts.newly_missing(number, steps)
 
     assert step(11, 0.6) == [] and step(LEAST + 9, 0.6) == []
     assert step(LEAST + 10, 0.6) == ["leaf"]
@@ -74,17 +74,17 @@ def test_what_is_long_goes_with_the_run():
 
 
 def test_the_counts_survive_a_checkpoint():
-    tally, other = Tally(CLASSES), Tally(CLASSES)
-    tally.take(count_pseudo(spoken()))
-    other.load_state_dict(tally.state_dict())
-    assert other.report(7) == tally.report(7) and other.heard.tolist() == [7, 0, 7]
+    counts, other = PseudoLabelCounts(CLASSES), PseudoLabelCounts(CLASSES)
+    counts.update(count_pseudo(spoken()))
+    other.load_state_dict(counts.state_dict())
+    assert other.compute(7) == counts.compute(7) and other.last_step.tolist() == [7, 0, 7]
 
 
 def test_the_warning_names_classes_and_remedies():
-    text = warning(["leaf"], 120, Method())
+    text = warning(["leaf"], 1200, Method())
     assert text.startswith("for 120 steps no pixel has become a pseudo label of leaf: of it the student learns from labelled")
     assert "method.thresholds=per_class or a lower method.threshold (it is 0.95), data.repeat_rare" in text
-    assert "per_class" not in warning(["leaf"], 120, Method(thresholds="per_class"))
+    assert "per_class" not in warning(["leaf"], 1200, Method(thresholds="per_class"))
 
 
 @pytest.mark.parametrize("confident", [0.0, 1.0])
@@ -95,7 +95,7 @@ def test_counting_needs_no_gradient_and_no_confident_pixel(confident):
 
 def test_rightness_by_hand():
     matrix = ConfusionMatrix(3).update(torch.tensor([0, 0, 0, 0, 1]), torch.tensor([0, 0, 0, 2, 2]))
-    worth = rightness(matrix, 10, CLASSES)
+    worth = pseudo_label_accuracy(matrix, 10, CLASSES)
     assert worth["confident"] == 0.5 and worth["right"] == pytest.approx(0.6)
     assert worth["right_by_class"] == {"ground": 0.75, "leaf": 0.0, "bud": None}
     assert worth["share"] == {"ground": 0.4, "leaf": 0.1, "bud": 0.0}
@@ -112,4 +112,4 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch):
 
 def test_trackers_get_the_numbers_of_a_mapping_too():
     values = {"confident": 0.5, "share": {"leaf": 0.25, "bud": None}, "classes": ["leaf"], "ended": True}
-    assert list(numbers(values)) == [("confident", 0.5), ("share/leaf", 0.25)]
+    assert list(numbers(values).items()) == [("confident", 0.5), ("share/leaf", 0.25)]

@@ -28,7 +28,8 @@ from scripts import TINY, command, environment, run, write_config
 
 import train_semi
 from s4former import errors, files
-from s4former.training import checkpoint, results
+from s4former.training import checkpoint, engine, log, results
+from s4former.training.resume import resume_hint
 
 GOES_ON = "once that is mended, the same command with --resume goes on from there"
 MINUTES = float(os.environ.get("S4FORMER_SURVIVAL_MINUTES", "0"))
@@ -76,7 +77,7 @@ class Run:
 
     def go_with(self, step, act, *arguments):
         """The same, with something done to the world while the update of `step` is under way."""
-        update = train_semi.update
+        update = engine.update
 
         def disturbed(*given):
             if given[5] == step:
@@ -84,7 +85,7 @@ class Run:
             return update(*given)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train_semi, "update", disturbed)
+            patch.setattr(engine, "update", disturbed)
             return self.go(*arguments)
 
     @property
@@ -129,7 +130,7 @@ def whole(tmp_path_factory, one_core):
 
 def assert_nothing_is_lost(whole, folder):
     """The same bits, the same scores, and each line of the log once."""
-    (one, refused), (other, again) = (checkpoint.newest(run / "checkpoints") for run in (whole, folder))
+    (one, refused), (other, again) = (checkpoint.load_newest(run / "checkpoints") for run in (whole, folder))
     assert not refused and not again and one["step"] == other["step"]
     for part in ("student", "teacher"):
         assert all(torch.equal(value, other[part][name]) for name, value in one[part].items()), part
@@ -199,7 +200,7 @@ def test_a_save_may_die_at_any_moment_and_a_whole_checkpoint_is_there(tmp_path):
     moments = 0
     begin()
     for _ in killed_at_every_moment(lambda: checkpoint.save(tmp_path, 3, state_of(3), keep=2)):
-        loaded, refused = checkpoint.newest(tmp_path)
+        loaded, refused = checkpoint.load_newest(tmp_path)
         assert loaded["step"] in (2, 3) and not refused
         assert torch.equal(loaded["weights"], state_of(loaded["step"])["weights"])
         begin()
@@ -244,11 +245,11 @@ def test_a_manifest_may_be_damaged_in_any_place(tmp_path):
             spoiled = bytearray(content)
             spoiled[place] ^= 1 << bit
             manifest.write_bytes(spoiled)
-            complaint = checkpoint.damage(manifest.parent)
+            complaint = checkpoint.find_damage(manifest.parent)
             assert complaint or b'"step"' not in spoiled or json.loads(spoiled)["step"] != 1
     for text in ("[]", "null", "{}", '{"bytes": {}, "sha256": 3}'):
         manifest.write_text(text)
-        assert checkpoint.damage(manifest.parent)
+        assert checkpoint.find_damage(manifest.parent)
 
 
 def test_where_none_is_whole_the_run_stops_in_words_and_touches_nothing(broken):
@@ -268,16 +269,16 @@ def test_a_damaged_checkpoint_does_not_count_among_those_that_are_kept(tmp_path)
         checkpoint.save(tmp_path, step, state_of(step), keep=3)
     for step in (4, 6):
         (tmp_path / f"step-0000000{step}" / "state.pt").write_bytes(b"")
-    assert checkpoint.newest(tmp_path)[0]["step"] == 2
+    assert checkpoint.load_newest(tmp_path)[0]["step"] == 2
     checkpoint.save(tmp_path, 3, state_of(3), keep=2)
-    assert checkpoint.newest(tmp_path)[0]["step"] == 3
+    assert checkpoint.load_newest(tmp_path)[0]["step"] == 3
     assert [path.name for path in checkpoint.complete(tmp_path)] == ["step-00000002", "step-00000003"]
 
 
 def test_a_checkpoint_of_a_stranger_that_brings_code_is_refused_and_never_run(tmp_path):
     checkpoint.save(tmp_path, 1, state_of(1), keep=2)
     evil = checkpoint.save(tmp_path, 2, {"step": 2, "weights": Trap(tmp_path / "ran")}, keep=2)
-    loaded, (sentence,) = checkpoint.newest(tmp_path)
+    loaded, (sentence,) = checkpoint.load_newest(tmp_path)
     assert loaded["step"] == 1 and not (tmp_path / "ran").exists()
     assert sentence.startswith(f"{evil} is damaged (state.pt does not hold tensors and plain values alone: ")
     assert sentence.endswith("); taking the one before it")
@@ -341,19 +342,19 @@ def test_each_way_in_which_a_disk_refuses_has_its_way_out(number, told, tmp_path
     with pytest.raises(errors.WriteError) as caught:
         checkpoint.save(tmp_path, 2, state_of(2), keep=1)
     assert str(caught.value).startswith(f"{tmp_path}/step-00000002 (0.0 MiB) could not be written: {told}")
-    assert checkpoint.newest(tmp_path)[0]["step"] == 1 and [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert checkpoint.load_newest(tmp_path)[0]["step"] == 1 and [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
 def test_a_log_that_cannot_be_written_names_the_folder(broken):
-    record = train_semi.RunLog.record
+    record = log.RunLog.record
 
-    def full(log, kind, step, values):
-        if step == 5:
+    def full(log, kind, values):
+        if log.training.step == 5:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what a write to an open file raises names no file
-        record(log, kind, step, values)
+        record(log, kind, values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_semi.RunLog, "record", full)
+        patch.setattr(log.RunLog, "record", full)
         status, told = broken.go()
     assert status == 1 and told.splitlines()[-1].startswith(f"train_semi.py: {broken.folder}: No space left on device (")
     assert "Nothing is lost up to step 4" in told.splitlines()[-1]
@@ -504,21 +505,21 @@ def test_sigterm_again_and_again_saves_once_and_an_evaluation_that_was_due_is_ma
 
 
 def test_a_device_that_is_too_small_is_told_what_makes_a_step_smaller(broken, monkeypatch):
-    update = train_semi.update
+    update = engine.update
 
     def too_large(accelerator, student, *given):
         if given[3] == 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
         return update(accelerator, student, *given)
 
-    monkeypatch.setattr(train_semi, "update", too_large)
+    monkeypatch.setattr(engine, "update", too_large)
     status, told = broken.go()
     assert status == 1 and told.splitlines()[-1].startswith(
         "train_semi.py: CUDA out of memory. Tried to allocate 2.00 GiB; take run.batch.rounds=2 (smaller passes, the same batch) or"
         " model.activation_checkpointing=true, which a resumed run may change, or a smaller data.crop or model.encoder in a new run."
         " Nothing is lost up to step 2"
     )
-    monkeypatch.setattr(train_semi, "update", update)
+    monkeypatch.setattr(engine, "update", update)
     status, told = broken.go("--resume", "run.batch.rounds=2", "model.activation_checkpointing=true")
     assert status == 0 and "changed from step 2: run.batch.rounds was 1 and is 2" in told
 
@@ -535,7 +536,7 @@ def test_an_evaluation_that_is_too_large_is_told_what_makes_it_smaller(broken, m
 
 
 def test_a_loss_that_is_not_finite_tells_what_may_be_changed_and_the_change_is_on_record(broken, monkeypatch):
-    update = train_semi.update
+    update = engine.update
 
     def poisoned(accelerator, student, *given):
         if given[3] == 3:
@@ -543,7 +544,7 @@ def test_a_loss_that_is_not_finite_tells_what_may_be_changed_and_the_change_is_o
                 next(student.parameters()).fill_(float("nan"))
         return update(accelerator, student, *given)
 
-    monkeypatch.setattr(train_semi, "update", poisoned)
+    monkeypatch.setattr(engine, "update", poisoned)
     status, told = broken.go()
     assert status == 1 and told.splitlines()[-1].startswith("train_semi.py: step 3: supervised, ")
     assert told.splitlines()[-1].endswith(
@@ -552,7 +553,7 @@ def test_a_loss_that_is_not_finite_tells_what_may_be_changed_and_the_change_is_o
         f" whose checkpoint is in {broken.folder}; {GOES_ON}"
     )
     assert broken.steps == [2]
-    monkeypatch.setattr(train_semi, "update", update)
+    monkeypatch.setattr(engine, "update", update)
     status, told = broken.go("--resume", "optimizer.lr=0.0001", "optimizer.clip_norm=1")
     changes = [
         "from step 2: optimizer.clip_norm was 0.0 and is 1.0",
@@ -623,7 +624,7 @@ def test_runs_that_are_broken_at_random_moments_end_in_the_same_bits(tmp_path):
             broken += 1
             assert "Traceback" not in told, told
             assert process.returncode in (1, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM), told
-            assert process.returncode != 1 or checkpoint.way_on(one.folder) in told, told
+            assert process.returncode != 1 or resume_hint(one.folder) in told, told
             resume = ("--resume",)
         assert_nothing_is_lost(reference.folder, one.folder)
         shutil.rmtree(one.folder)

@@ -1,0 +1,146 @@
+"""The state of a run in its checkpoints: what is saved, how a run is resumed, and what stops it from being overwritten."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from ..config import Config, to_dict
+from ..data.sources import PART_NAMES
+from ..errors import ConfigError, DataError, RunStopped, describe_error
+from . import checkpoint
+from .engine import NonFiniteLoss, describe_out_of_memory
+from .run import Training, flatten
+
+# Keys that may differ when a run is resumed: they change what is reported, not what is trained.
+FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.workers", "data.cache")  # fmt: skip
+# And those that repair a loss that is not finite, or a device that is too small; results.json lists the change.
+REPAIRING = ("optimizer.lr", "optimizer.clip_norm", "run.mixed_precision", "run.batch.rounds", "model.activation_checkpointing")
+COUNTERS = ("step", "seconds", "replaced", "best", "scores", "evaluated_at")  # of `Training`, saved as they are
+
+
+def state_dict(training: Training) -> dict[str, Any]:
+    """What a checkpoint holds: tensors and plain values."""
+    accelerator, teacher = training.accelerator, training.teacher
+    return {
+        "config": to_dict(training.config),
+        **{name: getattr(training, name) for name in COUNTERS},
+        "tally": training.pseudo_counts.state_dict(),
+        "changes": training.changes,
+        "lists": training.sources.lists,
+        "student": accelerator.unwrap_model(training.student).state_dict(),
+        "teacher": None if teacher is None else teacher.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+    }
+
+
+def save(training: Training) -> None:
+    """Writes a checkpoint, on all processes together; a loss that is not finite raises instead of being saved."""
+    training.finite.raise_if_not_finite()
+    training.accelerator.wait_for_everyone()
+    if training.accelerator.is_main_process:
+        checkpoint.save(training.folder / "checkpoints", training.step, state_dict(training), training.config.run.keep)
+    training.accelerator.wait_for_everyone()
+
+
+def find_state(folder: Path, config: Config, accelerator: Accelerator) -> dict[str, Any] | None:
+    """The state in the newest checkpoint of a run; None if there is none yet.
+
+    Raises:
+        ConfigError: it belongs to another config.
+        DamageError: there are checkpoints, and all of them are damaged.
+    """
+    state, refused = checkpoint.load_newest(folder / "checkpoints")
+    if accelerator.is_main_process:
+        sys.stderr.writelines(f"{message}\n" for message in refused)
+    changed = changed_keys(state["config"], config) if state else {}
+    if changed.keys() - set(REPAIRING):
+        raise ConfigError(
+            f"cannot resume {folder} with another config: {'; '.join(changed.values())}; use the command it was started"
+            f" with, or another run.output ({', '.join(REPAIRING)} may differ)"
+        )
+    return state
+
+
+def changed_keys(before: dict[str, Any], config: Config) -> dict[str, str]:
+    """'KEY was X and is Y' by key, for keys that are not free to differ."""
+    # a key that the version of the checkpoint did not have yet was what is now its default
+    old, new = flatten(to_dict(Config())) | flatten(before), flatten(to_dict(config))
+    return {
+        key: f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(FREE)
+    }
+
+
+def restore(training: Training, state: dict[str, Any]) -> None:
+    """Sets a run to the state of a checkpoint, and notes which keys and which lists of images have changed since."""
+    training.accelerator.unwrap_model(training.student).load_state_dict(state["student"])
+    if training.teacher is not None:
+        training.teacher.load_state_dict(state["teacher"])
+    rates = [group["base"] for group in training.optimizer.param_groups]
+    training.optimizer.load_state_dict(state["optimizer"])
+    for group, rate in zip(training.optimizer.param_groups, rates):
+        group["base"] = rate  # optimizer.lr may be another one
+    if training.accelerator.scaler is not None and state["scaler"] is not None:
+        training.accelerator.scaler.load_state_dict(state["scaler"])
+    training.pseudo_counts.load_state_dict(state.get("tally", {}))  # absent from older checkpoints, as are lists and changes
+    for name in COUNTERS:
+        setattr(training, name, state[name])
+    before, now = state.get("lists", {}), training.sources.lists
+    lists = [
+        f"the {PART_NAMES[part]} list has {now[part]['images']} images and had {before[part]['images']} (other ids, by their"
+        " SHA-256), so the run will not end as an uninterrupted one would"
+        for part in before
+        if before[part] != now[part]
+    ]
+    changes = [*changed_keys(state["config"], training.config).values(), *lists]
+    training.changes = [*state.get("changes", []), *(f"from step {training.step}: {change}" for change in changes)]
+    training.notes += [f"changed {change}" for change in training.changes]
+
+
+def holds_a_run(folder: Path) -> bool:
+    return bool(checkpoint.complete(folder / "checkpoints")) or (folder / "results.json").exists()
+
+
+def refuse_to_overwrite(folder: Path) -> None:
+    if holds_a_run(folder):
+        raise ConfigError(
+            f"{folder} already holds a run; add --resume to go on with it, give another folder with run.output=...,"
+            " or delete it"
+        )
+
+
+@contextmanager
+def explained_errors(training: Training) -> Iterator[None]:
+    """Turns an error that ends training into a `RunStopped` that says how to resume; bad data are met between two steps,
+    and the steps done until then are saved.
+    """
+    try:
+        try:
+            yield
+        except DataError:
+            if training.step and training.accelerator.num_processes == 1:  # other processes would not join the save
+                save(training)
+            raise
+    except torch.OutOfMemoryError as error:
+        message = describe_out_of_memory(error, training.config, training.accelerator.num_processes)
+        raise RunStopped(f"{message}. {resume_hint(training.folder)}") from error
+    except (ConfigError, DataError, NonFiniteLoss, OSError) as error:
+        raise RunStopped(f"{describe_error(error, training.folder)}. {resume_hint(training.folder)}") from error
+
+
+def resume_hint(folder: Path) -> str:
+    """What is saved of a run that had to stop, and how it is resumed."""
+    saved = checkpoint.complete(folder / "checkpoints")
+    if not saved:
+        return "No checkpoint was due yet; once that is mended, the same command begins again"
+    return (
+        f"Nothing is lost up to step {int(saved[-1].name[5:])}, whose checkpoint is in {folder}; once that is mended, the same"
+        " command with --resume goes on from there"
+    )
