@@ -1,1 +1,1 @@
-"""How fast each part is, against the same thing written straight: `python -m s4former.benchmark`."""
+"""How fast each part is, compared with a plain reference implementation of the same: `s4former benchmark`."""

@@ -1,36 +1,38 @@
-"""Two ways to do one thing, compared: first that they agree, then memory, then time, turn by turn.
+"""Two implementations of one computation: checked for agreement, then compared in memory and time.
 
-A machine is never quiet for long, so the two are timed in turn, one run each, and what is reported is the median and the
-range of each. Peak memory is what one run needs beyond what is there when it begins: of the GPU's allocator, or on a CPU
-the resident memory of the process (Linux only).
+They run in turn, since the load of a machine changes; reported are the median and the range of each. Peak memory is what
+one run needs beyond what is allocated when it begins: on a GPU by its allocator, on a CPU in the resident memory of the
+process (Linux only).
 """
 
 import ctypes
-import math
 import re
 import statistics
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from ..config import Config
+from ..data.sources import Sources
 
 Run = Callable[[], object]
 
 
-class Disagreement(ValueError):
-    """The two ways do not compute the same thing, so their times cannot be compared."""
+class MismatchError(ValueError):
+    """The two implementations do not compute the same, so their times cannot be compared."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """seconds: of every timed run. memory: bytes at the peak of one run, None where that cannot be measured."""
+class Measurement:
+    """seconds: of every timed run. peak_bytes: of one run; None where it cannot be measured."""
 
     seconds: tuple[float, ...]
-    memory: int | None
+    peak_bytes: int | None
 
     @property
     def median(self) -> float:
@@ -38,15 +40,14 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the report. `against` says what the second way is; `images` are those of one run, 0 = none."""
+class Comparison:
+    """One row of the report. against: what the second implementation is. images: of one run, 0 = none."""
 
-    what: str
-    ours: Measured
-    other: Measured
-    against: str = "straight"
+    name: str
+    ours: Measurement
+    other: Measurement
+    against: str = "reference"
     images: int = 0
-    note: str = ""
 
     @property
     def ratio(self) -> float:
@@ -55,56 +56,83 @@ class Row:
 
     @property
     def memory_ratio(self) -> float | None:
-        """Our share of the other's memory; None where either is not known or too small to be told from noise."""
-        ours, other = self.ours.memory, self.other.memory
+        """Our share of the other's peak; None where either is unknown or below a MiB, which is noise."""
+        ours, other = self.ours.peak_bytes, self.other.peak_bytes
         return None if ours is None or not other or other < 2**20 else ours / other
+
+    @property
+    def images_per_second(self) -> float | None:
+        return self.images / self.ours.median if self.images else None
 
 
 @dataclass(frozen=True)
-class Stopwatch:
-    """Where and how often things are timed."""
+class Timer:
+    """On which device and how often runs are timed."""
 
     device: torch.device
     repeats: int
 
-    def compare(self, what: str, ours: Run, other: Run, **details) -> Row:
-        """Both in turn, after one run each that is not timed and shows the memory."""
-        runs, memory = (ours, other), tuple(peak_memory(run, self.device) for run in (ours, other))
+    def compare(self, name: str, ours: Run, other: Run, **details) -> Comparison:
+        """Times both in turn, after one run of each that is not timed and gives the peak memory."""
+        runs = ours, other
+        peaks = [peak_memory(run, self.device) for run in runs]
         seconds: tuple[list[float], list[float]] = ([], [])
-        for turn in range(self.repeats):
-            for which in (0, 1) if turn % 2 == 0 else (1, 0):
-                seconds[which].append(self.time(runs[which]))
-        measured = (Measured(tuple(times), peak) for times, peak in zip(seconds, memory))
-        return Row(what=what, **dict(zip(("ours", "other"), measured)), **details)
+        for repeat in range(self.repeats):
+            for i in (0, 1) if repeat % 2 == 0 else (1, 0):
+                seconds[i].append(self.time(runs[i]))
+        measured = [Measurement(tuple(times), peak) for times, peak in zip(seconds, peaks)]
+        return Comparison(name=name, ours=measured[0], other=measured[1], **details)
 
     def time(self, run: Run) -> float:
-        synchronize(self.device)
+        """Seconds of one run."""
+        self.synchronize()
         start = time.perf_counter()
         run()
-        synchronize(self.device)
+        self.synchronize()
         return time.perf_counter() - start
 
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    def matmul_flops_per_second(self, dtype: torch.dtype) -> float:
+        """Of a large square matrix product, the best of a few runs."""
+        side = 8192 if self.device.type == "cuda" else 2048
+        left, right = (torch.randn(side, side, device=self.device).to(dtype) for _ in range(2))
+        self.time(lambda: left @ right)
+        return 2 * side**3 / min(self.time(lambda: left @ right) for _ in range(max(3, self.repeats)))
 
 
-def agree(what: str, ours: Tensor, other: Tensor, tolerance: float) -> None:
-    """Raises `Disagreement` unless the two are equal to `tolerance`, relative to the larger entries of the second."""
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What every part is given. facts: numbers beside the comparisons, for the JSON. notes: lines below the table."""
+
+    config: Config
+    sources: Sources
+    timer: Timer
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        return self.timer.device
+
+
+def check_close(name: str, ours: Tensor, other: Tensor, tolerance: float) -> None:
+    """Raises `MismatchError` unless the norm of the difference is at most `tolerance` times that of `other`."""
     ours, other = ours.detach().double(), other.detach().double()
     if ours.shape != other.shape:
-        raise Disagreement(f"{what}: ours is {tuple(ours.shape)}, the other {tuple(other.shape)}; nothing was timed")
+        raise MismatchError(f"{name}: ours is {tuple(ours.shape)}, the other {tuple(other.shape)}; nothing was timed")
     error = float((ours - other).norm() / other.norm().clamp(min=1e-12)) if other.numel() else 0.0
     if not error <= tolerance:
-        raise Disagreement(f"{what}: the two ways differ by {error:.1e} where {tolerance:.0e} is allowed; nothing was timed")
+        raise MismatchError(f"{name}: the two differ by {error:.1e} where {tolerance:.0e} is allowed; nothing was timed")
 
 
-# ---- memory
+# ---- peak memory
 
 
 def peak_memory(run: Run, device: torch.device) -> int | None:
-    """Bytes that one run needs at its peak on top of what is there before, what it returns included."""
+    """Peak bytes of one run on top of what is allocated before it, its result included."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -112,13 +140,13 @@ def peak_memory(run: Run, device: torch.device) -> int | None:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     reset = reset_resident_peak()
-    before = resident("VmRSS") if reset else 0
+    before = resident_bytes("VmRSS") if reset else 0
     run()
-    return resident("VmHWM") - before if reset else None
+    return resident_bytes("VmHWM") - before if reset else None
 
 
 def reset_resident_peak() -> bool:
-    """Gives free memory back to the system and lets Linux forget the peak so far; False where there is no such thing."""
+    """Returns free memory to the system and resets the peak that Linux keeps; False where that is not possible."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
@@ -127,50 +155,6 @@ def reset_resident_peak() -> bool:
     return True
 
 
-def resident(entry: str) -> int:
-    """VmRSS (now) or VmHWM (at the peak), bytes."""
+def resident_bytes(entry: str) -> int:
+    """VmRSS (now) or VmHWM (at the peak)."""
     return 1024 * int(re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
-
-
-# ---- arithmetic
-
-
-def flash_on_cpu(query, key, value, *rest, **kwargs) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def flash_on_cpu_backward(gradient, query, key, value, *rest, **kwargs) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
-
-
-def convolution_backward(gradient, images, weight, sizes, stride, padding, dilation, transposed, *rest, **kwargs) -> int:
-    """All that is given are shapes. The gradients of images and weights cost what the convolution does, each.
-
-    torch counts the latter as if there were no groups, for a depthwise convolution by the number of its channels too much.
-    """
-    once = 2 * math.prod(images if transposed else gradient) * math.prod(weight[1:])
-    _, _, (of_images, of_weights, _) = rest
-    return once * (bool(of_images) + bool(of_weights))
-
-
-# attention on a CPU torch does not count at all
-CORRECTED = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flash_on_cpu,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: flash_on_cpu_backward,
-    torch.ops.aten.convolution_backward: convolution_backward,
-}
-
-
-def count_flops(run: Run) -> int:
-    """Floating-point operations of matrix products, convolutions and attention in one run, forward and backward."""
-    with FlopCounterMode(display=False, custom_mapping=CORRECTED) as counter:
-        run()
-    return counter.get_total_flops()
-
-
-def matrix_rate(watch: Stopwatch, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product, the best of a few."""
-    side = 8192 if watch.device.type == "cuda" else 2048
-    left, right = (torch.randn(side, side, device=watch.device).to(dtype) for _ in range(2))
-    watch.time(lambda: left @ right)
-    return 2 * side**3 / min(watch.time(lambda: left @ right) for _ in range(max(3, watch.repeats)))

@@ -7,7 +7,7 @@ from test_step import SETR, batch_of, method_of, network_of
 from torch import nn
 from torch._dynamo.utils import counters
 
-from s4former.benchmark.material import spread_classes
+from s4former.benchmark.inputs import randomize_classifier
 from s4former.config import Method, Model, Optimizer, from_dict
 from s4former.method.pseudo import pseudo_label
 from s4former.method.step import train_step
@@ -269,7 +269,7 @@ def test_compiled_encoders_train_the_same_without_tracing_again_and_keep_their_n
 @pytest.mark.parametrize("family", ["setr", "segformer"])
 def test_half_precision_does_not_move_the_share_of_confident_pixels(family):
     network, batch = network_of(family).float(), batch_of(family).map(lambda x: x.float() if x.is_floating_point() else x)
-    spread_classes(network)
+    randomize_classifier(network)
     teacher, shares = Teacher(network), []
     threshold = teacher(batch.weak).softmax(dim=1).amax(dim=1).median().item()  # where most pixels are near it
     for half in (False, True):

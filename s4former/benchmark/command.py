@@ -1,0 +1,138 @@
+"""Times the parts of a training against plain reference implementations, after checking that both compute the same.
+
+    s4former benchmark
+    s4former benchmark step budget --config configs/voc_92.json run.batch.rounds=2 --json speed.json
+
+Nothing is downloaded: networks have random weights, and where the data of the config is missing, images are drawn.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from .timing import Benchmark, Comparison, Measurement
+
+PARTS = {  # name -> the module in which a function of this name yields its comparisons
+    "step": "training_parts",
+    "attention": "training_parts",
+    "losses": "training_parts",
+    "ema": "training_parts",
+    "loader": "data_parts",
+    "evaluate": "data_parts",
+    "budget": "data_parts",
+    "memory": "training_parts",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    import torch
+
+    from ..config import load, to_dict
+    from ..errors import ConfigError, DataError
+    from .inputs import benchmark_inputs
+    from .timing import Benchmark, MismatchError, Timer
+
+    try:
+        parts, overrides = split_arguments(options.arguments)
+        if options.json and not Path(options.json).absolute().parent.is_dir():
+            raise ConfigError(f"--json {options.json}: there is no such folder to write it into; make it first")
+        config = load([options.config] if options.config else [], overrides)
+        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        with tempfile.TemporaryDirectory() as folder:
+            config, sources, data = benchmark_inputs(config, Path(folder))
+            benchmark = Benchmark(config=config, sources=sources, timer=Timer(device, options.repeats))
+            print(f"{describe_machine(device)}; {data}", flush=True)
+            rows = run(benchmark, parts)
+    except (ConfigError, DataError, MismatchError) as error:
+        print(f"\nbenchmark: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        report = {"machine": describe_machine(device), "config": to_dict(config), "rows": rows, "facts": benchmark.facts}
+        Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="s4former benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("arguments", nargs="*", metavar="PART or section.key=value", help=f"{', '.join(PARTS)}; default: all")
+    add("--config", metavar="FILE", help="default: the paper's setting for VOC")
+    add("--device", help="cpu, cuda, cuda:1; default: a GPU where there is one")
+    add("--repeats", type=int, default=5, metavar="N", help="timed runs of each implementation (default 5)")
+    add("--json", metavar="FILE", help="write all numbers")
+    return parser.parse_intermixed_args(arguments)
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The parts, in the order of PARTS, and the overrides."""
+    from ..errors import ConfigError
+
+    overrides = [argument for argument in arguments if "=" in argument]
+    named = [argument for argument in arguments if "=" not in argument]
+    for name in named:
+        if name not in (*PARTS, "all"):
+            raise ConfigError(f"there is no part {name!r}; one of {', '.join(PARTS)} or all")
+    return [part for part in PARTS if not named or "all" in named or part in named], overrides
+
+
+def describe_machine(device: "torch.device") -> str:
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return f"{device} ({name}), {torch.get_num_threads()} threads of {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def run(benchmark: "Benchmark", parts: Sequence[str]) -> list[dict[str, Any]]:
+    """Runs the parts in order, prints each comparison as soon as it is made, and returns them for the JSON."""
+    print(f"{'':66} {'ours':>22} {'against':>26} {'ratio':>7} {'images/s':>9} {'memory':>22}", flush=True)
+    rows = []
+    for part in parts:
+        for comparison in getattr(import_module(f"{__package__}.{PARTS[part]}"), part)(benchmark):
+            print(table_row(comparison), flush=True)
+            rows.append({"part": part, **as_dict(comparison)})
+    for note in benchmark.notes:
+        print(note)
+    return rows
+
+
+def table_row(row: "Comparison") -> str:
+    rate = f"{row.images_per_second:.1f}" if row.images else ""
+    return (
+        f"{row.name:66.66} {format_times(row.ours):>22} {row.against[:26]:>26} {format_times(row.other):>22}"
+        f" {f'{row.ratio:.2f}x':>7} {rate:>9} {format_memory(row.ours)} / {format_memory(row.other)}"
+    )
+
+
+def format_times(measurement: "Measurement") -> str:
+    """'0.51 s (0.5-0.6)': the median and the range."""
+    median = measurement.median
+    unit, factor = ("s", 1) if median >= 1 else ("ms", 1000)
+    return f"{factor * median:.2f} {unit} ({factor * min(measurement.seconds):.1f}-{factor * max(measurement.seconds):.1f})"
+
+
+def format_memory(measurement: "Measurement") -> str:
+    return "-" if measurement.peak_bytes is None else f"{measurement.peak_bytes / 2**20:.0f} MiB"
+
+
+def as_dict(row: "Comparison") -> dict[str, Any]:
+    sides = {
+        name: {"seconds": list(side.seconds), "median": side.median, "peak_bytes": side.peak_bytes}
+        for name, side in (("ours", row.ours), ("other", row.other))
+    }
+    return {
+        "what": row.name, "against": row.against, **sides, "ratio": row.ratio, "memory_ratio": row.memory_ratio,
+        "images_per_second": row.images_per_second,
+    }  # fmt: skip

@@ -1,0 +1,155 @@
+"""Arithmetic and memory of a step, computed on fake tensors, which have shapes and types but no values.
+
+Memory: the bytes of all storages that are alive at once: weights, gradients, optimizer state, teacher, activations and
+temporaries. Not counted: the context of a GPU (0.5 GiB and more), the workspaces of its libraries, and fragmentation;
+leave a tenth of the card free for them.
+"""
+
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from ..config import Config
+from ..data.sources import Sources
+from ..evaluation.inference import Setting, resize_for_test
+from ..evaluation.windows import window_places
+from ..method.step import total_loss, train_step
+from ..networks.adapters import full_size_logits
+from ..training.engine import build_optimizer
+from .inputs import initialize
+from .timing import Run
+
+# ---- arithmetic
+
+
+def convolution_backward(gradient, images, weight, sizes, stride, padding, dilation, transposed, *rest, **kwargs) -> int:
+    """FLOPs from shapes. The gradients of images and weights each cost what the convolution does.
+
+    torch ignores the groups in the latter, which multiplies a depthwise convolution by the number of its channels.
+    """
+    once = 2 * math.prod(images if transposed else gradient) * math.prod(weight[1:])
+    of_images, of_weights, _ = rest[2]
+    return once * (bool(of_images) + bool(of_weights))
+
+
+FLOP_FORMULAS = {  # torch counts no attention on a CPU
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
+    ),
+    torch.ops.aten.convolution_backward: convolution_backward,
+}
+
+
+def count_flops(run: Run) -> int:
+    """Floating-point operations of matrix products, convolutions and attention in one run, forward and backward."""
+    with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def flops_of_step(config: Config, sources: Sources) -> int:
+    """Floating-point operations of a whole step, counted as if in one accumulation round.
+
+    Where a mix group spans several rounds, the teacher reads an image of each round once more; that is left out.
+    """
+    one_round = replace(config, run=replace(config.run, batch=replace(config.run.batch, rounds=1)))
+    return count_flops(fake_step(one_round, sources)[1])
+
+
+def flops_of_evaluation(config: Config, sources: Sources, size: tuple[int, int]) -> int:
+    """Floating-point operations of one network for the class map of one image of `size` = (height, width)."""
+    network, evaluation = initialize(config, sources, torch.device("cpu")).teacher.network, config.evaluation
+    setting, windows = Setting(evaluation=evaluation, crop=config.data.crop, mean=(0.5,) * 3, std=(0.5,) * 3), 1
+    if evaluation.mode == "sliding":
+        windows = len(window_places(size, setting.window, setting.stride, evaluation.windows == "cut"))
+        size = setting.window
+    else:
+        size = resize_for_test(*size, short_side=evaluation.short_side, long_side=evaluation.long_side)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        return windows * count_flops(lambda: full_size_logits(network, torch.empty(1, 3, *size)))
+
+
+# ---- memory
+
+
+class LiveMemory(TorchDispatchMode):
+    """Bytes of the storages that are referenced: now, and at the peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.track(leaf)
+        return result
+
+    def track(self, tensor: Tensor) -> Tensor:
+        """Counts the storage of a tensor as long as it is referenced; returns the tensor."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.release, key, size)
+        return tensor
+
+    def release(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def peak_memory_of_step(config: Config, sources: Sources, *, autocast: bool = True) -> int:
+    """Peak bytes of the second step of a run on one process; in the first the optimizer has no state yet.
+
+    autocast: with bfloat16 autocast, as on a GPU.
+    """
+    memory, step = fake_step(config, sources, autocast=autocast)
+    step()
+    memory.peak = memory.now
+    step()
+    return memory.peak
+
+
+def fake_step(config: Config, sources: Sources, *, autocast: bool = True) -> tuple[LiveMemory, Callable[[], None]]:
+    """A training step on fake tensors that can be run repeatedly, and its memory."""
+    inputs = initialize(config, sources, torch.device("cpu"))
+    student, teacher = inputs.student.train(), inputs.teacher if config.method.teacher == "ema" else None
+    fake, memory = FakeTensorMode(), LiveMemory()
+
+    def convert(tensor: Tensor) -> Tensor:
+        return memory.track(fake.from_tensor(tensor.detach()))
+
+    batch = inputs.batch.map(convert)
+    for module in [*student.modules(), *(teacher.modules() if teacher else [])]:
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(convert(parameter), requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, convert(buffer))
+    optimizer = build_optimizer(student, config.optimizer)
+
+    def step() -> None:
+        with fake, memory:
+            for _ in range(min(2, config.run.batch.rounds)):  # the second round finds the gradient of the first
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    terms = train_step(student, teacher, batch, config.method)
+                    total = total_loss(terms, config.method)
+                total.backward()
+                del terms, total
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return memory, step
