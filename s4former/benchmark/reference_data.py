@@ -33,8 +33,8 @@ class ReferenceDataset(StepDataset):
 
     def labeled_image(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         seed, data, count = self.config.run.seed, self.config.data, self.config.run.batch.labeled
-        index = shuffled_index(seed, Stream.LABELED_ORDER, step * count + position, len(self.places))
-        image, mask = read_pair(self.sources.labeled[self.places[index]], data, len(self.sources.classes))
+        index = shuffled_index(seed, Stream.LABELED_ORDER, step * count + position, len(self.sources.labeled))
+        image, mask = read_pair(self.sources.labeled[index], data, len(self.sources.classes))
         rng = numpy_generator(seed, Stream.LABELED_IMAGE, step, position)
         geometry = draw_geometry(rng, image.height, image.width, data, mask)
         labels = resize_and_crop(Image.fromarray(mask), geometry, Image.Resampling.NEAREST, IGNORE_INDEX)
