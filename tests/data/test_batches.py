@@ -9,7 +9,6 @@ from scripts import TINY
 
 from s4former.config import from_dict
 from s4former.data.batches import StepDataset, ValidationSet, labeled_indices, mix_partners, shuffled_index
-from s4former.data.loader import step_loader
 from s4former.data.sources import load_sources
 from s4former.errors import DataError
 from s4former.method.mixing import MIXES, gather, mix_pseudo
@@ -45,14 +44,6 @@ def test_a_batch_is_a_function_of_seed_and_step():
     assert same(first, steps[5, 0]) and same(first, steps_of()[5, 0])
     assert not torch.equal(first.weak, steps[6, 0].weak)
     assert not torch.equal(first.weak, steps_of(run={"seed": 1})[5, 0].weak)
-
-
-def test_loader_workers_change_nothing():
-    steps = steps_of()
-    for workers in (1, 2):
-        batches = list(step_loader(steps, 2, 5, workers=workers, pin_memory=False))
-        assert [batch.step for batch in batches] == [2, 3, 4]
-        assert all(same(batch, steps[batch.step, 0]) for batch in batches)
 
 
 def joined(batches, name):
