@@ -1,7 +1,7 @@
 """The networks: built from a config, saved and loaded.
 
 A network is a `transformers` model for semantic segmentation: stock (SegFormer, UperNet) or one of our own in a file
-that travels with it (setr.py, dpt.py, deeplab.py). How one is made is a row of `BUILDERS`; what the method needs to
+saved beside its weights (setr.py, dpt.py, deeplab.py). How one is made is a row of `BUILDERS`; what the method needs to
 know of it is a row of `adapters.ADAPTERS`.
 """
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable, Iterable
 
 import safetensors
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSemanticSegmentation,
@@ -63,9 +64,8 @@ def build_network(model: Model, *, id2label: dict[int, str], crop: tuple[int, in
 
 def build_setr(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
     """SETR over a ViT; the stored positions are resized to the grid of the crop."""
-    encoder_config = read_patch_config(model, crop)
+    encoder_config, tensors = read_encoder(model, crop)
     patch = encoder_config.patch_size
-    tensors = read_tensors(model, encoder_config) if model.pretrained else None
     stored = position_grid(encoder_config)
     try:
         config = SetrConfig(
@@ -78,33 +78,30 @@ def build_setr(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedM
         )
     except ValueError as error:
         raise ConfigError(f"model.{error}") from None
-    # Blocks after the main head's would never get a gradient, which distributed training does not forgive.
+    # Blocks after the main head's would never get a gradient, at which distributed training stops.
     config.backbone_config.num_hidden_layers = config.out_indices[-1] + 1
     network = SetrForSemanticSegmentation(config)
     if tensors is not None:
         positions = "embeddings.position_embeddings"
         tensors[positions] = resize_positions(tensors[positions], stored, config.grid)
-        network.vit.load_state_dict({name: tensors[name] for name in network.vit.state_dict()})
+    load_encoder(network.vit, tensors)
     return network
 
 
 def build_segformer(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
     """The stock SegFormer."""
-    config = read_encoder_config(model)
-    tensors = read_tensors(model, config) if model.pretrained else None
+    config, tensors = read_encoder(model)
     for key, value in labels.items():
         setattr(config, key, value)
     network = SegformerForSemanticSegmentation(config)
-    if tensors is not None:
-        network.segformer.load_state_dict(tensors)
+    load_encoder(network.segformer, tensors)
     return network
 
 
 def build_dpt(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
     """DPT over a DINO; the stored positions stay as they are, and are resized for every image as DINOv2 does."""
-    encoder_config = read_patch_config(model, crop)
-    tensors = read_tensors(model, encoder_config) if model.pretrained else None
-    encoder_config = truncate_config(encoder_config, model.out_indices or default_out_indices(encoder_config.num_hidden_layers))
+    encoder_config, tensors = read_encoder(model, crop)
+    encoder_config = truncate_config(encoder_config, model.out_indices)
     try:
         config = DinoDptConfig(
             backbone_config=encoder_config,
@@ -115,24 +112,21 @@ def build_dpt(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedMo
     except ValueError as error:
         raise ConfigError(f"model.{error}") from None
     network = DinoDptForSemanticSegmentation(config)
-    if tensors is not None:
-        network.encoder.load_state_dict({name: tensors[name] for name in network.encoder.state_dict()})
+    load_encoder(network.encoder, tensors)
     return network
 
 
 def build_upernet(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
     """The stock UperNet over a DINO, without its auxiliary head; every level has the grid of the patches."""
-    encoder_config = read_patch_config(model, crop)
-    tensors = read_tensors(model, encoder_config) if model.pretrained else None
+    encoder_config, tensors = read_encoder(model, crop)
     config = UperNetConfig(
-        backbone_config=truncate_config(encoder_config, model.out_indices or default_out_indices(encoder_config.num_hidden_layers)),
+        backbone_config=truncate_config(encoder_config, model.out_indices),
         hidden_size=model.decoder_channels,
         use_auxiliary_head=False,
         **labels,
     )
     network = prepare_upernet(UperNetForSemanticSegmentation(config))
-    if tensors is not None:
-        network.backbone.load_state_dict({name: tensors[name] for name in network.backbone.state_dict()})
+    load_encoder(network.backbone, tensors)
     return network
 
 
@@ -151,18 +145,26 @@ def build_deeplab(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrain
     return network
 
 
-def read_patch_config(model: Model, crop: tuple[int, int]) -> PreTrainedConfig:
-    """The config of an encoder that reads whole patches, and a crop that is made of them."""
+def read_encoder(model: Model, crop: tuple[int, int] | None = None) -> tuple[PreTrainedConfig, dict[str, Tensor] | None]:
+    """Config and tensors of an encoder, None for random ones; with `crop`, whole patches must fit into it."""
     config = read_encoder_config(model)
-    patch = config.patch_size
-    if crop[0] % patch or crop[1] % patch:
-        raise ConfigError(f"data.crop is {list(crop)}; model.encoder = {model.encoder!r} needs multiples of {patch}")
-    return config
+    if crop and (crop[0] % config.patch_size or crop[1] % config.patch_size):
+        raise ConfigError(
+            f"data.crop is {list(crop)}; model.encoder = {model.encoder!r} needs multiples of {config.patch_size}"
+        )
+    return config, read_tensors(model, config) if model.pretrained else None
 
 
-def truncate_config(config: PreTrainedConfig, blocks: tuple[int, ...]) -> PreTrainedConfig:
-    """The config of a DINO that ends at the last of these blocks and gives the outputs of all of them."""
+def load_encoder(encoder: nn.Module, tensors: dict[str, Tensor] | None) -> None:
+    """Loads those of the tensors that the encoder has; None = it keeps its random ones."""
+    if tensors is not None:
+        encoder.load_state_dict({name: tensors[name] for name in encoder.state_dict()})
+
+
+def truncate_config(config: PreTrainedConfig, out_indices: tuple[int, ...]) -> PreTrainedConfig:
+    """The config of a DINO that ends at the last of these blocks and returns the outputs of all; () = the default ones."""
     depth = config.num_hidden_layers
+    blocks = out_indices or default_out_indices(depth)
     if list(blocks) != sorted(set(blocks)) or not 0 <= blocks[0] <= blocks[-1] < depth:
         raise ConfigError(f"model.out_indices is {list(blocks)}; write rising block numbers from 0 to {depth - 1}")
     derived = ("stage_names", "out_features", "model_type")

@@ -185,11 +185,11 @@ class DinoDptForSemanticSegmentation(PreTrainedModel):
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.bias is not None:
             init.zeros_(module.bias)
 
-    def encode(self, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:
-        """Four feature maps (B, D, h, w), one for each of `config.out_indices`, each after the encoder's final norm.
+    # `encode`, `run_encoder` and `forward` are the same text in setr.py and dpt.py: each file is saved alone beside the
+    # weights. tests/networks/test_model_files.py compares them.
 
-        The norm stands behind every map, as DINOv2 and DINOv3 give their intermediate layers to decoders: block outputs
-        have channels a hundred times larger than others.
+    def encode(self, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:
+        """Feature maps (B, D, h, w), one for each of `config.out_indices`.
 
         Args:
             pixel_values: (B, 3, H, W), normalized; H and W are multiples of the patch size.
@@ -202,9 +202,11 @@ class DinoDptForSemanticSegmentation(PreTrainedModel):
         height, width = pixel_values.shape[-2:]
         if height % patch or width % patch:
             raise ValueError(f"image of {height}x{width}; pad both sides to multiples of {patch}, as forward does")
-        return self.encoder(pixel_values, output_hidden_states=True, **kwargs)
+        return self.base_model(pixel_values, output_hidden_states=True, **kwargs)
 
     def feature_maps(self, hidden_states: tuple[Tensor, ...], pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """Each after the encoder's final norm, as DINOv2 and DINOv3 give their intermediate layers to decoders: block
+        outputs have channels a hundred times larger than others."""
         patch, prefix = self.config.backbone_config.patch_size, self.config.prefix_tokens
         grid = [side // patch for side in pixel_values.shape[-2:]]
         norm = self.encoder.norm if hasattr(self.encoder, "norm") else self.encoder.layernorm
@@ -224,7 +226,10 @@ class DinoDptForSemanticSegmentation(PreTrainedModel):
         return_dict: bool | None = None,
         **kwargs,
     ) -> SemanticSegmenterOutput | tuple:
-        """Logits of images of any size; they are padded with zeros to whole patches, and the logits are cut back.
+        """Logits of images of any size.
+
+        The image is padded with zeros at the bottom and on the right to whole patches, and the logits are cut back (the
+        released code squeezes the padded border into the picture instead).
 
         Args:
             pixel_values: (B, 3, H, W), normalized.
@@ -232,7 +237,7 @@ class DinoDptForSemanticSegmentation(PreTrainedModel):
             kwargs: handed down to the attention function of every block.
 
         Returns:
-            logits: (B, K, ceil(H * s / patch), ceil(W * s / patch)).
+            logits: (B, K, ceil(H * s / patch), ceil(W * s / patch)) with s = `config.scale`.
         """
         patch, scale = self.config.backbone_config.patch_size, self.config.scale
         height, width = pixel_values.shape[-2:]
@@ -245,7 +250,8 @@ class DinoDptForSemanticSegmentation(PreTrainedModel):
         logits = logits[..., :rows, :columns]
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(enlarge(logits.float(), labels.shape[-2:]), labels, ignore_index=255)
+            full = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+            loss = F.cross_entropy(full, labels, ignore_index=255)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         output = SemanticSegmenterOutput(
             loss=loss,

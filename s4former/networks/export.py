@@ -1,4 +1,4 @@
-"""A trained network as a Hugging Face model: weights, image processor, model card; and its way to the Hub."""
+"""A trained network as a Hugging Face model: weights, image processor, model card; and its upload to the Hub."""
 
 import json
 import shutil
@@ -18,8 +18,8 @@ from .build import save_network
 from .hub import first_line, hub_response, set_request_timeout
 
 DATASETS = {"voc": "PASCAL VOC 2012", "shapes": "drawn shapes", "coco": "COCO 2017", "cityscapes": "Cityscapes"}
-# Model types that transformers does not have: the file that travels with the weights, and what it needs.
-TRAVELLING_CODE = {
+# Model types that transformers does not have: the file saved beside the weights, and what it needs.
+MODEL_FILES = {
     "setr": ("setr.py", "torch and transformers"),
     "dino_dpt": ("dpt.py", "torch and transformers"),
     "deeplabv3plus": ("deeplab.py", "torch, transformers and timm"),
@@ -61,15 +61,15 @@ def export(
     Raises:
         WriteError: the disk is full or read-only; the older folder is still there.
     """
-    beside = folder.with_name(f".writing-{folder.name}")
-    shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed
-    with writing(folder, beside):
-        save_network(network, beside, mean, std, config.evaluation.short_side)
-        (beside / "s4former.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    partial = folder.with_name(f".writing-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
+    with writing(folder, partial):
+        save_network(network, partial, mean, std, config.evaluation.short_side)
+        (partial / "s4former.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
         if provenance.thresholds:
-            (beside / "thresholds.json").write_text(json.dumps(provenance.thresholds) + "\n")
-        model_card(config, network, provenance).save(beside / "README.md")
-        replace_folder(beside, folder)
+            (partial / "thresholds.json").write_text(json.dumps(provenance.thresholds) + "\n")
+        model_card(config, network, provenance).save(partial / "README.md")
+        replace_folder(partial, folder)
 
 
 # ---- the model card
@@ -98,7 +98,7 @@ def model_card(config: Config, network: nn.Module, provenance: Provenance) -> Mo
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + card_text(config, network, provenance, name))
 
 
-def origin_of(model: Model) -> str:
+def initialization_of(model: Model) -> str:
     """What training started from."""
     return f"starting from {model.start_from}" if model.start_from else f"encoder {model.encoder}"
 
@@ -119,9 +119,9 @@ def card_text(config: Config, network: nn.Module, provenance: Provenance, name: 
         for part, entry in provenance.lists.items()
     )
     labels = list(network.config.id2label.values())
-    code = TRAVELLING_CODE.get(network.config.model_type)
+    code = MODEL_FILES.get(network.config.model_type)
     remote = ", trust_remote_code=True" if code else ""
-    remark = "\n`trust_remote_code` runs `{}` of this model, which needs nothing but {}.\n".format(*code) if code else ""
+    code_note = "\n`trust_remote_code` runs `{}` of this model, which needs nothing but {}.\n".format(*code) if code else ""
     versions = ", ".join(f"{package} {version}" for package, version in provenance.versions.items())
     return f"""# {provenance.method} on {name}
 
@@ -130,7 +130,7 @@ The {provenance.role} network after {provenance.step} steps of {provenance.metho
 
 | | |
 |---|---|
-| architecture | {config.model.architecture}, {origin_of(config.model)} |
+| architecture | {config.model.architecture}, {initialization_of(config.model)} |
 | data | {name} |
 | evaluation | {evaluation.mode} images, {size}{limit} |
 | seed | {config.run.seed} |
@@ -147,7 +147,7 @@ segment = pipeline("image-segmentation", model="{provenance.address or "path/to/
 for part in segment("photo.jpg"):
     print(part["label"], part["mask"].size)
 ```
-{remark}
+{code_note}
 ## Training
 
     {provenance.command}
@@ -161,7 +161,7 @@ The whole configuration is in `s4former.json`.
 """
 
 
-# ---- the way to the Hub
+# ---- upload to the Hub
 
 
 def check_repository(repository: str) -> None:
@@ -174,8 +174,8 @@ def check_repository(repository: str) -> None:
         if repository:
             validate_repo_id(repository)
     except HFValidationError as error:
-        told = str(error).split(f": {repository!r}")[0]
-        raise ConfigError(f"run.push_to_hub is {repository!r}: {told}; write it as owner/name") from error
+        reason = str(error).split(f": {repository!r}")[0]
+        raise ConfigError(f"run.push_to_hub is {repository!r}: {reason}; write it as owner/name") from error
 
 
 def push(folder: Path, repository: str, message: str) -> str | None:

@@ -68,6 +68,11 @@ class SetrConfig(PreTrainedConfig):
     def head_stages(self) -> int:
         return self.decoder_stages or int(math.log2(self.backbone_config.patch_size))
 
+    @property
+    def scale(self) -> int:
+        """Logits per patch and side."""
+        return 2**self.head_stages
+
 
 def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Position embeddings (1, P + h*w, D) of one grid, bilinearly resized to another; the P prefix tokens stay.
@@ -179,6 +184,9 @@ class SetrForSemanticSegmentation(PreTrainedModel):
         if any(module is layer for layer in self.head.modules()):
             UpHead.initialize(module)
 
+    # `encode`, `run_encoder` and `forward` are the same text in setr.py and dpt.py: each file is saved alone beside the
+    # weights. tests/networks/test_model_files.py compares them.
+
     def encode(self, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:
         """Feature maps (B, D, h, w), one for each of `config.out_indices`.
 
@@ -193,7 +201,7 @@ class SetrForSemanticSegmentation(PreTrainedModel):
         height, width = pixel_values.shape[-2:]
         if height % patch or width % patch:
             raise ValueError(f"image of {height}x{width}; pad both sides to multiples of {patch}, as forward does")
-        return self.vit(pixel_values, output_hidden_states=True, **kwargs)
+        return self.base_model(pixel_values, output_hidden_states=True, **kwargs)
 
     def feature_maps(self, hidden_states: tuple[Tensor, ...], pixel_values: Tensor) -> tuple[Tensor, ...]:
         patch = self.config.backbone_config.patch_size
@@ -225,15 +233,14 @@ class SetrForSemanticSegmentation(PreTrainedModel):
             kwargs: handed down to the attention function of every block.
 
         Returns:
-            logits: (B, K, H, W), or with fewer decoder stages ceil(H * s / patch) by ceil(W * s / patch).
+            logits: (B, K, ceil(H * s / patch), ceil(W * s / patch)) with s = `config.scale`.
         """
-        patch = self.config.backbone_config.patch_size
+        patch, scale = self.config.backbone_config.patch_size, self.config.scale
         height, width = pixel_values.shape[-2:]
         padded = F.pad(pixel_values, (0, -width % patch, 0, -height % patch))
         if output_attentions is not None:
             kwargs["output_attentions"] = output_attentions
         outputs = self.run_encoder(padded, **kwargs)
-        scale = 2**self.config.head_stages
         logits = self.decode(self.feature_maps(outputs.hidden_states, padded))
         rows, columns = ((side * scale + patch - 1) // patch for side in (height, width))  # no negative //: ONNX rounds it up
         logits = logits[..., :rows, :columns]

@@ -392,5 +392,5 @@ def test_a_hub_that_fails_never_harms_a_run(tmp_path):
 
 
 def test_the_card_of_a_model_that_went_on_from_another_names_that_one():
-    assert export.origin_of(Model(start_from="you/model")) == "starting from you/model"
-    assert export.origin_of(Model(encoder="mit-b0")) == "encoder mit-b0"
+    assert export.initialization_of(Model(start_from="you/model")) == "starting from you/model"
+    assert export.initialization_of(Model(encoder="mit-b0")) == "encoder mit-b0"

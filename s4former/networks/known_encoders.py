@@ -1,0 +1,91 @@
+"""The encoders that a config can name: where their weights are, and their shapes, so that random weights need no network."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    Dinov2Model,
+    Dinov2WithRegistersModel,
+    DINOv3ViTModel,
+    PreTrainedModel,
+    SegformerModel,
+    ViTModel,
+)
+
+
+def vit(width: int, depth: int, image: int = 224) -> dict[str, Any]:
+    """The shape of a plain ViT with heads 64 wide and square images, as `ViTConfig` takes it."""
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": width // 64,
+        "intermediate_size": 4 * width,
+        "image_size": image,
+    }
+
+
+def mit(depths: tuple[int, ...], widths: tuple[int, ...], decoder: int) -> dict[str, Any]:
+    """The shape of a Mix Transformer, as `SegformerConfig` takes it."""
+    return {
+        "model_type": "segformer",
+        "depths": list(depths),
+        "hidden_sizes": list(widths),
+        "decoder_hidden_size": decoder,
+    }
+
+
+def dinov2(width: int, depth: int, **registers: int) -> dict[str, Any]:
+    """The shape of a DINOv2, or with `num_register_tokens` of a DINOv2 with registers, as transformers takes it."""
+    shape = vit(width, depth, image=518)
+    del shape["intermediate_size"]
+    kind = "dinov2_with_registers" if registers else "dinov2"
+    return {"model_type": kind, **shape, "patch_size": 14, **registers}
+
+
+def dinov3(width: int, depth: int) -> dict[str, Any]:
+    """The shape of a DINOv3 ViT with patches of 16 px, as `DINOv3ViTConfig` takes it."""
+    return {"model_type": "dinov3_vit", **vit(width, depth), "num_register_tokens": 4}
+
+
+WIDE = (64, 128, 320, 512)
+
+# By name: where the weights are, and the transformers config.
+KNOWN_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "deit-tiny": ("facebook/deit-tiny-patch16-224", vit(192, 12)),
+    "deit-small": ("facebook/deit-small-patch16-224", vit(384, 12)),
+    "deit-base": ("facebook/deit-base-patch16-224", vit(768, 12)),
+    "vit-large": ("google/vit-large-patch16-384", vit(1024, 24, image=384)),
+    "mit-b0": ("nvidia/mit-b0", mit((2, 2, 2, 2), (32, 64, 160, 256), 256)),
+    "mit-b1": ("nvidia/mit-b1", mit((2, 2, 2, 2), WIDE, 256)),
+    "mit-b2": ("nvidia/mit-b2", mit((3, 4, 6, 3), WIDE, 768)),
+    "mit-b3": ("nvidia/mit-b3", mit((3, 4, 18, 3), WIDE, 768)),
+    "mit-b4": ("nvidia/mit-b4", mit((3, 8, 27, 3), WIDE, 768)),
+    "mit-b5": ("nvidia/mit-b5", mit((3, 6, 40, 3), WIDE, 768)),
+    "dinov2-small": ("facebook/dinov2-small", dinov2(384, 12)),
+    "dinov2-base": ("facebook/dinov2-base", dinov2(768, 12)),
+    "dinov2-large": ("facebook/dinov2-large", dinov2(1024, 24)),
+    "dinov2-reg-small": ("facebook/dinov2-with-registers-small", dinov2(384, 12, num_register_tokens=4)),
+    "dinov2-reg-base": ("facebook/dinov2-with-registers-base", dinov2(768, 12, num_register_tokens=4)),
+    "dinov2-reg-large": ("facebook/dinov2-with-registers-large", dinov2(1024, 24, num_register_tokens=4)),
+    "dinov3-small": ("facebook/dinov3-vits16-pretrain-lvd1689m", dinov3(384, 12)),
+    "dinov3-base": ("facebook/dinov3-vitb16-pretrain-lvd1689m", dinov3(768, 12)),
+    "dinov3-large": ("facebook/dinov3-vitl16-pretrain-lvd1689m", dinov3(1024, 24)),
+    "resnet50": ("timm/resnet50.tv_in1k", {"model_type": "resnet"}),  # torchvision's first weights, as the papers take
+    "resnet101": ("timm/resnet101.tv_in1k", {"model_type": "resnet"}),
+    "shapes": (str(Path(__file__).parent / "weights" / "shapes_vit"), {}),  # a small ViT; its config lies in the folder
+}
+DINO = (Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel)
+ENCODER_CLASSES: dict[str, tuple[type[PreTrainedModel], ...]] = {  # by model.architecture; a ResNet is timm's
+    "setr": (ViTModel,),
+    "segformer": (SegformerModel,),
+    "dpt": DINO,
+    "upernet": DINO,
+    "deeplabv3plus": (),
+}
+RESNETS = {6: "resnet50", 23: "resnet101"}  # timm's name by the blocks of the third stage
+
+
+def encoder_names(architecture: str) -> list[str]:
+    """The known encoders that an architecture is built over."""
+    types = [kind.config_class.model_type for kind in ENCODER_CLASSES[architecture]] or ["resnet"]
+    return [name for name, (_, shape) in KNOWN_ENCODERS.items() if shape.get("model_type", "vit") in types]
