@@ -97,7 +97,8 @@ def read_arguments() -> argparse.Namespace:
 
 def train(training, log) -> int:
     """From the step the run is at to its last one (then 0), or to a signal (then the status a shell gives it)."""
-    from s4former.training.engine import Signals, update
+    from s4former.training.engine import update
+    from s4former.training.interrupts import Signals
     from s4former.training.log import read_terms
     from s4former.training.results import evaluate, finish, log_start, push_model
     from s4former.training.resume import save

@@ -12,6 +12,8 @@ from PIL import Image
 from scripts import ROOT, TINY, command, environment, run, train, write_config
 
 from s4former.training import checkpoint
+
+pytestmark = pytest.mark.slow
 from s4former.training.archive import unpack
 
 
@@ -210,7 +212,6 @@ def test_a_corrupt_labelled_image_is_an_error_that_names_it(tmp_path):
     assert "1.png cannot be read" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 def test_the_keys_of_a_section_are_printed_without_a_config():
     script = [sys.executable, str(ROOT / "train_semi.py"), "--help-config"]
     done = run([*script, "schedule"])
@@ -219,7 +220,6 @@ def test_the_keys_of_a_section_are_printed_without_a_config():
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "train_semi.py: error: the config has no section shedule; use schedule")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--help-config"], ["--config"], ["--config", "none.json"], ["--config", "configs/demo.json", "a.b=1"]],

@@ -1,7 +1,6 @@
-"""The update of a step: optimizer, teacher, precision; detection of losses that are not finite and of signals."""
+"""The update of a step: the optimizer, the teacher, and the precision."""
 
 import copy
-import signal
 from contextlib import nullcontext
 from functools import partial
 from typing import Callable, Iterable
@@ -11,18 +10,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..config import Config, Optimizer, from_dict, share_of_process, to_dict
-from ..errors import ConfigError
+from ..config import Config, Optimizer, share_of_process
 from ..method.batch import Batch
 from ..method.step import total_loss, train_step
 from ..method.student import Student
 from ..networks.adapters import decode, encode, encoder_depths
 from ..randomness import Stream, torch_seed
 from .schedules import ema_decay, learning_rate
-
-
-class NonFiniteLoss(RuntimeError):
-    """A loss term or the gradient is infinite or NaN; the message names the first step and its terms."""
 
 
 class Teacher(nn.Module):
@@ -147,29 +141,12 @@ def predict_with_student(network: nn.Module, images: Tensor, in_training_mode: i
     FixMatch and UniMatch read the images that they train on in training mode.
     """
     mode, logits = network.training, []
-    try:
-        for part, training in ((images[:in_training_mode], True), (images[in_training_mode:], False)):
-            if len(part):
-                network.train(training)
-                logits.append(decode(network, encode(network, part)))
-    finally:
-        network.train(mode)
+    for part, training in ((images[:in_training_mode], True), (images[in_training_mode:], False)):
+        if len(part):
+            network.train(training)
+            logits.append(decode(network, encode(network, part)))
+    network.train(mode)
     return torch.cat(logits)
-
-
-def describe_out_of_memory(error: torch.OutOfMemoryError, config: Config, processes: int) -> str:
-    """The first sentence of torch where a device is too small for a step, and the keys of this config that reduce its memory."""
-    hints, tree = [], to_dict(config)
-    tree["run"]["batch"]["rounds"] *= 2
-    try:
-        share_of_process(from_dict(tree), processes)
-        hints.append(f"run.batch.rounds={2 * config.run.batch.rounds} (smaller passes, the same batch)")
-    except ConfigError:  # the batch cannot be divided further
-        pass
-    if not config.model.activation_checkpointing and config.model.architecture != "deeplabv3plus":
-        hints.append("model.activation_checkpointing=true")
-    take = f"take {' or '.join(hints)}, which a resumed run may change, or" if hints else "take"
-    return f"{str(error).splitlines()[0].rstrip('. ')}; {take} a smaller data.crop or model.encoder in a new run"
 
 
 def clip(accelerator: Accelerator, student: nn.Module, limit: float) -> Tensor:
@@ -193,58 +170,6 @@ def average_running_statistics(accelerator: Accelerator, network: nn.Module) -> 
         joint = accelerator.reduce(torch.cat([tensor.flatten() for tensor in statistics]), "mean")
         for tensor, part in zip(statistics, joint.split([tensor.numel() for tensor in statistics])):
             tensor.copy_(part.view_as(tensor))
-
-
-class FiniteCheck:
-    """Records on the device at which step each term was first not finite; `raise_if_not_finite` alone waits for the device."""
-
-    NEVER = 2**62
-
-    def __init__(self) -> None:
-        self.first: dict[tuple[str, ...], Tensor] = {}  # a burn-in has other terms than the steps after it
-
-    def update(self, step: int, terms: dict[str, Tensor], *, scaled: bool = False) -> None:
-        """Checks the terms of a step. scaled: a gradient scaler is in use, which itself skips steps that overflow."""
-        names = tuple(name for name in terms if name != "gradient" or not scaled)
-        finite = torch.stack([terms[name].float() for name in names]).isfinite()
-        now = torch.where(finite, self.NEVER, step)
-        self.first[names] = torch.minimum(self.first.get(names, now), now)
-
-    def raise_if_not_finite(self) -> None:
-        found = [pair for names, first in self.first.items() for pair in zip(first.tolist(), names)]
-        step = min((step for step, _ in found), default=self.NEVER)
-        if step < self.NEVER:
-            names = [name for first, name in found if first == step and name != "total"]
-            raise NonFiniteLoss(
-                f"step {step}: {', '.join(names) or 'total'} is not finite; lower optimizer.lr, set optimizer.clip_norm"
-                " (to 1, say), or take run.mixed_precision=no: these three may differ when a run is resumed, and without a"
-                " change it would come to the same step again"
-            )
-
-
-class Signals:
-    """SIGTERM and SIGINT, recorded instead of ending the process; all processes get the same answer at the same step."""
-
-    def __init__(self, accelerator: Accelerator):
-        self.accelerator, self.number = accelerator, 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.record)
-
-    def record(self, number: int, frame: object) -> None:
-        self.number = self.number or number
-
-    @property
-    def name(self) -> str:
-        return signal.Signals(self.number).name
-
-    def received(self, may_synchronize: bool) -> bool:
-        """Whether there was one; several processes answer no until a step at which they may exchange what they received."""
-        if self.accelerator.num_processes == 1:
-            return bool(self.number)
-        if may_synchronize:
-            numbers = self.accelerator.gather(torch.tensor([self.number], device=self.accelerator.device))
-            self.number = int(numbers.max())
-        return bool(self.number) and may_synchronize
 
 
 def precision(wanted: str) -> str:

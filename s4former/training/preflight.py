@@ -22,7 +22,7 @@ from ..data.masks import read_pair
 from ..data.sources import PART_NAMES, PARTS, Sources, is_rare
 from ..errors import ConfigError, DataError, join_first, plural
 from .cost import Cost, measure_cost
-from .engine import describe_out_of_memory
+from .interrupts import describe_out_of_memory
 from .machine import Machine, this_machine, total_memory_gib
 from .resume import holds_a_run
 from .run import build_training

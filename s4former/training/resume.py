@@ -13,7 +13,7 @@ from ..config import Config, to_dict
 from ..data.sources import PART_NAMES
 from ..errors import ConfigError, DataError, RunStopped, describe_error
 from . import checkpoint
-from .engine import NonFiniteLoss, describe_out_of_memory
+from .interrupts import NonFiniteLoss, describe_out_of_memory
 from .run import Training, flatten
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.

@@ -31,7 +31,8 @@ from ..networks.build import build_network
 from ..networks.encoder_weights import normalization
 from ..networks.start_from import start_from
 from ..randomness import Stream, torch_seed
-from .engine import FiniteCheck, Teacher, build_optimizer
+from .engine import Teacher, build_optimizer
+from .interrupts import FiniteCheck
 from .pseudo_quality import PseudoLabelCounts
 
 
@@ -124,7 +125,6 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     else:
         check_batch_norm(config, accelerator.num_processes)
     prepared, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
-    processes = accelerator.process_index, accelerator.num_processes
     return Training(
         config=config,
         sources=sources,
@@ -137,7 +137,9 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
             evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device,
             levels=config.data.levels,
         ),  # fmt: skip
-        steps=StepDataset(config, sources, shuffle_grid(config, network), *processes),
+        steps=StepDataset(
+            config, sources, shuffle_grid(config, network), accelerator.process_index, accelerator.num_processes
+        ),
         validation=ValidationSet(config, sources, config.evaluation.limit),
         pseudo_counts=PseudoLabelCounts(sources.classes, accelerator.device, config.method.burn_in),
         notes=notes,

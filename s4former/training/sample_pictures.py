@@ -73,17 +73,13 @@ def spread(length: int, count: int) -> list[int]:
 def save_photo(image: Tensor, path: Path) -> None:
     """A JPEG of (3, H, W) uint8."""
     picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-    picture.resize(panel_size(picture.size), Image.Resampling.LANCZOS).save(path, quality=85)
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture.save(path, quality=85)
 
 
 def save_labels(labels: Tensor, classes: Sequence[str], path: Path) -> None:
     """An indexed PNG of (H, W) class ids."""
     mask = Image.fromarray(labels.to(torch.uint8).cpu().numpy())
     mask.putpalette(display_colours(classes).tobytes())
-    mask.resize(panel_size(mask.size), Image.Resampling.NEAREST).save(path, transparency=IGNORE_INDEX)
-
-
-def panel_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of a picture, made at most SIDE long."""
-    scale = min(1, SIDE / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    mask.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
+    mask.save(path, transparency=IGNORE_INDEX)

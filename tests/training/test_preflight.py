@@ -52,7 +52,7 @@ def check(config, capsys, tmp_path, cheap=None, monkeypatch=None):
 
 
 def test_a_sound_config_is_ready_and_told_its_cost_and_its_command(root, capsys, tmp_path):
-    status, said = check(config_of(root), capsys, tmp_path)
+    status, output = check(config_of(root), capsys, tmp_path)
     assert status == 0
     for words in (
         "ok labelled 2 labelled images with masks: all readable", "ok evaluation 2 evaluation images", "ok classes 3, all with",
@@ -60,9 +60,10 @@ def test_a_sound_config_is_ready_and_told_its_cost_and_its_command(root, capsys,
         "ok steps 3 trained on cpu:", "of it waiting for data", "GiB of memory at the peak", "seconds for 6 steps and 2 evaluations of 2 images",
         "ok disk", "GiB are free", "Ready. Start it with:", "train_semi.py --config 'my own.json' run.seed=1",
     ):  # fmt: skip
-        assert words in said, words
+        assert words in output, words
 
 
+@pytest.mark.slow
 def test_the_script_exits_with_0_or_1_and_leaves_no_folder(root, tmp_path):
     config = write_config(tmp_path, tree=to_dict(config_of(root)))
     command = ["python", str(ROOT / "train_semi.py"), "--config", str(config), "--check"]
@@ -80,11 +81,11 @@ def test_every_bad_mask_is_named_not_the_first_alone(root, capsys, tmp_path):
     wrong = ids()
     wrong[0, 1] = 9
     save_mask(root / "masks" / "e.png", wrong)
-    status, said = check(config_of(root), capsys, tmp_path)
-    assert status == 1 and "Not ready: labelled, evaluation" in said
-    assert "FAIL labelled 2 of 2 labelled images cannot be used" in said and "a.png is 25x16" in said and "b.png cannot be read" in said
-    assert "e.png has the id 9" in said
-    assert "trained on cpu" not in said, "nothing is trained on data that cannot be used"
+    status, output = check(config_of(root), capsys, tmp_path)
+    assert status == 1 and "Not ready: labelled, evaluation" in output
+    assert "FAIL labelled 2 of 2 labelled images cannot be used" in output and "a.png is 25x16" in output and "b.png cannot be read" in output
+    assert "e.png has the id 9" in output
+    assert "trained on cpu" not in output, "nothing is trained on data that cannot be used"
 
 
 def test_classes_without_pixels_or_with_few_are_told(root, capsys, tmp_path, monkeypatch):
@@ -92,48 +93,48 @@ def test_classes_without_pixels_or_with_few_are_told(root, capsys, tmp_path, mon
         mask = ids() * 0
         mask[:rows, 3:] = 1
         save_mask(root / "masks" / f"{name}.png", mask)
-    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    status, output = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
     assert status == 0
-    assert "note classes no labelled pixel shows bud; it will not be learned" in said
-    assert "few labels: leaf (2.73% of the pixels, 1 image)" in said
-    assert "no evaluation image shows bud; its IoU is left out of the mean" in said
+    assert "note classes no labelled pixel shows bud; it will not be learned" in output
+    assert "few labels: leaf (2.73% of the pixels, 1 image)" in output
+    assert "no evaluation image shows bud; its IoU is left out of the mean" in output
     for name in "ab":
         save_mask(root / "masks" / f"{name}.png", ids() * 0)
-    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
-    assert status == 1 and "FAIL classes the labels show nothing but class 0" in said
+    status, output = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 1 and "FAIL classes the labels show nothing but class 0" in output
 
 
 def test_an_evaluation_image_under_another_name_fails_and_a_labelled_one_in_the_pool_is_noted(root, capsys, tmp_path, monkeypatch):
     shutil.copy(root / "images" / "a.png", root / "images" / "twin.png")
-    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
-    assert status == 0 and "note overlap 1 labelled image also in the pool, by content" in said and "twin.png" in said
+    status, output = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 0 and "note overlap 1 labelled image also in the pool, by content" in output and "twin.png" in output
     shutil.copy(root / "images" / "e.png", root / "images" / "twin.png")
-    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
-    assert status == 1 and "FAIL overlap 1 evaluation image also trained on under another name" in said and "twin.png" in said
+    status, output = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 1 and "FAIL overlap 1 evaluation image also trained on under another name" in output and "twin.png" in output
 
 
 def test_unreadable_unlabelled_images_are_noted_and_fail_only_together(root, capsys, tmp_path, monkeypatch):
     (root / "images" / "c.png").write_bytes(b"no picture")
-    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
-    assert status == 0 and "note unlabelled 2 of 2 unlabelled images opened, 1 cannot be read; training replaces them" in said
+    status, output = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 0 and "note unlabelled 2 of 2 unlabelled images opened, 1 cannot be read; training replaces them" in output
     (root / "images" / "d.png").write_bytes(b"no picture either")
-    status, said = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
-    assert status == 1 and "FAIL unlabelled no unlabelled image can be used" in said
+    status, output = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 1 and "FAIL unlabelled no unlabelled image can be used" in output
 
 
 def test_the_cost_is_a_sum_and_a_slow_loader_is_noted(root, capsys, tmp_path, monkeypatch):
     config = config_of(root, schedule={"steps": 3600}, evaluation={"every": 360})
-    status, said = check(config, capsys, tmp_path, CHEAP, monkeypatch)
-    assert "about 2.0 hours for 3600 steps and 10 evaluations of 2 images" in said
-    assert "note steps the loader is too slow: raise data.workers from 0" in said
-    assert "runs/mine will take 7.0 GiB" in said and status == 0
+    status, output = check(config, capsys, tmp_path, CHEAP, monkeypatch)
+    assert "about 2.0 hours for 3600 steps and 10 evaluations of 2 images" in output
+    assert "note steps the loader is too slow: raise data.workers from 0" in output
+    assert "runs/mine will take 7.0 GiB" in output and status == 0
     often = config_of(root, schedule={"steps": 3600}, evaluation={"every": 1})
     assert "the evaluations take 33% of it: raise evaluation.every" in check(often, capsys, tmp_path, CHEAP, monkeypatch)[1]
 
 
 def test_a_disk_without_room_fails(root, capsys, tmp_path, monkeypatch):
-    status, said = check(config_of(root), capsys, tmp_path, replace(CHEAP, state_bytes=2**60), monkeypatch)
-    assert status == 1 and "FAIL disk" in said and "or lower run.keep" in said
+    status, output = check(config_of(root), capsys, tmp_path, replace(CHEAP, state_bytes=2**60), monkeypatch)
+    assert status == 1 and "FAIL disk" in output and "or lower run.keep" in output
 
 
 def test_memory_that_does_not_suffice_is_told_with_the_ways_out(root, capsys, tmp_path, monkeypatch):
@@ -141,18 +142,18 @@ def test_memory_that_does_not_suffice_is_told_with_the_ways_out(root, capsys, tm
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore")
 
     monkeypatch.setattr(preflight_module, "measure_cost", too_much)
-    status, said = check(config_of(root), capsys, tmp_path)
-    assert status == 1 and "FAIL memory CUDA out of memory. Tried to allocate 20.00 GiB; take run.batch.rounds=2" in said
+    status, output = check(config_of(root), capsys, tmp_path)
+    assert status == 1 and "FAIL memory CUDA out of memory. Tried to allocate 20.00 GiB; take run.batch.rounds=2" in output
 
 
 def test_a_network_that_does_not_fit_the_config_fails_in_words(root, capsys, tmp_path):
-    status, said = check(config_of(root, method={"block": 5}), capsys, tmp_path)
-    assert status == 1 and "FAIL steps method.block = 5 tokens are 80 pixels, which does not divide data.crop" in said
+    status, output = check(config_of(root, method={"block": 5}), capsys, tmp_path)
+    assert status == 1 and "FAIL steps method.block = 5 tokens are 80 pixels, which does not divide data.crop" in output
 
 
 def test_the_drawn_world_is_checked_too(capsys, tmp_path):
-    status, said = check(from_dict(TINY), capsys, tmp_path)
-    assert status == 0 and "5 labelled images with masks" in said and "11 of 11 unlabelled images opened" in said
+    status, output = check(from_dict(TINY), capsys, tmp_path)
+    assert status == 0 and "5 labelled images with masks" in output and "11 of 11 unlabelled images opened" in output
 
 
 def test_the_cost_is_measured_with_loader_workers_and_counts_what_a_checkpoint_holds(tmp_path):

@@ -1,4 +1,4 @@
-"""What is counted of the teacher, by hand, and the words for a class that it leaves out."""
+"""Counts of pseudo labels by hand, and the warning for a class without any."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from s4former.training.pseudo_quality import LEAST, PseudoLabelCounts, patience,
 CLASSES = ("ground", "leaf", "bud")
 
 
-def spoken(threshold=0.6):
+def pseudo_of_six_pixels(threshold=0.6):
     """Six pixels: sure of 0, 0 and 2, unsure of 1, and two of padding."""
     probability = torch.tensor(
         [[0.9, 0.05, 0.05], [0.7, 0.2, 0.1], [0.02, 0.02, 0.96], [0.2, 0.5, 0.3], [0.98, 0.01, 0.01], [1 / 3] * 3]
@@ -24,7 +24,7 @@ def spoken(threshold=0.6):
 
 
 def test_pseudo_labels_and_confidences_are_counted_without_padding():
-    confident, labels, confidence = count_pseudo(spoken()).values()
+    confident, labels, confidence = count_pseudo(pseudo_of_six_pixels()).values()
     assert confident == 0.75 and labels.tolist() == [2, 0, 1]
     assert {bin: int(count) for bin, count in enumerate(confidence.tolist()) if count} == {10: 1, 14: 1, 18: 1, 19: 1}
 
@@ -44,7 +44,7 @@ def test_the_last_class_of_255_is_counted_and_the_ignored_label_is_not():
 def test_a_report_holds_shares_since_the_last_one_over_all_processes():
     counts = PseudoLabelCounts(CLASSES)
     for _ in range(3):
-        terms = {"total": torch.ones(()), **count_pseudo(spoken())}
+        terms = {"total": torch.ones(()), **count_pseudo(pseudo_of_six_pixels())}
         counts.update(terms, rounds=2)
         assert list(terms) == ["total", "confident"]
     report = counts.compute(3, total=lambda counts: 5 * counts)
@@ -58,7 +58,7 @@ def test_a_class_without_pseudo_labels_is_named_once_until_it_is_heard_of_again(
     counts, steps = PseudoLabelCounts(CLASSES, first=10), 10 * LEAST
 
     def step(number, threshold):
-        counts.update(count_pseudo(spoken(threshold)))
+        counts.update(count_pseudo(pseudo_of_six_pixels(threshold)))
         counts.compute(number)
         return counts.newly_missing(number, steps)
 
@@ -75,7 +75,7 @@ def test_what_is_long_goes_with_the_run():
 
 def test_the_counts_survive_a_checkpoint():
     counts, other = PseudoLabelCounts(CLASSES), PseudoLabelCounts(CLASSES)
-    counts.update(count_pseudo(spoken()))
+    counts.update(count_pseudo(pseudo_of_six_pixels()))
     other.load_state_dict(counts.state_dict())
     assert other.compute(7) == counts.compute(7) and other.last_step.tolist() == [7, 0, 7]
 
@@ -89,7 +89,7 @@ def test_the_warning_names_classes_and_remedies():
 
 @pytest.mark.parametrize("confident", [0.0, 1.0])
 def test_counting_needs_no_gradient_and_no_confident_pixel(confident):
-    labels = count_pseudo(spoken(threshold=1 - confident))["pseudo_labels"]
+    labels = count_pseudo(pseudo_of_six_pixels(threshold=1 - confident))["pseudo_labels"]
     assert not labels.requires_grad and int(labels.sum()) == 4 * confident
 
 

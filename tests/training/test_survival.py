@@ -69,11 +69,11 @@ class Run:
 
     def go(self, *arguments):
         """The exit status, and what was said."""
-        told = io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stderr(told):
+        output = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stderr(output):
             patch.setattr(sys, "argv", command(self.config, self.folder, *arguments)[1:])
             status = train_semi.main()
-        return status, told.getvalue()
+        return status, output.getvalue()
 
     def go_with(self, step, act, *arguments):
         """The same, with something done to the world while the update of `step` is under way."""
@@ -252,16 +252,17 @@ def test_a_manifest_may_be_damaged_in_any_place(tmp_path):
         assert checkpoint.find_damage(manifest.parent)
 
 
+@pytest.mark.slow
 def test_where_none_is_whole_the_run_stops_in_words_and_touches_nothing(broken):
     assert broken.go()[0] == 0
     there = checkpoint.complete(broken.folder / "checkpoints")
     for path in there:
         (path / "state.pt").write_bytes((path / "state.pt").read_bytes()[:-9])
-    status, told = broken.go("--resume")
-    assert status == 1 and told.splitlines()[-1].startswith("train_semi.py: no checkpoint can be resumed from: ")
-    assert all(f"{path} is damaged (state.pt has" in told for path in there)
-    assert told.endswith(f"Put a copy of one of them back; or delete {broken.folder}/checkpoints to begin again at step 0\n")
-    assert "taking the one before" not in told and checkpoint.complete(broken.folder / "checkpoints") == there
+    status, output = broken.go("--resume")
+    assert status == 1 and output.splitlines()[-1].startswith("train_semi.py: no checkpoint can be resumed from: ")
+    assert all(f"{path} is damaged (state.pt has" in output for path in there)
+    assert output.endswith(f"Put a copy of one of them back; or delete {broken.folder}/checkpoints to begin again at step 0\n")
+    assert "taking the one before" not in output and checkpoint.complete(broken.folder / "checkpoints") == there
 
 
 def test_a_damaged_checkpoint_does_not_count_among_those_that_are_kept(tmp_path):
@@ -304,13 +305,14 @@ def limit_files(size):
 @pytest.mark.parametrize(
     ("step", "what"), [(2, "best-teacher"), (3, "checkpoints/step-00000004")], ids=["export", "checkpoint"]
 )
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_stops_the_run_in_words_and_it_goes_on_later(step, what, broken, whole):
     try:
-        status, told = broken.go_with(step, lambda: limit_files(60_000))
+        status, output = broken.go_with(step, lambda: limit_files(60_000))
     finally:
         limit_files(resource.RLIM_INFINITY)
-    assert status == 1 and "Traceback" not in told
-    sentence = told.splitlines()[-1]
+    assert status == 1 and "Traceback" not in output
+    sentence = output.splitlines()[-1]
     assert sentence.startswith(f"train_semi.py: {broken.folder}/{what}")
     assert " could not be written: File too large; raise the limit on the size of files (ulimit -f). Nothing" in sentence
     assert sentence.endswith(
@@ -322,7 +324,7 @@ def test_a_disk_that_takes_no_more_stops_the_run_in_words_and_it_goes_on_later(s
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "output"),
     [
         (errno.ENOSPC, "No space left on device (7.0 MiB free); free some space on that disk, or write to another one (a"),
         (errno.EDQUOT, "Disk quota exceeded (7.0 MiB free); free some space: the quota of this account is used up"),
@@ -331,7 +333,7 @@ def test_a_disk_that_takes_no_more_stops_the_run_in_words_and_it_goes_on_later(s
         (errno.EIO, "Input/output error"),
     ],
 )
-def test_each_way_in_which_a_disk_refuses_has_its_way_out(number, told, tmp_path, monkeypatch):
+def test_each_way_in_which_a_disk_refuses_has_its_way_out(number, output, tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, state_of(1), keep=2)
 
     def refuses(path):
@@ -341,10 +343,11 @@ def test_each_way_in_which_a_disk_refuses_has_its_way_out(number, told, tmp_path
     monkeypatch.setattr(errors.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 2, 7 * 2**20))
     with pytest.raises(errors.WriteError) as caught:
         checkpoint.save(tmp_path, 2, state_of(2), keep=1)
-    assert str(caught.value).startswith(f"{tmp_path}/step-00000002 (0.0 MiB) could not be written: {told}")
+    assert str(caught.value).startswith(f"{tmp_path}/step-00000002 (0.0 MiB) could not be written: {output}")
     assert checkpoint.load_newest(tmp_path)[0]["step"] == 1 and [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
+@pytest.mark.slow
 def test_a_log_that_cannot_be_written_names_the_folder(broken):
     record = log.RunLog.record
 
@@ -355,9 +358,9 @@ def test_a_log_that_cannot_be_written_names_the_folder(broken):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log.RunLog, "record", full)
-        status, told = broken.go()
-    assert status == 1 and told.splitlines()[-1].startswith(f"train_semi.py: {broken.folder}: No space left on device (")
-    assert "Nothing is lost up to step 4" in told.splitlines()[-1]
+        status, output = broken.go()
+    assert status == 1 and output.splitlines()[-1].startswith(f"train_semi.py: {broken.folder}: No space left on device (")
+    assert "Nothing is lost up to step 4" in output.splitlines()[-1]
 
 
 def test_a_text_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_path, monkeypatch):
@@ -385,16 +388,17 @@ def come_back(path):
     path.with_suffix(".gone").rename(path)
 
 
+@pytest.mark.slow
 def test_a_labelled_image_that_vanishes_stops_the_run_where_it_is(broken, whole):
     image = broken.photos / "images" / "1.png"
-    status, told = broken.go_with(2, vanish(image))
-    assert status == 1 and "Traceback" not in told
-    sentence = told.splitlines()[-1]
+    status, output = broken.go_with(2, vanish(image))
+    assert status == 1 and "Traceback" not in output
+    sentence = output.splitlines()[-1]
     assert sentence.startswith(f"train_semi.py: image {image} does not exist. Nothing is lost up to step ")
     assert sentence.endswith(f", whose checkpoint is in {broken.folder}; {GOES_ON}")
     assert broken.steps[-1] == broken.log("train")[-1] >= 3  # every step that was made is saved
-    status, told = broken.go("--resume")
-    assert status == 1 and f"1 id of {broken.photos}/labeled.txt has no image in" in told
+    status, output = broken.go("--resume")
+    assert status == 1 and f"1 id of {broken.photos}/labeled.txt has no image in" in output
     come_back(image)
     assert broken.go("--resume")[0] == 0
     assert_nothing_is_lost(whole, broken.folder)
@@ -408,70 +412,75 @@ def test_a_labelled_image_that_vanishes_stops_the_run_where_it_is(broken, whole)
     ],
     ids=["ids", "size"],
 )
+@pytest.mark.slow
 def test_a_mask_that_changes_stops_the_run_where_it_is(change, complaint, broken, whole):
     def spoil():
         for name in "012":
             Image.fromarray(change).save(broken.photos / "masks" / f"{name}.png")
 
-    status, told = broken.go_with(2, spoil)
-    assert status == 1 and "Traceback" not in told
-    assert complaint in told and "Nothing is lost up to step 3, whose checkpoint is in" in told.splitlines()[-1]
-    status, told = broken.go("--resume")
-    assert status == 1 and complaint in told  # before anything is done
+    status, output = broken.go_with(2, spoil)
+    assert status == 1 and "Traceback" not in output
+    assert complaint in output and "Nothing is lost up to step 3, whose checkpoint is in" in output.splitlines()[-1]
+    status, output = broken.go("--resume")
+    assert status == 1 and complaint in output  # before anything is done
     for name in "012":
         Image.fromarray(mask()).save(broken.photos / "masks" / f"{name}.png")
     assert broken.go("--resume")[0] == 0
     assert_nothing_is_lost(whole, broken.folder)
 
 
+@pytest.mark.slow
 def test_an_evaluation_image_that_vanishes_costs_no_step_and_its_evaluation_is_made_up_for(broken, whole):
     image = broken.photos / "images" / "4.png"
-    status, told = broken.go_with(2, vanish(image))
-    assert status == 1 and f"image {image} does not exist. Nothing is lost up to step 3" in told.splitlines()[-1]
+    status, output = broken.go_with(2, vanish(image))
+    assert status == 1 and f"image {image} does not exist. Nothing is lost up to step 3" in output.splitlines()[-1]
     assert broken.log("evaluation/teacher") == []
     come_back(image)
     assert broken.go("--resume")[0] == 0
     assert_nothing_is_lost(whole, broken.folder)
 
 
+@pytest.mark.slow
 def test_an_unlabelled_image_that_vanishes_is_replaced_and_a_resumed_run_says_that_the_list_is_another(broken):
     image = broken.photos / "images" / "6.png"
-    status, told = broken.go_with(1, vanish(image), "schedule.steps=6", "data.workers=0")
+    status, output = broken.go_with(1, vanish(image), "schedule.steps=6", "data.workers=0")
     assert status == 0
-    assert f": replaced an unlabelled image, the 1. of this run: image {image} does not exist" in told
+    assert f": replaced an unlabelled image, the 1. of this run: image {image} does not exist" in output
     results = json.loads((broken.folder / "results.json").read_text())
     assert results["replaced_images"] > 0 and results["changes"] == []
     shutil.rmtree(broken.folder / "checkpoints" / "step-00000006")
-    status, told = broken.go("--resume")
+    status, output = broken.go("--resume")
     change = (
         "from step 4: the unlabelled list has 2 images and had 3 (other ids, by their SHA-256), so the run will not end as an"
         " uninterrupted one would"
     )
-    assert status == 0 and f"changed {change}" in told
+    assert status == 0 and f"changed {change}" in output
     assert json.loads((broken.folder / "results.json").read_text())["changes"] == [change]
 
 
+@pytest.mark.slow
 def test_a_pool_of_which_nothing_is_left_is_a_sentence(broken):
     def empty():
         for name in "567":
             (broken.photos / "images" / f"{name}.png").write_bytes(b"half a")
 
-    status, told = broken.go_with(2, empty)
-    assert status == 1 and "20 unlabelled images in a row could not be read, the last: image" in told.splitlines()[-1]
-    assert "check data.root and data.unlabeled. Nothing is lost up to step 3" in told.splitlines()[-1]
+    status, output = broken.go_with(2, empty)
+    assert status == 1 and "20 unlabelled images in a row could not be read, the last: image" in output.splitlines()[-1]
+    assert "check data.root and data.unlabeled. Nothing is lost up to step 3" in output.splitlines()[-1]
 
 
 # ---- processes
 
 
+@pytest.mark.slow
 def test_a_loader_worker_that_is_killed_is_a_sentence_and_the_run_goes_on_later(broken, whole):
     def kill():  # both, since either may have delivered all that it was asked for; the last batch nobody was yet
         for worker in multiprocessing.active_children():
             worker.kill()
 
-    status, told = broken.go_with(0, kill, "data.workers=2")
-    assert status == 1 and "Traceback" not in told
-    sentence = told.splitlines()[-1]
+    status, output = broken.go_with(0, kill, "data.workers=2")
+    assert status == 1 and "Traceback" not in output
+    sentence = output.splitlines()[-1]
     assert sentence.startswith(
         "train_semi.py: a loader worker was ended by SIGKILL, as a system that runs out of memory ends processes; take a lower"
         " data.workers (it is 2, and 0 does without). Nothing is lost up to step "
@@ -481,6 +490,7 @@ def test_a_loader_worker_that_is_killed_is_a_sentence_and_the_run_goes_on_later(
     assert_nothing_is_lost(whole, broken.folder)
 
 
+@pytest.mark.slow
 def test_sigterm_again_and_again_saves_once_and_an_evaluation_that_was_due_is_made_up_for(broken, whole, monkeypatch):
     def twice():
         for _ in range(2):
@@ -493,9 +503,9 @@ def test_sigterm_again_and_again_saves_once_and_an_evaluation_that_was_due_is_ma
         return save(*given)
 
     monkeypatch.setattr(checkpoint, "save", impatient)
-    status, told = broken.go_with(2, twice)  # after step 2 the save has sent some, too
+    status, output = broken.go_with(2, twice)  # after step 2 the save has sent some, too
     assert status == 128 + signal.SIGTERM
-    assert told.splitlines()[-1] == (
+    assert output.splitlines()[-1] == (
         "stopped by SIGTERM after step 3, checkpoint written; the same command with --resume goes on"
     )
     monkeypatch.setattr(checkpoint, "save", save)
@@ -504,6 +514,7 @@ def test_sigterm_again_and_again_saves_once_and_an_evaluation_that_was_due_is_ma
     assert_nothing_is_lost(whole, broken.folder)
 
 
+@pytest.mark.slow
 def test_a_device_that_is_too_small_is_told_what_makes_a_step_smaller(broken, monkeypatch):
     update = engine.update
 
@@ -513,28 +524,30 @@ def test_a_device_that_is_too_small_is_told_what_makes_a_step_smaller(broken, mo
         return update(accelerator, student, *given)
 
     monkeypatch.setattr(engine, "update", too_large)
-    status, told = broken.go()
-    assert status == 1 and told.splitlines()[-1].startswith(
+    status, output = broken.go()
+    assert status == 1 and output.splitlines()[-1].startswith(
         "train_semi.py: CUDA out of memory. Tried to allocate 2.00 GiB; take run.batch.rounds=2 (smaller passes, the same batch) or"
         " model.activation_checkpointing=true, which a resumed run may change, or a smaller data.crop or model.encoder in a new run."
         " Nothing is lost up to step 2"
     )
     monkeypatch.setattr(engine, "update", update)
-    status, told = broken.go("--resume", "run.batch.rounds=2", "model.activation_checkpointing=true")
-    assert status == 0 and "changed from step 2: run.batch.rounds was 1 and is 2" in told
+    status, output = broken.go("--resume", "run.batch.rounds=2", "model.activation_checkpointing=true")
+    assert status == 0 and "changed from step 2: run.batch.rounds was 1 and is 2" in output
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_too_large_is_told_what_makes_it_smaller(broken, monkeypatch):
     def too_large(*given, **named):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(results, "evaluate_networks", too_large)
-    status, told = broken.go()
-    assert status == 1 and told.splitlines()[-1].startswith(
+    status, output = broken.go()
+    assert status == 1 and output.splitlines()[-1].startswith(
         "train_semi.py: the evaluation: CUDA out of memory; take a smaller evaluation.batch, or evaluation.mode=sliding. Nothing"
     )
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_tells_what_may_be_changed_and_the_change_is_on_record(broken, monkeypatch):
     update = engine.update
 
@@ -545,21 +558,21 @@ def test_a_loss_that_is_not_finite_tells_what_may_be_changed_and_the_change_is_o
         return update(accelerator, student, *given)
 
     monkeypatch.setattr(engine, "update", poisoned)
-    status, told = broken.go()
-    assert status == 1 and told.splitlines()[-1].startswith("train_semi.py: step 3: supervised, ")
-    assert told.splitlines()[-1].endswith(
+    status, output = broken.go()
+    assert status == 1 and output.splitlines()[-1].startswith("train_semi.py: step 3: supervised, ")
+    assert output.splitlines()[-1].endswith(
         " is not finite; lower optimizer.lr, set optimizer.clip_norm (to 1, say), or take run.mixed_precision=no: these three may"
         " differ when a run is resumed, and without a change it would come to the same step again. Nothing is lost up to step 2,"
         f" whose checkpoint is in {broken.folder}; {GOES_ON}"
     )
     assert broken.steps == [2]
     monkeypatch.setattr(engine, "update", update)
-    status, told = broken.go("--resume", "optimizer.lr=0.0001", "optimizer.clip_norm=1")
+    status, output = broken.go("--resume", "optimizer.lr=0.0001", "optimizer.clip_norm=1")
     changes = [
         "from step 2: optimizer.clip_norm was 0.0 and is 1.0",
         "from step 2: optimizer.lr was 0.001 and is 0.0001",
     ]
-    assert status == 0 and all(f"changed {change}" in told for change in changes)
+    assert status == 0 and all(f"changed {change}" in output for change in changes)
     assert json.loads((broken.folder / "results.json").read_text())["changes"] == changes
     lines = [json.loads(line) for line in (broken.folder / "log.jsonl").read_text().splitlines()]
     rates = [line["learning_rate"] for line in lines if line["kind"] == "train"]
@@ -618,13 +631,13 @@ def test_runs_that_are_broken_at_random_moments_end_in_the_same_bits(tmp_path):
             )
             mischief = generator.choice([kill_the_run, stop_the_run_twice, kill_a_worker, fill_the_disk])
             threading.Timer(generator.uniform(3, 20), mischief, [process]).start()
-            told = process.communicate(timeout=600)[1]
+            output = process.communicate(timeout=600)[1]
             if process.returncode == 0:
                 break
             broken += 1
-            assert "Traceback" not in told, told
-            assert process.returncode in (1, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM), told
-            assert process.returncode != 1 or resume_hint(one.folder) in told, told
+            assert "Traceback" not in output, output
+            assert process.returncode in (1, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM), output
+            assert process.returncode != 1 or resume_hint(one.folder) in output, output
             resume = ("--resume",)
         assert_nothing_is_lost(reference.folder, one.folder)
         shutil.rmtree(one.folder)
