@@ -116,8 +116,11 @@ def predict_scores(network: Network, images: Tensor, setting: Setting) -> Iterat
         return
     for image in images:
         bands = [view_scores(network, image.to(setting.device), *view, resized, setting) for view in setting.views]
-        # probabilities are averaged over views; a single view needs no softmax to be compared with itself
-        yield bands[0] if len(bands) == 1 else (mean_probability(parts, setting) for parts in zip(*bands))
+        if len(bands) > 1:  # a single view needs no softmax to be compared with itself
+            probabilities = bands if setting.cut_windows else [(band.softmax(dim=0) for band in view) for view in bands]
+            yield (sum(views) / len(views) for views in zip(*probabilities))
+        else:
+            yield bands[0]
 
 
 def view_scores(
@@ -140,10 +143,6 @@ def view_scores(
     return (band.flip(2) for band in bands) if mirrored else bands
 
 
-def mean_probability(views: Sequence[Tensor], setting: Setting) -> Tensor:
-    return sum(scores if setting.cut_windows else scores.softmax(dim=0) for scores in views) / len(views)
-
-
 def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Normalised images at another size; bilinear with antialiasing, as the training crops are."""
     if size == tuple(pixels.shape[-2:]):
@@ -162,8 +161,7 @@ def batches_of_one_size(
 ) -> Iterator[list[Any]]:
     """Groups items by the size of their image, `batch` at a time, every item exactly once.
 
-    At most `max_batches` times `batch` items, and `max_values` values of them, wait for others of their size; then the
-    largest group goes as it is.
+    When more than `max_batches` times `batch` items or `max_values` values of them wait, the largest group goes as it is.
     """
     waiting: dict[tuple[int, ...], list[Any]] = {}
     for item in items:
@@ -178,15 +176,9 @@ def batches_of_one_size(
 
 
 def predictions(
-    networks: dict[str, Network],
-    dataset: Any,
-    setting: Setting,
-    *,
-    pseudo: tuple[str, float | Tensor] | None = None,
-    limit: int = 0,
-    process_index: int = 0,
-    num_processes: int = 1,
-) -> Iterator[tuple[list[Any], dict[str, Tensor]]]:
+    networks: dict[str, Network], dataset: Any, setting: Setting, *, pseudo: tuple[str, float | Tensor] | None = None,
+    limit: int = 0, process_index: int = 0, num_processes: int = 1,
+) -> Iterator[tuple[list[Any], dict[str, Tensor]]]:  # fmt: skip
     """Class maps of several networks, by name, in one pass over the data.
 
     Args:
@@ -213,24 +205,15 @@ def predictions(
 
 
 def evaluate_networks(
-    networks: dict[str, Network],
-    dataset: Any,
-    setting: Setting,
-    *,
-    num_classes: int,
-    pseudo: tuple[str, float | Tensor] | None = None,
-    images: ImageCounts | None = None,
-    **part: int,
+    networks: dict[str, Network], dataset: Any, setting: Setting, *, num_classes: int, images: ImageCounts | None = None, **options
 ) -> dict[str, ConfusionMatrix]:
     """One confusion matrix per network over this process's share of the data; with `pseudo` one more, PSEUDO_LABELS.
 
-    Args:
-        images: receives the counts of every image.
-        pseudo, part: `limit`, `process_index` and `num_processes` of `predictions`.
+    images: receives the counts of every image. options: of `predictions`.
     """
-    names = [*networks, PSEUDO_LABELS] if pseudo else networks
+    names = [*networks, PSEUDO_LABELS] if options.get("pseudo") else networks
     matrices = {name: ConfusionMatrix(num_classes, device=setting.device) for name in names}
-    for items, maps in predictions(networks, dataset, setting, pseudo=pseudo, **part):
+    for items, maps in predictions(networks, dataset, setting, **options):
         update_matrices(matrices, items, maps)
         if images is not None:
             images.update([item.id for item in items], maps, torch.stack([item.labels for item in items]))

@@ -25,12 +25,7 @@ class ConfusionMatrix:
         self.pairs = torch.zeros(self.bins, self.bins, dtype=torch.long, device=device)
 
     def update(self, prediction: Tensor, labels: Tensor) -> "ConfusionMatrix":
-        """Counts one or many images.
-
-        Args:
-            prediction: (...) class ids, any integer type; never ignored by itself.
-            labels: (...) of the same shape; a pixel with `ignore_index` counts nowhere.
-        """
+        """Counts one or many images: class ids of one shape, any integer type; a label `ignore_index` counts nowhere."""
         if prediction.shape != labels.shape:
             raise ValueError(
                 f"prediction is {tuple(prediction.shape)} and labels are {tuple(labels.shape)}; they must have one shape,"

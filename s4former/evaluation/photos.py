@@ -1,6 +1,7 @@
-"""Photographs that have no mask: found, read one after the other, and left as class maps to use and pictures to look at."""
+"""Photos without masks: finding and reading them, and writing their class maps, overlays and a contact sheet."""
 
 import glob
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,9 @@ from ..data.prefetch import prefetch
 from ..errors import DataError
 from .pictures import contact_sheet, overlay, palette_png
 
-LOOK = 2048  # longest side of an overlay, pixels
-ROWS = 10  # of the contact sheet
-AHEAD = 2  # photos that are decoded before they are asked for; each takes its memory
+OVERLAY_SIZE = (2048, 2048)  # the largest, pixels
+SHEET_PHOTOS = 20  # on the contact sheet, at most
+AHEAD = 2  # photos that are decoded in advance; each takes its memory
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,11 @@ class Photo:
 
 
 def find_photos(pattern: str) -> dict[str, EncodedImage]:
-    """The image files meant by a file, a folder (with all below it) or a glob, as cells by id, in order of their paths.
+    """The image files of a file name, a folder (with all below it) or a glob by id, in order of their paths.
 
     In a folder, what lies in a masks/ (labels/, annotations/) beside images/ or beside photos is a mask, and no photo.
     An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
-    "/" becomes "__".
-
-    Raises:
-        DataError: there is none.
+    "/" becomes "__". A DataError if there is no image.
     """
     path = Path(pattern).expanduser()
     if path.is_dir():
@@ -54,11 +52,11 @@ def find_photos(pattern: str) -> dict[str, EncodedImage]:
         raise DataError(
             f"--images {pattern!r}: {what}; give a file, a folder with {', '.join(sorted(IMAGE_ENDINGS))} files, or a glob in quotes"
         )
-    root = path if path.is_dir() else common_folder(found)
-    short = [file.relative_to(root).with_suffix("").as_posix() for file in found]
-    times = Counter(short)
-    names = [name if times[name] == 1 else file.relative_to(root).as_posix() for name, file in zip(short, found)]
-    return {file_name(name): {"path": str(file), "bytes": None} for name, file in zip(names, found)}
+    root = path if path.is_dir() else Path(os.path.commonpath([file.parent for file in found]))
+    files = {file.relative_to(root): file for file in found}
+    times = Counter(file.with_suffix("") for file in files)
+    names = [file.with_suffix("") if times[file.with_suffix("")] == 1 else file for file in files]
+    return {file_name(name.as_posix()): {"path": str(file), "bytes": None} for name, file in zip(names, found)}
 
 
 def file_name(id: str) -> str:
@@ -66,22 +64,10 @@ def file_name(id: str) -> str:
     return id.replace("/", "__")
 
 
-def common_folder(files: Sequence[Path]) -> Path:
-    """The deepest folder that holds all files."""
-    folder = files[0].parent
-    while not all(file.is_relative_to(folder) for file in files):
-        folder = folder.parent
-    return folder
-
-
 def read_photos(
-    photos: Iterable[tuple[str, EncodedImage]], complaints: list[str], levels: tuple[float, float] = (0.0, 0.0)
+    photos: Iterable[tuple[str, EncodedImage]], unreadable: list[str], levels: tuple[float, float] = (0.0, 0.0)
 ) -> Iterator[Photo]:
-    """The photos, (id, cell) each, that can be read, in order; for every other a sentence is added to the complaints.
-
-    Args:
-        levels: `data.levels`, of images with more than 8 bits.
-    """
+    """The photos that can be read, in order; the message on every other is added to `unreadable`. levels: `data.levels`."""
 
     def decode(photo: tuple[str, EncodedImage]) -> Photo | DataError:
         try:
@@ -91,52 +77,42 @@ def read_photos(
         return Photo(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(), photo[0])
 
     for photo in prefetch(decode, photos, AHEAD):
-        if isinstance(photo, DataError):
-            complaints.append(str(photo))
-        else:
+        if isinstance(photo, Photo):
             yield photo
+        else:
+            unreadable.append(str(photo))
 
 
 def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequence[str]) -> None:
-    """FOLDER/masks/ID.png with ids under the palette of PASCAL VOC, and FOLDER/overlays/ID.jpg to look at.
+    """FOLDER/masks/ID.png, class ids (B, H, W) under the palette of PASCAL VOC, and FOLDER/overlays/ID.jpg to look at.
 
-    Args:
-        items: with `image` (3, H, W) uint8 and `id`.
-        maps: (B, H, W) of class ids, in the sizes of the images.
+    items: with `image` (3, H, W) uint8, in the size of their maps, and `id`.
     """
     for name in ("masks", "overlays"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for item, mask in zip(items, maps.to(torch.uint8).cpu().numpy()):
         name = file_name(item.id)
         palette_png(mask, folder / "masks" / f"{name}.png")
-        picture = Image.fromarray(item.image.permute(1, 2, 0).numpy())
-        shown = fitted(Image.fromarray(mask), LOOK, Image.Resampling.NEAREST)
-        picture = np.asarray(fitted(picture, LOOK, Image.Resampling.LANCZOS))
-        overlay(picture, np.asarray(shown), class_names=classes).save(folder / "overlays" / f"{name}.jpg", quality=92)
-
-
-def fitted(picture: Image.Image, side: int, way: Image.Resampling) -> Image.Image:
-    """The picture, made smaller if its longer side is longer than `side`."""
-    scale = min(1, side / max(picture.size))
-    return picture if scale == 1 else picture.resize([max(1, round(length * scale)) for length in picture.size], way)
+        picture, shown = Image.fromarray(item.image.permute(1, 2, 0).numpy()), Image.fromarray(mask)
+        picture.thumbnail(OVERLAY_SIZE, Image.Resampling.LANCZOS, reducing_gap=None)
+        shown.thumbnail(OVERLAY_SIZE, Image.Resampling.NEAREST, reducing_gap=None)
+        picture = overlay(np.asarray(picture), np.asarray(shown), class_names=classes)
+        picture.save(folder / "overlays" / f"{name}.jpg", quality=92)
 
 
 def draw_sheet(
     folder: Path, photos: dict[str, EncodedImage], classes: Sequence[str], levels: tuple[float, float] = (0.0, 0.0)
-) -> Path | None:
-    """FOLDER/sheet.png: photo beside class map for photos spread over the list; None if none of them has a map."""
-    names = [name for name in photos if (folder / "masks" / f"{name}.png").is_file()]
-    if not names:
-        return None
-    pairs = []
-    for index in sorted({round(place) for place in np.linspace(0, len(names) - 1, 2 * ROWS)}):
-        name = names[index]
-        image = fitted(read_image(photos[name], levels), 600, Image.Resampling.LANCZOS)
-        with Image.open(folder / "masks" / f"{name}.png") as mask:
-            pairs.append([np.asarray(image), np.asarray(fitted(mask, 600, Image.Resampling.NEAREST))])
+) -> None:
+    """FOLDER/sheet.png: photo beside class map for photos spread over the list, if any of them has a map."""
+    names, pairs = [name for name in photos if (folder / "masks" / f"{name}.png").is_file()], []
+    for index in sorted({round(place) for place in np.linspace(0, len(names) - 1, SHEET_PHOTOS)}) if names else []:
+        image = read_image(photos[names[index]], levels)
+        image.thumbnail((600, 600), Image.Resampling.LANCZOS, reducing_gap=None)
+        with Image.open(folder / "masks" / f"{names[index]}.png") as mask:
+            mask.thumbnail((600, 600), Image.Resampling.NEAREST, reducing_gap=None)
+            pairs.append([np.asarray(image), np.asarray(mask)])
     heading = f"{len(names)} images" if len(pairs) == len(names) else f"{len(pairs)} of {len(names)} images"
     if len(pairs) > 3:  # two pairs in a row
         pairs = [left + right for left, right in zip(pairs[::2], pairs[1::2])]
-    titles = ["image", "prediction"] * (len(pairs[0]) // 2)
-    contact_sheet(pairs, titles, classes, heading).save(folder / "sheet.png")
-    return folder / "sheet.png"
+    if pairs:
+        contact_sheet(pairs, ["image", "prediction"] * (len(pairs[0]) // 2), classes, heading).save(folder / "sheet.png")

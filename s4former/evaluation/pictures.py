@@ -1,7 +1,7 @@
-"""Class maps for the eye: palette PNGs, overlays, and the sheet of predictions at the end of a run.
+"""Pictures of class maps: palette PNGs, overlays, and contact sheets.
 
-Everything here is numpy in, Pillow out: images (H, W, 3) uint8, masks (H, W) of class ids with 255 = no label. Files that
-other tools read have the palette of PASCAL VOC; pictures to look at have colours of even brightness and chroma.
+Everything is numpy in, Pillow out: images (H, W, 3) uint8, masks (H, W) of class ids with 255 = no label. Files that other
+tools read have the palette of PASCAL VOC; pictures to look at have colours of even brightness and chroma.
 """
 
 import math
@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..config import IGNORE_INDEX
 
-PAPER, INK, FAINT, EMPTY = (252, 251, 248), (38, 38, 42), (128, 128, 134), (236, 235, 231)
-BACKGROUND, UNLABELED = (231, 229, 223), (255, 255, 255)  # of masks on the sheet
-EDGE = (200, 198, 192)  # around chips too pale for the paper
-PANEL = (300, 260)  # widest and highest a picture on the sheet gets, pixels
+PAPER, TEXT, FAINT, EMPTY = (252, 251, 248), (38, 38, 42), (128, 128, 134), (236, 235, 231)
+BACKGROUND, UNLABELED = (231, 229, 223), (255, 255, 255)  # of masks
+PANEL = (300, 260)  # largest width and height of a picture on a contact sheet, pixels
 GAP, MARGIN, LINE = 10, 32, 26  # between panels, around the sheet, height of a line of text
 
 
@@ -96,16 +95,9 @@ def overlay(image: np.ndarray, mask: np.ndarray, alpha: float = 0.6, *, class_na
     bare = (mask == IGNORE_INDEX) | ((mask == 0) & has_background(class_names))
     colour = display_colours(class_names)[mask.astype(np.uint8)]
     mixed = np.where(bare[..., None], grey, (1 - alpha) * grey + alpha * colour)
-    mixed = np.where(outline(mask)[..., None], 255, mixed)
+    mixed[:, :-1][mask[:, 1:] != mask[:, :-1]] = 255
+    mixed[:-1][mask[1:] != mask[:-1]] = 255
     return Image.fromarray((mixed + 0.5).astype(np.uint8))
-
-
-def outline(mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool: pixels whose right or lower neighbour has another id."""
-    edge = np.zeros(mask.shape, bool)
-    edge[:, :-1] |= mask[:, 1:] != mask[:, :-1]
-    edge[:-1] |= mask[1:] != mask[:-1]
-    return edge
 
 
 def contact_sheet(
@@ -121,54 +113,39 @@ def contact_sheet(
     """
     if not rows or any(len(row) != len(titles) for row in rows):
         raise ValueError(f"a sheet wants rows of {len(titles)} pictures, one for each title; got {[len(r) for r in rows]}")
-    colours = display_colours(class_names)
-    wide, high = panel_size([row[0].shape[:2] for row in rows])
-    width = 2 * MARGIN + len(titles) * (wide + GAP) - GAP
+    sizes = [row[0].shape[1::-1] for row in rows]
+    scales = [min(PANEL[0] / width, PANEL[1] / height) for width, height in sizes]
+    panel = tuple(max(round(size[side] * scale) for size, scale in zip(sizes, scales)) for side in (0, 1))
+    width, top = 2 * MARGIN + len(titles) * (panel[0] + GAP) - GAP, MARGIN + (LINE + GAP if heading else 0)
+    below = top + LINE + len(rows) * (panel[1] + GAP) + GAP
     legend = legend_lines(shown_classes(rows, class_names), width - 2 * MARGIN)
-    top = MARGIN + (LINE + GAP if heading else 0)
-    height = top + LINE + len(rows) * (high + GAP) + GAP + len(legend) * LINE + MARGIN
-    sheet = Image.new("RGB", (width, height), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    if heading:
-        draw.text((MARGIN, MARGIN - 6), heading, INK, font(19))
+    sheet = Image.new("RGB", (width, below + len(legend) * LINE + MARGIN), PAPER)
+    draw, colours = ImageDraw.Draw(sheet), display_colours(class_names)
+    draw.text((MARGIN, MARGIN - 6), heading, TEXT, font(19))
     for column, title in enumerate(titles):
-        draw.text((MARGIN + column * (wide + GAP), top - 2), title, FAINT, font(14))
-    for r, row in enumerate(rows):
-        for column, entry in enumerate(row):
-            corner = (MARGIN + column * (wide + GAP), top + LINE + r * (high + GAP))
-            picture = colours[entry.astype(np.uint8)] if entry is not None and entry.ndim == 2 else entry
-            paste_panel(sheet, corner, (wide, high), picture, smooth=picture is entry)
-    draw_legend(draw, top + LINE + len(rows) * (high + GAP) + GAP, legend)
+        left = MARGIN + column * (panel[0] + GAP)
+        draw.text((left, top - 2), title, FAINT, font(14))
+        for index, row in enumerate(rows):
+            sheet.paste(panel_picture(row[column], panel, colours), (left, top + LINE + index * (panel[1] + GAP)))
+    for number, line in enumerate(legend):
+        middle = below + number * LINE + LINE // 2
+        for left, name, colour in line:
+            edge = (200, 198, 192) if min(colour) > 200 else None  # around what is too pale for the paper
+            draw.rounded_rectangle((MARGIN + left, middle - 8, MARGIN + left + 16, middle + 8), 4, colour, outline=edge)
+            draw.text((MARGIN + left + 24, middle), name, TEXT, font(14), anchor="lm")
     return sheet
 
 
-def panel_size(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Width and height of the smallest panel in which all images, each made as large as PANEL allows, fit."""
-    scales = [min(PANEL[0] / width, PANEL[1] / height) for height, width in sizes]
-    return (
-        max(round(width * scale) for (_, width), scale in zip(sizes, scales)),
-        max(round(height * scale) for (height, _), scale in zip(sizes, scales)),
-    )
-
-
-def paste_panel(
-    sheet: Image.Image, corner: tuple[int, int], size: tuple[int, int], picture: np.ndarray | None, *, smooth: bool
-) -> None:
-    """Centres a picture (H, W, 3) in its panel, or writes there that there is none.
-
-    smooth: False for masks; their colours must not be blended into those of other classes.
-    """
+def panel_picture(picture: np.ndarray | None, size: tuple[int, int], colours: np.ndarray) -> Image.Image:
+    """A picture, or a mask in its colours, as large as fits into `size` and centred; a note that there is no mask."""
     if picture is None:
-        draw = ImageDraw.Draw(sheet)
-        draw.rectangle((*corner, corner[0] + size[0] - 1, corner[1] + size[1] - 1), EMPTY)
-        draw.text((corner[0] + size[0] / 2, corner[1] + size[1] / 2), "no mask", FAINT, font(14), anchor="mm")
-        return
-    height, width = picture.shape[:2]
-    scale = min(size[0] / width, size[1] / height)
-    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-    way = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
-    place = (corner[0] + (size[0] - shape[0]) // 2, corner[1] + (size[1] - shape[1]) // 2)
-    sheet.paste(Image.fromarray(picture).resize(shape, way), place)
+        panel = Image.new("RGB", size, EMPTY)
+        ImageDraw.Draw(panel).text((size[0] / 2, size[1] / 2), "no mask", FAINT, font(14), anchor="mm")
+        return panel
+    if picture.ndim == 3:
+        return ImageOps.pad(Image.fromarray(picture), size, Image.Resampling.LANCZOS, PAPER)
+    # colours must not be blended into those of other classes
+    return ImageOps.pad(Image.fromarray(colours[picture.astype(np.uint8)]), size, Image.Resampling.NEAREST, PAPER)
 
 
 def shown_classes(rows: Sequence[Sequence[np.ndarray | None]], class_names: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
@@ -181,23 +158,15 @@ def shown_classes(rows: Sequence[Sequence[np.ndarray | None]], class_names: Sequ
 
 def legend_lines(entries: Sequence[tuple[str, tuple[int, ...]]], width: int) -> list[list[tuple[int, str, tuple[int, ...]]]]:
     """Breaks the legend into lines of at most `width` pixels; each entry with its distance from the left."""
-    lines, x = [[]], 0
+    lines, left = [[]], 0
     for name, colour in entries:
-        length = 24 + round(font(14).getlength(name)) + 20
-        if lines[-1] and x + length - 20 > width:
+        length = 24 + round(font(14).getlength(name))
+        if lines[-1] and left + length > width:
             lines.append([])
-            x = 0
-        lines[-1].append((x, name, colour))
-        x += length
+            left = 0
+        lines[-1].append((left, name, colour))
+        left += length + 20
     return lines
-
-
-def draw_legend(draw: ImageDraw.ImageDraw, top: int, lines: Sequence[Sequence[tuple[int, str, tuple[int, ...]]]]) -> None:
-    for number, line in enumerate(lines):
-        for x, name, colour in line:
-            left, middle = MARGIN + x, top + number * LINE + LINE // 2
-            draw.rounded_rectangle((left, middle - 8, left + 16, middle + 8), 4, colour, outline=EDGE if min(colour) > 200 else None)
-            draw.text((left + 24, middle), name, INK, font(14), anchor="lm")
 
 
 def font(size: int) -> ImageFont.ImageFont:

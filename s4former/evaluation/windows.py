@@ -47,15 +47,9 @@ def in_batches(places: list[Span], batch: int) -> Iterator[list[Span]]:
 
 @torch.no_grad()
 def sliding_rows(
-    network: Callable[[Tensor], Tensor],
-    image: Tensor,
-    *,
-    window: tuple[int, int],
-    stride: tuple[int, int],
-    batch: int,
-    cut: bool = False,
-    normalise: Callable[[Tensor], Tensor] = lambda images: images,
-) -> Iterator[Tensor]:
+    network: Callable[[Tensor], Tensor], image: Tensor, *, window: tuple[int, int], stride: tuple[int, int], batch: int,
+    cut: bool = False, normalise: Callable[[Tensor], Tensor] = lambda images: images,
+) -> Iterator[Tensor]:  # fmt: skip
     """The scores of an image, averaged over overlapping windows, in chunks of finished rows from top to bottom.
 
     Args:

@@ -12,21 +12,13 @@ import evaluate
 from s4former.evaluation.metrics import ConfusionMatrix, none_for_nan
 
 DESCRIPTION = "Intersection over union per class and its mean over the classes that occur in references or predictions."
-INPUTS = """
-Args:
-    predictions: segmentation maps of class ids; a batch of arrays (H, W), which may differ in size from map to map.
-    references: the true maps; pixels with the ignored id count nowhere.
-
-Returns:
-    mean_iou, mean_accuracy, overall_accuracy; per_category_iou and per_category_accuracy (lists, None where undefined).
-"""
+INPUTS = "predictions, references: batches of maps (H, W) of class ids, which may differ in size from map to map."
 
 
 class MeanIou(evaluate.Metric):
     """Adds every batch to a confusion matrix at once; no map is kept, in memory or on disk.
 
-    num_labels: number of classes K.
-    ignore_index: the id in the references that counts as no label.
+    num_labels: number of classes K. ignore_index: the id in the references that counts nowhere.
     """
 
     def __init__(self, *args, num_labels=None, ignore_index=255, **kwargs):
