@@ -188,19 +188,12 @@ class StepDataset(Dataset):
     def mix(self, step: int, positions: list[int], partner: list[int], view: int = 0) -> dict[str, Tensor]:
         """The draw of the method's mix for these images."""
         method = self.config.method
-        place = MixContext(
-            seed=self.config.run.seed,
-            step=step,
-            positions=positions,
-            partner=partner,
-            size=self.config.data.crop,
-            group=method.mix_group,
-            probability=method.mix_probability,
-            classes=len(self.sources.classes),
-            labeled=self.labeled_share,
-            view=view,
-        )
-        return MIXES[method.mix].draw(place)
+        context = MixContext(
+            seed=self.config.run.seed, step=step, positions=positions, partner=partner, view=view,
+            size=self.config.data.crop, group=method.mix_group, probability=method.mix_probability,
+            classes=len(self.sources.classes), labeled=self.labeled_share,
+        )  # fmt: skip
+        return MIXES[method.mix].draw(context)
 
     def orders(self, step: int, positions: list[int], view: int = 0) -> Tensor:
         """(B_u, r, c) long: identities where PatchShuffle is off."""

@@ -117,12 +117,7 @@ def halves_of(layout: Layout, train: dict[str, Path], val: dict[str, Path]) -> D
 
 
 def samples_by_part(
-    data: Data,
-    parts: Sequence[str],
-    layout: Layout,
-    places: Sequence[Path],
-    defaults: Defaults,
-    read_folder: Callable[[str, Path, Path, bool], list[Sample]] | None = None,
+    data: Data, parts: Sequence[str], layout: Layout, places: Sequence[Path], defaults: Defaults, read_folder: Callable | None = None
 ) -> dict[str, list[Sample]]:
     """The samples of each part from its list, looked for in `places`, from its folder, or from its default."""
     found = {}
