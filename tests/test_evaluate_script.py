@@ -31,9 +31,9 @@ def tiny_network(num_labels: int, seed: int) -> SegformerForSemanticSegmentation
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory) -> Path:
+def runs_folder(tmp_path_factory) -> Path:
     """A folder with runs/: `older` with teacher and student, `newer` with a student, `started` without a model."""
-    folder = tmp_path_factory.mktemp("workplace")
+    folder = tmp_path_factory.mktemp("runs_folder")
     tree = {
         "data": {"source": "shapes", "crop": [32, 48], "shapes": {"validation": 7, "height": 32, "width": 48}},
         "evaluation": {"short_side": 0, "batch": 2},
@@ -49,9 +49,9 @@ def workplace(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def here(workplace, monkeypatch) -> Path:
-    monkeypatch.chdir(workplace)
-    return workplace
+def here(runs_folder, monkeypatch) -> Path:
+    monkeypatch.chdir(runs_folder)
+    return runs_folder
 
 
 def report_of(tmp_path: Path, *arguments: str) -> dict:
@@ -59,7 +59,7 @@ def report_of(tmp_path: Path, *arguments: str) -> dict:
     return json.loads((tmp_path / "report.json").read_text())
 
 
-def complaint_of(capsys, *arguments: str) -> str:
+def error_of(capsys, *arguments: str) -> str:
     assert main([*arguments]) == 1
     return capsys.readouterr().err.splitlines()[-1]
 
@@ -125,24 +125,24 @@ def test_windows_slide_by_the_flags_and_predictions_are_written(here, tmp_path, 
 
 def test_a_plain_folder_takes_its_data_from_the_command_line(here, tmp_path, capsys):
     save_network(tiny_network(9, 0), tmp_path / "plain", HALF, HALF, 0)
-    assert complaint_of(capsys, "--checkpoint", str(tmp_path / "plain")).endswith(
+    assert error_of(capsys, "--checkpoint", str(tmp_path / "plain")).endswith(
         "does not say on which data to test it (it has no s4former.json); add --config FILE, or data.source=..."
         " data.root=... and the like"
     )
     world = ["data.source=shapes", 'data.shapes={"validation": 3, "height": 32, "width": 48}', "evaluation.short_side=0"]
     assert report_of(tmp_path, "--checkpoint", str(tmp_path / "plain"), *world)["images"] == 3
     (tmp_path / "plain" / "preprocessor_config.json").unlink()
-    assert "has no preprocessor_config.json with image_mean" in complaint_of(
+    assert "has no preprocessor_config.json with image_mean" in error_of(
         capsys, "--checkpoint", str(tmp_path / "plain"), *world
     )
     save_network(tiny_network(5, 0), tmp_path / "five", HALF, HALF, 0)
-    assert "five tells 5 classes apart, but the data have 9 (background" in complaint_of(
+    assert "five tells 5 classes apart, but the data have 9 (background" in error_of(
         capsys, "--checkpoint", str(tmp_path / "five"), *world
     )
 
 
 @pytest.mark.parametrize(
-    "arguments, sentence",
+    "arguments, message",
     [
         (["--checkpoint", "runs/none"], "there is no folder runs/none; give a run, an exported model"),
         (["--checkpoint", "runs/started"], "runs/started has no teacher/ or student/ yet"),
@@ -159,34 +159,35 @@ def test_a_plain_folder_takes_its_data_from_the_command_line(here, tmp_path, cap
         (["--json", "none/report.json"], "--json none/report.json: there is no such folder to write it into; make it first"),
     ],
 )
-def test_what_cannot_be_evaluated_is_a_sentence(here, capsys, arguments, sentence):
-    assert complaint_of(capsys, *arguments).startswith(f"evaluate.py: {sentence}")
+def test_what_cannot_be_evaluated_is_an_error_message(here, capsys, arguments, message):
+    assert error_of(capsys, *arguments).startswith(f"evaluate.py: {message}")
 
 
-def test_predictions_that_cannot_be_written_are_a_sentence(here, capsys):
+def test_predictions_that_cannot_be_written_are_an_error_message(here, capsys):
     Path("file").write_text("")
-    assert "file" in complaint_of(capsys, "--save-predictions", "file/out")
+    assert "file" in error_of(capsys, "--save-predictions", "file/out")
 
 
-def test_images_too_large_for_the_device_are_a_sentence(here, capsys, monkeypatch):
+def test_images_too_large_for_the_device_are_an_error_message(here, capsys, monkeypatch):
     def too_large(*given, **named):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nmore")
 
     monkeypatch.setattr(evaluate_model, "predictions", too_large)
-    assert complaint_of(capsys).splitlines()[-1] == (
+    assert error_of(capsys).splitlines()[-1] == (
         "evaluate.py: CUDA out of memory. Tried to allocate 9.00 GiB. Take a smaller --batch, or --sliding-window for large images"
     )
 
 
-def test_no_run_at_all_is_a_sentence(tmp_path, monkeypatch, capsys):
+def test_no_run_at_all_is_an_error_message(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert complaint_of(capsys) == (
+    assert error_of(capsys) == (
         "evaluate.py: there is no run below runs/; train one with train_semi.py, or say which model with --checkpoint"
     )
 
 
-@pytest.mark.parametrize("arguments, sentence", [(["--images", "runs"], "--save-predictions DIR"), (["--flip=2"], "usage: ")])
-def test_mistakes_in_the_arguments_are_answered_before_torch_is_imported(workplace, arguments, sentence):
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments, message", [(["--images", "runs"], "--save-predictions DIR"), (["--flip=2"], "usage: ")])
+def test_mistakes_in_the_arguments_are_answered_before_torch_is_imported(runs_folder, arguments, message):
     code = (
         "import sys; from s4former.commands.evaluate import main\n"
         "try: main(sys.argv[1:])\n"
@@ -194,21 +195,21 @@ def test_mistakes_in_the_arguments_are_answered_before_torch_is_imported(workpla
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, *arguments]
-    result = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=60)
-    assert sentence in result.stderr and "Error" not in result.stderr
+    result = subprocess.run(command, cwd=runs_folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert message in result.stderr and "Error" not in result.stderr
 
 
 @pytest.mark.slow
-def test_two_processes_count_every_image_exactly_once(workplace, tmp_path):
+def test_two_processes_count_every_image_exactly_once(runs_folder, tmp_path):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "evaluate.py"),
         "--checkpoint", "runs/older", "--json", str(tmp_path / "report.json"), "--save-predictions", str(tmp_path / "seen"),
     ]  # fmt: skip
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=240)
+    result = subprocess.run(command, cwd=runs_folder, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "report.json").read_text())
-    matrix, scores = counted(workplace, "older", "teacher")
+    matrix, scores = counted(runs_folder, "older", "teacher")
     assert report["processes"] == 2 and report["images"] == 7 and report["pixels"] == int(matrix.counts.sum())
     assert report["mean_iou"] == pytest.approx(scores["mean_iou"], abs=1e-6)
     assert len(list((tmp_path / "seen/masks").iterdir())) == 7
@@ -264,12 +265,12 @@ def test_one_photo_or_a_glob_of_them_is_read_by_a_model_that_names_no_data(photo
 
 
 @pytest.mark.parametrize(
-    "arguments, sentence",
+    "arguments, message",
     [
         (["--images", "nothing/*.png", "--save-predictions", "out"], "--images 'nothing/*.png': there is no such file or folder"),
         (["--images", "runs", "--save-predictions", "out"], "--images 'runs': the folder has no image below it"),
         (["--images", "runs"], "--images says what to read; say where the class maps go with --save-predictions DIR"),
     ],
 )
-def test_photos_that_cannot_be_found_are_a_sentence(here, capsys, arguments, sentence):
-    assert complaint_of(capsys, *arguments).startswith(f"evaluate.py: {sentence}")
+def test_photos_that_cannot_be_found_are_an_error_message(here, capsys, arguments, message):
+    assert error_of(capsys, *arguments).startswith(f"evaluate.py: {message}")

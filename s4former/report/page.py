@@ -54,8 +54,7 @@ def render_report(run: Run) -> str:
     return environment.get_template("page.html").render(
         run=run, start=start, until=max(steps, run.step), steps=steps, **curve_series(run), role_colours=ROLE_COLOURS,
         classes=classes, background=run.classes[0] if has_background(run.classes) else None,
-        pseudo_steps=pseudo_steps(run), mistakes=most_frequent_mistakes(run),
-        folder=shlex.quote(str(run.folder)), model=model_folder(run),
+        pseudo_steps=pseudo_steps(run), mistakes=most_frequent_mistakes(run), folder=shlex.quote(str(run.folder)),
         role_columns=[(role, f"{role}.png") for role in run.roles], written=time.strftime("%Y-%m-%d %H:%M"),
         lists=[(name, each["images"], each["sha256"]) for name, each in start["lists"].items()],
         programs=[*start["versions"].items(), ("device", start["device"]), ("precision", start["precision"]), *resumed],
@@ -93,12 +92,6 @@ def most_frequent_mistakes(run: Run) -> list[tuple[str, str, str, str]]:
     pairs = [(counts[t][p], t, p) for t, p in permutations(range(len(names)), 2) if counts[t][p]]
     percent, pixels, pairs = FILTERS["percent"], sum(map(sum, counts)), sorted(pairs, reverse=True)[:MAX_MISTAKES]
     return [(names[t], names[p], percent(n / pixels), percent(n / sum(counts[t]))) for n, t, p in pairs]
-
-
-def model_folder(run: Run) -> str:
-    """The network to use: the last, or the best as long as there is no last."""
-    role = run.roles[0] if run.roles else "teacher"
-    return str(run.folder / (role if (run.folder / role / "config.json").is_file() else f"best-{role}"))
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -15,7 +15,7 @@ from s4former.evaluation.metrics import ConfusionMatrix, count_without_waiting
 ROOT = Path(__file__).parent.parent.parent
 
 
-def toy() -> ConfusionMatrix:
+def worked_example() -> ConfusionMatrix:
     labels = torch.tensor([0, 0, 1, 1, 255, 2])
     prediction = torch.tensor([0, 1, 1, 1, 0, 0])
     return ConfusionMatrix(3).update(prediction, labels)
@@ -40,8 +40,8 @@ def random_maps(seed: int, num_classes: int = 7) -> tuple[torch.Tensor, torch.Te
     return prediction, labels
 
 
-def test_the_toy_example_of_the_method():
-    matrix = toy()
+def test_the_worked_example():
+    matrix = worked_example()
     assert matrix.iou().tolist() == pytest.approx([1 / 3, 2 / 3, 0])
     assert matrix.mean_iou() == pytest.approx(1 / 3)
     assert matrix.pixel_accuracy() == pytest.approx(3 / 5)
@@ -85,13 +85,13 @@ def test_another_ignored_id_may_even_be_a_class_id():
     assert matrix.pixel_accuracy() == 1
 
 
-def test_a_strange_label_is_reported_when_results_are_read():
+def test_a_label_out_of_range_is_reported_when_results_are_read():
     matrix = ConfusionMatrix(3).update(torch.tensor([0, 1, 2]), torch.tensor([0, 3, -1]))
     with pytest.raises(ValueError, match=r"^2 labels lie outside 0 \.\. 2 \(and are not the ignored 255\)"):
         matrix.mean_iou()
 
 
-def test_a_strange_prediction_is_reported_when_results_are_read():
+def test_a_prediction_out_of_range_is_reported_when_results_are_read():
     matrix = ConfusionMatrix(3).update(torch.tensor([[0, 1, 7]]), torch.tensor([[0, 1, 1]]))
     with pytest.raises(ValueError, match=r"^1 predictions lie outside 0 \.\. 2"):
         matrix.pixel_accuracy()
@@ -124,11 +124,12 @@ def test_the_evaluate_metric_streams_and_agrees():
     assert again["mean_iou"] != scores["mean_iou"]  # started afresh, maps of different sizes
 
 
-def test_the_evaluate_metric_wants_the_number_of_classes():
+def test_the_evaluate_metric_needs_the_number_of_classes():
     with pytest.raises(ValueError, match="mean_iou needs the number of classes"):
         evaluate_package().load(str(ROOT / "s4former" / "evaluation" / "mean_iou"))
 
 
+@pytest.mark.slow
 def test_the_package_is_found_although_a_script_has_its_name(tmp_path):
     (tmp_path / "evaluate.py").write_text("raise SystemExit('the script was run')\n")
     code = (

@@ -1,4 +1,4 @@
-"""photos.py: photographs without a mask, decoded ahead and still in order."""
+"""Photos without masks: found, and decoded ahead in order."""
 
 import pytest
 from PIL import Image
@@ -15,12 +15,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_photos_come_in_order_and_what_is_broken_is_told_in_order(folder):
-    complaints = []
-    read = list(read_photos(find_photos(str(folder)).items(), complaints))
+def test_photos_and_messages_on_unreadable_ones_come_in_order(folder):
+    unreadable = []
+    read = list(read_photos(find_photos(str(folder)).items(), unreadable))
     assert [photo.id for photo in read] == ["1", "2", "3", "5", "6"]
     assert [(tuple(photo.image.shape), int(photo.image[0, 0, 0])) for photo in read] == [((3, 6, 8 + i), i) for i in (1, 2, 3, 5, 6)]
-    assert ["0.png" in complaints[0], "4.png" in complaints[1], len(complaints)] == [True, True, 2]
+    assert ["0.png" in unreadable[0], "4.png" in unreadable[1], len(unreadable)] == [True, True, 2]
 
 
 def test_masks_beside_their_images_are_no_photos(tmp_path):

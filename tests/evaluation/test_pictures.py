@@ -34,7 +34,7 @@ def test_a_palette_png_gives_the_ids_back_and_shows_their_colours(tmp_path):
         assert np.array_equal(np.asarray(image.convert("RGB")), palette(256)[mask])
 
 
-def test_what_no_palette_png_can_hold_is_refused(tmp_path):
+def test_ids_above_255_do_not_fit_into_a_palette_png(tmp_path):
     with pytest.raises(ValueError, match=r"holds an \(H, W\) mask of ids 0 \.\. 255; this one is \(2, 2\) with 0 \.\. 300"):
         palette_png(np.array([[0, 1], [2, 300]]), tmp_path / "mask.png")
 

@@ -27,8 +27,8 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def whole(image: Tensor, window: tuple[int, int], stride: tuple[int, int], cut: bool) -> Tensor:
-    """The naive twin: all planes at full size, one window after the other."""
+def naive_average(image: Tensor, window: tuple[int, int], stride: tuple[int, int], cut: bool) -> Tensor:
+    """All planes at full size, one window after the other."""
     total, hits = torch.zeros(5, *image.shape[-2:]), torch.zeros(1, *image.shape[-2:])
     for rows, columns in window_places(tuple(image.shape[-2:]), window, stride, cut):
         logits = patchy(image[None, :, rows, columns])[0]
@@ -43,7 +43,7 @@ def test_windows_of_cityscapes_start_at_the_eight_places_of_the_method():
 
 
 @pytest.mark.parametrize("length, window, stride", [(100, 30, 20), (90, 30, 30), (30, 30, 7), (20, 30, 20), (31, 30, 1)])
-def test_windows_reach_every_pixel_and_none_twice_the_same(length, window, stride):
+def test_windows_cover_every_pixel_and_differ(length, window, stride):
     starts = window_starts(length, window, stride)
     covered = {pixel for start in starts for pixel in range(start, start + window)}
     assert covered == set(range(max(length, window)))
@@ -65,23 +65,23 @@ def test_windows_of_a_pointwise_network_add_up_to_the_whole_image(height, width,
 
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 50])
-def test_rows_that_leave_early_are_those_of_planes_at_full_size(cut, batch):
+def test_rows_yielded_early_equal_those_averaged_over_the_whole_image(cut, batch):
     image, options = noise(3, 67, 45), {"window": (16, 24), "stride": (7, 13), "cut": cut}
     rows = list(sliding_rows(patchy, image, batch=batch, **options))
-    torch.testing.assert_close(torch.cat(rows, dim=1), whole(image, **options))
+    torch.testing.assert_close(torch.cat(rows, dim=1), naive_average(image, **options))
     assert batch > 10 or max(chunk.shape[1] for chunk in rows) <= 16 + 7
 
 
 @pytest.mark.parametrize("size", [(67, 45), (100, 31), (20, 90), (7, 5)])
 @pytest.mark.parametrize("most", [1, 5 * 90 * 8, 10**9])
-def test_bands_are_resized_as_if_they_were_one(size, most):
+def test_bands_are_resized_like_the_whole_image(size, most):
     scores = noise(5, 33, 45)
     bands = list(resized_bands(scores.split([3, 20, 1, 9], dim=1), 33, size, most))
     torch.testing.assert_close(torch.cat(bands, dim=1), resize_logits(scores[None], size)[0])
     assert all(band.numel() <= max(most, 5 * size[1]) for band in bands)
 
 
-class Largest(TorchDispatchMode):
+class LargestTensor(TorchDispatchMode):
     """Remembers how many values the largest tensor had that anything computed."""
 
     values = 0
@@ -94,13 +94,13 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("options", [{}, {"scales": (0.5, 1.0), "flip": True}, {"short_side": 48}, {"windows": "cut"}])
-def test_a_tall_photo_never_has_all_its_scores_in_memory(options, monkeypatch):
+def test_never_all_scores_of_a_tall_photo_are_in_memory(options, monkeypatch):
     """64 classes of 800x48 pixels would be 2.5 million values; the map itself has 38400."""
     monkeypatch.setattr(windows, "BAND", 64 * 48 * 16)
     evaluation = Evaluation(mode="sliding", batch=2, **{"short_side": 0, **options})
     setting = Setting(evaluation=evaluation, crop=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
     image = torch.randint(0, 256, (3, 800, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    with Largest() as largest:
+    with LargestTensor() as largest:
         found = predict(lambda x: x.mean(1, keepdim=True) * torch.arange(64.0)[:, None, None], image, setting)
     assert found.shape == (800, 48)
     assert largest.values < 64 * 800 * 48 / 5

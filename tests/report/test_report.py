@@ -1,4 +1,4 @@
-"""The report of a run: its numbers, its charts by hand, what it refers to, and how a real browser takes it."""
+"""The report of a run: its numbers, its charts, its references, and how a real browser shows it."""
 
 import json
 import os
@@ -149,7 +149,7 @@ def test_the_report_holds_scores_cost_lists_versions_config_and_commands(run):
     assert "back<ground" not in text and "<script" not in text and text.count("data:image/") == 3 + 4 and "--resume" not in text
 
 
-def test_a_run_that_is_training_or_was_killed_says_where_it_is_and_how_it_goes_on(tmp_path):
+def test_a_run_that_is_training_or_was_killed_shows_its_step_and_how_to_resume(tmp_path):
     text = text_of(write_run(tmp_path / "run", steps=400, until=3))
     assert "step 3 of 400 when this was written" in text and "python train_semi.py --config mine.json --resume" in text
 
@@ -159,7 +159,7 @@ def test_a_run_without_a_teacher_has_a_report_without_one(tmp_path):
     assert "<h2>Pseudo labels" not in text and "mIoU, student" in text and "pseudo labels over time" not in text
 
 
-def test_a_run_that_was_resumed_has_whole_curves_and_no_pictures_of_a_lost_future(run):
+def test_a_run_that_was_resumed_has_whole_curves_and_no_pictures_of_later_steps(run):
     with open(run / "log.jsonl", "a") as log:
         log.write("\n" + json.dumps({"kind": "start", "step": 4, "time": 1.0, **read_run(run).last("start")}) + "\n")
     Image.new("P", (9, 6)).save(run / "panels" / "unlabeled-0-00000009.png")
@@ -202,7 +202,7 @@ def test_the_file_refers_to_nothing_outside_itself(run):
     assert "url(" not in page.styles and "@import" not in page.styles and "src" not in page.styles
 
 
-def test_the_file_is_written_whole_by_a_command_and_what_is_no_run_is_a_sentence(run, tmp_path, capsys):
+def test_the_command_writes_the_file_and_names_what_is_no_run(run, tmp_path, capsys):
     assert main([str(run)]) == 0 and capsys.readouterr().out.strip() == str(run / "report.html")
     assert (run / "report.html").read_text().endswith("</html>\n")
     assert main([str(tmp_path)]) == 1
@@ -226,6 +226,7 @@ def browse(path: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "HOME": str(folder)})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here: apt-get install chromium")
 def test_a_real_browser_shows_it_light_and_dark_wide_and_narrow(run, tmp_path):
     path = write_report(run)
