@@ -47,26 +47,12 @@ def palette_png(mask: np.ndarray, path: str | Path) -> None:
 def display_colours(class_names: Sequence[str]) -> np.ndarray:
     """(256, 3) uint8 by id: hues a golden angle apart, so that neighbours in id differ most, in three brightnesses.
 
-    Computed in Oklch, where equal steps look equal. A class 0 called background is pale, and so is everything unlabelled.
+    In Oklch, where equal steps look equal, by the matrices of Bjoern Ottosson's Oklab (2020); what sRGB lacks is clipped.
+    A class 0 called background is pale, and so is everything unlabelled.
     """
     hues = math.radians(25) + np.arange(256) * math.pi * (3 - math.sqrt(5))
     lightness = np.array([0.66, 0.78, 0.54])[np.arange(256) % 3]
-    colours = oklch_to_rgb(lightness, np.full(256, 0.125), hues)
-    if has_background(class_names):
-        colours = np.roll(colours, 1, axis=0)
-        colours[0] = BACKGROUND
-    colours[IGNORE_INDEX] = UNLABELED
-    return colours
-
-
-def has_background(class_names: Sequence[str]) -> bool:
-    """Whether class 0 is everything that is nothing else."""
-    return bool(class_names) and class_names[0].lower() == "background"
-
-
-def oklch_to_rgb(lightness: np.ndarray, chroma: np.ndarray, hue: np.ndarray) -> np.ndarray:
-    """(n,) each to (n, 3) uint8 sRGB, by the matrices of Bjoern Ottosson's Oklab (2020); what sRGB lacks is clipped."""
-    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
+    a, b = 0.125 * np.cos(hues), 0.125 * np.sin(hues)
     roots = np.stack([
         lightness + 0.3963377774 * a + 0.2158037573 * b,
         lightness - 0.1055613458 * a - 0.0638541728 * b,
@@ -79,14 +65,23 @@ def oklch_to_rgb(lightness: np.ndarray, chroma: np.ndarray, hue: np.ndarray) -> 
     ])
     linear = (to_linear @ roots**3).clip(0, 1).T
     encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return (encoded * 255 + 0.5).astype(np.uint8)
+    colours = (encoded * 255 + 0.5).astype(np.uint8)
+    if has_background(class_names):
+        colours = np.roll(colours, 1, axis=0)
+        colours[0] = BACKGROUND
+    colours[IGNORE_INDEX] = UNLABELED
+    return colours
+
+
+def has_background(class_names: Sequence[str]) -> bool:
+    """Whether class 0 is everything that is nothing else."""
+    return bool(class_names) and class_names[0].lower() == "background"
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, alpha: float = 0.6, *, class_names: Sequence[str] = ()) -> Image.Image:
-    """The mask in colours over the image in greys, its parts outlined in white.
+    """The mask in colours over the image in greys, its segments outlined in white.
 
-    Args:
-        alpha: share of the colour, 0 .. 1. Pixels without label, and a class 0 called background, show the picture.
+    alpha: share of the colour, 0 .. 1. Pixels without label, and a class 0 called background, show the image.
     """
     image, mask = np.asarray(image), np.asarray(mask)
     if image.shape[:2] != mask.shape:
@@ -103,13 +98,9 @@ def overlay(image: np.ndarray, mask: np.ndarray, alpha: float = 0.6, *, class_na
 def contact_sheet(
     rows: Sequence[Sequence[np.ndarray | None]], titles: Sequence[str], class_names: Sequence[str], heading: str = ""
 ) -> Image.Image:
-    """One row per image: the picture, its truth, one or more predictions; below, the colours of the classes shown.
+    """One row per image, (H, W, 3), with its truth and predictions, (H, W) ids or None, under the titles of the columns.
 
-    Args:
-        rows: (image, truth or None, prediction, ...) each, all of one length; what is (H, W, 3) is a picture, (H, W) ids.
-        titles: of the columns, as many as a row has entries.
-        class_names: by id.
-        heading: a line above everything.
+    The heading stands above, the colours of the classes that occur below.
     """
     if not rows or any(len(row) != len(titles) for row in rows):
         raise ValueError(f"a sheet wants rows of {len(titles)} pictures, one for each title; got {[len(r) for r in rows]}")
