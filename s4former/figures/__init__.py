@@ -1,1 +1,1 @@
-"""The figures of the paper's supplement, S1 to S4: `python -m s4former.figures attention|classes|views|compare`."""
+"""The figures S1 to S4 of the paper's supplement: `s4former figures attention|classes|views|compare`."""

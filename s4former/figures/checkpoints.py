@@ -1,9 +1,8 @@
-"""What the figures are about: trained networks with all that is needed to ask them, and the images to show."""
+"""What the figures show: trained networks with the config and constants they need, and images."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Sequence
 
 import numpy as np
 import torch
@@ -13,11 +12,9 @@ from ..config import Config, from_dict, set_override
 from ..data.batches import ValidationSet, validation_set
 from ..data.images import read_image
 from ..evaluation.inference import Setting, normalise, predict, resize_for_test
+from ..evaluation.model_choice import choose_model, read_mean_std
 from ..networks.adapters import full_size_logits
 from ..networks.build import load_network
-from ..networks.hub import HUB_ERRORS, describe_hub_error, hub_file
-
-ROLES = ("teacher", "student")
 
 
 class FigureError(ValueError):
@@ -26,7 +23,7 @@ class FigureError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A trained network. name: for the reader. classes: their names by id."""
+    """A trained network. name: its title in figures. classes: their names by id."""
 
     name: str
     network: nn.Module
@@ -53,68 +50,34 @@ class Checkpoint:
 
 
 def open_checkpoints(sources: Sequence[str], overrides: Sequence[str], names: Sequence[str] | None) -> list[Checkpoint]:
-    """The networks of runs, exported folders or Hub ids; they must tell the same classes apart."""
+    """The networks of runs, exported folders or Hub ids; they must have the same classes."""
     if names and len(names) != len(sources):
         raise FigureError(f"--names gives {len(names)} names for {len(sources)} checkpoints; give one for each")
     checkpoints = [open_checkpoint(source, overrides) for source in sources]
-    names = names or tell_apart([checkpoint.name for checkpoint in checkpoints], sources)
-    checkpoints = [Checkpoint(**{**vars(checkpoint), "name": name}) for checkpoint, name in zip(checkpoints, names)]
     for source, checkpoint in zip(sources, checkpoints):
         if checkpoint.classes != checkpoints[0].classes:
             raise FigureError(f"{source} tells other classes apart than {sources[0]}; a figure has one set of classes")
-    return checkpoints
+    names = names or unique_names([checkpoint.name for checkpoint in checkpoints], sources)
+    return [replace(checkpoint, name=name) for checkpoint, name in zip(checkpoints, names)]
 
 
 def open_checkpoint(source: str, overrides: Sequence[str] = ()) -> Checkpoint:
-    """A network with the config and the constants that lie beside it; of a run the last teacher, else the student."""
-    folder = model_folder(source)
-    tree = read_json(folder, "s4former.json")
+    """A network with the config and the constants beside it; of a run the last teacher, else the student."""
+    choice = choose_model(source)
+    if not choice.config:
+        raise FigureError(f"{source} has no s4former.json; give a run, or a model that training exported")
     for override in overrides:
-        set_override(tree, override)
-    config, processor = from_dict(tree), read_json(folder, "preprocessor_config.json")
+        set_override(choice.config, override)
+    config, (mean, std) = from_dict(choice.config), read_mean_std(choice.source)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    network = load_network(folder).to(device).eval()
-    setting = Setting(
-        evaluation=config.evaluation,
-        crop=config.data.crop,
-        mean=processor["image_mean"],
-        std=processor["image_std"],
-        device=device,
-    )
+    network = load_network(choice.source).to(device).eval()
+    setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=device)
     classes = tuple(network.config.id2label[i] for i in range(network.config.num_labels))
     return Checkpoint(name=config.method.title, network=network, config=config, setting=setting, classes=classes)
 
 
-def model_folder(source: str) -> str:
-    """The folder of the model that a run leaves, or the source itself."""
-    path = Path(source)
-    there = [path / role for role in ROLES if (path / role / "config.json").is_file()]
-    if there:
-        return str(there[0])
-    best = [str(path / f"best-{role}") for role in ROLES if (path / f"best-{role}" / "config.json").is_file()]
-    if best:
-        rest = f"give {best[0]}, which was chosen on the evaluation images"
-        raise FigureError(f"the run {source} has not ended; wait, or {rest}")
-    if not path.exists() and (source.count("/") > 1 or source.startswith((".", "~"))):
-        raise FigureError(f"there is no folder {source}; give a run, a model in it, or the id of one on the Hub")
-    return source
-
-
-def read_json(source: str, name: str) -> dict[str, Any]:
-    """A file beside the weights, in a folder or on the Hub."""
-    try:
-        found = Path(source, name) if Path(source).is_dir() else hub_file(source, name)
-    except HUB_ERRORS as error:
-        raise FigureError(f"{source!r} is no folder here and cannot be had from the Hub ({describe_hub_error(error)})") from error
-    if found is None or not found.is_file():
-        raise FigureError(f"{source} has no {name}; give a run, or a model that train_semi.py exported")
-    return json.loads(found.read_text())
-
-
-def tell_apart(names: Sequence[str], sources: Sequence[str]) -> list[str]:
-    """The names of methods where they differ, else with the last parts of the sources."""
-    if len(set(names)) == len(names):
-        return list(names)
+def unique_names(names: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """The names; those that occur several times with the last parts of their sources."""
     parts = [Path(source).parts for source in sources]
     shared = 0
     while shared < min(map(len, parts)) - 1 and len({part[shared] for part in parts}) == 1:
@@ -127,35 +90,34 @@ def tell_apart(names: Sequence[str], sources: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """image: (H, W, 3) uint8. truth: (H, W) ids, 255 = no label; None = nobody knows."""
+class LabeledImage:
+    """image: (H, W, 3) uint8. labels: (H, W) ids, 255 = no label; None = there are none."""
 
     image: np.ndarray
-    truth: np.ndarray | None
+    labels: np.ndarray | None
     name: str
 
 
-def find_images(wanted: Sequence[str], config: Config) -> list[Shown]:
+def find_images(wanted: Sequence[str], config: Config) -> list[LabeledImage]:
     """Images by path, or by id among the evaluation images of a config."""
-    dataset = None
-    found = []
+    dataset, found = None, []
     for name in wanted:
         if Path(name).is_file():
-            found.append(Shown(np.array(read_image({"path": name, "bytes": None})), None, name))
+            found.append(LabeledImage(np.array(read_image({"path": name, "bytes": None})), None, name))
             continue
-        dataset = validation_set(config) if dataset is None else dataset
+        dataset = dataset or validation_set(config)
         ids = list(dataset.rows["id"])
         if name not in ids:
             raise FigureError(f"there is no file {name}, and no evaluation image of this id; the first is {ids[0]}")
-        found.append(shown(dataset, ids.index(name)))
+        found.append(evaluation_image(dataset, ids.index(name)))
     return found
 
 
-def shown(dataset: ValidationSet, index: int) -> Shown:
+def evaluation_image(dataset: ValidationSet, index: int) -> LabeledImage:
     item = dataset[index]
-    return Shown(item.image.permute(1, 2, 0).numpy(), item.labels.numpy(), item.id)
+    return LabeledImage(item.image.permute(1, 2, 0).numpy(), item.labels.numpy(), item.id)
 
 
-def spread(length: int, count: int) -> list[int]:
-    """At most `count` numbers below `length`, evenly spaced."""
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """At most `count` numbers below `length`."""
     return sorted({round(place) for place in np.linspace(0, length - 1, min(count, length))})

@@ -13,33 +13,17 @@ from matplotlib.ticker import MaxNLocator
 
 from ..config import IGNORE_INDEX
 from ..data.batches import validation_set
-from .checkpoints import ROLES, Checkpoint, FigureError, Shown, model_folder, open_checkpoints, shown, spread
+from ..evaluation.model_choice import ROLES, choose_model
+from .checkpoints import Checkpoint, FigureError, LabeledImage, evaluation_image, evenly_spaced, open_checkpoints
 from .page import (
-    FAINT,
-    GAP,
-    INK,
-    LINE,
-    MARGIN,
-    SIZE,
-    SMALL,
-    WIDTH,
-    Page,
-    Panel,
-    Row,
-    draw_grid,
-    draw_legend,
-    grid_height,
-    legend_lines,
-    length_of,
-    mask_panel,
-    panel_width,
-    wrapped,
-)
+    BLACK, GAP, GREY, LINE, MARGIN, SIZE, SMALL, WIDTH, Page, Panel, Row, draw_grid, draw_legend, grid_height, legend_lines,
+    mask_panel, panel_width, text_width, wrap_text,
+)  # fmt: skip
 
 BARS = 3.0  # width of the part with the bars, inches
 BAR = 0.145  # distance from bar to bar
 UP, DOWN = "#2f7f86", "#c0603a"
-MOST = 30  # bars; of more classes those that changed most
+MAX_BARS = 30  # bars; of more classes those that changed most
 
 Change = tuple[str, float, float]  # class, IoU of A and of B in percent
 
@@ -47,9 +31,9 @@ Change = tuple[str, float, float]  # class, IoU of A and of B in percent
 # ---- the numbers
 
 
-def scores_of(source: str) -> dict[str, float | None]:
-    """IoU by class from the results.json of a run, for the model that `model_folder` chooses."""
-    folder = Path(model_folder(source))
+def class_iou(source: str) -> dict[str, float | None]:
+    """IoU by class from the results.json of a run, for the model that `choose_model` takes."""
+    folder = Path(choose_model(source).source)
     path = folder.parent / "results.json"
     moment, role = ("best", folder.name.removeprefix("best-")) if folder.name.startswith("best-") else ("last", folder.name)
     if role not in ROLES or not path.is_file():
@@ -68,15 +52,11 @@ def changes(a: dict[str, float | None], b: dict[str, float | None]) -> list[Chan
     return [*both, ("mean", *(float(np.mean([change[i] for change in both])) for i in (1, 2)))]
 
 
-def most_changed(entries: list[Change], count: int = MOST) -> list[Change]:
+def most_changed(entries: list[Change], count: int = MAX_BARS) -> list[Change]:
     """At most `count` classes, in the same order, and the mean."""
     *classes, mean = entries
-    kept = set(sorted((entry[0] for entry in classes), key=lambda name: -abs(dict_of(classes)[name]))[:count])
-    return [*(entry for entry in classes if entry[0] in kept), mean]
-
-
-def dict_of(entries: list[Change]) -> dict[str, float]:
-    return {name: b - a for name, a, b in entries}
+    kept = sorted(classes, key=lambda entry: -abs(entry[2] - entry[1]))[:count]
+    return [*(entry for entry in classes if entry in kept), mean]
 
 
 # ---- the bars
@@ -84,7 +64,7 @@ def dict_of(entries: list[Change]) -> dict[str, float]:
 
 def draw_bars(page: Page, entries: list[Change], left: float, top: float, width: float) -> None:
     """Names on the left, bars with their change, and both IoUs on the right; the mean stands apart, below."""
-    names = max(length_of(name, SMALL) for name, _, _ in entries)
+    names = max(text_width(name, SMALL) for name, _, _ in entries)
     numbers = 0.75
     places = [BAR * (i + 0.5) for i in range(len(entries) - 1)]
     places.append(places[-1] + 1.6 * BAR)
@@ -98,20 +78,20 @@ def draw_bars(page: Page, entries: list[Change], left: float, top: float, width:
     axes.set_ylim(height, 0)
     for place, value, (name, a, b) in zip(places, values, entries):
         side = {"ha": "left" if value >= 0 else "right", "xytext": (2 if value >= 0 else -2, 0)}
-        axes.annotate(signed(value), (value, place), textcoords="offset points", va="center_baseline", size=SMALL, **side)
+        axes.annotate(format_change(value), (value, place), textcoords="offset points", va="center_baseline", size=SMALL, **side)
         weight = "bold" if name == "mean" else "normal"
         page.text(left + names, top + place, name, ha="right", va="center_baseline", size=SMALL, weight=weight)
-        page.text(left + width, top + place, f"{a:.1f} → {b:.1f}", ha="right", va="center_baseline", size=SMALL, color=FAINT)
-    axes.axvline(0, color=INK, linewidth=0.6)
+        page.text(left + width, top + place, f"{a:.1f} → {b:.1f}", ha="right", va="center_baseline", size=SMALL, color=GREY)
+    axes.axvline(0, color=BLACK, linewidth=0.6)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.tick_params(axis="x", length=2, width=0.5, pad=1.5, labelsize=SMALL, color=FAINT, labelcolor=FAINT)
+    axes.tick_params(axis="x", length=2, width=0.5, pad=1.5, labelsize=SMALL, color=GREY, labelcolor=GREY)
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")
-        spine.set(linewidth=0.5, color=FAINT)
+        spine.set(linewidth=0.5, color=GREY)
 
 
-def signed(value: float) -> str:
+def format_change(value: float) -> str:
     return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if abs(value) >= 0.05 else "0.0"
 
 
@@ -122,43 +102,37 @@ def bars_height(entries: list[Change]) -> float:
 # ---- the examples
 
 
-def most_different(a: Checkpoint, b: Checkpoint, *, look: int, count: int) -> list[tuple[Shown, np.ndarray, np.ndarray]]:
+def largest_disagreements(a: Checkpoint, b: Checkpoint, *, look: int, count: int) -> list[tuple[LabeledImage, np.ndarray, np.ndarray]]:
     """The images, among `look` evenly spaced ones, with the largest share of labelled pixels where A and B disagree."""
     dataset, found = validation_set(a.config), []
-    for index in spread(len(dataset), look):
-        each = shown(dataset, index)
+    for index in evenly_spaced(len(dataset), look):
+        each = evaluation_image(dataset, index)
         maps = a.predict(each.image), b.predict(each.image)
-        labelled = each.truth != IGNORE_INDEX
+        labelled = each.labels != IGNORE_INDEX
         found.append((float((maps[0] != maps[1])[labelled].mean()) if labelled.any() else 0.0, index, each, *maps))
     found.sort(key=lambda entry: (-entry[0], entry[1]))
     return [entry[2:] for entry in found[:count]]
 
 
-# ---- the command
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--examples", type=int, metavar="N", help="images beside the bars; 0 = none; default: what fits")
-    parser.add_argument("--look", type=int, default=100, metavar="N", help="among how many images they are found; default 100")
-    parser.add_argument("--names", nargs=2, metavar="NAME", help="of the two runs; default: their methods")
+# ---- the page
 
 
 def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Page:
     if len(sources) != 2:
         raise FigureError(f"a change is from one run to another; got {len(sources)} runs")
-    entries = most_changed(changes(*map(scores_of, sources)))
+    entries = most_changed(changes(*map(class_iou, sources)))
     a, b = open_checkpoints(sources, overrides, options.names)
     width = WIDTH - 2 * MARGIN
     rest = width - BARS - 4 * GAP
     fitting = max(2, int(bars_height(entries) / (0.72 * panel_width(4, rest))))  # of the usual shape of photos
     count = fitting if options.examples is None else options.examples
-    examples = most_different(a, b, look=options.look, count=count) if count else []
+    examples = largest_disagreements(a, b, look=options.look, count=count) if count else []
     rows = [
-        Row([Panel(each.image), *(mask_panel(mask, a.classes) for mask in (each.truth, *maps))]) for each, *maps in examples
+        Row([Panel(each.image), *(mask_panel(mask, a.classes) for mask in (each.labels, *maps))]) for each, *maps in examples
     ]
     titles = ["Image", "Ground truth", a.name, b.name]
-    heading = wrapped(f"Change of IoU in points, {a.name} → {b.name}", BARS, SIZE)
-    legend = legend_lines([mask for each, *maps in examples for mask in (each.truth, *maps)], a.classes, width)
+    heading = wrap_text(f"Change of IoU in points, {a.name} → {b.name}", BARS, SIZE)
+    legend = legend_lines([mask for each, *maps in examples for mask in (each.labels, *maps)], a.classes, width)
     bars = LINE * len(heading) + 0.05 + bars_height(entries)
     body = max(bars, grid_height(rows, titles, rest) if rows else 0)
     page = Page(WIDTH if rows else BARS + 2 * MARGIN, 2 * MARGIN + body + (0.1 + LINE * len(legend) if legend else 0))

@@ -1,4 +1,4 @@
-"""Paper and ink: figures laid out in inches, so that they print at the size they were drawn, text as text."""
+"""The layout of figures, in inches, so that they print at the size they are drawn; text stays text."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,14 @@ from ..evaluation.pictures import display_colours, shown_classes
 
 WIDTH = 6.9  # inches, of a page with two columns
 MARGIN, GAP, LINE = 0.04, 0.05, 0.155  # around the page, between panels, of a line of text
-TALLEST = 1.0  # height of a panel over its width, at most; a taller picture gets narrower
+MAX_ASPECT = 1.0  # height of a panel over its width, at most; a taller picture gets narrower
 SIZE, SMALL = 8, 7  # of text, points
-INK, FAINT, EDGE = "#262626", "#7d7d7d", "#c4c2bc"
+BLACK, GREY, EDGE = "#262626", "#7d7d7d", "#c4c2bc"
 YELLOW = "#ffdd00"
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so a figure looks the same everywhere
     "font.size": SIZE,
-    "text.color": INK,
+    "text.color": BLACK,
     "pdf.fonttype": 42,  # TrueType: text can be searched and edited
 }
 
@@ -55,7 +55,7 @@ class Row:
         """Inches, with panels of this width."""
         pictures = [panel.picture for panel in self.panels if panel.picture is not None]
         shape = max((picture.shape[0] / picture.shape[1] for picture in pictures), default=0.0)
-        return width * min(shape, TALLEST)
+        return width * min(shape, MAX_ASPECT)
 
 
 class Page:
@@ -82,7 +82,7 @@ class Page:
         scale = min(width / across, height / down)
         size = (across * scale, down * scale)
         axes = self.axes(left + (width - size[0]) / 2, top + (height - size[1]) / 2, *size)
-        axes.imshow(enlarged(panel.picture), extent=(0, across, down, 0), interpolation="antialiased", aspect="auto")
+        axes.imshow(enlarge(panel.picture), extent=(0, across, down, 0), interpolation="antialiased", aspect="auto")
         axes.set(xticks=[], yticks=[], autoscale_on=False)
         for spine in axes.spines.values():
             spine.set(visible=panel.framed, linewidth=0.4, color=EDGE)
@@ -97,7 +97,7 @@ class Page:
         self.figure.add_artist(patch)
 
     def save(self, output: str | Path) -> list[Path]:
-        """Writes OUTPUT.png, 200 dots per inch, and OUTPUT.pdf; nothing of the day or the machine is in them."""
+        """Writes OUTPUT.png, 200 dots per inch, and OUTPUT.pdf; the same bytes on any day and machine."""
         stem = Path(output)
         stem = stem.with_suffix("") if stem.suffix.lower() in (".png", ".pdf") else stem
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ class Page:
         return [png, pdf]
 
 
-def enlarged(picture: np.ndarray, least: int = 900) -> np.ndarray:
+def enlarge(picture: np.ndarray, least: int = 900) -> np.ndarray:
     """Whole pixels repeated, so that a small picture is shown with sharp cells and is never blurred up."""
     times = -(-least // max(picture.shape[:2]))
     return picture.repeat(times, axis=0).repeat(times, axis=1)
@@ -121,7 +121,7 @@ def panel_width(columns: int, width: float) -> float:
 
 
 def title_lines(titles: Sequence[str], width: float) -> list[list[str]]:
-    return [wrapped(title, panel_width(len(titles), width), SIZE) for title in titles]
+    return [wrap_text(title, panel_width(len(titles), width), SIZE) for title in titles]
 
 
 def grid_height(rows: Sequence[Row], titles: Sequence[str], width: float) -> float:
@@ -170,17 +170,17 @@ def mask_panel(mask: np.ndarray | None, class_names: Sequence[str]) -> Panel:
 # ---- text
 
 
-def length_of(words: str, size: float) -> float:
+def text_width(words: str, size: float) -> float:
     """Inches."""
     return TextPath((0, 0), words, size=size).get_extents().width / 72 if words.strip() else 0.0
 
 
-def wrapped(words: str, width: float, size: float) -> list[str]:
+def wrap_text(words: str, width: float, size: float) -> list[str]:
     """Broken between words into lines of at most this width, inches."""
     lines: list[str] = []
     for word in words.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and length_of(longer, size) <= width:
+        if lines and text_width(longer, size) <= width:
             lines[-1] = longer
         else:
             lines.append(word)
@@ -195,7 +195,7 @@ def legend_lines(masks: Sequence[np.ndarray], class_names: Sequence[str], width:
     lines: list[list[Entry]] = []
     left = 0.0
     for name, colour in shown_classes([[None, *masks]], class_names):
-        length = 0.15 + length_of(name, SMALL)
+        length = 0.15 + text_width(name, SMALL)
         if not lines or left + length > width:
             lines.append([])
             left = 0.0

@@ -1,7 +1,6 @@
 """Figure S3: what the student sees of unlabelled images: weak view, colour, CutMix, PatchShuffle, and both.
 
-The images are those of one step of training, from the same reader, with the same boxes and orders; only the coins that
-leave some images as they are are set to "always".
+The batch is that of a training step, with the same boxes and orders, but every image is mixed and shuffled.
 """
 
 import argparse
@@ -24,15 +23,15 @@ from ..networks.build import build_network
 from .checkpoints import Checkpoint, FigureError, open_checkpoint
 from .page import Page, Panel, Row, grid_page
 
-NAMES = {
+MIX_NAMES = {
     "none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutout": "CutOut", "classmix": "ClassMix",
     "classmix_half": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix",
 }  # fmt: skip
-COLOURS = {"photometric": "Colour jitter", "jitter": "Jitter, grey, blur", "random_intensity": "Random intensity"}
+COLOUR_NAMES = {"photometric": "Colour jitter", "jitter": "Jitter, grey, blur", "random_intensity": "Random intensity"}
 MEAN, STD = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)  # what is erased or padded shows as grey
 
 
-def always(config: Config) -> Config:
+def mix_every_image(config: Config) -> Config:
     """The config with every image mixed and every image shuffled, from the first step on."""
     if config.method.teacher == "none":
         raise ConfigError("method.teacher = 'none' has no unlabelled images to show; use method.teacher=ema")
@@ -40,10 +39,10 @@ def always(config: Config) -> Config:
     return replace(config, method=replace(config.method, **certain))
 
 
-def batch_of(config: Config, step: int) -> tuple[Batch, int]:
+def build_batch(config: Config, step: int) -> tuple[Batch, int]:
     """The batch of a step as one process would get it, and the number of classes."""
     sources = load_sources(config.data)
-    with torch.device("meta"):  # only its token grid is asked for
+    with torch.device("meta"):  # for its token grid only
         network = build_network(
             replace(config.model, pretrained=False), id2label=dict(enumerate(sources.classes)), crop=config.data.crop
         )
@@ -51,8 +50,8 @@ def batch_of(config: Config, step: int) -> tuple[Batch, int]:
     return batch.on(torch.device("cpu"), MEAN, STD), len(sources.classes)
 
 
-def teacher_says(batch: Batch, classes: int, config: Config, teacher: Checkpoint | None) -> Pseudo:
-    """What the mix may follow; CutMix and its like do not ask, ClassMix needs a real teacher."""
+def build_pseudo(batch: Batch, classes: int, config: Config, teacher: Checkpoint | None) -> Pseudo:
+    """The pseudo labels that the mix follows; CutMix needs none, ClassMix those of a trained teacher."""
     if teacher is None and config.method.mix in ("classmix", "classmix_half", "adaptive_cutmix"):
         mix = f"method.mix = {config.method.mix!r}"
         raise FigureError(f"{mix} follows what a teacher says; give one with --teacher CHECKPOINT")
@@ -72,31 +71,21 @@ def views(batch: Batch, pseudo: Pseudo, mix_name: str) -> list[Tensor]:
     return [batch.weak[:own], images, mixed, patch_shuffle(images, strong.orders), patch_shuffle(mixed, strong.orders)]
 
 
-def picture(image: Tensor) -> np.ndarray:
+def to_uint8(image: Tensor) -> np.ndarray:
     """(3, H, W) normalised to (H, W, 3) uint8."""
     return (255 * (image * STD + MEAN)).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-
-
-# ---- the command
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE")
-    parser.add_argument("--step", type=int, default=0, metavar="N", help="of which the images are shown; default 0")
-    parser.add_argument("--count", type=int, default=4, metavar="N", help="of images; default 4, a group that mixes")
-    parser.add_argument("--teacher", metavar="CHECKPOINT", help="for mixes that follow the pseudo labels")
 
 
 def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Page:
     if sources:
         raise FigureError(f"cannot read {sources[0]!r}; write section.key=value")
-    config = always(load(options.config, overrides))
-    batch, classes = batch_of(config, options.step)
-    pseudo = teacher_says(batch, classes, config, open_checkpoint(options.teacher) if options.teacher else None)
+    config = mix_every_image(load(options.config, overrides))
+    batch, classes = build_batch(config, options.step)
+    pseudo = build_pseudo(batch, classes, config, open_checkpoint(options.teacher) if options.teacher else None)
     columns = views(batch, pseudo, config.method.mix)
-    mix = NAMES[config.method.mix]
-    titles = ["Weak view", COLOURS[config.method.strong_colour], mix, "PatchShuffle", f"PatchShuffle + {mix}"]
+    mix = MIX_NAMES[config.method.mix]
+    titles = ["Weak view", COLOUR_NAMES[config.method.strong_colour], mix, "PatchShuffle", f"PatchShuffle + {mix}"]
     if config.method.mix == "none":
         columns, titles = [columns[i] for i in (0, 1, 3)], [titles[i] for i in (0, 1, 3)]
-    rows = [Row([Panel(picture(column[i])) for column in columns]) for i in range(min(options.count, batch.unlabeled))]
+    rows = [Row([Panel(to_uint8(column[i])) for column in columns]) for i in range(min(options.count, batch.unlabeled))]
     return grid_page(rows, titles, [], ())

@@ -16,7 +16,7 @@ from s4former.config import Model, from_dict, to_dict
 from s4former.data.batches import validation_set
 from s4former.data.shapes import CLASSES
 from s4former.figures import attention, checkpoints, classes, page, views
-from s4former.figures.__main__ import main
+from s4former.figures.command import main
 from s4former.networks import adapters
 from s4former.networks.adapters import full_size_logits
 from s4former.networks.build import build_network, load_network, save_network
@@ -38,7 +38,8 @@ def save_run(folder, seed, model=None):
         for name, parameter in network.named_parameters():
             parameter.mul_(6.0 if "q_proj.weight" in name or "k_proj.weight" in name else 1.0)
     save_network(network, folder / "teacher", [0.5] * 3, [0.5] * 3, 0)
-    (folder / "teacher" / "s4former.json").write_text(json.dumps(to_dict(config)))
+    for path in (folder / "config.json", folder / "teacher" / "s4former.json"):
+        path.write_text(json.dumps(to_dict(config)))
     iou = {name: (i + seed) % 7 / 7 for i, name in enumerate(CLASSES)}
     (folder / "results.json").write_text(json.dumps({"last": {"teacher": {"iou": iou | {CLASSES[-1]: None}}}}))
     return str(folder)
@@ -50,7 +51,7 @@ def runs(tmp_path_factory):
     return [save_run(root / "a", 0), save_run(root / "b", 1), save_run(root / "segformer", 2, SEGFORMER)]
 
 
-def written(output):
+def assert_written(output):
     with Image.open(output.with_suffix(".png")) as image:
         assert len(set(image.convert("L").tobytes())) > 20  # there is something on it
         assert image.width > 1000
@@ -68,8 +69,8 @@ def random_pixels(height=64, width=96):
 def test_the_weights_are_those_of_eager_attention_at_the_chosen_patch_and_leave_the_model_as_it_was(runs, which, grid):
     network, pixels = load_network(runs[which] + "/teacher"), random_pixels()
     before, name = full_size_logits(network, pixels), network.base_model.config._attn_implementation
-    rows = {patch: attention.attention_of(network, pixels, patch) for patch in [(0, 0), (1, 2), (grid[0] - 1, grid[1] - 1)]}
-    first = attention.attention_of(network, pixels, (1, 2), layer=0)
+    rows = {patch: attention.patch_attention(network, pixels, patch) for patch in [(0, 0), (1, 2), (grid[0] - 1, grid[1] - 1)]}
+    first = attention.patch_attention(network, pixels, (1, 2), layer=0)
     assert network.base_model.config._attn_implementation == name
     assert torch.equal(full_size_logits(network, pixels), before)
 
@@ -103,7 +104,7 @@ def test_the_weights_of_a_dino_leave_its_registers_out(architecture):
 
     pixels = random_pixels(28, 40)  # the last column of patches is padded
     before = full_size_logits(network, pixels)
-    weights = attention.attention_of(network, pixels, (1, 2))
+    weights = attention.patch_attention(network, pixels, (1, 2))
     assert torch.equal(full_size_logits(network, pixels), before)
     AttentionInterface.register("naive_of_figures", naive)
     AttentionMaskInterface.register("naive_of_figures", sdpa_mask)
@@ -118,30 +119,28 @@ def test_a_network_without_attention_is_named(runs):
     model = Model(architecture="deeplabv3plus", encoder="resnet50", pretrained=False, encoder_config=SMALL_RESNET)
     network = build_network(model, id2label={0: "sky", 1: "sea"}, crop=(32, 48)).eval()
     with pytest.raises(checkpoints.FigureError, match="a deeplab\\w* network has no attention; leave its checkpoint out"):
-        attention.attention_of(network, random_pixels(), (0, 0))
+        attention.patch_attention(network, random_pixels(), (0, 0))
 
 
-def test_a_patch_or_a_layer_that_is_not_there_is_refused(runs):
+def test_a_layer_that_does_not_exist_is_refused(runs):
     network = load_network(runs[0] + "/teacher")
-    with pytest.raises(checkpoints.FigureError, match="there is no patch 4 0; this image has 4 rows and 6 columns"):
-        attention.attention_of(network, random_pixels(), (4, 0))
     with pytest.raises(checkpoints.FigureError, match="--layer is 2; the blocks are 0 to 1, or -1 for the last"):
-        attention.attention_of(network, random_pixels(), (0, 0), layer=2)
+        attention.patch_attention(network, random_pixels(), (0, 0), layer=2)
 
 
 def test_a_patch_and_the_pixel_in_its_middle_are_one_place(runs):
     first, image = checkpoints.open_checkpoint(runs[0]), np.zeros((64, 90, 3), np.uint8)  # 4 x 5.6 patches
-    by_patch = attention.Point(1, 4, pixel=False).on(image, first)
+    by_patch = attention.relative_position(("--patch", 1, 4), image, first)
     assert by_patch == pytest.approx((24 / 64, 72 / 90))
-    assert attention.Point(24, 72, pixel=True).on(image, first) == pytest.approx((24.5 / 64, 72.5 / 90))
-    assert attention.Point(0, 5, pixel=False).on(image, first)[1] == pytest.approx(88 / 90)
+    assert attention.relative_position(("--pixel", 72, 24), image, first) == pytest.approx((24.5 / 64, 72.5 / 90))
+    assert attention.relative_position(("--patch", 0, 5), image, first)[1] == pytest.approx(88 / 90)
     with pytest.raises(checkpoints.FigureError, match="--patch 4 0 lies outside the image; there are 4 x 6 patches"):
-        attention.Point(4, 0, pixel=False).on(image, first)
+        attention.relative_position(("--patch", 4, 0), image, first)
     with pytest.raises(checkpoints.FigureError, match="--pixel 90 3 lies outside the image; X is below 90 and Y below 64"):
-        attention.Point(3, 90, pixel=True).on(image, first)
+        attention.relative_position(("--pixel", 90, 3), image, first)
 
 
-def test_the_heat_lies_where_the_weights_are(runs, monkeypatch):
+def test_the_heat_map_is_hot_where_the_weights_are(runs, monkeypatch):
     checkpoint = checkpoints.open_checkpoint(runs[0])
     asked = []
 
@@ -151,7 +150,7 @@ def test_the_heat_lies_where_the_weights_are(runs, monkeypatch):
         weights[3, 5] = 1.0
         return weights
 
-    monkeypatch.setattr(attention, "attention_of", one_patch)
+    monkeypatch.setattr(attention, "patch_attention", one_patch)
     heat = attention.heat_map(checkpoint, np.zeros((50, 90, 3), np.uint8), (0.5, 0.9), -1).astype(int)  # no whole patches
     assert asked == [(1, 5)]
     assert heat.shape == (50, 90, 3)
@@ -161,14 +160,16 @@ def test_the_heat_lies_where_the_weights_are(runs, monkeypatch):
 # ---- the commands
 
 
+@pytest.mark.slow
 def test_attention_writes_a_picture_for_several_networks_and_images(runs, tmp_path):
     path = tmp_path / "photo.png"
     Image.fromarray(np.full((70, 50, 3), 90, np.uint8)).save(path)
     arguments = ["attention", *runs, "--image", IMAGE, "--patch", "1", "4", "--image", str(path), "--pixel", "49", "69"]
     assert main([*arguments, "--output", str(tmp_path / "S1")]) == 0
-    written(tmp_path / "S1")
+    assert_written(tmp_path / "S1")
 
 
+@pytest.mark.slow
 def test_classes_compare_and_views_write_their_pictures(runs, tmp_path):
     assert main(["classes", *runs[:2], "--examples", "2", "--look", "3", "--output", str(tmp_path / "S2")]) == 0
     assert main(["compare", *runs, "--count", "2", "--output", str(tmp_path / "S4.pdf")]) == 0  # the suffix is no matter
@@ -176,13 +177,13 @@ def test_classes_compare_and_views_write_their_pictures(runs, tmp_path):
     config.write_text(json.dumps(TINY))
     assert main(["views", "--config", str(config), "run.seed=1", "--output", str(tmp_path / "deeper" / "S3")]) == 0
     for name in ("S2", "S4", "deeper/S3"):
-        written(tmp_path / name)
+        assert_written(tmp_path / name)
 
 
 def test_views_are_made_of_the_pixels_of_their_batch():
-    config = views.always(from_dict(TINY))
-    batch, number = views.batch_of(config, step=3)
-    weak, strong, mixed, shuffled, both = views.views(batch, views.teacher_says(batch, number, config, None), "cutmix")
+    config = views.mix_every_image(from_dict(TINY))
+    batch, number = views.build_batch(config, step=3)
+    weak, strong, mixed, shuffled, both = views.views(batch, views.build_pseudo(batch, number, config, None), "cutmix")
     own = ~batch.strong[0].mix["boxes"][:, None].expand_as(strong)
     assert torch.equal(mixed[own], strong[own]) and not torch.equal(mixed, strong)
     for before, after in ((strong, shuffled), (mixed, both)):
@@ -190,6 +191,7 @@ def test_views_are_made_of_the_pixels_of_their_batch():
     assert weak.shape == strong.shape and not torch.equal(weak, strong)
 
 
+@pytest.mark.slow
 def test_a_mix_that_follows_pseudo_labels_wants_a_teacher(runs, tmp_path, capsys):
     config = tmp_path / "tiny.json"
     config.write_text(json.dumps(TINY))
@@ -197,7 +199,7 @@ def test_a_mix_that_follows_pseudo_labels_wants_a_teacher(runs, tmp_path, capsys
     assert main(arguments) == 1
     assert "method.mix = 'classmix' follows what a teacher says; give one with --teacher CHECKPOINT" in capsys.readouterr().err
     assert main([*arguments, "--teacher", runs[0]]) == 0
-    written(tmp_path / "S3")
+    assert_written(tmp_path / "S3")
 
 
 # ---- numbers and words
@@ -208,45 +210,38 @@ def test_changes_are_sorted_and_leave_out_what_was_not_measured():
     b = {"sky": 0.25, "sea": 0.5, "sand": 0.5, "ship": 0.75}
     assert classes.changes(a, b) == [("sea", 25, 50), ("ship", 75, 75), ("sky", 50, 25), ("mean", 50, 50)]
     assert [name for name, *_ in classes.most_changed(classes.changes(a, b), 2)] == ["sea", "sky", "mean"]
-    assert [classes.signed(value) for value in (1.26, -0.5, -0.04)] == ["+1.3", "\N{MINUS SIGN}0.5", "0.0"]
+    assert [classes.format_change(value) for value in (1.26, -0.5, -0.04)] == ["+1.3", "\N{MINUS SIGN}0.5", "0.0"]
 
 
 def test_examples_are_the_images_with_most_disagreement_on_labelled_pixels(runs):
     a, b = map(checkpoints.open_checkpoint, runs[:2])
-    found = classes.most_different(a, b, look=5, count=5)
-    shares = [(one != two)[each.truth != 255].mean() for each, one, two in found]
+    found = classes.largest_disagreements(a, b, look=5, count=5)
+    shares = [(one != two)[each.labels != 255].mean() for each, one, two in found]
     assert shares == sorted(shares, reverse=True) and len({each.name for each, *_ in found}) == 5
-    assert classes.most_different(a, b, look=5, count=1)[0][0].name == found[0][0].name
+    assert classes.largest_disagreements(a, b, look=5, count=1)[0][0].name == found[0][0].name
 
 
 def test_images_are_found_by_path_and_by_id(runs, tmp_path):
     config = checkpoints.open_checkpoint(runs[0]).config
     Image.fromarray(np.full((5, 7, 3), 90, np.uint8)).save(tmp_path / "photo.png")
     photo, known = checkpoints.find_images([str(tmp_path / "photo.png"), IMAGE], config)
-    assert photo.image.shape == (5, 7, 3) and photo.truth is None
+    assert photo.image.shape == (5, 7, 3) and photo.labels is None
     item = validation_set(config)[2]
-    assert known.name == item.id and np.array_equal(known.truth, item.labels)
+    assert known.name == item.id and np.array_equal(known.labels, item.labels)
     with pytest.raises(checkpoints.FigureError, match="no file nowhere, and no evaluation image of this id; the first is"):
         checkpoints.find_images(["nowhere"], config)
 
 
-def test_names_are_told_apart_by_their_folders_only_where_they_must():
-    assert checkpoints.tell_apart(["S4Former", "Sup-Only"], ["runs/a", "runs/b"]) == ["S4Former", "Sup-Only"]
-    names = checkpoints.tell_apart(["S4Former", "S4Former", "Sup-Only"], ["runs/a", "runs/b/teacher", "runs/c"])
+def test_equal_names_get_the_ends_of_their_folders():
+    assert checkpoints.unique_names(["S4Former", "Sup-Only"], ["runs/a", "runs/b"]) == ["S4Former", "Sup-Only"]
+    names = checkpoints.unique_names(["S4Former", "S4Former", "Sup-Only"], ["runs/a", "runs/b/teacher", "runs/c"])
     assert names == ["S4Former (a)", "S4Former (b/teacher)", "Sup-Only"]
 
 
-def test_a_run_that_has_not_ended_is_said_to_have_not(tmp_path):
-    (tmp_path / "best-teacher").mkdir()
-    (tmp_path / "best-teacher" / "config.json").write_text("{}")
-    with pytest.raises(checkpoints.FigureError, match="has not ended; wait, or give .*best-teacher, which was chosen"):
-        checkpoints.model_folder(str(tmp_path))
-
-
 def test_titles_break_between_words():
-    lines = page.wrapped("Mean Teacher + PatchShuffle + NCR", 1.0, 8)
+    lines = page.wrap_text("Mean Teacher + PatchShuffle + NCR", 1.0, 8)
     assert len(lines) > 1 and " ".join(lines) == "Mean Teacher + PatchShuffle + NCR"
-    assert all(page.length_of(line, 8) <= 1.0 for line in lines)
+    assert all(page.text_width(line, 8) <= 1.0 for line in lines)
 
 
 def test_without_matplotlib_the_command_says_what_to_install(monkeypatch, capsys):
@@ -266,13 +261,13 @@ def test_without_matplotlib_the_command_says_what_to_install(monkeypatch, capsys
     ("arguments", "complaint"),
     [
         (["compare"], "give one checkpoint or more"),
-        (["compare", "./nowhere"], "there is no folder ./nowhere"),
+        (["compare", "./nowhere"], "there is no folder nowhere"),
         (["attention", "A", "--image", "x"], "1 --image and 0 --patch or --pixel; give one for each image"),
         (["classes", "A"], "a change is from one run to another; got 1 runs"),
         (["views", "--config", "none.json", "demo"], "cannot read 'demo'; write section.key=value"),
         (["views", "--config", "none.json"], "there is no config file none.json"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_sentence(arguments, complaint, tmp_path, capsys):
+def test_errors_are_one_sentence(arguments, complaint, tmp_path, capsys):
     assert main([*arguments, "--output", str(tmp_path / "S")]) == 1
     assert complaint in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""Draws the figures of the paper's supplement as OUTPUT.png and OUTPUT.pdf.
+
+    s4former figures attention runs/base runs/s4former --image 2007_000033 --patch 9 20 --output figures/S1
+    s4former figures classes runs/base runs/s4former --output figures/S2
+    s4former figures views --config configs/voc_92.json --output figures/S3
+    s4former figures compare runs/sup runs/base runs/s4former --output figures/S4
+
+A checkpoint is a run (its last teacher, or student), a model in it such as runs/demo/best-student, or a Hub id. Keys of the
+config can be set behind it: data.root=/data/VOC evaluation.short_side=0.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+FIGURES = {
+    "attention": "to what one patch attends (Figure S1)",
+    "classes": "change of IoU per class between two runs (Figure S2)",
+    "views": "what the student sees (Figure S3)",
+    "compare": "predictions side by side (Figure S4)",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="s4former figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("figure", choices=FIGURES, help="; ".join(f"{name}: {what}" for name, what in FIGURES.items()))
+    figure = parser.parse_args(arguments[:1]).figure
+    options = parse(figure, arguments[1:])
+    overrides = [text for text in options.sources if "=" in text and not Path(text).exists()]
+    sources = [text for text in options.sources if text not in overrides]
+    try:
+        import matplotlib  # noqa: F401  (an extra: training does without)
+    except ModuleNotFoundError:
+        print("figures: needs matplotlib; pip install matplotlib", file=sys.stderr)
+        return 1
+    from transformers.utils.logging import disable_progress_bar
+
+    from ..errors import ConfigError, DataError, describe_error
+    from ..evaluation.model_choice import CheckpointError
+    from .checkpoints import FigureError
+
+    disable_progress_bar()  # of transformers, one for the tensors it loads
+    try:
+        if not sources and figure != "views":
+            raise FigureError("give one checkpoint or more: a run, a model in it, or the id of one on the Hub")
+        written = import_module(f"{__package__}.{figure}").draw(sources, overrides, options).save(options.output)
+    except (FigureError, CheckpointError, ConfigError, DataError, OSError) as error:
+        print(f"figures: {describe_error(error)}", file=sys.stderr)
+        return 1
+    print("wrote " + " and ".join(map(str, written)))
+    return 0
+
+
+def parse(figure: str, arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"s4former figures {figure}", description=f"Draws {FIGURES[figure]}.")
+    add = parser.add_argument
+    add("sources", nargs="*", metavar="CHECKPOINT | section.key=value", help="checkpoints, and keys to set")
+    add("--output", required=True, metavar="FILE", help="without suffix; .png and .pdf are written")
+    if figure == "attention":
+        point = {"nargs": 2, "type": int, "action": AppendPoint, "dest": "points", "default": []}
+        add("--image", action="append", required=True, metavar="PATH_OR_ID", help="may be repeated")
+        add("--patch", metavar=("ROW", "COLUMN"), help="on the first checkpoint's grid; one per image", **point)
+        add("--pixel", metavar=("X", "Y"), help="the same by a pixel of the image", **point)
+        add("--layer", type=int, default=-1, metavar="N", help="block, from 0; default: the last")
+    elif figure == "classes":
+        add("--examples", type=int, metavar="N", help="images beside the bars; 0 = none; default: what fits")
+        add("--look", type=int, default=100, metavar="N", help="among how many images they are found; default 100")
+    elif figure == "views":
+        add("--config", required=True, metavar="FILE")
+        add("--step", type=int, default=0, metavar="N", help="of which the images are shown; default 0")
+        add("--count", type=int, default=4, metavar="N", help="of images; default 4, a group that mixes")
+        add("--teacher", metavar="CHECKPOINT", help="for mixes that follow the pseudo labels")
+    else:
+        add("--images", nargs="+", metavar="PATH_OR_ID", help="default: evaluation images, evenly spaced")
+        add("--count", type=int, default=5, metavar="N", help="of images, where --images names none; default 5")
+    if figure != "views":
+        count = 2 if figure == "classes" else "+"
+        add("--names", nargs=count, metavar="NAME", help="of the checkpoints; default: their methods")
+    return parser.parse_intermixed_args(arguments)
+
+
+class AppendPoint(argparse.Action):
+    """Keeps --patch and --pixel in the order in which they were written, one for each --image, as (option, two numbers)."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        namespace.points = [*namespace.points, (option_string, *values)]
