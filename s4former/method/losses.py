@@ -4,8 +4,8 @@ All take logits (B, K, H, W) and labels (B, H, W) long with 255 = ignore, work i
 pixels, ignored ones counting as zero (released code): for pseudo labels that weighs a batch by its confident share.
 The teacher's side never receives a gradient.
 
-Each loss is written once, plainly, for every pixel; `mean_over_pixels` computes it piece by piece and again for the
-gradient, so that nothing the size of the logits is kept but the gradient itself. A piece fits into the caches of a CPU,
+Each loss is written once, plainly, for every pixel; `mean_over_pixels` computes it chunk by chunk and again for the
+gradient, so that nothing the size of the logits is kept but the gradient itself. A chunk fits into the caches of a CPU,
 which more than pays for computing it twice (NCR + CE, 2x21x512x512 on one core: 0.7 s and 29 to 67 MiB, all at once 1.4 s
 and 220 MiB). Tried and not kept: a gradient written by hand (0.83 s by image) and both losses in one function (no gain).
 The teacher's softmax shared between confidence and NCR would save a sixth of NCR, under half a percent of a step, for a
@@ -25,10 +25,10 @@ from .pseudo import at_least_float32
 
 EPSILON = 1e-6  # added to every difference by the released code's plain L2
 TEMPERATURE = 2.0  # of the soft losses (supplement, below eq. 5)
-PIECE = {"cpu": 2**15}  # pixels that are computed at once, by device ...
-LARGE_PIECE = 2**18  # ... and elsewhere: an image of 512 x 512 keeps a GPU busy
+CHUNK = {"cpu": 2**15}  # pixels that are computed at once, by device ...
+LARGE_CHUNK = 2**18  # ... and elsewhere: an image of 512 x 512 keeps a GPU busy
 
-Loss = Callable[..., Tensor]  # student logits, labels, teacher logits, of a piece: (B, h, w), 0 where ignored
+Loss = Callable[..., Tensor]  # student logits, labels, teacher logits, of a chunk: (B, h, w), 0 where ignored
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, weights: Sequence[float] = ()) -> Tensor:
@@ -37,7 +37,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Sequence[float] = ())
     Args:
         weights: one for each class; a pixel counts as much as its label weighs. Empty = all 1.
     """
-    weight = precise(logits.new_tensor(weights)) if weights else None
+    weight = as_float32(logits.new_tensor(weights)) if weights else None
     return mean_over_pixels(partial(pixel_cross_entropy, weight=weight), logits, labels)
 
 
@@ -52,25 +52,25 @@ def negative_class_ranking(student: Tensor, teacher: Tensor, labels: Tensor, nor
 
     The logit of the label drops out. With K = 2 one negative is left and the loss is always 0.
     """
-    return mean_over_pixels(partial(compare_negatives, norm=norm), student, labels, teacher)
+    return mean_over_pixels(partial(negatives_distance, norm=norm), student, labels, teacher)
 
 
 def all_class_ranking(student: Tensor, teacher: Tensor, labels: Tensor, norm: str = "l2sq") -> Tensor:
     """All-CR (supplement, eq. 6): the same comparison over all K classes; `norm` as in `negative_class_ranking`."""
-    return mean_over_pixels(partial(compare_all, norm=norm), student, labels, teacher)
+    return mean_over_pixels(partial(all_distance, norm=norm), student, labels, teacher)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, labels: Tensor, norm: str = "") -> Tensor:
     """Soft as printed (supplement, eq. 5): cross-entropy of the pseudo label with student logits at temperature 2.
 
-    The text speaks of soft labels, the formula has hard ones; `soft_label_cross_entropy` follows the text.
+    The text says soft labels, the formula has hard ones; `soft_label_cross_entropy` follows the text.
     """
     return mean_over_pixels(partial(pixel_cross_entropy, temperature=TEMPERATURE), student, labels)
 
 
 def soft_label_cross_entropy(student: Tensor, teacher: Tensor, labels: Tensor, norm: str = "") -> Tensor:
     """Soft as described: cross-entropy of the student with the teacher's probabilities, both at temperature 2."""
-    return mean_over_pixels(compare_softened, student, labels, teacher)
+    return mean_over_pixels(softened_cross_entropy, student, labels, teacher)
 
 
 # ---- the same for every pixel
@@ -82,7 +82,7 @@ def pixel_cross_entropy(
     return F.cross_entropy(student / temperature, labels, weight, ignore_index=IGNORE_INDEX, reduction="none")
 
 
-def compare_negatives(student: Tensor, labels: Tensor, teacher: Tensor, norm: str) -> Tensor:
+def negatives_distance(student: Tensor, labels: Tensor, teacher: Tensor, norm: str) -> Tensor:
     keep = labels != IGNORE_INDEX
     positive = labels.where(keep, 0)[:, None]
     # the finite minimum, not -inf: its exponential is 0 and its gradient stays finite
@@ -91,11 +91,11 @@ def compare_negatives(student: Tensor, labels: Tensor, teacher: Tensor, norm: st
     return distance(student, teacher, norm, left_out=positive).where(keep, 0.0)
 
 
-def compare_all(student: Tensor, labels: Tensor, teacher: Tensor, norm: str) -> Tensor:
+def all_distance(student: Tensor, labels: Tensor, teacher: Tensor, norm: str) -> Tensor:
     return distance(student, teacher, norm).where(labels != IGNORE_INDEX, 0.0)
 
 
-def compare_softened(student: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
+def softened_cross_entropy(student: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
     target = (teacher / TEMPERATURE).softmax(dim=1)
     crossed = -(target * (student / TEMPERATURE).log_softmax(dim=1)).sum(dim=1)
     return crossed.where(labels != IGNORE_INDEX, 0.0)
@@ -118,50 +118,50 @@ def distance(student: Tensor, teacher: Tensor, norm: str, left_out: Tensor | Non
     raise ValueError(f"norm is {norm!r}; one of 'l2sq', 'l2', 'kl'")
 
 
-# ---- piece by piece
+# ---- chunk by chunk
 
 
 def mean_over_pixels(loss: Loss, student: Tensor, labels: Tensor, *teacher: Tensor) -> Tensor:
     """The sum of a loss over pixels, divided by their number; a scalar in float32 at least."""
-    return PieceByPiece.apply(loss, student, labels, *(logits.detach() for logits in teacher)) / labels.numel()
+    return ChunkedSum.apply(loss, student, labels, *(logits.detach() for logits in teacher)) / labels.numel()
 
 
-class PieceByPiece(torch.autograd.Function):
-    """The sum of a loss over all pixels; its gradient is computed from the logits again, one piece after the other."""
+class ChunkedSum(torch.autograd.Function):
+    """The sum of a loss over all pixels; its gradient is computed from the logits again, one chunk after the other."""
 
     @staticmethod
     def forward(ctx, loss: Loss, student: Tensor, *others: Tensor) -> Tensor:
         ctx.loss = loss
         ctx.save_for_backward(student, *others)
-        return sum(loss(*map(precise, piece)).sum() for piece in pieces(student, *others))
+        return sum(loss(*map(as_float32, chunk)).sum() for chunk in chunks(student, *others))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         student, *others = ctx.saved_tensors
         result = torch.empty_like(student)
-        for part, logits, *rest in pieces(result, student, *others):
+        for part, logits, *rest in chunks(result, student, *others):
             logits = logits.detach().requires_grad_()
             with torch.enable_grad():
-                value = ctx.loss(*map(precise, (logits, *rest))).sum()
+                value = ctx.loss(*map(as_float32, (logits, *rest))).sum()
             part.copy_(torch.autograd.grad(value, logits, gradient)[0])
         return None, result, *(None for _ in others)
 
 
-def precise(x: Tensor) -> Tensor:
+def as_float32(x: Tensor) -> Tensor:
     """Logits as float32 at least; labels as they are."""
     return at_least_float32(x) if x.is_floating_point() else x
 
 
-def pieces(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def chunks(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Rows of one image after the other, the same of every map (B, ..., H, W)."""
-    size = PIECE.get(maps[0].device.type, LARGE_PIECE)
+    size = CHUNK.get(maps[0].device.type, LARGE_CHUNK)
     rows = max(1, size // max(1, maps[0].shape[-1]))
     for image in zip(*(x.split(1) for x in maps)):
         yield from zip(*(x.split(rows, dim=-2) for x in image))
 
 
-# Config word -> loss; `none` has no entry.
+# By method.regularizer; `none` has no entry.
 REGULARIZERS = {
     "ncr": negative_class_ranking,
     "all_cr": all_class_ranking,

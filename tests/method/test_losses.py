@@ -158,15 +158,15 @@ def test_class_weights_weigh_pixels_by_their_label_and_the_mean_stays_over_all_p
 
 @pytest.mark.parametrize("norm", ["l2sq", "l2", "kl"])
 @pytest.mark.parametrize("name", ["cross_entropy", *REGULARIZERS])
-def test_piece_by_piece_is_the_plain_expression_in_value_and_gradient(name, norm, monkeypatch):
+def test_chunk_by_chunk_is_the_plain_expression_in_value_and_gradient(name, norm, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64) for _ in range(2))
     labels = torch.randint(3, (2, 5, 4), generator=generator)
     labels[0, :2] = 255
     loss = {"cross_entropy": lambda s, t, y, n: cross_entropy(s, y), **REGULARIZERS}[name]
     values, gradients = [], []
-    for pixels in (1000, 8):  # at once, and in pieces of two rows
-        monkeypatch.setitem(losses.PIECE, "cpu", pixels)
+    for pixels in (1000, 8):  # at once, and in chunks of two rows
+        monkeypatch.setitem(losses.CHUNK, "cpu", pixels)
         leaf = student.clone().requires_grad_()
         loss(leaf, teacher, labels, norm).backward()
         values.append(loss(leaf, teacher, labels, norm).detach())

@@ -3,14 +3,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_networks import batch_of, changed, method_of, network_of
 from torch import nn
 
-from s4former.config import PRESETS, Method, Model, from_dict
+from s4former.config import PRESETS, Method, from_dict
 from s4former.method import mixing
 from s4former.method import step as step_module
 from s4former.method import student as student_module
-from s4former.method.batch import Batch, Strong
-from s4former.method.checks import check_bias_has_effect, check_network, drop_ncr_for_two_classes, shuffle_grid
+from s4former.method.batch import Strong
 from s4former.method.losses import REGULARIZERS
 from s4former.method.mixing import MIXES, MixContext, cutmix_box, gather
 from s4former.method.pasa import VARIANTS
@@ -19,72 +19,12 @@ from s4former.method.pseudo import COUNTS, downsample_nearest
 from s4former.method.step import total_loss, train_step
 from s4former.method.student import Student, View
 from s4former.networks.adapters import decode, encode, use_activation_checkpointing
-from s4former.networks.build import build_network
 from s4former.training.engine import Teacher
-
-CLASSES = {i: f"class {i}" for i in range(5)}
-TINY = {"num_hidden_layers": 4, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
-SETR = Model(encoder="deit-tiny", pretrained=False, decoder_channels=8, decoder_stages=2, encoder_config=TINY)
-SEGFORMER = Model(
-    architecture="segformer",
-    encoder="mit-b0",
-    pretrained=False,
-    encoder_config={"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16},
-)
-SIZES = {"setr": (SETR, (32, 64)), "segformer": (SEGFORMER, (64, 128))}
-
-
-def network_of(family, seed=0):
-    torch.manual_seed(seed)
-    model, crop = SIZES[family]
-    return build_network(model, id2label=CLASSES, crop=crop).double()
-
-
-def batch_of(family, images=4, seed=0):
-    height, width = SIZES[family][1]
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(5, (3, height, width), generator=generator)
-    labels[:, :3] = 255
-    weak = torch.randn(images, 3, height, width, generator=generator, dtype=torch.float64)
-    orders = torch.stack([torch.randperm(2, generator=generator).reshape(1, 2) for _ in range(images)])
-    valid = torch.ones(images, height, width, dtype=torch.bool)
-    valid[0, height // 2 :] = False
-    return Batch(
-        step=0,
-        labeled=torch.randn(3, 3, height, width, generator=generator, dtype=torch.float64),
-        labels=labels,
-        labeled_valid=torch.ones(3, height, width, dtype=torch.bool),
-        weak=weak,
-        valid=valid,
-        strong=(
-            Strong(
-                images=weak + 0.1 * torch.randn(weak.shape, generator=generator, dtype=torch.float64),
-                mix={
-                    "boxes": torch.stack([cutmix_box(height, width, generator) for _ in range(images)]),
-                    "partner": (torch.arange(images) + 1) % images,
-                },
-                orders=orders,
-            ),
-        ),
-    )
-
-
-def changed(batch, **fields):
-    """The batch with other fields, and those of its strong view where they are images, mix or orders."""
-    strong = {name: fields.pop(name) for name in ("images", "mix", "orders") if name in fields}
-    views = tuple(replace(view, **strong) for view in batch.strong)
-    return replace(batch, **{"strong": views, **fields})
-
 
 TABLE_S2 = [
     (False, False, False), (True, False, False), (False, True, False), (False, False, True),
     (True, True, False), (False, True, True), (True, False, True), (True, True, True),
 ]  # fmt: skip
-
-
-def method_of(shuffle=True, pasa=True, ncr=True, **fields):
-    values = {"threshold": 0.21, "patch_shuffle": shuffle, "pasa": "main" if pasa else "none"}
-    return Method(**{**values, "regularizer": "ncr" if ncr else "none", **fields})
 
 
 @pytest.mark.parametrize("shuffle, pasa, ncr", TABLE_S2)
@@ -284,36 +224,6 @@ def test_segformer_is_biased_in_its_last_stage_or_in_all(stages, calls, monkeypa
     assert sum(seen) == calls and len(seen) == 4
 
 
-def config_of(**sections):
-    return from_dict({"data": {"source": "shapes", "crop": [32, 64]}, **sections})
-
-
-def test_a_block_that_does_not_divide_the_crop_is_refused_in_words():
-    config = config_of(method={"block": 3})
-    with pytest.raises(ValueError, match=r"method.block = 3 tokens are 48 pixels, which does not divide data.crop = \[32, 64\]; use sides that are multiples of 48"):  # fmt: skip
-        shuffle_grid(config, network_of("setr"))
-    assert shuffle_grid(config_of(method={"block": 1}), network_of("setr")) == (2, 4)
-    assert shuffle_grid(config_of(method={"block": 3, "teacher": "none"}), network_of("setr")) == (1, 1)
-
-
-def test_an_encoder_that_drops_the_bias_is_refused(monkeypatch):
-    from s4former.method import student as student_module
-
-    network = network_of("setr").float()
-    check_bias_has_effect(network, config_of(method={"block": 2}))
-    monkeypatch.setattr(student_module, "encode", lambda network, images, **dropped: encode(network, images))
-    with pytest.raises(ValueError, match="method.pasa = 'main' has no effect: this transformers passes no bias"):
-        check_bias_has_effect(network, config_of(method={"block": 2}))
-
-
-def test_two_classes_are_told_that_ncr_is_left_out():
-    config, told = drop_ncr_for_two_classes(config_of(), 2)
-    assert config.method.regularizer == "none" and "two classes: NCR is left out" in told[0]
-    for same in (config_of(method={"regularizer": "all_cr"}), config_of(method={"teacher": "none"})):
-        assert drop_ncr_for_two_classes(same, 2) == (same, ())
-    assert drop_ncr_for_two_classes(config_of(), 3) == (config_of(), ())
-
-
 def test_the_step_fits_on_one_screen():
     import inspect
 
@@ -371,11 +281,6 @@ def test_every_variant_of_the_bias_changes_the_student(variant):
     images = torch.randn(2, 3, 32, 64, dtype=torch.float64)
     (plain, _), (steered, _) = student([View(images), View(images, confidence=torch.rand(2, 8, 16), seeds=(0, 1))])
     assert not torch.allclose(plain, steered, atol=1e-8)
-
-
-def test_tiles_that_do_not_cut_the_features_are_refused_in_words():
-    with pytest.raises(ValueError, match=r"cuts features into 4x4 tiles, and data.crop = \[32, 64\] has 2x4 tokens; use a crop whose sides are multiples of 64"):  # fmt: skip
-        check_network(config_of(method={"mix": "mixunmix", "block": 2}), network_of("setr"))
 
 
 # ---- UniMatch and AugSeg

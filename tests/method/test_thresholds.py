@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from scripts import TINY, train, write_config
-from test_step import batch_of, method_of, network_of
+from tiny_networks import batch_of, method_of, network_of
 
 from s4former.config import from_dict
 from s4former.method.batch import Strong
@@ -102,6 +102,7 @@ def test_an_update_hears_the_images_it_trains_on_only(monkeypatch):
     assert heard == [(3, 3)]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_thresholds_it_had(tmp_path):
     tree = {**TINY, "method": {**TINY["method"], "thresholds": "per_class"}, "schedule": {"steps": 4, "floor": 0.0}}
     config = write_config(tmp_path, tree=json.loads(json.dumps(tree)))
@@ -113,7 +114,7 @@ def test_a_resumed_run_has_the_thresholds_it_had(tmp_path):
         path.rmdir()
     resumed = train(config, tmp_path / "parts", "--resume")
     assert resumed.returncode == 0 and "from step 2" in resumed.stderr
-    one, two = (checkpoint.newest(tmp_path / name / "checkpoints")[0]["student"] for name in ("whole", "parts"))
+    one, two = (checkpoint.load_newest(tmp_path / name / "checkpoints")[0]["student"] for name in ("whole", "parts"))
     assert (one["thresholds.confidence"] > 0).any()
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     written = json.loads((tmp_path / "parts" / "teacher" / "thresholds.json").read_text())

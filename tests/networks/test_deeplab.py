@@ -4,8 +4,8 @@ import json
 import math
 
 import pytest
-import test_step
 import timm
+import tiny_networks
 import torch
 from safetensors.torch import save_file
 from test_dpt import CONFIGS, images, runs_alone
@@ -179,9 +179,9 @@ def test_the_student_restores_before_the_decoder():
 
 
 def test_views_are_encoded_one_by_one_and_a_step_reaches_every_parameter(monkeypatch):
-    monkeypatch.setitem(test_step.SIZES, "deeplabv3plus", (model_of(), (32, 64)))
-    network, batch = test_step.network_of("deeplabv3plus"), test_step.batch_of("deeplabv3plus")
-    method = test_step.method_of(pasa=False)
+    monkeypatch.setitem(tiny_networks.SIZES, "deeplabv3plus", (model_of(), (32, 64)))
+    network, batch = tiny_networks.network_of("deeplabv3plus"), tiny_networks.batch_of("deeplabv3plus")
+    method = tiny_networks.method_of(pasa=False)
     student, teacher = Student(network, method).double().train(), Teacher(network)
     seen = []
     network.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
@@ -223,5 +223,6 @@ def test_a_saved_folder_loads_to_equal_weights_and_logits(tmp_path):
         torch.testing.assert_close(again(x).logits, network(x).logits)
 
 
+@pytest.mark.slow
 def test_a_saved_network_works_where_this_package_is_missing(tmp_path):
     assert runs_alone(tiny(), tmp_path)

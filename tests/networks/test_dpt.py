@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_step
+import tiny_networks
 import torch
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -309,9 +309,9 @@ def test_shuffled_blocks_are_restored_on_every_feature_map(architecture, encoder
 @architectures
 @encoders
 def test_a_whole_step_gives_every_parameter_that_is_trained_a_gradient(architecture, encoder, monkeypatch):
-    monkeypatch.setitem(test_step.SIZES, architecture, (model_of(architecture, encoder), (28, 56)))
-    network, batch = test_step.network_of(architecture), test_step.batch_of(architecture)
-    student, method = Student(network, test_step.method_of()).double(), test_step.method_of()
+    monkeypatch.setitem(tiny_networks.SIZES, architecture, (model_of(architecture, encoder), (28, 56)))
+    network, batch = tiny_networks.network_of(architecture), tiny_networks.batch_of(architecture)
+    student, method = Student(network, tiny_networks.method_of()).double(), tiny_networks.method_of()
     total_loss(train_step(student, Teacher(network), batch, method), method).backward()
     trained = {name: p for name, p in student.named_parameters() if p.requires_grad}
     assert [name for name, p in trained.items() if p.grad is None or not p.grad.any()] == []
@@ -401,5 +401,6 @@ def runs_alone(network, folder):
     return True
 
 
+@pytest.mark.slow
 def test_a_saved_network_works_where_this_package_is_missing(tmp_path):
     assert runs_alone(tiny(encoder="dinov2-reg-small"), tmp_path)

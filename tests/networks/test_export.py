@@ -178,6 +178,7 @@ def test_the_card_of_a_pushed_model_calls_it_by_its_address(tmp_path):
     assert 'model="someone/model", trust_remote_code=True)' in card.text and "path/to" not in card.text
 
 
+@pytest.mark.slow
 def test_what_the_cards_show_runs_where_this_package_is_missing(tmp_path):
     """The code block of each card, as it stands but for the folder; -I: no folder and no PYTHONPATH is searched."""
     (tmp_path / "photos").mkdir()
@@ -344,6 +345,7 @@ def train_online(hub, tmp_path, *arguments):
     return subprocess.run(arguments, env=online(hub), timeout=300, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_run_pushes_while_it_trains_and_at_its_end(tmp_path):
     with Hub() as hub:
         done = train_online(hub, tmp_path, "run.push_every=3")
@@ -369,6 +371,7 @@ def test_a_run_pushes_while_it_trains_and_at_its_end(tmp_path):
     assert "pasa" not in card.lower() and (ROOT / "s4former" / "networks" / "setr.py").read_bytes() == received["setr.py"]
 
 
+@pytest.mark.slow
 def test_a_hub_that_fails_never_harms_a_run(tmp_path):
     """Every step another failure; the results are there, and the run says what went wrong."""
     with Hub() as hub:

@@ -513,6 +513,7 @@ print(json.dumps({"labels": [result["label"] for result in results], "logits": l
 """
 
 
+@pytest.mark.slow
 def test_a_saved_setr_works_where_this_package_is_missing(tmp_path):
     network = build(random_model()).eval()
     save_network(network, tmp_path / "model", *IMAGENET, short_side=32)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_step import SEGFORMER, SETR
+from tiny_networks import SEGFORMER, SETR
 from transformers import (
     BeitConfig,
     BeitForSemanticSegmentation,

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from test_step import SETR, batch_of, method_of, network_of
+from tiny_networks import SETR, batch_of, method_of, network_of
 from torch import nn
 from torch._dynamo.utils import counters
 
