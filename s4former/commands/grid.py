@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ..config import NUMERICS, Config, Data, from_dict, merged, read_tree, set_override, to_dict
-from ..data.sources import load_sources
 from ..errors import ConfigError
 from ..files import sha256
-from ..training.engine import precision
 from .table import WITHOUT_INFLUENCE
 
 # The lists' hashes stand for their paths; when a run is evaluated on its way does not change how it ends.
-LEFT_OUT = (*WITHOUT_INFLUENCE, "data.labeled", "data.unlabeled", "data.validation", "data.cache", "evaluation.every")
-GRID = {"name": str, "config": (str, list), "overrides": list, "draws": (list, dict), "methods": dict}
+NOT_IN_KEY = (*WITHOUT_INFLUENCE, "data.labeled", "data.unlabeled", "data.validation", "data.cache", "evaluation.every")
+GRID_KEYS = {"name": str, "config": (str, list), "overrides": list, "draws": (list, dict), "methods": dict}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,42 +26,41 @@ class Run:
     method: str
     draw: dict[str, Any]  # with the seed
     tree: dict[str, Any]  # its config as it is given to train_semi.py
-    config: dict[str, Any]  # what its numbers follow from: the resolved config without LEFT_OUT, paths replaced by hashes
+    config: dict[str, Any]  # the resolved config without NOT_IN_KEY, paths replaced by hashes
     lists: dict[str, dict[str, Any]]
     protocol: str  # hash of what all methods share: only runs of one protocol are compared
 
     @property
     def key(self) -> str:
-        return digest({"config": changes(self.config), "lists": self.lists, "numerics": NUMERICS})
+        return hash_of({"config": non_defaults(self.config), "lists": self.lists, "numerics": NUMERICS})
 
     @property
     def title(self) -> str:
         return f"{self.method} ({', '.join(f'{name} {value}' for name, value in self.draw.items())})"
 
     @property
-    def line(self) -> dict[str, Any]:
-        """What the archive says of it before it has been run."""
-        facts = {name: getattr(self, name) for name in ("study", "method", "key", "protocol", "draw", "config", "lists")}
-        return {**facts, "numerics": NUMERICS}
+    def record(self) -> dict[str, Any]:
+        """What the archive holds of it before it has been run."""
+        fields = {name: getattr(self, name) for name in ("study", "method", "key", "protocol", "draw", "config", "lists")}
+        return {**fields, "numerics": NUMERICS}
 
 
-def digest(value: Any) -> str:
+def hash_of(value: Any) -> str:
+    """SHA-256 of a value as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read_grid(path: Path) -> dict[str, Any]:
     grid = read_tree(path)
-    for name in [*grid, *GRID]:
-        if name not in GRID:
-            raise ConfigError(f"{path} has the key {name!r}; a grid has {', '.join(GRID)}")
-        if not isinstance(grid.setdefault(name, [] if name == "overrides" else None), GRID[name]):
-            raise ConfigError(
-                f"{path}: {name!r} is {grid[name]!r}; python -m s4former.commands.study --help shows how a grid is written"
-            )
+    for name in [*grid, *GRID_KEYS]:
+        if name not in GRID_KEYS:
+            raise ConfigError(f"{path} has the key {name!r}; a grid has {', '.join(GRID_KEYS)}")
+        if not isinstance(grid.setdefault(name, [] if name == "overrides" else None), GRID_KEYS[name]):
+            raise ConfigError(f"{path}: {name!r} is {grid[name]!r}; s4former study --help shows how a grid is written")
     return grid
 
 
-def draws_of(grid: dict[str, Any]) -> list[dict[str, Any]]:
+def expand_draws(grid: dict[str, Any]) -> list[dict[str, Any]]:
     """Every combination of the lists of "draws"; a plain list is one of seeds."""
     draws = grid["draws"] if isinstance(grid["draws"], dict) else {"seed": grid["draws"]}
     if not isinstance(draws.get("seed"), list):
@@ -71,88 +68,87 @@ def draws_of(grid: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(draws, values)) for values in itertools.product(*draws.values())]
 
 
-def runs_of(grid: dict[str, Any], extra: Sequence[str] = ()) -> list[Run]:
+def expand_grid(grid: dict[str, Any], extra: Sequence[str] = ()) -> list[Run]:
     """The runs of a grid in their order; `extra` overrides go over the grid's own, below those of a method.
 
     Raises:
-        ConfigError, DataError: something about a config or its lists, or two methods that are the same.
+        ConfigError, DataError: a config or its lists cannot be used, or two methods are the same.
     """
     files = [grid["config"]] if isinstance(grid["config"], str) else grid["config"]
-    runs: list[Run] = []
-    for draw in draws_of(grid):
-        shared = tree_of({}, [*files, f"run.seed={draw['seed']}", *grid["overrides"], *extra], draw)
-        ground = protocol_of(from_dict(shared))
-        for method, changes in grid["methods"].items():
-            tree = tree_of(shared, changes, draw)
+    runs: dict[str, Run] = {}  # by key
+    for draw in expand_draws(grid):
+        shared = merge_overrides({}, [*files, f"run.seed={draw['seed']}", *grid["overrides"], *extra], draw)
+        protocol = config_for_key(from_dict(shared))
+        protocol["run"].pop("seed")
+        protocol = hash_of({"config": non_defaults(protocol), "numerics": NUMERICS})
+        for method, overrides in grid["methods"].items():
+            tree = merge_overrides(shared, overrides, draw)
             config = from_dict(tree)
-            lists = lists_of(config.data)
-            facts = {"study": grid["name"], "method": method, "draw": draw, "protocol": ground}
-            run = Run(tree=tree, config=influential(config), lists=lists, **facts)
-            twin = next((other for other in runs if other.key == run.key), None)
-            if twin:
-                raise ConfigError(f"{run.title} and {twin.title} are the same run; leave one of them out")
-            runs.append(run)
-    return runs
+            run = Run(
+                study=grid["name"], method=method, draw=draw, tree=tree, config=config_for_key(config),
+                lists=hash_lists(config.data), protocol=protocol,
+            )  # fmt: skip
+            if run.key in runs:
+                raise ConfigError(f"{run.title} and {runs[run.key].title} are the same run; leave one of them out")
+            runs[run.key] = run
+    return list(runs.values())
 
 
-def tree_of(below: dict[str, Any], changes: Sequence[str], draw: dict[str, Any]) -> dict[str, Any]:
-    """A tree with config files and overrides laid over it, in the order given."""
-    tree = json.loads(json.dumps(below))
-    for change in changes:
+def merge_overrides(tree: dict[str, Any], overrides: Sequence[str], draw: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a tree with config files and section.key=value laid over it, in the order given."""
+    tree = json.loads(json.dumps(tree))
+    for override in overrides:
         for name, value in draw.items():
-            change = change.replace("{" + name + "}", str(value))
-        if "=" in change:
-            set_override(tree, change)
+            override = override.replace("{" + name + "}", str(value))
+        if "=" in override:
+            set_override(tree, override)
         else:
-            tree = merged(tree, read_tree(Path(change)))
+            tree = merged(tree, read_tree(Path(override)))
     return tree
 
 
-@functools.cache
-def hash_of_file(path: Path) -> str:
-    return sha256(path)
-
-
-def influential(config: Config) -> dict[str, Any]:
+def config_for_key(config: Config) -> dict[str, Any]:
     """The resolved config without what has no influence on the numbers; weights on this machine by their hash."""
     tree = to_dict(config)
-    for key in LEFT_OUT:
+    for key in NOT_IN_KEY:
         *sections, name = key.split(".")
         functools.reduce(dict.__getitem__, sections, tree).pop(name)
-    tree["run"]["mixed_precision"] = precision(config.run.mixed_precision)
+    if config.run.mixed_precision == "auto":
+        from ..training.engine import precision  # loads torch, to look for a GPU
+
+        tree["run"]["mixed_precision"] = precision("auto")
     for name in ("encoder", "start_from"):
         path = Path(tree["model"][name]).expanduser()
         if tree["model"][name] and path.exists():
             files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-            tree["model"][name] = f"{path.name} {digest([hash_of_file(file) for file in files])}"
+            tree["model"][name] = f"{path.name} {hash_of([hash_file(file) for file in files])}"
     return tree
 
 
-def protocol_of(config: Config) -> str:
-    """The hash of what all methods of a grid share, the draw left out."""
-    tree = influential(config)
-    tree["run"].pop("seed")
-    return digest({"config": changes(tree), "numerics": NUMERICS})
+hash_file = functools.cache(sha256)
 
 
-def changes(tree: dict[str, Any], defaults: dict[str, Any] | None = None) -> dict[str, Any]:
+def non_defaults(tree: dict[str, Any], defaults: dict[str, Any] | None = None) -> dict[str, Any]:
     """What differs from the defaults: a config key that is added later leaves the keys of older runs as they are.
 
     A default that changes is a change of numbers, so it raises NUMERICS.
     """
     if defaults is None:  # those of "auto" depend on the machine
-        defaults = influential(from_dict({"run": {"mixed_precision": "no"}}))
+        defaults = config_for_key(from_dict({"run": {"mixed_precision": "no"}}))
     return {
-        name: changes(value, defaults[name]) if isinstance(value, dict) and isinstance(defaults.get(name), dict) else value
+        name: non_defaults(value, defaults[name]) if isinstance(value, dict) and isinstance(defaults.get(name), dict) else value
         for name, value in tree.items()
         if name not in defaults or value != defaults[name]
     }
 
 
-def lists_of(data: Data) -> dict[str, dict[str, Any]]:
+def hash_lists(data: Data) -> dict[str, dict[str, Any]]:
+    """Number and SHA-256 of the images of each part."""
     return load_lists(json.dumps(to_dict(data)))
 
 
 @functools.cache
 def load_lists(data: str) -> dict[str, dict[str, Any]]:
+    from ..data.sources import load_sources  # loads datasets
+
     return load_sources(from_dict({"data": json.loads(data)}).data).lists

@@ -1,7 +1,7 @@
-"""An archive of finished runs: a .jsonl.gz file with one line for each, every line a gzip member of its own.
+"""An archive of finished runs: a .jsonl.gz file with one record a line, every line a gzip member of its own.
 
-Members laid end to end are one valid gzip file, so a line is appended without touching those before it. What a machine
-that vanished left of a half-written member is passed over when reading and cut off by the next append.
+Concatenated members are one valid gzip file, so a record is appended without touching those before it. An incomplete
+last member, left by a process that was killed, is skipped when reading and cut off by the next append.
 """
 
 import base64
@@ -21,46 +21,46 @@ class ArchiveError(ValueError):
 
 
 def read_archive(path: Path) -> list[dict[str, Any]]:
-    """The lines of an archive, oldest first; none if there is no such file."""
-    return [line for line, _ in members(path)] if path.exists() else []
+    """The records of an archive, oldest first; none if there is no such file."""
+    return [record for record, _ in read_members(path)] if path.exists() else []
 
 
-def append(path: Path, line: dict[str, Any]) -> bool:
-    """Adds a line, unless one with its study, method and key is there; whether it was added.
+def append(path: Path, record: dict[str, Any]) -> bool:
+    """Adds a record, unless one with its study, method and key is there; returns whether it was added.
 
     Safe beside other processes that append to the same file; on the disk when it returns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        there = list(members(path))
-        if any(identity(line) == identity(other) for other, _ in there):
+        members = list(read_members(path))
+        if any(identity(record) == identity(other) for other, _ in members):
             return False
-        file.truncate(there[-1][1] if there else 0)
-        file.write(gzip.compress(json.dumps(line, separators=(",", ":")).encode() + b"\n", 9, mtime=0))
+        file.truncate(members[-1][1] if members else 0)
+        file.write(gzip.compress(json.dumps(record, separators=(",", ":")).encode() + b"\n", 9, mtime=0))
         file.flush()
         os.fsync(file.fileno())
     return True
 
 
-def identity(line: dict[str, Any]) -> tuple[str, ...]:
-    return line["study"], line["method"], line["key"]
+def identity(record: dict[str, Any]) -> tuple[str, ...]:
+    return record["study"], record["method"], record["key"]
 
 
-def members(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """(line, the place in the file where its member ends) of every whole member."""
+def read_members(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """(record, offset of the end of its member) of every complete member."""
     content, end = path.read_bytes(), 0
     while end < len(content):
         decompressor = zlib.decompressobj(31)  # gzip
         try:
             text = decompressor.decompress(content[end:])
-            if not decompressor.eof:  # of a process that was ended while it wrote
+            if not decompressor.eof:  # incomplete
                 return
             end = len(content) - len(decompressor.unused_data)
-            lines = [json.loads(line) for line in text.splitlines()]
+            records = [json.loads(line) for line in text.splitlines()]
         except (zlib.error, ValueError) as error:
             raise ArchiveError(f"{path} is not an archive of runs, or is damaged after byte {end}: {error}") from None
-        yield from ((line, end) for line in lines)
+        yield from ((record, end) for record in records)
 
 
 def pack(counts: np.ndarray) -> str:

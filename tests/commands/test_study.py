@@ -16,7 +16,7 @@ from scripts import ROOT, TINY, environment, run
 
 from s4former.commands import grid as grids
 from s4former.commands import study
-from s4former.commands.grid import read_grid, runs_of
+from s4former.commands.grid import expand_grid, read_grid
 from s4former.errors import ConfigError, DataError
 from s4former.training.archive import ArchiveError, append, pack, read_archive, unpack
 
@@ -38,61 +38,61 @@ def on_photos(tmp_path):
 
 
 def key_of(grid, *extra):
-    return runs_of(grid, extra)[0].key
+    return expand_grid(grid, extra)[0].key
 
 
 # ---- which runs
 
 
 def test_every_method_runs_on_a_draw_before_the_next_draw_begins(tmp_path):
-    runs = runs_of(grid_of(tmp_path, draws={"labels": [3, 4], "seed": [7, 8]}, overrides=["data.shapes.labeled={labels}"]))
+    runs = expand_grid(grid_of(tmp_path, draws={"labels": [3, 4], "seed": [7, 8]}, overrides=["data.shapes.labeled={labels}"]))
     assert [run.title for run in runs[:3]] == ["full (labels 3, seed 7)", "labels (labels 3, seed 7)", "full (labels 3, seed 8)"]
     drawn = [(run.tree["run"]["seed"], run.tree["data"]["shapes"]["labeled"]) for run in runs[::2]]
     assert drawn == [(7, 3), (8, 3), (7, 4), (8, 4)]
     assert len({run.key for run in runs}) == 8 and len({run.protocol for run in runs}) == 2
 
 
-def test_what_a_method_says_goes_over_what_all_share(tmp_path):
+def test_the_overrides_of_a_method_go_over_the_shared_ones(tmp_path):
     write(tmp_path / "low.json", '{"method": {"threshold": 0.2}}')
     methods = {"file": [str(tmp_path / "low.json")], "both": [str(tmp_path / "low.json"), "method.threshold=0.3"]}
-    runs = runs_of(grid_of(tmp_path, overrides=["method.threshold=0.9"], methods=methods, draws=[0]), ["method.threshold=0.8"])
+    runs = expand_grid(grid_of(tmp_path, overrides=["method.threshold=0.9"], methods=methods, draws=[0]), ["method.threshold=0.8"])
     assert [run.config["method"]["threshold"] for run in runs] == [0.2, 0.3]
 
 
 def test_two_names_for_one_run_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"same \(seed 0\) and full \(seed 0\) are the same run; leave one of them out"):
-        runs_of(grid_of(tmp_path, methods={"full": [], "same": ["run.keep=9"]}))
+        expand_grid(grid_of(tmp_path, methods={"full": [], "same": ["run.keep=9"]}))
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"seeds": [1]}, "has the key 'seeds'; a grid has name, config, overrides, draws, methods"),
         ({"methods": []}, "'methods' is \\[\\]"),
     ],
 )
-def test_a_grid_that_cannot_be_read_is_told_why(tmp_path, changes, told):
+def test_a_grid_that_cannot_be_read_is_refused_with_the_reason(tmp_path, changes, message):
     (tmp_path / "grid.json").write_text(json.dumps(grid_of(tmp_path, **changes)))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         read_grid(tmp_path / "grid.json")
 
 
 def test_draws_need_seeds(tmp_path):
     with pytest.raises(ConfigError, match='"draws" names no seeds'):
-        runs_of(grid_of(tmp_path, draws={"labels": [1]}))
+        expand_grid(grid_of(tmp_path, draws={"labels": [1]}))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "measured").glob("*.json")), ids=lambda path: path.stem)
-def test_the_grids_that_come_along_can_be_read_and_miss_only_their_data(path, monkeypatch):
+def test_the_grids_of_the_documents_can_be_read_and_lack_only_their_data(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(DataError, match="data.root is empty"):
-        runs_of(read_grid(path))
+        expand_grid(read_grid(path))
 
 
 # ---- the key
 
 
-def test_the_key_stays_when_only_places_and_logs_change(tmp_path):
+def test_the_key_stays_when_only_paths_and_logging_change(tmp_path):
     grid, root = on_photos(tmp_path)
     key = key_of(grid)
     root.rename(tmp_path / "elsewhere")
@@ -104,7 +104,7 @@ def test_the_key_stays_when_only_places_and_logs_change(tmp_path):
 def test_a_config_key_that_is_added_later_leaves_the_key_as_it_is():
     tree, defaults = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 2, "d": 4}}
     later = {"a": 1, "e": 5, "b": {"c": 2, "d": 3, "f": 6}}, {"a": 1, "e": 5, "b": {"c": 2, "d": 4, "f": 6}}
-    assert grids.changes(tree, defaults) == {"b": {"d": 3}} == grids.changes(*later)
+    assert grids.non_defaults(tree, defaults) == {"b": {"d": 3}} == grids.non_defaults(*later)
 
 
 def test_the_key_changes_with_what_changes_numbers(tmp_path, monkeypatch):
@@ -118,7 +118,7 @@ def test_the_key_changes_with_what_changes_numbers(tmp_path, monkeypatch):
     assert len(set(keys)) == len(keys)
 
 
-def test_weights_count_by_what_is_in_the_file(tmp_path):
+def test_weights_are_hashed_by_content(tmp_path):
     grid = grid_of(tmp_path)
     keys = []
     for folder, content in (("one", b"1"), ("two", b"1"), ("three", b"3")):
@@ -128,24 +128,24 @@ def test_weights_count_by_what_is_in_the_file(tmp_path):
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_no_path_is_in_a_line(tmp_path):
+def test_no_path_is_in_a_record(tmp_path):
     grid, _ = on_photos(tmp_path)
-    assert str(tmp_path) not in json.dumps(runs_of(grid)[0].line)
+    assert str(tmp_path) not in json.dumps(expand_grid(grid)[0].record)
 
 
 # ---- the archive
 
 
-def line_of(number, process=0):
+def record_of(number, process=0):
     return {"study": "s", "method": f"m{process}", "key": str(number), "text": os.urandom(3000).hex()}
 
 
 def append_many(path, process):
     for number in range(20):
-        append(path, line_of(number, process))
+        append(path, record_of(number, process))
 
 
-def test_appends_of_two_processes_are_all_whole(tmp_path):
+def test_appends_of_two_processes_are_all_complete(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=append_many, args=(path, process)) for process in range(2)]
@@ -159,26 +159,26 @@ def test_appends_of_two_processes_are_all_whole(tmp_path):
         assert [json.loads(line) for line in file] == read_archive(path)
 
 
-def test_a_line_is_there_once(tmp_path):
+def test_a_record_is_written_once(tmp_path):
     path = tmp_path / "a.jsonl.gz"
-    assert append(path, line_of(1)) and not append(path, line_of(1)) and append(path, line_of(2))
+    assert append(path, record_of(1)) and not append(path, record_of(1)) and append(path, record_of(2))
     assert [line["key"] for line in read_archive(path)] == ["1", "2"]
 
 
 @pytest.mark.parametrize("left", [1, 12, 700])
-def test_half_a_line_is_passed_over_and_cut_off(tmp_path, left):
+def test_an_incomplete_record_is_skipped_and_cut_off(tmp_path, left):
     path = tmp_path / "a.jsonl.gz"
-    append(path, line_of(1))
+    append(path, record_of(1))
     whole = path.stat().st_size
-    append(path, line_of(2))
+    append(path, record_of(2))
     os.truncate(path, whole + left)
     assert [line["key"] for line in read_archive(path)] == ["1"]
-    append(path, line_of(3))
+    append(path, record_of(3))
     with gzip.open(path, "rt") as file:
         assert [json.loads(line)["key"] for line in file] == ["1", "3"]
 
 
-def test_a_file_that_is_no_archive_is_named(tmp_path):
+def test_a_file_that_is_no_archive_is_an_error(tmp_path):
     write(tmp_path / "a.jsonl.gz", "no archive at all, and longer than a header")
     with pytest.raises(ArchiveError, match="a.jsonl.gz is not an archive of runs, or is damaged after byte 0"):
         read_archive(tmp_path / "a.jsonl.gz")
@@ -198,12 +198,12 @@ def command(tmp_path, grid, *more):
     return [sys.executable, "-m", "s4former.commands.study", str(tmp_path / "grid.json"), *places, *more]
 
 
-def go(tmp_path, grid, *more):
+def run_study(tmp_path, grid, *more):
     return run(command(tmp_path, grid, *more), cwd=ROOT, timeout=500)
 
 
 @pytest.mark.slow
-def test_a_grid_that_was_stopped_goes_on_and_runs_nothing_twice(tmp_path):
+def test_a_study_that_was_stopped_resumes_and_runs_nothing_twice(tmp_path):
     grid = grid_of(tmp_path, overrides=["schedule.steps=40", "evaluation.every=40", "run.checkpoint_every=40"])
     process = subprocess.Popen(command(tmp_path, grid), env=environment(), cwd=ROOT, text=True, stderr=subprocess.PIPE)
     until = time.monotonic() + 200
@@ -215,19 +215,19 @@ def test_a_grid_that_was_stopped_goes_on_and_runs_nothing_twice(tmp_path):
     assert any("checkpoint written" in path.read_text() for path in tmp_path.glob("work/*.log"))
     before = read_archive(tmp_path / "a.jsonl.gz")
     assert len(before) < 4
-    done = go(tmp_path, grid)
+    done = run_study(tmp_path, grid)
     assert done.returncode == 0, done.stderr
     lines = read_archive(tmp_path / "a.jsonl.gz")
     assert lines[: len(before)] == before and len({line["key"] for line in lines}) == len(lines) == 4
     assert not list((tmp_path / "work").iterdir())
-    assert_whole(lines)
-    again = go(tmp_path, grid)
+    assert_complete(lines)
+    again = run_study(tmp_path, grid)
     assert again.stdout == f"4 runs, 4 of them in {tmp_path / 'a.jsonl.gz'}\n" and read_archive(tmp_path / "a.jsonl.gz") == lines
-    other = go(tmp_path, {**grid, "name": "other", "methods": {"renamed": []}})
+    other = run_study(tmp_path, {**grid, "name": "other", "methods": {"renamed": []}})
     assert other.returncode == 0 and [line.get("same") for line in read_archive(tmp_path / "a.jsonl.gz")[4:]] == [True, True]
 
 
-def assert_whole(lines):
+def assert_complete(lines):
     for line in lines:
         assert line["train"]["step"][-1] == 40 and len(line["train"]["loss/total"]) == 40
         assert line["machine"]["device"].startswith("1 x ") and line["images"]["step"] == 40
@@ -240,29 +240,29 @@ def assert_whole(lines):
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path):
+def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path):
     grid = grid_of(tmp_path, draws=[0], methods={"bad": ["model.encoder=/no/such/vit.pth"], "labels": ["method.teacher=none"]})
-    done = go(tmp_path, grid)
+    done = run_study(tmp_path, grid)
     assert done.returncode == 1 and "failed: bad (seed 0), see " in done.stderr and "/no/such/vit.pth" in done.stderr
     assert [line["method"] for line in read_archive(tmp_path / "a.jsonl.gz")] == ["labels"]
 
 
 @pytest.mark.slow
-def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path):
+def test_a_run_that_another_process_runs_is_left_to_it(tmp_path):
     grid = grid_of(tmp_path, draws=[0], methods={"labels": ["method.teacher=none"]})
     options = {"env": environment(), "cwd": ROOT, "text": True, "stderr": subprocess.PIPE}
     processes = [subprocess.Popen(command(tmp_path, grid), **options) for _ in range(2)]
-    told = [process.communicate(timeout=400)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    output = [process.communicate(timeout=400)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], output
     assert len(read_archive(tmp_path / "a.jsonl.gz")) == 1
 
 
 def test_a_dry_run_lists_what_is_done_and_starts_nothing(tmp_path, capsys):
     grid = grid_of(tmp_path)
-    append(tmp_path / "a.jsonl.gz", runs_of(grid)[1].line)
+    append(tmp_path / "a.jsonl.gz", expand_grid(grid)[1].record)
     assert study.main([*command(tmp_path, grid)[3:], "--dry-run"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[1:] for line in told[1:]] == [
+    output = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1:] for line in output[1:]] == [
         ["to do", "full (seed 0)"], ["done", "labels (seed 0)"], ["to do", "full (seed 1)"], ["to do", "labels (seed 1)"],
     ]  # fmt: skip
     assert not (tmp_path / "work").exists()
