@@ -23,7 +23,7 @@ from ..evaluation.inference import Setting, resize_for_test
 from ..evaluation.windows import window_places
 from ..method.step import total_loss, train_step
 from ..networks.adapters import full_size_logits
-from ..training.engine import build_optimizer
+from ..training.engine import build_optimizer, pseudo_labeler
 from .inputs import initialize
 from .timing import Run
 
@@ -128,6 +128,7 @@ def fake_step(config: Config, sources: Sources, *, autocast: bool = True) -> tup
     """A training step on fake tensors that can be run repeatedly, and its memory."""
     inputs = initialize(config, sources, torch.device("cpu"))
     student, teacher = inputs.student.train(), inputs.teacher if config.method.teacher == "ema" else None
+    labeler = pseudo_labeler(student.network, teacher, config, 1)
     fake, memory = FakeTensorMode(), LiveMemory()
 
     def convert(tensor: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ def fake_step(config: Config, sources: Sources, *, autocast: bool = True) -> tup
         with fake, memory:
             for _ in range(min(2, config.run.batch.rounds)):  # the second round finds the gradient of the first
                 with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                    terms = train_step(student, teacher, batch, config.method)
+                    terms = train_step(student, labeler, batch, config.method)
                     total = total_loss(terms, config.method)
                 total.backward()
                 del terms, total

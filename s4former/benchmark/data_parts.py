@@ -131,14 +131,12 @@ def scoring(
             matrix.update(prediction, truth)
         return matrix.mean_iou()
 
-    def histograms() -> float:
-        return reference.mean_iou(predictions.numpy(), labels.numpy(), classes)
-
     def arrow() -> float:
         for truth, prediction in zip(labels.numpy(), predictions.numpy()):
             metric.add(prediction=prediction.astype(np.uint16), reference=truth.astype(np.uint16))
         return metric.compute()["mean_iou"]
 
+    histograms = partial(reference.mean_iou, predictions.numpy(), labels.numpy(), classes)
     name = f"metric, {maps} maps of {size[0]}x{size[1]}, {classes} classes"
     for against, other in (("histograms", histograms), ("Arrow-backed histograms", arrow)):
         check_close(f"mIoU by {against}", torch.tensor(ours()), torch.tensor(other()), 1e-9)
@@ -155,9 +153,7 @@ def windows(benchmark: Benchmark, network: Network, size: tuple[int, int] = (102
         rows = sliding_rows(network, image[0], window=window, stride=stride, batch=setting.evaluation.batch)
         return torch.cat(list(rows), dim=1)[None]
 
-    def other() -> Tensor:
-        return reference.sliding_logits(network, image, window, stride)
-
+    other = partial(reference.sliding_logits, network, image, window, stride)
     check_close("logits in windows", ours(), other(), 1e-3)
     name = f"{size[0]}x{size[1]} in windows of {window[0]}x{window[1]}"
     return benchmark.timer.compare(name, ours, other, images=1, against="one at a time")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -34,8 +35,8 @@ def step(benchmark: Benchmark) -> Iterator[Comparison]:
     inputs = build(config, benchmark.sources, benchmark.device)
     check_step(inputs)
     ours = our_step(inputs, Accelerator(cpu=benchmark.device.type == "cpu", mixed_precision=mixed_precision))
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision, torch.float32)
-    kind = "float32" if mixed_precision == "no" else mixed_precision
+    kinds = {"bf16": ("bf16", torch.bfloat16), "fp16": ("fp16", torch.float16)}
+    kind, dtype = kinds.get(mixed_precision, ("float32", torch.float32))
     name = (
         f"{config.method.title}, {config.model.architecture} {config.model.encoder},"
         f" {batch.labeled}+{batch.unlabeled} at {crop[0]}x{crop[1]}, {kind}"
@@ -140,12 +141,7 @@ def attention_layer(benchmark: Benchmark, grids: tuple, prefix: int, dtype: torc
         output.float().square().sum().backward()
         return output
 
-    def ours() -> Tensor:
-        return run(pasa_attention, bias)
-
-    def other() -> Tensor:
-        return run(reference.dense_attention, masks)
-
+    ours, other = partial(run, pasa_attention, bias), partial(run, reference.dense_attention, masks)
     check_close("attention", ours(), other(), 1e-4 if dtype == torch.float32 else 5e-2)
     return benchmark.timer.compare(f"a layer with bias, {queries} tokens, {str(dtype)[6:]}", ours, other, images=2)
 
@@ -163,7 +159,7 @@ def encoder_pass(benchmark: Benchmark, student: Student, side: int) -> Compariso
         student.zero_grad(set_to_none=True)
 
     views = View(images, confidence=confidence, seeds=(0,)), View(images)
-    runs = [lambda view=view: run(view) for view in views]
+    runs = [partial(run, view) for view in views]
     return benchmark.timer.compare(f"a pass with PASA, {side}x{side}", *runs, images=1, against="a plain pass")
 
 
@@ -185,12 +181,8 @@ def losses(benchmark: Benchmark) -> Iterator[Comparison]:
         (ce(student, labels) + ncr(student, teacher, labels)).backward()
         return student.grad
 
-    def ours() -> Tensor:
-        return run(cross_entropy, negative_class_ranking)
-
-    def other() -> Tensor:
-        return run(reference.cross_entropy, reference.negative_class_ranking)
-
+    ours = partial(run, cross_entropy, negative_class_ranking)
+    other = partial(run, reference.cross_entropy, reference.negative_class_ranking)
     check_close("the gradient of NCR + CE", ours().clone(), other(), 1e-4)
     yield benchmark.timer.compare(f"NCR + CE, {images}x{classes}x{size[0]}x{size[1]}", ours, other, images=images)
 
@@ -198,17 +190,10 @@ def losses(benchmark: Benchmark) -> Iterator[Comparison]:
 def ema(benchmark: Benchmark) -> Iterator[Comparison]:
     """The moving average of about 100 million parameters in 300 tensors."""
     shapes = [(768, 768)] * 72 + [(3072, 768)] * 24 + [(768,)] * 204
-    student, weights = (
-        nn.ParameterList(torch.randn(*shape, device=benchmark.device) for shape in shapes) for _ in range(2)
-    )
+    student, weights = (nn.ParameterList(torch.randn(*shape, device=benchmark.device) for shape in shapes) for _ in range(2))
     teachers = Teacher(weights), Teacher(weights)
-
-    def ours() -> None:
-        teachers[0].follow(student, 0.999)
-
-    def other() -> None:
-        reference.update_ema(teachers[1].network, student, 0.999)
-
+    ours = partial(teachers[0].follow, student, 0.999)
+    other = partial(reference.update_ema, teachers[1].network, student, 0.999)
     ours(), other()
     check_close("the moving average", *(torch.cat([p.flatten() for p in x.network]) for x in teachers), 1e-6)
     count = sum(parameter.numel() for parameter in student)

@@ -124,12 +124,14 @@ def test_windows_are_read_the_same_one_at_a_time(benchmark):
     assert row.against == "one at a time"
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**TINY, "evaluation": {**TINY["evaluation"], "every": 1150}}))
-    assert main(["step", "loader", "--config", str(path), "--repeats", "1", "--json", str(tmp_path / "b.json")]) == 0
+    assert main(["step", "loader", "memory", "--config", str(path), "--repeats", "1", "--json", str(tmp_path / "b.json")]) == 0
     printed = capsys.readouterr().out
     assert "S4Former, setr deit-tiny, 2+4 at 32x48, float32" in printed and "% of a float32 matrix product" in printed
+    assert "GiB at the peak of a step, computed for bfloat16, 2+4 images in 1 round" in printed
     report = json.loads((tmp_path / "b.json").read_text())
     assert [row["part"] for row in report["rows"]] == ["step", "loader"]
     assert report["rows"][0]["ratio"] > 0 and report["facts"]["step"]["flops"] > 0
@@ -166,13 +168,7 @@ def test_rounds_and_activation_checkpointing_lower_the_computed_peak():
     assert peak(checkpointing=True) < 0.95 * whole and peak(autocast=False) > 1.05 * whole
 
 
-def test_the_command_prints_the_computed_peak(tmp_path, capsys):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(TINY))
-    assert main(["memory", "--config", str(path)]) == 0
-    assert "GiB at the peak of a step, computed for bfloat16, 2+4 images in 1 round" in capsys.readouterr().out
-
-
+@pytest.mark.slow
 def test_the_arithmetic_of_a_run_is_counted_without_running_it(benchmark):
     inputs = build(benchmark.config, benchmark.sources, CPU)
     measured = count_flops(training_parts.our_step(inputs, training_parts.Accelerator(cpu=True)))
@@ -182,6 +178,7 @@ def test_the_arithmetic_of_a_run_is_counted_without_running_it(benchmark):
     assert flops_of_evaluation(sliding, benchmark.sources, (64, 96)) == 4 * whole > 0
 
 
+@pytest.mark.slow
 def test_the_budget_of_evaluation_covers_time_too_once_a_step_was_timed(benchmark):
     list(data_parts.budget(benchmark))
     assert "every 1150 steps" in benchmark.notes[1] and benchmark.notes[1].endswith("% of a training's arithmetic")
@@ -191,6 +188,14 @@ def test_the_budget_of_evaluation_covers_time_too_once_a_step_was_timed(benchmar
     assert "20.0 s a step" in benchmark.notes[-1]
     long, short = (benchmark.facts[f"evaluation_share_of_time_every_{every}"] for every in (1150, 3))
     assert 0 < long < short < 1
+
+
+def test_pseudo_labels_of_the_student_cost_memory_too():
+    def peak(teacher):
+        config = from_dict({**TINY, "method": {**TINY["method"], "teacher": teacher}})
+        return peak_memory_of_step(config, load_sources(config.data))
+
+    assert peak("student") > 1.05 * peak("none")
 
 
 def test_a_step_in_rounds_is_timed_as_one_round(benchmark):
