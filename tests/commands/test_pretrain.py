@@ -6,14 +6,14 @@ import pytest
 import torch
 from transformers import ViTModel
 
-from s4former.commands import pretrain
+from s4former.commands import pretrain, pretraining
 
 SMALL = ["--steps", "2", "--batch", "4", "--scenes", "4", "--width", "32", "--layers", "1", "--workers", "0"]
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrain, "HELD_OUT", 5)
+    monkeypatch.setattr(pretraining, "HELD_OUT", 5)
     pretrain.main(["--output", str(tmp_path / "vit"), *SMALL])
     return tmp_path / "vit"
 
@@ -40,5 +40,5 @@ def test_the_same_options_give_the_same_weights(folder, tmp_path):
 
 def test_a_folder_that_exists_is_never_overwritten(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        pretrain.read_options(["--output", str(tmp_path)])
+        pretrain.parse_arguments(["--output", str(tmp_path)])
     assert "exists and is never overwritten; remove it or name another folder" in capsys.readouterr().err
