@@ -31,10 +31,10 @@ def partners(batch, group):
 
 def mix_source(boxes, partner):
     """CutMix's map; what the teacher said does not matter to it."""
-    return cutmix({"boxes": boxes, "partner": partner}, word(len(boxes)), boxes.shape[-2:])
+    return cutmix({"boxes": boxes, "partner": partner}, random_pseudo(len(boxes)), boxes.shape[-2:])
 
 
-def word(batch=4, height=16, width=24, classes=5):
+def random_pseudo(batch=4, height=16, width=24, classes=5):
     generator = torch.Generator().manual_seed(0)
     return pseudo_label(
         5 * torch.randn(batch, classes, height, width, generator=generator), torch.ones(batch, height, width) > 0, 0.5
@@ -67,7 +67,7 @@ def test_a_batch_of_one_and_empty_boxes_change_nothing():
     assert torch.equal(gather(x, mix_source(torch.zeros(4, 16, 24, dtype=torch.bool), partners(4, 4))), x)
 
 
-def test_all_fields_of_the_teachers_word_move_together_and_unsure_pixels_with_them():
+def test_all_fields_of_pseudo_labels_move_together():
     code = coded()
     label = code.clone()
     label[:, ::2] = IGNORE_INDEX
@@ -122,7 +122,7 @@ def test_every_mix_moves_image_label_logits_and_confidence_by_one_map(mix):
 
 def test_cutout_erases_half_of_every_image_and_nothing_else():
     images = torch.rand(4, 3, 16, 24) + 1
-    source = MIXES["cutout"].source(MIXES["cutout"].draw(place()), word(), (16, 24))
+    source = MIXES["cutout"].source(MIXES["cutout"].draw(place()), random_pseudo(), (16, 24))
     cut = gather(images, source)
     assert (cut == 0).float().mean() == pytest.approx(0.5, abs=0.05)
     assert torch.equal(cut[cut != 0], images[cut != 0])
@@ -142,13 +142,13 @@ def test_classmix_keeps_half_of_the_classes_and_one_more_or_just_half(mix, class
         assert (source[image, 0] != image).all()
 
 
-def test_classmix_leaves_an_image_alone_that_has_no_sure_pixel_and_a_batch_that_lost_the_coin():
+def test_classmix_leaves_an_image_alone_that_has_no_confident_pixel_and_a_batch_that_is_not_mixed():
     label = torch.full((2, 16, 24), IGNORE_INDEX)
     pseudo = Pseudo(label, label, torch.zeros(2, 5, 16, 24), torch.zeros(2, 16, 24), label >= 0)
     own = torch.arange(2)[:, None, None].expand(2, 16, 24)
     assert torch.equal(MIXES["classmix"].source(MIXES["classmix"].draw(place(positions=2, group=2)), pseudo, (16, 24)), own)
     never = MIXES["classmix"].draw(place(positions=2, group=2, probability=0.0))
-    assert torch.equal(MIXES["classmix"].source(never, word(2), (16, 24)), own)
+    assert torch.equal(MIXES["classmix"].source(never, random_pseudo(2), (16, 24)), own)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -157,7 +157,7 @@ def test_tiles_are_permuted_inside_their_group_and_unmixed_on_features(stride):
     draws = MIXES["mixunmix"].draw(place(positions=8))
     assert draws["tiles"].shape == (8, 4, 4) and (draws["tiles"][:4].sort(dim=0).values == torch.arange(4)[:, None, None]).all()
     assert len({tuple(draws["tiles"][:4, r, c].tolist()) for r in range(4) for c in range(4)}) > 4
-    mixed = gather(images, MIXES["mixunmix"].source(draws, word(8), (16, 24)))
+    mixed = gather(images, MIXES["mixunmix"].source(draws, random_pseudo(8), (16, 24)))
     assert not torch.equal(mixed, images)
     features = torch.nn.functional.avg_pool2d(mixed, stride)
     assert torch.equal(unmix(features, draws["tiles"]), torch.nn.functional.avg_pool2d(images, stride))
@@ -177,7 +177,7 @@ def test_image_confidence_has_the_worked_values():
 
 @pytest.mark.parametrize("sure", [True, False])
 def test_a_sure_teacher_needs_no_labelled_content_and_an_unsure_one_gets_it_everywhere(sure):
-    pseudo = word()
+    pseudo = random_pseudo()
     logits = torch.zeros_like(pseudo.logits)
     logits[:, 0] = 200.0 if sure else 0.0
     pseudo = Pseudo(pseudo.label, pseudo.taught, logits, pseudo.confidence, pseudo.valid)
@@ -187,7 +187,7 @@ def test_a_sure_teacher_needs_no_labelled_content_and_an_unsure_one_gets_it_ever
     assert torch.equal(source >= 4, draws["labeled_boxes"][draws["partner"]] & (not sure))
 
 
-def test_small_boxes_have_the_published_areas_and_shapes_and_every_image_its_own_coin():
+def test_small_boxes_have_the_published_areas_and_shapes_and_every_image_its_own_chance():
     boxes = [small_box(100, 200, torch.Generator().manual_seed(seed)) for seed in range(300)]
     sides = [(box.any(dim=1).sum().item(), box.any(dim=0).sum().item()) for box in boxes]
     assert all(box.sum() == height * width for box, (height, width) in zip(boxes, sides))
@@ -200,7 +200,7 @@ def test_small_boxes_have_the_published_areas_and_shapes_and_every_image_its_own
 
 
 @pytest.mark.parametrize("mix", ["cutmix", "cutmix_small", "classmix"])
-def test_a_second_batch_gives_its_images_and_the_teachers_word_on_them(mix):
+def test_a_second_batch_gives_its_images_and_their_pseudo_labels(mix):
     code = coded(8)
     pseudo = Pseudo(code, code, code[:, None].expand(-1, 8, -1, -1).float(), code.float() / 10, code >= 0)
     row = MIXES[mix]

@@ -44,8 +44,8 @@ def test_one_joint_forward_equals_the_separate_passes_of_the_paper(family):
     method, network, batch = method_of(), network_of(family), batch_of(family)
     student = Student(network, method).double()
     separate = copy.deepcopy(student)
-    doubt = torch.rand(4, 16, 32)
-    views = [View(batch.labeled, auxiliary=True), View(batch.strong[0].images, order=batch.strong[0].orders), View(batch.strong[0].images, confidence=doubt)]
+    confidence = torch.rand(4, 16, 32)
+    views = [View(batch.labeled, auxiliary=True), View(batch.strong[0].images, order=batch.strong[0].orders), View(batch.strong[0].images, confidence=confidence)]
     torch.manual_seed(1)
     student.eval(), separate.eval()
     joint = student(views)
@@ -259,19 +259,19 @@ def test_tiles_mixed_between_images_are_unmixed_before_the_decoder_after_blocks_
     assert torch.allclose(student([view])[0][0], student([View(strong.images)])[0][0], atol=1e-10)
 
 
-def test_the_bias_is_told_what_is_padding_and_which_images_these_are(monkeypatch):
-    told = {}
+def test_the_bias_gets_padding_and_the_seeds_of_the_images(monkeypatch):
+    given = {}
 
     def attention_bias(confidence, grids, prefix, variant, alpha, valid, seeds):
-        told.update(valid=valid, seeds=seeds)
+        given.update(valid=valid, seeds=seeds)
         return {}
 
     monkeypatch.setattr(student_module, "attention_bias", attention_bias)
     batch = replace(batch_of("setr"), seeds=(5, 6, 7, 8))
     student = Student(network_of("setr"), method_of(pasa=True)).double()
     train_step(student, Teacher(student.network), batch, method_of(pasa=True))
-    assert told["seeds"] == (5, 6, 7, 8) and torch.equal(told["valid"], downsample_nearest(batch.valid, told["valid"].shape[-2:]))
-    assert not told["valid"].all()
+    assert given["seeds"] == (5, 6, 7, 8) and torch.equal(given["valid"], downsample_nearest(batch.valid, given["valid"].shape[-2:]))
+    assert not given["valid"].all()
 
 
 @pytest.mark.parametrize("variant", ["rand", *VARIANTS])

@@ -42,7 +42,7 @@ def test_a_class_the_teacher_is_unsure_of_gets_a_lower_threshold_in_proportion()
     assert torch.allclose(thresholds.confidence, torch.tensor([0.8, expected, 0.0]), atol=1e-3)
 
 
-def test_padding_is_not_heard_and_rounds_and_processes_make_one_mean():
+def test_padding_does_not_count_and_rounds_and_processes_make_one_mean():
     said = logits_of([0.9, 0.1], [0.6, 0.4], [0.5001, 0.4999])
     parts, whole = ClassThresholds(2, 0.9), ClassThresholds(2, 0.9)
     valid = torch.tensor([[[True, True, False]]])
@@ -61,14 +61,14 @@ def test_pixels_are_judged_by_the_threshold_of_the_class_they_are_said_to_be():
     assert pseudo_label(said, everywhere(said), torch.tensor([0.9, 0.7])).label.tolist() == [[[255, 1]]]
 
 
-def test_images_that_only_give_content_are_not_heard():
+def test_images_that_only_give_content_do_not_count():
     valid, logits = torch.ones(2, 4, 4, dtype=torch.bool), torch.randn(3, 5, 4, 4, generator=torch.Generator().manual_seed(0))
-    heard = []
+    counted = []
     for said in (logits, logits[:2]):
         thresholds = ClassThresholds(5, 0.9)
         assert torch.equal(thresholds.observe(lambda images: said, valid)(None), said)
-        heard.append(thresholds.accumulated)
-    assert torch.equal(*heard)
+        counted.append(thresholds.accumulated)
+    assert torch.equal(*counted)
 
 
 def test_an_update_moves_them_and_lets_more_pixels_in():
@@ -89,9 +89,9 @@ def test_an_update_moves_them_and_lets_more_pixels_in():
 
 def test_an_update_hears_the_images_it_trains_on_only(monkeypatch):
     config = from_dict({"data": {"source": "shapes"}, "method": {"thresholds": "per_class", "auxiliary_weight": 0}})
-    network, heard = network_of("setr"), []
+    network, counted = network_of("setr"), []
     student, accelerator = Student(network, config.method).double(), Accelerator(cpu=True)
-    monkeypatch.setattr(student.thresholds, "accumulate", lambda logits, valid: heard.append((len(logits), len(valid))))
+    monkeypatch.setattr(student.thresholds, "accumulate", lambda logits, valid: counted.append((len(logits), len(valid))))
     monkeypatch.setattr(student.thresholds, "update", lambda total: None)
     student, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
     batch = batch_of("setr")
@@ -99,7 +99,7 @@ def test_an_update_hears_the_images_it_trains_on_only(monkeypatch):
     mix = {"boxes": strong.mix["boxes"][:3], "partner": torch.tensor([1, 2, 3])}
     batch = replace(batch, strong=(Strong(strong.images, mix, strong.orders[:3]),))
     update(accelerator, student, Teacher(network), optimizer, [batch], 0, config)
-    assert heard == [(3, 3)]
+    assert counted == [(3, 3)]
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_a_file_with_the_names_of_torchvision_gives_the_encoder(file, tmp_path):
         ({"activation_checkpointing": True}, "model.activation_checkpointing = true would run the batch norms"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_built_is_told(changes, message):
+def test_what_cannot_be_built_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         build(model_of(**changes))
 

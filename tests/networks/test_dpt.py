@@ -174,7 +174,7 @@ def test_the_fed_blocks_are_at_quarters_of_the_depth():
         ({"encoder": "deit-tiny", "encoder_config": {}}, "is of type 'vit', .*'dpt' is built over 'dinov2' or .*dinov2-small"),
     ],
 )
-def test_impossible_settings_are_told(changes, message):
+def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         build(Model(**{**vars(model_of()), **changes}))
 
@@ -278,9 +278,9 @@ def test_a_bias_of_zero_changes_nothing_and_another_does(architecture, encoder):
     network, x = tiny(architecture, encoder).double(), images(dtype=torch.float64)
     plain = adapters.encode(network, x)
     network.base_model.set_attn_implementation(ATTENTION)
-    doubt = torch.linspace(0.1, 0.9, 12, dtype=torch.float64).reshape(2, 2, 3)
+    confidence = torch.linspace(0.1, 0.9, 12, dtype=torch.float64).reshape(2, 2, 3)
     for alpha in (0.0, 20.0):
-        bias = attention_bias(doubt, adapters.attention_grids(network, 28, 42), PREFIX[encoder], "main", alpha)
+        bias = attention_bias(confidence, adapters.attention_grids(network, 28, 42), PREFIX[encoder], "main", alpha)
         steered = adapters.encode(network, x, pasa=bias)
         for before, after in zip(plain, steered, strict=True):
             assert torch.allclose(before, after, rtol=0, atol=1e-12) == (alpha == 0)

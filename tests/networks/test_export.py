@@ -213,7 +213,7 @@ def test_an_id_that_the_hub_takes_passes(repository):
 
 
 @pytest.mark.parametrize(
-    ("repository", "told"),
+    ("repository", "reason"),
     [
         ("a/b/c", "Repo id must be in the form 'repo_name' or 'namespace/repo_name'"),
         ("someone/my model", "Repo id must use alphanumeric chars"),
@@ -222,10 +222,10 @@ def test_an_id_that_the_hub_takes_passes(repository):
         ("https://huggingface.co/someone/model", "Repo id must be in the form"),
     ],
 )
-def test_an_id_that_the_hub_refuses_is_told_with_its_key(repository, told):
+def test_an_id_that_the_hub_refuses_is_refused_with_its_key(repository, reason):
     with pytest.raises(ConfigError) as caught:
         export.check_repository(repository)
-    assert str(caught.value).startswith(f"run.push_to_hub is {repository!r}: {told}")
+    assert str(caught.value).startswith(f"run.push_to_hub is {repository!r}: {reason}")
     assert str(caught.value).endswith("; write it as owner/name") and str(caught.value).count(repository) == 1
 
 
@@ -308,7 +308,7 @@ def test_a_push_that_fails_anywhere_says_why_in_one_line(route, manner, hub, fol
     assert export.push(folder, "someone/model", "step 1") is None  # the next one is none the worse for it
 
 
-def test_a_token_that_the_hub_does_not_know_is_told(hub, folder, monkeypatch):
+def test_a_token_that_the_hub_does_not_know_is_reported(hub, folder, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     complaint = export.push(folder, "someone/model", "step 1")
     assert complaint == (
@@ -317,7 +317,7 @@ def test_a_token_that_the_hub_does_not_know_is_told(hub, folder, monkeypatch):
     )
 
 
-def test_a_hub_that_is_not_there_is_told(hub, folder, monkeypatch):
+def test_an_unreachable_hub_is_reported(hub, folder, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     complaint = export.push(folder, "someone/model", "step 1")
     assert complaint.startswith("no connection to http://127.0.0.1:9 (ConnectError: ") and "refused" in complaint
@@ -379,7 +379,7 @@ def test_a_hub_that_fails_never_harms_a_run(tmp_path):
         done = train_online(hub, tmp_path, "run.push_every=1", "schedule.steps=4", "evaluation.every=4")
     assert done.returncode == 0, done.stderr
     assert not hub.commits and "Traceback" not in done.stderr
-    for step, told in enumerate(
+    for step, reason in enumerate(
         (
             "answered 500 Internal Server Error: made to fail",
             "answered 401 Unauthorized: Invalid username or password.; log in with",
@@ -389,7 +389,7 @@ def test_a_hub_that_fails_never_harms_a_run(tmp_path):
         start=1,
     ):
         (line,) = re.findall(rf"^warning: could not push to someone/model at step {step}: (.*)$", done.stderr, re.MULTILINE)
-        assert told in line
+        assert reason in line
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["steps"] == 4 and (tmp_path / "run" / "teacher" / "model.safetensors").exists()
 

@@ -261,7 +261,7 @@ def test_class_names_are_in_the_config():
         ({"encoder": "missing.pth"}, "model.encoder = 'missing.pth': there is no such file"),
     ],
 )
-def test_what_cannot_be_built_is_told(changes, message):
+def test_what_cannot_be_built_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         build(random_model(**changes))
 
@@ -329,7 +329,7 @@ def test_a_segformer_folder_gives_the_encoder_under_a_new_decoder(kind, tmp_path
     assert "not used" in caplog.text and ("classifier" in caplog.text or "decode_head" in caplog.text)
 
 
-def test_a_folder_without_a_config_is_told(tmp_path):
+def test_a_folder_without_a_config_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="could not be read"):
         build(Model(encoder=str(tmp_path)))
 
@@ -528,7 +528,7 @@ def test_a_saved_setr_works_where_this_package_is_missing(tmp_path):
     torch.testing.assert_close(torch.tensor(there["logits"]), here.flatten())
 
 
-def test_what_is_no_segmentation_network_is_told(tmp_path):
+def test_what_is_no_segmentation_network_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be loaded as a segmentation network"):
         load_network(tmp_path / "missing")
     (tmp_path / "run" / "student").mkdir(parents=True)

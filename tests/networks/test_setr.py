@@ -166,7 +166,7 @@ def test_encode_refuses_half_patches():
         ({"patch": 14}, "decoder_stages is 0, to full size, but 14 px is no power of 2; give 1 to 3"),
     ],
 )
-def test_impossible_settings_are_told(changes, message):
+def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny(**changes)
 

@@ -33,18 +33,18 @@ def saved(request, tmp_path):
 
 def test_with_the_same_classes_everything_is_kept_and_the_colours_are_those_of_the_checkpoint(saved):
     network, model = saved
-    again, told = start_from(model, ["Sky", "road", "car"])
+    again, summary = start_from(model, ["Sky", "road", "car"])
     images = torch.randn(1, 3, 64, 64)
     assert torch.equal(full_size_logits(network, images), full_size_logits(again.eval(), images))
-    assert "all of it, with its 3 classes" in told and again.config.id2label[0] == "Sky"
+    assert "all of it, with its 3 classes" in summary and again.config.id2label[0] == "Sky"
     assert normalization(model) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 @pytest.mark.parametrize("classes", [["sky", "road"], ["sky", "car", "road"], ["a", "b", "c", "d"]])
 def test_with_other_classes_or_another_order_the_last_layer_alone_is_new(saved, classes):
     network, model = saved
-    other, told = start_from(model, classes)
-    assert "all but the last layer of its head, which had 3 classes (sky, road, car, ...)" in told
+    other, summary = start_from(model, classes)
+    assert "all but the last layer of its head, which had 3 classes (sky, road, car, ...)" in summary
     assert other.config.num_labels == len(classes) and list(other.config.id2label.values()) == classes
     before, after = network.state_dict(), other.state_dict()
     new = {name for name in after if not torch.equal(before[name], after[name])} if len(classes) == 3 else {
@@ -72,8 +72,8 @@ def test_a_stock_upernet_comes_without_its_auxiliary_head(tmp_path):
     backbone = Dinov2Config(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=28, out_indices=[1, 2, 3, 4])
     config = UperNetConfig(backbone_config=backbone, hidden_size=8, auxiliary_channels=8, num_labels=3)
     UperNetForSemanticSegmentation(config).save_pretrained(tmp_path / "upernet")
-    network, told = start_from(Model(architecture="upernet", start_from=str(tmp_path / "upernet")), CLASSES)
-    assert "all of it" in told, "LABEL_0, LABEL_1, ... are no names, so their number decides"
+    network, summary = start_from(Model(architecture="upernet", start_from=str(tmp_path / "upernet")), CLASSES)
+    assert "all of it" in summary, "LABEL_0, LABEL_1, ... are no names, so their number decides"
     decode(network, encode(network, torch.randn(2, 3, 56, 56))).sum().backward()
     unused = [name for name, part in network.named_parameters() if part.requires_grad and part.grad is None]
     assert unused == []
