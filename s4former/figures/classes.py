@@ -16,8 +16,8 @@ from ..data.batches import validation_set
 from ..evaluation.model_choice import ROLES, choose_model
 from .checkpoints import Checkpoint, FigureError, LabeledImage, evaluation_image, evenly_spaced, open_checkpoints
 from .page import (
-    BLACK, GAP, GREY, LINE, MARGIN, SIZE, SMALL, WIDTH, Page, Panel, Row, draw_grid, draw_legend, grid_height, legend_lines,
-    mask_panel, panel_width, text_width, wrap_text,
+    BLACK, GAP, GREY, LINE, MARGIN, SIZE, SMALL, WIDTH, Grid, Page, Panel, Row, draw_legend, legend_lines, mask_panel,
+    panel_width, text_width, wrap_text,
 )  # fmt: skip
 
 BARS = 3.0  # width of the part with the bars, inches
@@ -134,11 +134,12 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
     heading = wrap_text(f"Change of IoU in points, {a.name} → {b.name}", BARS, SIZE)
     legend = legend_lines([mask for each, *maps in examples for mask in (each.labels, *maps)], a.classes, width)
     bars = LINE * len(heading) + 0.05 + bars_height(entries)
-    body = max(bars, grid_height(rows, titles, rest) if rows else 0)
+    grid = Grid(rows, titles, rest) if rows else None
+    body = max(bars, grid.height if grid else 0)
     page = Page(WIDTH if rows else BARS + 2 * MARGIN, 2 * MARGIN + body + (0.1 + LINE * len(legend) if legend else 0))
     page.text(MARGIN, MARGIN, "\n".join(heading), linespacing=1.15)
     draw_bars(page, entries, MARGIN, MARGIN + LINE * len(heading) + 0.05, BARS)
-    if rows:
-        draw_grid(page, rows, titles, MARGIN + BARS + 4 * GAP, MARGIN, rest)
+    if grid:
+        grid.draw(page, MARGIN + BARS + 4 * GAP, MARGIN)
     draw_legend(page, legend, MARGIN, MARGIN + body + 0.1)
     return page

@@ -120,43 +120,40 @@ def panel_width(columns: int, width: float) -> float:
     return (width - (columns - 1) * GAP) / columns
 
 
-def title_lines(titles: Sequence[str], width: float) -> list[list[str]]:
-    return [wrap_text(title, panel_width(len(titles), width), SIZE) for title in titles]
+class Grid:
+    """Titles and rows of panels of one width, inches; wide titles are broken into lines."""
 
+    def __init__(self, rows: Sequence[Row], titles: Sequence[str], width: float):
+        self.rows, self.panel = rows, panel_width(len(titles), width)
+        self.titles = [wrap_text(title, self.panel, SIZE) for title in titles]
+        self.heading = LINE * max(map(len, self.titles))
 
-def grid_height(rows: Sequence[Row], titles: Sequence[str], width: float) -> float:
-    """Of what `draw_grid` draws, inches."""
-    each = panel_width(len(titles), width)
-    heading = LINE * max(map(len, title_lines(titles, width)))
-    return heading + sum(row.height(each) + row.space for row in rows) - rows[-1].space
+    @property
+    def height(self) -> float:
+        return self.heading + sum(row.height(self.panel) + row.space for row in self.rows) - self.rows[-1].space
 
-
-def draw_grid(page: Page, rows: Sequence[Row], titles: Sequence[str], left: float, top: float, width: float) -> None:
-    """Titles, then the rows; panels of one width."""
-    each, lines = panel_width(len(titles), width), title_lines(titles, width)
-    heading = LINE * max(map(len, lines))
-    for column, title in enumerate(lines):
-        middle = left + column * (each + GAP) + each / 2
-        for above, words in enumerate(reversed(title)):
-            page.text(middle, top + heading - 0.055 - above * LINE * 0.9, words, ha="center", va="baseline")
-    top += heading
-    for row in rows:
-        height = row.height(each)
-        for column, panel in enumerate(row.panels):
-            page.picture(panel, left + column * (each + GAP), top, each, height)
-        top += height + row.space
+    def draw(self, page: Page, left: float, top: float) -> None:
+        for column, lines in enumerate(self.titles):
+            middle = left + column * (self.panel + GAP) + self.panel / 2
+            for above, words in enumerate(reversed(lines)):
+                page.text(middle, top + self.heading - 0.055 - above * LINE * 0.9, words, ha="center", va="baseline")
+        top += self.heading
+        for row in self.rows:
+            height = row.height(self.panel)
+            for column, panel in enumerate(row.panels):
+                page.picture(panel, left + column * (self.panel + GAP), top, self.panel, height)
+            top += height + row.space
 
 
 def grid_page(
     rows: Sequence[Row], titles: Sequence[str], masks: Sequence[np.ndarray], class_names: Sequence[str], foot: float = 0.0
 ) -> Page:
-    """A page of a grid and the colours of the classes in these masks; `foot` inches are left free at the bottom."""
+    """A page with a grid and a legend of the classes in the masks; `foot` inches are left free at the bottom."""
     width = WIDTH - 2 * MARGIN
-    legend = legend_lines(masks, class_names, width)
-    body = grid_height(rows, titles, width)
-    page = Page(WIDTH, 2 * MARGIN + body + (0.1 + LINE * len(legend) if legend else 0) + foot)
-    draw_grid(page, rows, titles, MARGIN, MARGIN, width)
-    draw_legend(page, legend, MARGIN, MARGIN + body + 0.1)
+    legend, grid = legend_lines(masks, class_names, width), Grid(rows, titles, width)
+    page = Page(WIDTH, 2 * MARGIN + grid.height + (0.1 + LINE * len(legend) if legend else 0) + foot)
+    grid.draw(page, MARGIN, MARGIN)
+    draw_legend(page, legend, MARGIN, MARGIN + grid.height + 0.1)
     return page
 
 
@@ -208,5 +205,5 @@ def draw_legend(page: Page, lines: Sequence[Sequence[Entry]], left: float, top: 
     for number, line in enumerate(lines):
         middle = top + (number + 0.5) * LINE
         for start, name, colour in line:
-            page.swatch(left + start, middle - 0.05, 0.1, tuple(value / 255 for value in colour))
+            page.swatch(left + start, middle - 0.05, 0.1, [value / 255 for value in colour])
             page.text(left + start + 0.15, middle, name, va="center_baseline", size=SMALL)

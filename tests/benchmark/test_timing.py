@@ -1,0 +1,37 @@
+"""Agreement, times and memory of two implementations."""
+
+import pytest
+import torch
+
+from s4former.benchmark import timing
+from s4former.benchmark.timing import Comparison, Measurement, MismatchError, Timer, check_close, peak_memory
+
+CPU = torch.device("cpu")
+
+
+def test_agreement_is_relative_and_about_shapes_too():
+    check_close("x", torch.tensor([1000.0, 1.0]), torch.tensor([1000.1, 1.0]), 1e-3)
+    with pytest.raises(MismatchError, match="x: the two differ by 1.0e-01 where 1e-03 is allowed"):
+        check_close("x", torch.tensor([1.1]), torch.tensor([1.0]), 1e-3)
+    with pytest.raises(MismatchError, match=r"ours is \(2,\), the other \(1, 2\)"):
+        check_close("x", torch.zeros(2), torch.zeros(1, 2), 1e-3)
+    with pytest.raises(MismatchError):
+        check_close("x", torch.tensor([float("nan")]), torch.tensor([1.0]), 1e-3)
+
+
+def test_runs_take_turns_and_are_timed_as_often_as_asked():
+    order = []
+    row = Timer(CPU, 3).compare("x", lambda: order.append("a"), lambda: order.append("b"), images=2)
+    assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]  # the first two show the memory
+    assert len(row.ours.seconds) == len(row.other.seconds) == 3
+
+
+def test_the_ratio_is_that_of_medians():
+    row = Comparison(name="x", ours=Measurement((1.0, 1.0, 9.0), 2**20), other=Measurement((2.0, 0.1, 3.0), 2**22))
+    assert row.ratio == 2 and row.memory_ratio == 0.25
+
+
+@pytest.mark.skipif(not timing.reset_resident_peak(), reason="only Linux tells the peak of resident memory")
+def test_peak_memory_sees_what_a_run_holds_at_once():
+    held = peak_memory(lambda: torch.ones(40, 2**18) + torch.ones(40, 2**18), CPU)
+    assert 3 * 40 * 2**20 <= held + 2**22 and held < 4 * 40 * 2**20
