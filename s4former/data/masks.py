@@ -14,6 +14,7 @@ from .images import EncodedImage, display_name, draw_scene, is_scene, open_image
 MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")  # in order of preference; JPEG would smear the ids
 MASK_FOLDERS = ("masks", "labels", "annotations")  # what a folder of masks beside images may be called
 ID_MODES = ("L", "P", "1", "I", "I;16", "I;16B")  # Pillow's modes of masks whose pixel values are ids
+LARGEST_ID = 65535
 SMEARED = "; so many colours come from a JPEG or from smoothed edges, which no palette can undo"
 
 
@@ -37,14 +38,14 @@ def check_sizes(row: dict[str, Any], image: tuple[int, int], mask: tuple[int, in
 def read_mask(file: EncodedImage, data: Data, num_classes: int) -> np.ndarray:
     """The class ids of a mask: (H, W) uint8, 255 = ignore.
 
-    Colours become ids by `data.palette`; then `data.id_map` applies, then `data.ignore_index`.
+    Colours become ids by `data.palette`; then `data.id_map` applies, then `data.ignore_index`; negative ids are ignored.
 
     Raises:
         DataError: names the file and the ids that are no classes, or says that the mask has colours instead of ids.
     """
     ids = read_ids(file, packed_palette(data))
     table = class_table(data, num_classes, file["path"] or "")
-    values = table[ids if ids.dtype == np.uint8 else np.where(ids < 0, len(table), ids).clip(max=len(table) - 1)]
+    values = table[ids if ids.dtype == np.uint8 else ids.clip(-1, LARGEST_ID + 1)]
     if values.max(initial=0) > IGNORE_INDEX:
         wrong = np.unique(ids[values > IGNORE_INDEX]).tolist()
         raise DataError(
@@ -56,16 +57,16 @@ def read_mask(file: EncodedImage, data: Data, num_classes: int) -> np.ndarray:
 
 
 def class_table(data: Data, num_classes: int, path: str) -> np.ndarray:
-    """(65536,) int16: id in the mask at `path` -> class, 255 = ignore, 256 = neither."""
-    table = np.full(65536, IGNORE_INDEX + 1, np.int16)
+    """(65538,) int16: id in the mask at `path` -> class, 255 = ignore, 256 = neither; last, what a negative id is: ignored."""
+    table = np.full(LARGEST_ID + 3, IGNORE_INDEX + 1, np.int16)
     table[:num_classes] = np.arange(num_classes)
-    table[min(data.ignore_index, len(table) - 1)] = IGNORE_INDEX
+    table[[data.ignore_index, -1]] = IGNORE_INDEX
     id_map = data.id_map
     if data.source == "cityscapes" and not id_map and "labelTrainIds" not in PurePosixPath(path).name:
         id_map = CITYSCAPES_TRAIN_IDS
     for raw, target in id_map.items():
-        if not (raw.isdecimal() and int(raw) < len(table)):
-            raise DataError(f"data.id_map has the key {raw!r}; keys are the ids in the masks, 0 to {len(table) - 1}")
+        if not (raw.isdecimal() and int(raw) <= LARGEST_ID):
+            raise DataError(f"data.id_map has the key {raw!r}; keys are the ids in the masks, 0 to {LARGEST_ID}")
         if not 0 <= target < num_classes and target not in (data.ignore_index, IGNORE_INDEX):
             raise DataError(
                 f"data.id_map.{raw} is {target}; use a class id from 0 to {num_classes - 1}, or"

@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("folder", metavar="PHOTOS")
     add("-o", "--output", default="mine.json", metavar="FILE", help="default: mine.json")
-    add("--classes", nargs="+", default=[], metavar="NAME", help="names of the ids 0, 1, ...; else classes.txt")
+    add("--classes", nargs="+", default=[], metavar="NAME", help="names in the order of the ids, or ID=NAME; else classes.txt")
     add("--ignore", nargs="+", type=int, default=[], metavar="ID", help="ids in the masks that mean no label")
     add("--palette", default="", metavar="FILE", help="names and colours of masks of colours; else palette.json")
     add("--encoder", default="", metavar="NAME", help="model.encoder; default: a DeiT for this machine")

@@ -10,6 +10,8 @@ from typing import Any
 
 from ..config import from_dict
 from ..data.images import is_deep
+from ..data.masks import class_table
+from ..data.sources import class_names
 from ..errors import DataError
 from ..files import write_text
 from ..training.machine import this_machine
@@ -52,7 +54,8 @@ def write_config(options: Namespace) -> None:
         tree["method"]["thresholds"] = "per_class"
     if options.class_weights:
         tree["method"]["class_weights"] = class_weights(shares)
-    from_dict(tree)  # what is written can be read
+    data = from_dict(tree).data  # what is written can be read
+    class_table(data, len(class_names(data, ())), "")
 
     for part, rows in photos.parts.items():
         paths = [[Path(path).relative_to(root).as_posix() for path in (row.image, row.mask) if path] for row in rows]

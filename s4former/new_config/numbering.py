@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ TOP_IDS = (255, 65535)  # of masks of 8 and 16 bits
 NAME_FILES = ("classes.json", "classes.txt")
 PALETTE_FILES = ("palette.json", "class_dict.csv", "labelmap.txt", "label_colors.txt")
 MOST_CLASSES = 64  # more ids than this without names are no classes
+Names = Sequence[str] | dict[int, str]
 COLOUR_LINE = re.compile(r"(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})")
 
 
@@ -33,7 +34,7 @@ class Numbering:
     def data_keys(self) -> dict[str, Any]:
         """data.classes, data.id_map and data.ignore_index, without those at their defaults."""
         id_map = {str(raw): index for raw, index in self.class_of.items() if index not in (raw, IGNORE_INDEX)}
-        void = sorted(raw for raw, index in self.class_of.items() if index == IGNORE_INDEX)
+        void = sorted(raw for raw, index in self.class_of.items() if index == IGNORE_INDEX and raw >= 0)
         ignore_index = IGNORE_INDEX
         if self.class_of.get(IGNORE_INDEX, IGNORE_INDEX) != IGNORE_INDEX:
             ignore_index = IGNORE_INDEX - 1  # 255 is a class, so another id has to be the ignored one
@@ -45,15 +46,15 @@ class Numbering:
         return {key: value for key, value in keys.items() if value not in ({}, IGNORE_INDEX)}
 
 
-def number_classes(masks: Iterable[Contents], names: Sequence[str], ignored: Sequence[int]) -> Numbering:
-    """Decides which ids are classes.
+def number_classes(masks: Iterable[Contents], names: Names, ignored: Collection[int]) -> Numbering:
+    """Decides which ids are classes: all ids are counted first, and N ids for N names are N classes in their order.
 
     Args:
-        names: class names in the order of their ids; empty = not known.
-        ignored: ids that the user says are no class.
+        names: class names, in the order of their ids or by id; empty = not known.
+        ignored: ids that the user says are no class. Negative ids never are.
 
     Raises:
-        DataError: the masks hold colours, names and ids do not fit, or the ids look like grey values.
+        DataError: the masks hold colours, names and ids do not fit or fit in two ways, or the ids look like grey values.
     """
     pixels, colours = Counter(), Counter()
     for mask in masks:
@@ -61,60 +62,76 @@ def number_classes(masks: Iterable[Contents], names: Sequence[str], ignored: Seq
         colours.update(mask.colours)
     if colours:
         raise DataError(ask_for_palette(colours))
-    ids = sorted(pixels)
-    if ids in ([0, 255], [255]) and 255 not in ignored:
-        return binary_numbering(names)
-    # the id that looks like no label: the highest a PNG can hold, or the only one without a name, if it is the last
-    top = {index for index in TOP_IDS if index in ids and index >= len(names)}
-    guessed = top or {index for index in ids[-1:] if names and index == len(names)}
-    void = {index for index, name in enumerate(names) if name.lower() in VOID} | guessed
-    remarks = [f"id {index} is taken as no label; it is neither learned nor tested" for index in sorted(void & set(ids))]
-    void |= set(ignored)
-    kept = [index for index in ids if index not in void]
-    if len(kept) > MOST_CLASSES and not names:
+    remarks: list[str] = []
+    named = name_ids([index for index in sorted(pixels) if index >= 0], names, ignored, remarks)
+    if len(named) > MOST_CLASSES and not names:
         share = (pixels[0] + pixels[255]) / pixels.total()
         smooth = f" ({share:.1%} of the pixels are 0 or 255: a mask with smoothed edges, or from a JPEG)" if share > 0.8 else ""
         raise DataError(
-            f"the masks hold {len(kept)} different values, such as {join_first(kept[1:])}; they look like grey values, not"
+            f"the masks hold {len(named)} different values, such as {join_first(list(named)[1:])}; they look like grey values, not"
             f" class ids{smooth}. Save them as PNGs of ids without smoothing, or name the classes with --classes"
         )
-    named = name_ids(kept, void, names, remarks)
+    void = {index for index in (*pixels, *named, *ignored) if index in ignored or named.get(index, "void").lower() in VOID}
+    for index in sorted(void):
+        why = ["--ignore"] if index in ignored else []
+        why += [f"and with it the name {named[index]}"] if index in named else []
+        because = f" ({', '.join(why)})" if why else ""
+        share = pixels[index] / pixels.total()
+        remarks.append(f"id {index} is taken as no label{because}: {share:.2%} of the pixels, neither learned nor tested")
+    named = {index: named[index] for index in sorted(named) if index not in void}
     if len(named) < 2:
         raise DataError(
-            f"the masks show {plural(len(named), 'class')} only ({join_first(ids)}); two are needed, of which one may be the"
-            " background"
+            f"the masks show {plural(len(named), 'class')} only ({join_first(sorted(pixels))}); two are needed, of which one may"
+            " be the background"
         )
-    class_of = {raw: index for index, raw in enumerate(sorted(named))} | dict.fromkeys(sorted(void), IGNORE_INDEX)
-    return Numbering(classes=tuple(named[raw] for raw in sorted(named)), class_of=class_of, remarks=tuple(remarks))
+    class_of = {raw: index for index, raw in enumerate(named)} | dict.fromkeys(sorted(void), IGNORE_INDEX)
+    for index in (index for index in named if index in TOP_IDS):
+        remarks.append(f"{index} is read as class {class_of[index]}, {named[index]} (data.id_map), and not as no label")
+    return Numbering(classes=tuple(named.values()), class_of=class_of, remarks=tuple(remarks))
 
 
-def name_ids(kept: Sequence[int], void: set[int], names: Sequence[str], remarks: list[str]) -> dict[int, str]:
-    """The name of every id that is a class; adds to the remarks what was taken for what."""
+def name_ids(ids: Sequence[int], names: Names, ignored: Collection[int], remarks: list[str]) -> dict[int, str]:
+    """The name of every id; an id that gets none is taken as no label. Adds to the remarks what was taken for what."""
+    kept = [index for index in ids if index not in ignored]
+    top = [index for index in kept if index in TOP_IDS and index >= len(names)]
+    below = [index for index in kept if index not in top]
+    if kept == top == [255] or evenly_spread(kept) and not names:  # one thing, or classes drawn as greys
+        kept, top = sorted({0, *kept}), []
     if not names:
         remarks.append(
             "the classes have no names yet: give them with --classes, or in classes.txt, a line each. If an id means no label,"
             " say so with --ignore ID"
         )
-        return {index: f"class {index}" for index in kept}
-    named = {index: name for index, name in enumerate(names) if index not in void}
-    if not set(kept) <= set(named) and len(kept) == len(named):  # such as 0, 50, 100 for three names
-        remarks.append(f"the ids {join_first(kept)} are given the names in their order")
-        named = dict(zip(kept, named.values()))
-    if strange := [index for index in kept if index not in named]:
+        return {0: "background", 255: "foreground"} if kept == [0, 255] else {i: f"class {i}" for i in kept if i not in top}
+    named = names if isinstance(names, dict) else dict(enumerate(names))
+    if not isinstance(names, dict):
+        if kept == [0, 255] and len(names) != 2:
+            raise DataError(f"the masks hold 0 and 255 alone, and {plural(len(names), 'name')} are given; give two")
+        if top and len(kept) == len(names) and 1 < len(below) and below[-1] < len(names) and names[-1].lower() not in VOID:
+            by_id = " ".join(f"{index}={name}" for index, name in zip(kept, names))
+            raise DataError(
+                f"the masks hold the ids {join_first(kept)}, and {len(names)} names are given: {top[-1]} may mean no label, or"
+                f" be {names[-1]}; say which: --ignore {top[-1]}, or --classes {by_id}"
+            )
+        counted = (kept, below, [index for index in ids if index not in TOP_IDS or index not in ignored])
+        if found := next((each for each in counted if len(each) == len(names)), None):
+            named = dict(zip(found, names))
+            if found != list(range(len(names))):
+                remarks.append(f"the ids {join_first(found)} are given the names in their order")
+    strange = [index for index in kept if index not in named and index not in top]
+    if strange and (strange != [len(names)] or top or isinstance(names, dict)):  # the only id without a name, the last, is void
         raise DataError(
             f"the masks have the id{'s' if len(strange) > 1 else ''} {join_first(strange)}, and {plural(len(names), 'name')}"
-            f" are given, for 0 to {len(names) - 1}; name every id, or say which is no class with --ignore"
+            f" are given, for {join_first(list(named))}; name every id, or say which is no class with --ignore"
         )
-    return named
+    return dict(named)
 
 
-def binary_numbering(names: Sequence[str]) -> Numbering:
-    """Masks of 0 and 255: the usual way to draw one thing, and a trap, since 255 means no label elsewhere."""
-    if len(names) not in (0, 2):
-        raise DataError(f"the masks hold 0 and 255 alone, and {plural(len(names), 'name')} are given; give two")
-    names = tuple(names) or ("background", "foreground")
-    remark = f"the masks hold 0 and 255 alone: 255 is read as class 1, {names[1]} (data.id_map), and nothing is ignored"
-    return Numbering(classes=names, class_of={0: 0, 255: 1}, remarks=(remark,))
+def evenly_spread(ids: Sequence[int]) -> bool:
+    """Whether ids are grey values from 0 to 255 at equal distances, such as 0, 128, 255."""
+    return ids[-1:] == [255] and 1 < len(ids) < 64 and all(
+        abs(index - 255 * place / (len(ids) - 1)) <= 1 for place, index in enumerate(ids)
+    )
 
 
 def ask_for_palette(colours: Counter) -> str:
@@ -146,27 +163,28 @@ def count_classes(masks: Iterable[Contents], numbering: Numbering) -> dict[int, 
 # ---- names and colours in files
 
 
-def read_classes(root: Path, names: Sequence[str], palette: str) -> tuple[dict[str, int], Sequence[str]]:
+def read_classes(root: Path, options: Sequence[str], palette: str) -> tuple[dict[str, int], Names]:
     """The palette, "#rrggbb" -> id, and the class names, as far as the options or files in the folder give them."""
     places = [Path(palette)] if palette else [root / name for name in PALETTE_FILES if (root / name).is_file()]
     if not places:
-        return {}, names or read_names(root)
+        by_id = [re.fullmatch(r"(\d+)=(.+)", name) for name in options]
+        return {}, {int(each[1]): each[2] for each in by_id} if options and all(by_id) else options or read_names(root)
     if not places[0].is_file():
         raise DataError(f"there is no palette file {places[0]}; give one with --palette FILE")
     colours = read_palette(places[0])
     names = list(dict.fromkeys(colours.values()))  # several colours may have one name
-    return {colour: names.index(name) for colour, name in colours.items()}, names
+    return {colour: names.index(name) for colour, name in colours.items()}, dict(enumerate(names))
 
 
-def read_names(root: Path) -> list[str]:
-    """The class names of classes.json or classes.txt in a folder, id 0 first; none if there is no such file."""
+def read_names(root: Path) -> Names:
+    """The class names of classes.json or classes.txt in a folder, in the order of their ids or by id; none without a file."""
     path = next((root / name for name in NAME_FILES if (root / name).is_file()), None)
     if path is None:
         return []
     if path.suffix == ".txt":
         return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    names = read_json(path, list[str] | dict[str, str], 'write a list, ["sky", "road"], or {"0": "sky", "1": "road"}')
-    return list(names.values()) if isinstance(names, dict) else names
+    names = read_json(path, list[str] | dict[int, str], 'write a list, ["sky", "road"], or {"0": "sky", "1": "road"}')
+    return [names[index] for index in range(len(names))] if set(names) == set(range(len(names))) else names
 
 
 def read_palette(path: Path) -> dict[str, str]:

@@ -120,6 +120,13 @@ def test_sixteen_bit_masks_are_read_through_the_map(tmp_path):
     assert read_mask(encoded(tmp_path / "m.png"), mapped, 2).tolist() == [[0, 1, 255]]
 
 
+def test_negative_ids_are_no_label_and_ids_of_more_than_16_bits_are_refused(tmp_path):
+    Image.fromarray(np.array([[0, 1, -1, -9]], np.int32)).save(tmp_path / "m.tif")
+    assert read_mask(encoded(tmp_path / "m.tif"), Data(), 2).tolist() == [[0, 1, 255, 255]]
+    Image.fromarray(np.array([[0, 1, 70000]], np.int32)).save(tmp_path / "m.tif")
+    assert "has the id 70000, but" in error_message(read_mask, encoded(tmp_path / "m.tif"), Data(ignore_index=65535), 2)
+
+
 def test_a_bilevel_mask_has_the_ids_0_and_1(tmp_path):
     Image.fromarray(np.array([[False, True]])).save(tmp_path / "m.png")
     assert read_mask(encoded(tmp_path / "m.png"), Data(), 2).tolist() == [[0, 1]]

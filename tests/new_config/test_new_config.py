@@ -197,6 +197,11 @@ def test_a_folder_of_another_shape_is_told_the_two_shapes(tmp_path, capsys):
     assert "are JPEGs, which smear the ids of neighbours" in complaint(capsys, tmp_path / "photos")
 
 
+def test_more_than_255_classes_are_refused_before_anything_is_written(photos, capsys):
+    names = [f"k{index}" for index in range(300)]
+    assert "300 names; it must be 2 to 255" in complaint(capsys, photos, "--classes", *names)
+
+
 def test_class_weights_are_those_of_enet_with_a_mean_pixel_of_1(photos):
     weights = config_of(photos, "--class-weights")[0].method.class_weights
     share = np.bincount(ids().ravel(), minlength=3)[:3] / (ids() != 255).sum()

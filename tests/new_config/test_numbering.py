@@ -21,7 +21,7 @@ def ids(*values):
 def test_masks_of_0_and_255_are_one_thing_and_a_background():
     found = number_classes(ids(0, 255), [], [])
     assert found.data_keys() == {"classes": ["background", "foreground"], "id_map": {"255": 1}, "ignore_index": 254}
-    assert "255 is read as class 1, foreground" in found.remarks[0]
+    assert "255 is read as class 1, foreground (data.id_map), and not as no label" in found.remarks
     assert number_classes(ids(0, 255), ["road", "crack"], []).classes == ("road", "crack")
     assert error_message(number_classes, ids(0, 255), ["one"], []) == "the masks hold 0 and 255 alone, and 1 name are given; give two"
 
@@ -29,13 +29,13 @@ def test_masks_of_0_and_255_are_one_thing_and_a_background():
 def test_255_beside_other_ids_is_no_label():
     found = number_classes(ids(0, 1, 2, 255), ["a", "b", "c"], [])
     assert found.data_keys() == {"classes": ["a", "b", "c"]}
-    assert found.remarks == ("id 255 is taken as no label; it is neither learned nor tested",)
+    assert found.remarks == ("id 255 is taken as no label: 25.00% of the pixels, neither learned nor tested",)
 
 
 def test_the_last_id_is_no_label_if_it_alone_has_no_name():
     found = number_classes(ids(0, 1, 2, 3), ["a", "b", "c"], [])
     assert found.data_keys() == {"classes": ["a", "b", "c"], "ignore_index": 3} and "id 3" in found.remarks[0]
-    assert "the masks have the ids 3, 4, and 3 names are given, for 0 to 2; name every id" in error_message(
+    assert "the masks have the ids 3, 4, and 3 names are given, for 0, 1, 2; name every id" in error_message(
         number_classes, ids(0, 1, 2, 3, 4), ["a", "b", "c"], []
     )
 
@@ -58,6 +58,50 @@ def test_ids_with_gaps_are_numbered_in_their_order_and_take_the_names_in_it():
     assert found.classes == ("a", "b", "c") and "given the names in their order" in found.remarks[0]
 
 
+@pytest.mark.parametrize("values", [(1, 2, 3), (0, 128, 255), (0, 127, 254), (7, 9, 1000), (-1, 1, 2, 3), (1, 2, 3, 255)])
+def test_n_ids_and_n_names_are_n_classes_in_order_whatever_the_ids_are(values):
+    found = number_classes(ids(*values), ["a", "b", "c"], [])
+    classes = [raw for raw in values if raw != -1][:3]
+    assert found.classes == ("a", "b", "c") and [found.class_of[raw] for raw in classes] == [0, 1, 2]
+    assert all(found.class_of[raw] == 255 for raw in values if raw not in classes)
+    assert "-1" not in found.data_keys()["id_map"]
+    assert any("given the names in their order" in remark for remark in found.remarks)
+
+
+def test_where_255_may_be_no_label_or_the_last_class_both_ways_are_named():
+    message = error_message(number_classes, ids(0, 1, 255), ["a", "b", "c"], [])
+    assert message == (
+        "the masks hold the ids 0, 1, 255, and 3 names are given: 255 may mean no label, or be c; say which:"
+        " --ignore 255, or --classes 0=a 1=b 255=c"
+    )
+    void = number_classes(ids(0, 1, 255), ["a", "b", "c"], [255])
+    assert void.classes == ("a", "b", "c") and void.class_of[255] == 255
+    last = number_classes(ids(0, 1, 255), {0: "a", 1: "b", 255: "c"}, [])
+    assert last.data_keys() == {"classes": ["a", "b", "c"], "id_map": {"255": 2}, "ignore_index": 254}
+    assert number_classes(ids(0, 1, 255), ["a", "b", "void"], []).classes == ("a", "b")
+
+
+def test_greys_at_equal_distances_are_classes_where_no_names_are_given():
+    assert number_classes(ids(0, 128, 255), [], []).classes == ("class 0", "class 128", "class 255")
+    assert number_classes(ids(0, 1, 2, 255), [], []).classes == ("class 0", "class 1", "class 2")
+
+
+def test_an_ignored_id_takes_no_name_away_and_a_name_that_goes_is_said():
+    found = number_classes(ids(0, 1, 2, 3), ["a", "b", "c"], [0])
+    assert found.classes == ("a", "b", "c") and found.class_of == {1: 0, 2: 1, 3: 2, 0: 255}
+    found = number_classes(ids(0, 1, 2), ["a", "b", "c"], [1])
+    assert found.classes == ("a", "c") and found.remarks == (
+        "id 1 is taken as no label (--ignore, and with it the name b): 33.33% of the pixels, neither learned nor tested",
+    )
+
+
+def test_names_given_by_id_belong_to_those_ids_alone():
+    assert number_classes(ids(3, 5), {3: "a", 4: "b", 5: "c"}, []).class_of == {3: 0, 4: 1, 5: 2}
+    assert "the masks have the id 6, and 2 names are given, for 3, 5" in error_message(
+        number_classes, ids(3, 5, 6), {3: "a", 5: "b"}, []
+    )
+
+
 def test_a_name_without_a_pixel_stays_a_class():
     assert number_classes(ids(0, 2), ["a", "b", "c"], []).data_keys() == {"classes": ["a", "b", "c"]}
 
@@ -78,6 +122,8 @@ def test_names_are_read_from_a_text_or_from_json(tmp_path):
     assert read_names(tmp_path) == ["sky", "road"]
     (tmp_path / "classes.json").write_text(json.dumps({"0": "a", "1": "b"}))
     assert read_names(tmp_path) == ["a", "b"]
+    (tmp_path / "classes.json").write_text(json.dumps({"0": "a", "255": "b"}))
+    assert read_names(tmp_path) == {0: "a", 255: "b"}
 
 
 @pytest.mark.parametrize(
