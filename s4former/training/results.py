@@ -1,14 +1,4 @@
-"""What a run writes: at each evaluation scores, pictures, report and the best models; at its end models and results.
-
-    runs/NAME/best-teacher/ ...  the best models on the evaluation images
-              confusion.json     the confusion matrices of the last evaluation
-              image_counts.json  of every evaluation image its pixels by class at the last evaluation, packed (archive.py)
-              panels/            small pictures of fixed images
-              report.html        an overview of all of it
-              teacher/ student/  the last models
-              results.json       the outcome, with everything needed to repeat it
-              predictions.png    a few evaluation images
-"""
+"""What a run writes: at each evaluation scores, pictures, report and the best models; at its end models and results."""
 
 import json
 import shlex
@@ -108,14 +98,11 @@ def write_model(training: Training, role: str, name: str, *, chosen: bool = Fals
         return
     thresholds = training.accelerator.unwrap_model(training.student).thresholds
     provenance = Provenance(
-        method=training.config.method.title,
+        **origin(training),
         role=role,
         step=training.step,
         scores=training.scores.get(role) if training.evaluated_at == training.step else None,
         chosen=chosen,
-        lists=training.sources.lists,
-        command=command_line(),
-        versions=versions(),
         address=address,
         thresholds=() if thresholds is None else tuple(round(value, 4) for value in thresholds.current().tolist()),
     )

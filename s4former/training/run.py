@@ -1,10 +1,4 @@
-"""A run: what it holds, and how it is built.
-
-    runs/NAME/config.json       the resolved config
-              log.jsonl         all numbers that were logged
-              checkpoints/      to resume from; see resume.py
-                                what evaluations write and what a run leaves: see results.py
-"""
+"""A run: what it holds, and how it is built."""
 
 import json
 from contextlib import contextmanager

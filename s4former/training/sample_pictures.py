@@ -1,10 +1,9 @@
 """Pictures of fixed images: some evaluation images, and some of the unlabelled pool with their pseudo labels over time.
 
-    runs/NAME/panels/evaluation-0-image.jpg   -truth.png   -teacher.png   -student.png     of the last evaluation
-                     unlabeled-0-image.jpg    -00000400.png  -00000800.png                 pseudo labels by step
-             predictions.png                                                               evaluation images, at the end
+    panels/evaluation-0-image.jpg   -truth.png   -teacher.png   -student.png     of the last evaluation
+           unlabeled-0-image.jpg    -00000400.png  -00000800.png                 pseudo labels by step
 
-Panels are small, with the colours of pictures.py; what has no label is transparent.
+They are small, with the colours of pictures.py; what has no label is transparent.
 """
 
 from pathlib import Path
