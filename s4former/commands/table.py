@@ -1,4 +1,4 @@
-"""Results of several runs as one markdown table: `python -m s4former.commands.table RUN [RUN ...]`.
+"""Results of several runs as one markdown table: `s4former table RUN [RUN ...]`.
 
 Runs that differ only in seed and image lists become one row, mean ± sample standard deviation (number of runs) of the
 mIoU in percent. "best" was chosen on the evaluation images and is no estimate of what the model does on others.
@@ -143,7 +143,7 @@ def image_range(text: str) -> slice:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m s4former.commands.table", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("s4former table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or its results.json")
     parser.add_argument("--paired", metavar="BASE", help="RUN is an archive: compare its methods with this one, in pairs")
     parser.add_argument("--network", choices=NETWORKS, default="student", help="with --paired: whose mIoU, or both's mean")
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.paired:
             archive = Path(options.runs[0])
             if not archive.is_file():
-                raise TableError(f"there is no archive {archive}; python -m s4former.commands.study writes one")
+                raise TableError(f"there is no archive {archive}; s4former study writes one")
             print(paired(read_archive(archive), options.paired, options.network, options.images))
         else:
             print(table([read_results(run) for run in options.runs]))
@@ -168,7 +168,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\nmIoU in percent, bootstrap over draws and test images. A method without a teacher counts by its student.")
     else:
         print("\nmIoU in percent, mean ± sample standard deviation (runs). best: chosen on the evaluation images.")
-
-
-if __name__ == "__main__":
-    main()
