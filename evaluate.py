@@ -5,4 +5,4 @@ import sys
 from s4former.commands.evaluate import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(program="evaluate.py"))

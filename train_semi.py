@@ -2,6 +2,7 @@
 
     accelerate launch train_semi.py --config configs/demo.json [--resume] [section.key=value ...]
     accelerate launch train_semi.py --config configs/voc_92.json --config configs/methods/unimatch_ema.json
+    s4former train --config mine.json                           # the same in one process, without a clone too
     python train_semi.py --config configs/demo.json --check     # looks at everything, trains three steps, writes nothing
     python train_semi.py --help-config method                   # the keys of a section, or without its name of all
 """

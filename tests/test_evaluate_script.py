@@ -160,7 +160,7 @@ def test_a_plain_folder_takes_its_data_from_the_command_line(here, tmp_path, cap
     ],
 )
 def test_what_cannot_be_evaluated_is_an_error_message(here, capsys, arguments, message):
-    assert error_of(capsys, *arguments).startswith(f"evaluate.py: {message}")
+    assert error_of(capsys, *arguments).startswith(f"s4former evaluate: {message}")
 
 
 def test_predictions_that_cannot_be_written_are_an_error_message(here, capsys):
@@ -174,14 +174,14 @@ def test_images_too_large_for_the_device_are_an_error_message(here, capsys, monk
 
     monkeypatch.setattr(evaluate_model, "predictions", too_large)
     assert error_of(capsys).splitlines()[-1] == (
-        "evaluate.py: CUDA out of memory. Tried to allocate 9.00 GiB. Take a smaller --batch, or --sliding-window for large images"
+        "s4former evaluate: CUDA out of memory. Tried to allocate 9.00 GiB. Take a smaller --batch, or --sliding-window for large images"
     )
 
 
 def test_no_run_at_all_is_an_error_message(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert error_of(capsys) == (
-        "evaluate.py: there is no run below runs/; train one with train_semi.py, or say which model with --checkpoint"
+        "s4former evaluate: there is no run below runs/; train one with train_semi.py, or say which model with --checkpoint"
     )
 
 
@@ -273,4 +273,4 @@ def test_one_photo_or_a_glob_of_them_is_read_by_a_model_that_names_no_data(photo
     ],
 )
 def test_photos_that_cannot_be_found_are_an_error_message(here, capsys, arguments, message):
-    assert error_of(capsys, *arguments).startswith(f"evaluate.py: {message}")
+    assert error_of(capsys, *arguments).startswith(f"s4former evaluate: {message}")

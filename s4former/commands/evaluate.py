@@ -1,10 +1,10 @@
 """Evaluates a segmentation model: mean IoU, IoU per class, pixel accuracy; or predicts class maps of photos without masks.
 
-    python evaluate.py                                    the newest run below runs/, its teacher if it has one
-    python evaluate.py --checkpoint runs/demo --model student --best
-    python evaluate.py --checkpoint FOLDER_OR_HUB_ID --config configs/voc_92.json data.root=/data/VOC
-    torchrun --nproc_per_node 2 evaluate.py ...           every image counts exactly once
-    python evaluate.py --images photos/ --save-predictions out       no masks: class maps, overlays and a sheet
+    s4former evaluate                                     the newest run below runs/, its teacher if it has one
+    s4former evaluate --checkpoint runs/demo --model student --best
+    s4former evaluate --checkpoint FOLDER_OR_HUB_ID --config configs/voc_92.json data.root=/data/VOC
+    s4former evaluate --images photos/ --save-predictions out        no masks: class maps, overlays and a sheet
+    torchrun --nproc_per_node 2 evaluate.py ...           the script does the same; every image counts exactly once
 """
 
 import argparse
@@ -20,8 +20,8 @@ from ..evaluation.model_choice import ROLES, CheckpointError, ModelChoice, choos
 FLAGS = ("mode", "window", "stride", "short_side", "scales", "flip", "batch", "limit")  # keys of `evaluation`
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what `s4former evaluate` and `s4former predict` have in common: which model, and how it reads images."""
     add, size = parser.add_argument, {"nargs": 2, "type": int, "metavar": ("H", "W")}
     add("--checkpoint", metavar="DIR_OR_HUB_ID", help="a run, a model in it, or a Hub id; default: the newest run")
     add("--config", metavar="FILE", help="instead of the config beside the model")
@@ -35,11 +35,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--flip", action="store_const", const=True, help="average with the mirrored image")
     add("--batch", type=int, metavar="N", help="images of one size, or windows, at once")
     add("--limit", type=int, metavar="N", help="only the first N images")
-    add("--images", metavar="PATH", help="predict a file, a folder or a 'glob' of photos instead of evaluating")
-    add("--save-predictions", metavar="DIR", help="write palette PNGs and overlays")
     add("--json", metavar="FILE", help="write the report; - for standard output")
     add("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
-    return parser.parse_intermixed_args(arguments)
 
 
 def resolve_config(choice: ModelChoice, options: argparse.Namespace) -> Config:
@@ -88,8 +85,16 @@ def format_photos(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse_arguments(arguments)
+def main(arguments: Sequence[str] | None = None, program: str = "s4former evaluate") -> int:
+    parser = argparse.ArgumentParser(program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--images", metavar="PATH", help="predict a file, a folder or a 'glob' of photos instead of evaluating")
+    parser.add_argument("--save-predictions", metavar="DIR", help="write palette PNGs and overlays")
+    return run(parser.parse_intermixed_args(arguments), program)
+
+
+def run(options: argparse.Namespace, program: str) -> int:
+    """Evaluates or predicts, prints the report, and returns the status of the program."""
     try:
         choice = choose_model(options.checkpoint, options.model, options.best)
         config = resolve_config(choice, options)
@@ -103,6 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.json not in (None, "-"):
                 Path(options.json).write_text(text + "\n")
     except (CheckpointError, ConfigError, DataError, OSError) as error:
-        print(f"evaluate.py: {describe_error(error)}", file=sys.stderr)
+        print(f"{program}: {describe_error(error)}", file=sys.stderr)
         return 1
     return 1 if report.get("unreadable") else 0

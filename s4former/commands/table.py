@@ -1,4 +1,7 @@
-"""Results of several runs as one markdown table: `s4former table RUN [RUN ...]`.
+"""Results of several runs as one Markdown table.
+
+    s4former table runs/seed0 runs/seed1 runs/seed2
+    s4former table --paired base docs/measured/archive.jsonl.gz
 
 Runs that differ only in seed and image lists become one row, mean ± sample standard deviation (number of runs) of the
 mIoU in percent. "best" was chosen on the evaluation images and is no estimate of what the model does on others.

@@ -112,5 +112,5 @@ def warning(classes: Sequence[str], steps: int, method: Method) -> str:
         f"for {patience(steps)} steps no pixel has become a pseudo label of {', '.join(classes)}: of {them} the student learns from"
         f" labelled images alone. What usually helps: {lower}, data.repeat_rare, by which labelled"
         f" images with {them} come up more often, and more labels that show {them}"
-        " (python -m s4former.commands.pool ranks the unlabelled images)"
+        " (s4former pool ranks the unlabelled images)"
     )

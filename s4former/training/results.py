@@ -196,7 +196,9 @@ def finish(training: Training, log: RunLog) -> None:
 
 def command_line() -> str:
     """What the user typed, without --resume: the command that repeats the run."""
-    return "python " + shlex.join(argument for argument in sys.argv if argument != "--resume")
+    program, *arguments = sys.argv
+    words = program.split(" ") if program.startswith("s4former ") else ["python", program]
+    return shlex.join([*words, *(argument for argument in arguments if argument != "--resume")])
 
 
 def versions() -> dict[str, str]:

@@ -195,7 +195,7 @@ def test_counts_are_packed_without_loss():
 def command(tmp_path, grid, *more):
     (tmp_path / "grid.json").write_text(json.dumps(grid))
     places = ["--archive", str(tmp_path / "a.jsonl.gz"), "--work", str(tmp_path / "work"), "--jobs", "2"]
-    return [sys.executable, "-m", "s4former.commands.study", str(tmp_path / "grid.json"), *places, *more]
+    return [sys.executable, "-m", "s4former", "study", str(tmp_path / "grid.json"), *places, *more]
 
 
 def run_study(tmp_path, grid, *more):

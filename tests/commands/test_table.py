@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -105,13 +103,11 @@ def test_runs_without_usable_results_are_named(tmp_path):
         read_results(tmp_path / "going")
 
 
-def test_the_command_prints_the_table(tmp_path):
-    run = write_run(tmp_path / "one")
-    command = [sys.executable, "-m", "s4former.commands.table"]
-    result = subprocess.run([*command, str(run)], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0 and "| S4Former | 92 " in result.stdout, result.stderr
-    result = subprocess.run([*command, str(tmp_path / "none")], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1 and result.stderr.startswith("error: there is no ")
+def test_the_command_prints_the_table(tmp_path, capsys):
+    main([str(write_run(tmp_path / "one"))])
+    assert "| S4Former | 92 " in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="^error: there is no "):
+        main([str(tmp_path / "none")])
 
 
 # ---- methods in pairs
@@ -214,7 +210,7 @@ def test_the_command_prints_pairs(tmp_path, capsys):
         append(path, line)
     main(["--paired", "base", str(path), "--images", "0:1"])
     assert "| m | 1 | 50.00 | 40.00 | +10.00 | +10.00 to +10.00 | at 1 of 1 |" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="error: there is no archive .*none.gz; python -m s4former.commands.study writes one"):
+    with pytest.raises(SystemExit, match="error: there is no archive .*none.gz; s4former study writes one"):
         main(["--paired", "base", str(tmp_path / "none.gz")])
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from s4former.config import from_dict, to_dict
-from s4former.report.__main__ import main
+from s4former.report.command import main
 from s4former.report.charts import Series, curves, downsample, format_number, histogram, matrix, stacked, ticks
 from s4former.report.page import render_report, write_report
 from s4former.report.run import ReportError, read_run

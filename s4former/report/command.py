@@ -22,7 +22,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"s4former report: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

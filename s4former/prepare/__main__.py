@@ -1,8 +1,0 @@
-"""python -m s4former.prepare"""
-
-import sys
-
-from .command import main
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The console command: every command has its own --help, starts what its module does, and loads no heavy library before it must."""
+
+import sys
+
+import pytest
+from scripts import ROOT, run
+
+from s4former.__main__ import COMMANDS, main
+
+LOADED = (
+    "import atexit, runpy, sys\n"
+    "heavy = {'torch', 'transformers', 'datasets', 'accelerate'}\n"
+    "atexit.register(lambda: print('loaded', sorted(heavy & sys.modules.keys())))\n"
+)
+
+
+def loaded_by(code: str) -> str:
+    """What a process that runs the code printed last."""
+    return run([sys.executable, "-c", LOADED + code], cwd=ROOT).stdout.splitlines()[-1]
+
+
+def test_help_lists_every_command_in_a_line(capsys):
+    assert main([]) == 0
+    assert capsys.readouterr().out == (text := main(["--help"]) or capsys.readouterr().out)
+    for name, (_, summary) in COMMANDS.items():
+        assert f"  {name:12}{summary}\n" in text
+    assert "configs/ are in the\nrepository only" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_own_help_with_an_example(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0 and text.startswith(f"usage: s4former {name} ")
+    program = "train_semi.py" if COMMANDS[name][0] == "train_semi" else f"s4former {name} "
+    assert any(line.startswith("    ") and program in line for line in text.splitlines())
+
+
+def test_an_unknown_command_is_one_sentence(capsys):
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err == f"s4former: there is no command 'trian'; one of {', '.join(COMMANDS)}\n"
+
+
+@pytest.mark.parametrize("name", ["train", "check"])
+def test_train_and_check_run_the_script(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])
+    assert main([name, "--config", "missing.json", "run.seed=1"]) == 1
+    assert capsys.readouterr().err.strip().startswith(f"s4former {name}: there is no config file missing.json; ")
+    assert sys.argv[1:] == ["--check"] * (name == "check") + ["--config", "missing.json", "run.seed=1"]
+
+
+@pytest.mark.slow
+def test_no_command_loads_a_heavy_library_for_its_help():
+    code = (
+        "from s4former.__main__ import COMMANDS, main\n"
+        "for name in COMMANDS:\n"
+        "    try: main([name, '--help'])\n"
+        "    except SystemExit: pass\n"
+    )
+    assert loaded_by(code) == "loaded []"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train"], ["train", "--config", "none.json"], ["predict", "p", "--checkpoint", "no/such/run"], ["pool", "none", "-o", "x"],
+     ["onnx", "none", "x.onnx"], ["study", "none.json"], ["table", "none"], ["report", "none"], ["benchmark", "steps"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_mistakes_in_arguments_and_config_load_no_heavy_library(arguments):
+    start = f"sys.argv = ['s4former', *{arguments!r}]\nrunpy.run_module('s4former', run_name='__main__')"
+    assert loaded_by(start) == "loaded []"
