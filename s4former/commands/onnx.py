@@ -1,6 +1,6 @@
 """A trained network as one ONNX file, for images of any size, and the proof that it says what the network says.
 
-    python -m s4former.commands.onnx runs/demo model.onnx [--best] [--model student]
+    s4former onnx runs/demo model.onnx [--best] [--model student]
 
     import json, onnxruntime
     session = onnxruntime.InferenceSession("model.onnx")
@@ -117,7 +117,7 @@ def compare(model: nn.Module, path: Path, stride: int) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m s4former.commands.onnx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="s4former onnx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", help="a run, a model in it, or a Hub id")
     parser.add_argument("file", metavar="FILE.onnx")
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }  # fmt: skip
         difference = to_onnx(network, Path(options.file), facts)
     except (CheckpointError, ConfigError, OnnxError, OSError) as error:
-        print(f"s4former.commands.onnx: {describe_error(error)}", file=sys.stderr)
+        print(f"s4former onnx: {describe_error(error)}", file=sys.stderr)
         return 1
     size = Path(options.file).stat().st_size / 2**20
     print(

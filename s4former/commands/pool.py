@@ -1,6 +1,6 @@
 """The unlabelled pool after training: pseudo masks of all of it, and which of its images are worth labelling next.
 
-    python -m s4former.commands.pool runs/demo -o pool [--best] [--top 100] [data.root=...]
+    s4former pool runs/demo -o pool [--best] [--top 100] [data.root=...]
 
     pool/masks/ID.png            class ids under the palette of PASCAL VOC, 255 where confidence is not above the threshold
          confidence/ID.png       grey, 255 = certain
@@ -142,7 +142,7 @@ def write_list(path: Path, pool: Pool, chosen: Sequence[tuple[int, float]], clas
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m s4former.commands.pool", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="s4former pool", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", help="a run, or a model of one")
     parser.add_argument("-o", "--output", required=True, metavar="DIR")
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pool, classes = read_pool(choice, config, folder, options.limit, complaints)
         write_list(folder / "worth_labelling.csv", pool, rank(pool, options.top), classes)
     except (CheckpointError, ConfigError, DataError, OSError) as error:
-        print(f"s4former.commands.pool: {describe_error(error)}", file=sys.stderr)
+        print(f"s4former pool: {describe_error(error)}", file=sys.stderr)
         return 1
     print(
         f"{choice.description}: pseudo masks of {len(pool.ids)} images in {folder}; worth_labelling.csv says what to label next"
