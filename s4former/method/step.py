@@ -24,7 +24,7 @@ def train_step(
     """The loss terms of one step of S4Former (supplement, Algorithm 1), by name, not yet weighted.
 
     Args:
-        student: a `Student`; all_pseudo it does in this step is one call of its forward.
+        student: a `Student`; everything it does in this step is one call of its forward.
         teacher: images (B, 3, H, W) to logits (B, K, h, w), in eval mode; None = labels only.
         batch: normalised, on the device.
         average: of a number over the processes, for `method.normalizer` = "valid".
