@@ -1,4 +1,4 @@
-"""Networks as ONNX files: onnxruntime says what torch says, at sizes the export never saw."""
+"""ONNX files: onnxruntime computes the logits of torch, at sizes that the export did not trace."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig
 
-from s4former.commands import onnx as room
+from s4former.commands import onnx_export
 from s4former.commands.onnx import main
 from s4former.networks.adapters import full_size_logits
 from s4former.networks.build import save_network
@@ -46,39 +46,39 @@ def test_onnxruntime_gives_the_logits_of_torch_at_any_size(exported, batch, heig
     network, path = exported
     pixels = torch.randn(batch, 3, height, width)
     with torch.no_grad():
-        wanted = full_size_logits(network, pixels).numpy()
-    (found,) = onnxruntime.InferenceSession(str(path)).run(None, {"pixel_values": pixels.numpy()})
-    assert found.shape == wanted.shape == (batch, 5, height, width)
-    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+        expected = full_size_logits(network, pixels).numpy()
+    (output,) = onnxruntime.InferenceSession(str(path)).run(None, {"pixel_values": pixels.numpy()})
+    assert output.shape == expected.shape == (batch, 5, height, width)
+    np.testing.assert_allclose(output, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_the_file_is_one_and_brings_classes_and_constants(exported):
+def test_there_is_one_file_with_classes_and_constants(exported):
     _, path = exported
     assert [each.name for each in path.parent.iterdir() if "onnx" in each.name] == ["model.onnx"]
     facts = json.loads(onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map["s4former"])
     assert facts["mean"] == [0.5, 0.4, 0.3] and len(facts["classes"]) == 5
 
 
-class Other(torch.nn.Module):
-    """A network that says something else once it has been exported."""
+class ChangedByExport(torch.nn.Module):
+    """A network that computes something else once it is exported."""
 
     def forward(self, pixel_values):
         return pixel_values + 1 if torch.compiler.is_exporting() else pixel_values
 
 
-def test_a_graph_that_differs_is_not_left_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "WholeImage", lambda network: network)
-    monkeypatch.setattr(room, "coarsest_stride", lambda network: 16)
+def test_a_graph_that_differs_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "FullSizeLogits", lambda network: network)
+    monkeypatch.setattr(onnx_export, "coarsest_stride", lambda network: 16)
     with pytest.raises(
-        room.OnnxError, match="the exported graph differs from torch by .* for images of 48x32; no file is left"
+        onnx_export.OnnxError, match="the exported graph differs from torch by .* for images of 48x32; no file is left"
     ):
-        room.to_onnx(Other(), tmp_path / "model.onnx", {})
+        onnx_export.export_onnx(ChangedByExport(), tmp_path / "model.onnx", {})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_packages_and_models_are_sentences(tmp_path, monkeypatch, capsys):
+def test_missing_packages_and_models_are_reported(tmp_path, monkeypatch, capsys):
     assert main([str(tmp_path / "none"), str(tmp_path / "model.onnx")]) == 1
     assert "there is no folder" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(room.OnnxError, match="onnxruntime is not installed; pip install onnx onnxscript onnxruntime"):
-        room.to_onnx(segformer(), tmp_path / "model.onnx", {})
+    with pytest.raises(onnx_export.OnnxError, match="onnxruntime is not installed; pip install onnx onnxscript onnxruntime"):
+        onnx_export.export_onnx(segformer(), tmp_path / "model.onnx", {})

@@ -1,4 +1,4 @@
-"""Pseudo masks of the pool, and the rule of the images worth labelling, by hand."""
+"""Pseudo masks of the pool, and the ranking of the images worth labelling, by hand."""
 
 import csv
 import json
@@ -19,8 +19,8 @@ def pool_of(**images):
     """Images of 10 pixels given as runs of (class, pixels, confidence)."""
     pool = Pool()
     for name, runs in images.items():
-        labels = torch.tensor([label for label, pixels, _ in runs for _ in range(pixels)]).reshape(2, 5)
-        confidence = torch.tensor([sure for _, pixels, sure in runs for _ in range(pixels)]).reshape(2, 5)
+        labels = np.array([label for label, pixels, _ in runs for _ in range(pixels)]).reshape(2, 5)
+        confidence = np.array([probability for _, pixels, probability in runs for _ in range(pixels)]).reshape(2, 5)
         pool.add(name, labels, confidence, confidence > 0.9, classes=3)
     return pool
 
@@ -33,10 +33,10 @@ def test_shares_doubts_and_pseudo_labels_are_counted_by_class():
     pool = pool_of(a=[(0, 5, 1.0), (1, 3, 0.5), (2, 2, 0.95)])
     assert pool.shares[0] == pytest.approx([0.5, 0.3, 0.2])
     assert pool.doubts[0] == pytest.approx([0, 0.15, 0.01])
-    assert pool.sure[0] == pytest.approx([0.5, 0, 0.2])
+    assert pool.pseudo[0] == pytest.approx([0.5, 0, 0.2])
 
 
-def test_an_image_of_doubt_comes_before_one_of_certainty():
+def test_an_image_of_low_confidence_comes_before_one_of_high_confidence():
     assert order(pool_of(certain=[(0, 10, 0.99)], unsure=[(0, 10, 0.6)], less=[(0, 10, 0.8)])) == ["unsure", "less", "certain"]
 
 
@@ -88,10 +88,10 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_the_whole_pool_gets_masks_and_confidence_and_what_is_broken_is_named(run, tmp_path, capsys):
+def test_the_whole_pool_gets_masks_and_confidence_and_unreadable_images_are_reported(run, tmp_path, capsys):
     assert main([str(run), "-o", str(tmp_path / "pool")]) == 1
-    said = capsys.readouterr()
-    assert "pseudo masks of 2 images" in said.out and "5.png cannot be read" in said.err
+    output = capsys.readouterr()
+    assert "pseudo masks of 2 images" in output.out and "5.png cannot be read" in output.err
     assert sorted(path.name for path in (tmp_path / "pool" / "masks").iterdir()) == ["3.png", "4.png"]
     for name in ("3.png", "4.png"):
         with (
@@ -106,7 +106,7 @@ def test_the_whole_pool_gets_masks_and_confidence_and_what_is_broken_is_named(ru
     assert [row["rank"] for row in rows] == ["1", "2"] and {row["id"] for row in rows} == {"3", "4"}
 
 
-def test_after_a_run_with_thresholds_of_classes_they_are_the_pools_too(run, tmp_path):
+def test_the_thresholds_per_class_of_a_run_are_those_of_its_pool(run, tmp_path):
     tree = json.loads((run / "config.json").read_text())
     tree["method"]["thresholds"] = "per_class"
     (run / "config.json").write_text(json.dumps(tree))
@@ -119,13 +119,13 @@ def test_after_a_run_with_thresholds_of_classes_they_are_the_pools_too(run, tmp_
     assert (found == np.where(everything == 1, 1, 255)).all()
 
 
-def test_a_pool_that_cannot_be_written_is_a_sentence(run, tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_reported(run, tmp_path, capsys):
     (tmp_path / "pool").write_text("a file")
     assert main([str(run), "-o", str(tmp_path / "pool")]) == 1
     assert str(tmp_path / "pool") in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_model_without_a_run_is_a_sentence(run, tmp_path, capsys):
+def test_a_model_without_a_run_is_refused(run, tmp_path, capsys):
     (tmp_path / "plain").mkdir()
     for path in (run / "teacher").iterdir():
         (tmp_path / "plain" / path.name).write_bytes(path.read_bytes())

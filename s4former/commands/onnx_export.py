@@ -1,0 +1,95 @@
+"""From a network to an ONNX file that onnxruntime was seen to compute as torch does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..networks.adapters import coarsest_stride, full_size_logits
+
+TOLERANCE = 1e-3  # of logits, relative to the largest
+LARGE = 1.9e9  # bytes; beyond it weights go into a file beside, since protobuf ends at 2 GiB
+
+
+class OnnxError(RuntimeError):
+    """A network that cannot be exported; the message says why, and what to do instead."""
+
+
+class FullSizeLogits(nn.Module):
+    """Logits at the size of the image, whatever the size."""
+
+    def __init__(self, network: PreTrainedModel):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return full_size_logits(self.network, pixel_values)
+
+
+def export_onnx(network: PreTrainedModel, path: Path, metadata: dict[str, Any]) -> float:
+    """Writes the file, compares, and returns the largest difference of a logit relative to the largest logit.
+
+    Raises:
+        OnnxError: a package is missing, torch cannot export the network, or the graph computes other logits.
+    """
+    try:
+        import onnxruntime  # noqa: F401 - looked for before minutes are spent
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise OnnxError(f"{error.name} is not installed; pip install onnx onnxscript onnxruntime") from None
+    model, stride = FullSizeLogits(network).eval(), coarsest_stride(network)
+    example = torch.randn(2, 3, 4 * stride + stride // 2, 5 * stride + stride // 3)
+    dynamic = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
+    large = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()) > LARGE
+    try:
+        program = torch.onnx.export(
+            model, (example,), dynamo=True, verbose=False, input_names=["pixel_values"], output_names=["logits"],
+            dynamic_shapes={"pixel_values": dynamic},
+        )  # fmt: skip
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise OnnxError(f"torch cannot export {network.config.model_type} with dynamic sizes ({reason})") from error
+    program.model.metadata_props["s4former"] = json.dumps(metadata)
+    written = path if large else path.with_name(f".writing-{path.name}")  # a file of weights has the name of its graph
+    program.save(written, external_data=large)
+    try:
+        difference = largest_difference(model, written, stride)
+    except OnnxError:
+        written.unlink()
+        raise
+    written.replace(path)
+    return difference
+
+
+@torch.no_grad()
+def largest_difference(model: nn.Module, path: Path, stride: int) -> float:
+    """The largest relative difference between torch and onnxruntime over batches and sizes, multiples of the stride and not."""
+    import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, RuntimeException
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    differences = []
+    for shape in (
+        (1, 3, 3 * stride, 2 * stride),
+        (3, 3, 2 * stride + 3, 4 * stride - 5),
+        (1, 3, stride - 3, 6 * stride + 1),
+    ):
+        pixels, size = torch.randn(shape, generator=torch.Generator().manual_seed(0)), "{}x{}".format(*shape[2:])
+        expected = model(pixels).numpy()
+        try:
+            output = session.run(None, {"pixel_values": pixels.numpy()})[0]
+        except (Fail, InvalidArgument, InvalidGraph, RuntimeException) as error:
+            raise OnnxError(f"onnxruntime cannot read images of {size} with it: {str(error).splitlines()[0]}") from error
+        same_shape = output.shape == expected.shape
+        difference = float(np.abs(output - expected).max() / np.abs(expected).max()) if same_shape else float("inf")
+        if not difference <= TOLERANCE:
+            raise OnnxError(
+                f"the exported graph differs from torch by {difference:.1e} of the largest logit for images of {size};"
+                " no file is left"
+            )
+        differences.append(difference)
+    return max(differences)
