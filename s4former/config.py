@@ -446,6 +446,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return to_jsonable_python(config)
 
 
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level of full keys: {"run": {"seed": 1}} is {"run.seed": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a config file, with which editors complete and explain its keys: what configs/schema.json holds."""
     schema = VALIDATOR.json_schema()

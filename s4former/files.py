@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .errors import DataError, WriteError, gibibytes, find_os_error, describe_os_error
+from .errors import DataError, WriteError, describe_os_error, find_os_error, gibibytes
 
 
 def read_text(path: Path) -> str:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any, Sequence
 
+from ..config import flatten
 from ..training.archive import ArchiveError, read_archive
 from .paired import NETWORKS, paired
 
@@ -47,18 +48,10 @@ def read_results(run: str | Path) -> dict[str, Any]:
     return {**results, "path": str(path)}
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"run": {"seed": 1}} as {"run.seed": "1"}; values as JSON text, so that they can be compared and shown."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        name = f"{prefix}.{key}" if prefix else key
-        flat.update(flatten(value, name) if isinstance(value, dict) else {name: json.dumps(value, sort_keys=True)})
-    return flat
-
-
 def setting_of(results: dict[str, Any]) -> dict[str, str]:
     """Everything by which runs are told apart, except the draw of seed and lists."""
-    config = flatten(results["config"])
+    # values as JSON text, so that they can be compared and shown
+    config = {key: json.dumps(value, sort_keys=True) for key, value in flatten(results["config"]).items()}
     setting = {key: value for key, value in config.items() if key not in DRAW + WITHOUT_INFLUENCE}
     setting["method"] = results["method"]
     for name in ("labeled", "unlabeled"):

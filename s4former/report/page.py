@@ -7,13 +7,12 @@ import time
 from itertools import cycle, permutations
 from mimetypes import guess_type
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import tostring
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..config import Config, to_dict
+from ..config import Config, flatten, to_dict
 from ..evaluation.pictures import display_colours, has_background
 from ..files import write_text
 from .charts import Series, curves, format_number, histogram, matrix, sparkline, stacked
@@ -58,7 +57,7 @@ def render_report(run: Run) -> str:
         role_columns=[(role, f"{role}.png") for role in run.roles], written=time.strftime("%Y-%m-%d %H:%M"),
         lists=[(name, each["images"], each["sha256"]) for name, each in start["lists"].items()],
         programs=[*start["versions"].items(), ("device", start["device"]), ("precision", start["precision"]), *resumed],
-        changed=[(key, value) for key, value in flatten(run.config).items() if defaults.get(key) != value],
+        changed=[(key, json.dumps(value)) for key, value in flatten(run.config).items() if defaults.get(key) != value],
     )  # fmt: skip
 
 
@@ -92,11 +91,3 @@ def most_frequent_mistakes(run: Run) -> list[tuple[str, str, str, str]]:
     pairs = [(counts[t][p], t, p) for t, p in permutations(range(len(names)), 2) if counts[t][p]]
     percent, pixels, pairs = FILTERS["percent"], sum(map(sum, counts)), sorted(pairs, reverse=True)[:MAX_MISTAKES]
     return [(names[t], names[p], percent(n / pixels), percent(n / sum(counts[t]))) for n, t, p in pairs]
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Full keys and their values as JSON."""
-    result: dict[str, str] = {}
-    for key, value in tree.items():
-        result |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": json.dumps(value)}
-    return result

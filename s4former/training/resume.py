@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..config import Config, to_dict
+from ..config import Config, flatten, to_dict
 from ..data.sources import PART_NAMES
 from ..errors import ConfigError, DataError, RunStopped, describe_error
 from . import checkpoint
 from .interrupts import NonFiniteLoss, describe_out_of_memory
-from .run import Training, flatten
+from .run import Training
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
 FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.workers", "data.cache")  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..config import Config, to_dict
+from ..config import Config, flatten, to_dict
 from ..data.batches import StepDataset, ValidationSet
 from ..data.loader import step_loader
 from ..data.sources import Sources
@@ -149,14 +149,6 @@ def prepare_folder(training: Training) -> None:
         write_text(folder / "config.json", json.dumps(tree, indent=2) + "\n")
     training.accelerator.wait_for_everyone()
     training.accelerator.init_trackers("s4former", config={key: str(value) for key, value in flatten(tree).items()})
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one level of full keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 @contextmanager
