@@ -18,7 +18,7 @@ Counts = list[np.ndarray]  # of one run: (N, 3, K) of each network that is read;
 
 
 @dataclass(frozen=True)
-class Difference:
+class Comparison:
     """A method against the base over their pairs, mIoU in percent."""
 
     method: str
@@ -45,7 +45,7 @@ def score(run: Counts, weights: np.ndarray) -> np.ndarray:
     return np.mean([mean_iou(each) for each in sums], axis=0)
 
 
-def compare(method: str, pairs: Sequence[tuple[Counts, Counts]]) -> Difference:
+def compare(method: str, pairs: Sequence[tuple[Counts, Counts]]) -> Comparison:
     """Of (run, base run) pairs, all on the same images, the mean difference and its bootstrap interval."""
     images, generator = len(pairs[0][0][0]), np.random.default_rng(SEED)
     weights = generator.multinomial(images, np.full(images, 1 / images), RESAMPLES).astype(float)
@@ -58,66 +58,66 @@ def compare(method: str, pairs: Sequence[tuple[Counts, Counts]]) -> Difference:
     mean = differences.mean()
     low, high = np.percentile(means, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     same_order = int((np.sign(differences) == np.sign(mean)).sum())
-    return Difference(method, len(pairs), scores.mean(), bases.mean(), mean, low, high, same_order)
+    return Comparison(method, len(pairs), scores.mean(), bases.mean(), mean, low, high, same_order)
 
 
-def counts_of(line: dict[str, Any], network: str, images: slice) -> Counts:
-    """What is to be scored of a run; a run without a teacher is its student alone."""
-    packed, classes = line["images"]["counts"], len(line["images"]["classes"])
+def counts_of(record: dict[str, Any], network: str, images: slice) -> Counts:
+    """Pixel counts of the networks that are scored; a run without a teacher is scored by its student."""
+    packed, classes = record["images"]["counts"], len(record["images"]["classes"])
     wanted = list(packed) if network == "mean" else [network if network in packed else "student"]
     counts = [unpack(packed[name], classes)[images] for name in wanted]
     if not len(counts[0]):
-        raise ArchiveError(f"--images leaves none of the {len(line['images']['ids'])} evaluation images")
+        raise ArchiveError(f"--images leaves none of the {len(record['images']['ids'])} evaluation images")
     return counts
 
 
-def whole(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines with their images, also where a run was archived under another name."""
-    runs = {line["key"]: line for line in lines if "images" in line}
-    return [{**runs[line["key"]], **line} for line in lines if line["key"] in runs]
+def with_images(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records with their images, also where a run was archived under another name."""
+    complete = {record["key"]: record for record in records if "images" in record}
+    return [{**complete[record["key"]], **record} for record in records if record["key"] in complete]
 
 
-def draw_of(line: dict[str, Any]) -> tuple[str, ...]:
-    return (str(line["draw"]["seed"]), *(line["lists"][part]["sha256"] for part in ("labeled", "unlabeled", "validation")))
+def draw_of(record: dict[str, Any]) -> tuple[str, ...]:
+    return (str(record["draw"]["seed"]), *(record["lists"][part]["sha256"] for part in ("labeled", "unlabeled", "validation")))
 
 
-def paired(lines: Sequence[dict[str, Any]], base: str, network: str = "student", images: slice = slice(None)) -> str:
+def paired_table(records: Sequence[dict[str, Any]], base: str, network: str = "student", images: slice = slice(None)) -> str:
     """A markdown table for every study and protocol of an archive that has the method `base`.
 
     Raises:
         ArchiveError: no such method, or two runs of one method on one draw.
     """
     groups: dict[tuple[str, str], dict[str, dict[tuple[str, ...], dict[str, Any]]]] = {}
-    for line in whole(lines):
-        runs = groups.setdefault((line["study"], line["protocol"]), {}).setdefault(line["method"], {})
-        if draw_of(line) in runs:
+    for record in with_images(records):
+        runs = groups.setdefault((record["study"], record["protocol"]), {}).setdefault(record["method"], {})
+        if draw_of(record) in runs:
             raise ArchiveError(
-                f"study {line['study']} has two different runs of {line['method']} with seed {line['draw']['seed']}: the"
-                " method was changed on the way; give the changed one another name"
+                f"study {record['study']} has two different runs of {record['method']} with seed {record['draw']['seed']}: the"
+                " method was changed in between; give the changed one another name"
             )
-        runs[draw_of(line)] = line
-    found = {key: methods for key, methods in groups.items() if base in methods}
-    if not found:
+        runs[draw_of(record)] = record
+    selected = {key: methods for key, methods in groups.items() if base in methods}
+    if not selected:
         names = sorted({method for methods in groups.values() for method in methods})
         raise ArchiveError(f"the archive has no method {base!r}; it has {', '.join(names) or 'no run at all'}")
     return "\n\n".join(
-        f"{study} (protocol {protocol[:8]}): {network}, last, against {base}\n\n" + rows(methods, base, network, images)
-        for (study, protocol), methods in found.items()
+        f"{study} (protocol {protocol[:8]}): {network}, last, against {base}\n\n" + comparison_rows(methods, base, network, images)
+        for (study, protocol), methods in selected.items()
     )
 
 
-def rows(methods: dict[str, dict[tuple[str, ...], dict[str, Any]]], base: str, network: str, images: slice) -> str:
+def comparison_rows(methods: dict[str, dict[tuple[str, ...], dict[str, Any]]], base: str, network: str, images: slice) -> str:
     """The table of one study and protocol."""
-    read = {draw: counts_of(line, network, images) for draw, line in methods[base].items()}
+    base_counts = {draw: counts_of(record, network, images) for draw, record in methods[base].items()}
     titles = ["method", "pairs", "mIoU", f"{base}, same draws", "difference", f"{LEVEL} % interval", "order holds"]
     table = [titles, ["---"] * len(titles)]
     for method, runs in methods.items():
-        pairs = [(counts_of(line, network, images), read[draw]) for draw, line in runs.items() if draw in read]
+        pairs = [(counts_of(record, network, images), base_counts[draw]) for draw, record in runs.items() if draw in base_counts]
         if method == base or not pairs:
             continue
-        found = compare(method, pairs)
+        result = compare(method, pairs)
         table.append([
-            method, str(found.pairs), f"{found.score:.2f}", f"{found.base:.2f}", f"{found.difference:+.2f}",
-            f"{found.low:+.2f} to {found.high:+.2f}", f"at {found.same_order} of {found.pairs}",
+            method, str(result.pairs), f"{result.score:.2f}", f"{result.base:.2f}", f"{result.difference:+.2f}",
+            f"{result.low:+.2f} to {result.high:+.2f}", f"at {result.same_order} of {result.pairs}",
         ])  # fmt: skip
     return "\n".join("| " + " | ".join(cells) + " |" for cells in table)

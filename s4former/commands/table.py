@@ -17,7 +17,7 @@ from typing import Any, Sequence
 
 from ..config import flatten
 from ..training.archive import ArchiveError, read_archive
-from .paired import NETWORKS, paired
+from .paired import NETWORKS, paired_table
 
 # What may differ between the runs of one row: the draw, and what has no influence on the numbers.
 DRAW = ("run.seed", "data.labeled", "data.unlabeled")
@@ -49,7 +49,7 @@ def read_results(run: str | Path) -> dict[str, Any]:
 
 
 def setting_of(results: dict[str, Any]) -> dict[str, str]:
-    """Everything by which runs are told apart, except the draw of seed and lists."""
+    """What defines a row: config, method and numbers of images, without the draw of seed and lists."""
     # values as JSON text, so that they can be compared and shown
     config = {key: json.dumps(value, sort_keys=True) for key, value in flatten(results["config"]).items()}
     setting = {key: value for key, value in config.items() if key not in DRAW + WITHOUT_INFLUENCE}
@@ -61,36 +61,27 @@ def setting_of(results: dict[str, Any]) -> dict[str, str]:
     return setting
 
 
-def group(runs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
+def group_runs(runs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
     """(setting, its runs) in order of first appearance.
 
     Raises:
         TableError: when one seed with the same lists is there twice; counting it twice would shrink the spread.
     """
-    groups: list[tuple[dict[str, str], list[dict[str, Any]]]] = []
+    groups: dict[str, tuple[dict[str, str], dict[tuple[Any, ...], dict[str, Any]]]] = {}
     for results in runs:
-        setting = setting_of(results)
-        members = next((members for known, members in groups if known == setting), None)
-        if members is None:
-            members = []
-            groups.append((setting, members))
-        twin = next((other for other in members if draw_of(other) == draw_of(results)), None)
-        if twin:
+        setting, lists = setting_of(results), results["lists"]
+        members = groups.setdefault(json.dumps(setting, sort_keys=True), (setting, {}))[1]
+        draw = (results["seed"], *(lists.get(name, {}).get("sha256") for name in ("labeled", "unlabeled")))
+        if draw in members:
             raise TableError(
-                f"{results['path']} and {twin['path']} have the same setting, lists and seed {results['seed']};"
+                f"{results['path']} and {members[draw]['path']} have the same setting, lists and seed {results['seed']};"
                 " leave one of them out"
             )
-        members.append(results)
-    return groups
+        members[draw] = results
+    return [(setting, list(members.values())) for setting, members in groups.values()]
 
 
-def draw_of(results: dict[str, Any]) -> tuple[Any, ...]:
-    """What may differ between two runs of one row."""
-    lists = results["lists"]
-    return (results["seed"], *(lists.get(name, {}).get("sha256") for name in ("labeled", "unlabeled")))
-
-
-def cell(values: Sequence[float]) -> str:
+def format_scores(values: Sequence[float]) -> str:
     """'61.20 ± 0.75 (3)' in percent; '-' where there is no spread or no value at all."""
     if not values:
         return "-"
@@ -98,33 +89,27 @@ def cell(values: Sequence[float]) -> str:
     return f"{100 * statistics.mean(values):.2f} ± {spread} ({len(values)})"
 
 
-def scores(runs: Sequence[dict[str, Any]], network: str, moment: str) -> list[float]:
-    """mIoU of the runs that have this network (Sup-Only has no teacher)."""
-    found = [results[moment].get(network) for results in runs]
-    return [entry["mean_iou"] for entry in found if entry and entry["mean_iou"] is not None]
-
-
-def differences(settings: Sequence[dict[str, str]], setting: dict[str, str]) -> str:
-    """What tells a setting from the others of the same method and number of labels: 'key=value, ...'."""
-    same = [other for other in settings if row_name(other) == row_name(setting)]
-    keys = dict.fromkeys(key for other in same for key in other if any(rival.get(key) != other[key] for rival in same))
-    return ", ".join(f"{key}={setting.get(key, '-')}" for key in keys).replace('"', "").replace("|", "\\|")
-
-
 def row_name(setting: dict[str, str]) -> tuple[str, str]:
     return setting["method"], setting["labeled images"]
 
 
-def table(runs: Sequence[dict[str, Any]]) -> str:
-    """The markdown table of results as `read_results` gives them."""
-    groups = group(runs)
-    settings = [setting for setting, _ in groups]
-    titles = ["method", "labelled", *(f"{network}, {moment}" for network, moment in COLUMNS)]
-    noted = any(differences(settings, setting) for setting in settings)
-    lines = [titles + ["differs in"] * noted]
-    for setting, members in groups:
-        cells = [cell(scores(members, network, moment)) for network, moment in COLUMNS]
-        lines.append([*row_name(setting), *cells, *([differences(settings, setting) or "-"] if noted else [])])
+def differing_keys(settings: Sequence[dict[str, str]], setting: dict[str, str]) -> str:
+    """What distinguishes a setting from the others of the same method and number of labels: 'key=value, ...'."""
+    same_name = [other for other in settings if row_name(other) == row_name(setting)]
+    keys = dict.fromkeys(key for other in same_name for key in other if any(each.get(key) != other[key] for each in same_name))
+    return ", ".join(f"{key}={setting.get(key, '-')}" for key in keys).replace('"', "").replace("|", "\\|")
+
+
+def results_table(runs: Sequence[dict[str, Any]]) -> str:
+    """The Markdown table of results as `read_results` gives them; a network that no run has (Sup-Only: the teacher) is '-'."""
+    groups = group_runs(runs)
+    differences = [differing_keys([setting for setting, _ in groups], setting) for setting, _ in groups]
+    extra = any(differences)
+    lines = [["method", "labelled", *(f"{network}, {moment}" for network, moment in COLUMNS), *["differs in"] * extra]]
+    for (setting, members), difference in zip(groups, differences):
+        entries = [[results[moment].get(network) for results in members] for network, moment in COLUMNS]
+        scores = [[entry["mean_iou"] for entry in column if entry and entry["mean_iou"] is not None] for column in entries]
+        lines.append([*row_name(setting), *map(format_scores, scores), *[difference or "-"] * extra])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join("| " + " | ".join(text.ljust(width) for text, width in zip(line, widths)) + " |" for line in lines)
@@ -155,9 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             archive = Path(options.runs[0])
             if not archive.is_file():
                 raise TableError(f"there is no archive {archive}; s4former study writes one")
-            print(paired(read_archive(archive), options.paired, options.network, options.images))
+            print(paired_table(read_archive(archive), options.paired, options.network, options.images))
         else:
-            print(table([read_results(run) for run in options.runs]))
+            print(results_table([read_results(run) for run in options.runs]))
     except (TableError, ArchiveError) as error:
         sys.exit(f"error: {error}")
     if options.paired:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s4former.commands.paired import paired
-from s4former.commands.table import TableError, cell, main, read_results, table
+from s4former.commands.paired import paired_table
+from s4former.commands.table import TableError, format_scores, main, read_results, results_table
 from s4former.config import from_dict, to_dict
 from s4former.training.archive import ArchiveError, append, pack, read_archive
 
@@ -40,13 +40,13 @@ def score(mean_iou: float) -> dict:
 
 
 def rows(runs) -> list[list[str]]:
-    return [[text.strip() for text in line.strip("|").split("|")] for line in table([read_results(r) for r in runs]).split("\n")]
+    return [[text.strip() for text in line.strip("|").split("|")] for line in results_table([read_results(r) for r in runs]).split("\n")]
 
 
 def test_a_cell_is_mean_sample_deviation_and_number():
-    assert cell([0.60, 0.62, 0.64]) == "62.00 ± 2.00 (3)"
-    assert cell([0.6]) == "60.00 ± - (1)"
-    assert cell([]) == "-"
+    assert format_scores([0.60, 0.62, 0.64]) == "62.00 ± 2.00 (3)"
+    assert format_scores([0.6]) == "60.00 ± - (1)"
+    assert format_scores([]) == "-"
 
 
 def test_seeds_become_one_row_per_method_and_number_of_labels(tmp_path):
@@ -63,7 +63,7 @@ def test_seeds_become_one_row_per_method_and_number_of_labels(tmp_path):
     ]
 
 
-def test_settings_of_one_name_stand_apart_and_say_in_what(tmp_path):
+def test_settings_of_one_name_are_rows_that_list_what_differs(tmp_path):
     runs = [
         write_run(tmp_path / "short", schedule={"steps": 100}),
         write_run(tmp_path / "long", schedule={"steps": 200}, run={"log_every": 3}),
@@ -91,7 +91,7 @@ def test_the_same_seed_with_other_lists_is_another_draw(tmp_path):
     assert rows([one, two])[2][2] == "50.00 ± 0.00 (2)"
 
 
-def test_runs_without_usable_results_are_named(tmp_path):
+def test_runs_without_usable_results_are_refused(tmp_path):
     (tmp_path / "going").mkdir()
     with pytest.raises(TableError, match="going.results.json; a run writes its results.json when it ends"):
         read_results(tmp_path / "going")
@@ -131,7 +131,7 @@ def share(*percents):
 
 
 def paired_rows(lines, *arguments, **named):
-    text = paired(lines, *arguments, **named)
+    text = paired_table(lines, *arguments, **named)
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.split("\n") if "|" in line]
 
 
@@ -172,7 +172,7 @@ def test_some_of_the_images():
     assert paired_rows(lines, "base", images=slice(0, 1))[2][4] == "+20.00"
     assert paired_rows(lines, "base", images=slice(1, None))[2][4] == "+0.00"
     with pytest.raises(ArchiveError, match="--images leaves none of the 2 evaluation images"):
-        paired(lines, "base", images=slice(5, 9))
+        paired_table(lines, "base", images=slice(5, 9))
 
 
 def test_networks_of_a_run():
@@ -185,7 +185,7 @@ def test_networks_of_a_run():
 def test_studies_and_protocols_are_not_mixed():
     lines = [archived("base", 0, share(40)), archived("m", 0, share(50), protocol="q"), archived("m", 0, share(60), study="t")]
     lines += [archived("base", 0, share(10), protocol="q")]
-    text = paired(lines, "base")
+    text = paired_table(lines, "base")
     assert "s (protocol p): student, last, against base" in text and "s (protocol q)" in text and "t (protocol" not in text
     assert [row[:5] for row in paired_rows(lines, "base") if row[0] == "m"] == [["m", "1", "50.00", "10.00", "+40.00"]]
 
@@ -196,12 +196,12 @@ def test_a_run_that_was_archived_under_another_name_counts_there_too():
     assert paired_rows([known, short, archived("m", 0, share(50))], "base")[2][4] == "+10.00"
 
 
-def test_pairs_that_cannot_be_made_are_refused_in_words():
+def test_pairs_that_cannot_be_made_are_refused():
     lines = [archived("base", 0, share(40)), archived("base", 0, share(41), key="changed")]
     with pytest.raises(ArchiveError, match="study s has two different runs of base with seed 0: the method was changed"):
-        paired(lines, "base")
+        paired_table(lines, "base")
     with pytest.raises(ArchiveError, match="the archive has no method 'bass'; it has base"):
-        paired(lines[:1], "bass")
+        paired_table(lines[:1], "bass")
 
 
 def test_the_command_prints_pairs(tmp_path, capsys):
@@ -218,5 +218,5 @@ def test_the_paired_tables_of_the_documents_follow_from_the_archive():
     text, lines = (ROOT / "docs" / "measured.md").read_text(), read_archive(ROOT / "docs" / "measured" / "archive.jsonl.gz")
     tables = re.findall(r"<!-- paired (\S+) (\S+) (\S+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
     for base, network, study, table_ in tables:
-        assert table_ in paired([line for line in lines if line["study"] == study], base, network)
+        assert table_ in paired_table([line for line in lines if line["study"] == study], base, network)
     assert tables
