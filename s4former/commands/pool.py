@@ -2,7 +2,8 @@
 
     s4former pool runs/demo -o pool [--best] [--top 100] [data.root=...]
 
-    pool/masks/ID.png            class ids under the palette of PASCAL VOC, 255 where confidence is not above the threshold
+    pool/masks/ID.png            in the ids (or colours) of the data's own masks, no label where confidence is not above the threshold
+         ids.json                which id is which class, "" is no label; every mask states it too, and is read in no other ids
          confidence/ID.png       grey, 255 = certain
          worth_labelling.csv     the images to label next, the best first
 

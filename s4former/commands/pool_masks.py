@@ -11,12 +11,14 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from ..config import IGNORE_INDEX, Config
+from ..config import IGNORE_INDEX, Config, Data
+from ..data.masks import packed_palette, raw_ids
 from ..data.sources import load_sources
 from ..evaluation.inference import Setting, batches_of_one_size, predict_with_confidence
 from ..evaluation.model_choice import CheckpointError, ModelChoice, find_model_file, read_mean_std
 from ..evaluation.photos import file_name, read_photos
-from ..evaluation.pictures import palette_png
+from ..evaluation.pictures import palette, palette_png, stated
+from ..files import write_text
 from ..networks.adapters import full_size_logits
 from ..networks.build import load_network
 from .pool import Pool
@@ -36,6 +38,9 @@ def predict_pool(choice: ModelChoice, config: Config, folder: Path, limit: int) 
     compute_logits = partial(full_size_logits, network.to(device).eval())
     for name in ("masks", "confidence"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    raw = raw_ids(config.data, classes)
+    ids = {name: int(raw[index]) for index, name in enumerate(sources.classes)} | {"": int(raw[IGNORE_INDEX])}
+    write_text(folder / "ids.json", json.dumps(ids) + "\n")
     count = min(limit or len(sources.unlabeled), len(sources.unlabeled))
     rows = (sources.unlabeled[index] for index in range(count))
     photos = read_photos(((row["id"], row["image"]) for row in rows), unreadable, config.data.levels)
@@ -47,10 +52,25 @@ def predict_pool(choice: ModelChoice, config: Config, folder: Path, limit: int) 
                 labels, grey = labels.cpu().numpy(), (255 * confidence.clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
                 pool.add(item.id, labels, confidence.cpu().numpy(), pseudo, classes)
                 name = f"{file_name(item.id)}.png"
-                palette_png(np.where(pseudo, labels, IGNORE_INDEX), folder / "masks" / name)
+                save_mask(folder / "masks" / name, np.where(pseudo, labels, IGNORE_INDEX), config.data, ids)
                 Image.fromarray(grey).save(folder / "confidence" / name)
             bar.update(len(items))
     return pool, sources.classes, unreadable
+
+
+def save_mask(path: Path, labels: np.ndarray, data: Data, ids: dict[str, int]) -> None:
+    """Writes (H, W) classes, 255 = no label, in the ids of the data's own masks, or in its colours if it has a palette."""
+    raw = raw_ids(data, len(ids) - 1)
+    if data.palette:
+        colours, shown = palette(IGNORE_INDEX + 1), {index: colour for colour, index in packed_palette(data).items()}
+        for place in (*range(len(ids) - 1), IGNORE_INDEX):
+            if (colour := shown.get(int(raw[place]))) is not None:
+                colours[place] = (colour >> 16, colour >> 8 & 255, colour & 255)
+        palette_png(labels, path, colours=colours)
+    elif raw.max() > 255:
+        Image.fromarray(raw[labels].astype(np.uint16)).save(path, pnginfo=stated(ids))
+    else:
+        palette_png(raw[labels], path, ids)
 
 
 def read_thresholds(choice: ModelChoice, config: Config, classes: int) -> Tensor:

@@ -65,8 +65,13 @@ def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Imag
         image = Image.open(io.BytesIO(Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"]))
         if reduce < 1:
             image.draft(image.mode, tuple(math.ceil(side * reduce) for side in image.size))
+        if kind == "mask" and image.format in ("JPEG", "MPO", "WEBP", "AVIF"):
+            name = f"mask {display_name(file)} is a {image.format} inside, which smears the ids of neighbours"
+            raise DataError(f"{name}; save it anew as PNG, from what it was made of")
         image.load()
         return ImageOps.exif_transpose(image) if kind == "image" else image
+    except DataError:
+        raise
     except FileNotFoundError:
         path = Path(file["path"])
         target = f": it is a link to {path.readlink()}, which is not there" if path.is_symlink() else ""

@@ -1,5 +1,6 @@
 """Mask files: what they hold becomes ids, and ids become classes; 255 is ignored."""
 
+import json
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")  # in order of preferen
 MASK_FOLDERS = ("masks", "labels", "annotations")  # what a folder of masks beside images may be called
 ID_MODES = ("L", "P", "1", "I", "I;16", "I;16B")  # Pillow's modes of masks whose pixel values are ids
 LARGEST_ID = 65535
+STATEMENT = "s4former"  # the text in a PNG of this package that says which id is which class
 SMEARED = "; so many colours come from a JPEG or from smoothed edges, which no palette can undo"
 
 
@@ -43,8 +45,8 @@ def read_mask(file: EncodedImage, data: Data, num_classes: int) -> np.ndarray:
     Raises:
         DataError: names the file and the ids that are no classes, or says that the mask has colours instead of ids.
     """
-    ids = read_ids(file, packed_palette(data))
     table = class_table(data, num_classes, file["path"] or "")
+    ids = read_ids(file, packed_palette(data), table)
     values = table[ids if ids.dtype == np.uint8 else ids.clip(-1, LARGEST_ID + 1)]
     if values.max(initial=0) > IGNORE_INDEX:
         wrong = np.unique(ids[values > IGNORE_INDEX]).tolist()
@@ -76,20 +78,24 @@ def class_table(data: Data, num_classes: int, path: str) -> np.ndarray:
     return table
 
 
-def read_ids(file: EncodedImage | None, palette: dict[int, int]) -> np.ndarray:
+def read_ids(file: EncodedImage | None, palette: dict[int, int], table: np.ndarray | None = None) -> np.ndarray:
     """What a mask file holds, before any mapping: (H, W) uint8 or int64.
 
     Args:
-        palette: 0xRRGGBB -> id, for masks of colours; the palette inside a file is for display only.
+        palette: 0xRRGGBB -> id, for masks of colours; without one, the palette inside a file is for display only.
+        table: of `class_table`; a mask that says which id is which class has to agree with it.
     """
     if file is None:
         raise DataError("a labelled row of the dataset has no mask; leave such rows out of data.labeled")
     if is_scene(file):
         return draw_scene(file["path"])[1]
     with open_image(file, "mask") as mask:
-        if mask.mode in ID_MODES:
-            return np.array(mask).astype(np.int64 if mask.mode.startswith("I") else np.uint8)
-        colours, mode = packed_rgb(mask), mask.mode
+        if table is not None and not palette:
+            check_stated_ids(mask, table, display_name(file))
+        ids, mode = ids_of(mask, bool(palette)), mask.mode
+        if ids is not None:
+            return ids
+        colours = packed_rgb(mask)
     if not palette:
         raise DataError(
             f"mask {display_name(file)} holds colours (mode {mode}), not class ids; say which colour is which id with"
@@ -108,6 +114,55 @@ def read_ids(file: EncodedImage | None, palette: dict[int, int]) -> np.ndarray:
             " data.ignore_index as the id of what is no class" + (SMEARED if len(names) > 50 else "")
         )
     return np.array([palette[value] for value in known])[places]
+
+
+def ids_of(mask: Image.Image, by_colour: bool) -> np.ndarray | None:
+    """The ids that the pixels of a mask are; None if they are colours, which are looked up in a palette.
+
+    Args:
+        by_colour: there is a palette, so that indices and three equal channels are colours too.
+    """
+    if mask.mode in ID_MODES and not (by_colour and mask.mode == "P"):
+        return np.array(mask).astype(np.int64 if mask.mode.startswith("I") else np.uint8)
+    if mask.mode == "LA" or mask.mode in ("RGB", "RGBA") and not by_colour:
+        pixels = np.asarray(mask)
+        channels, alpha = (pixels[..., :-1], pixels[..., -1]) if mask.mode.endswith("A") else (pixels, np.array(255))
+        if (channels == channels[..., :1]).all() and (alpha == 255).all():
+            return channels[..., 0]
+    return None
+
+
+def stated_ids(mask: Image.Image) -> dict[str, int]:
+    """The class name of each id, "" = no label, that a mask of this package states in itself; empty for masks of others."""
+    try:
+        content = json.loads(mask.info.get(STATEMENT, "{}"))
+    except (ValueError, TypeError):
+        return {}
+    return content if isinstance(content, dict) and all(type(index) is int for index in content.values()) else {}
+
+
+def check_stated_ids(mask: Image.Image, table: np.ndarray, name: str) -> None:
+    """`DataError` if the config reads a mask of this package in other ids than those it was written with."""
+    for place, (title, index) in enumerate(stated_ids(mask).items()):
+        wanted = place if title else IGNORE_INDEX
+        if table[min(index, LARGEST_ID)] != wanted:
+            raise DataError(
+                f"mask {name} was written with the id {index} for {title or 'no label'}, and the config reads this id otherwise;"
+                f' set data.id_map={{"{index}": {wanted}}}, or write the masks again with the config they are read with'
+            )
+
+
+def raw_ids(data: Data, num_classes: int) -> np.ndarray:
+    """(256,) int64: class -> the id that stands for it in the masks of the data, at 255 that of no label."""
+    table = class_table(data, num_classes, "")[: LARGEST_ID + 1]
+    if data.palette:  # the ids that a colour stands for
+        table[np.setdiff1d(np.arange(len(table)), list(data.palette.values()))] = IGNORE_INDEX + 1
+    ids = np.full(IGNORE_INDEX + 1, data.ignore_index)
+    for index in (IGNORE_INDEX, *range(num_classes)):
+        if (found := np.flatnonzero(table == index)).size:
+            preferred = data.ignore_index if index == IGNORE_INDEX else index
+            ids[index] = preferred if preferred in found else found[0]
+    return ids
 
 
 def packed_rgb(mask: Image.Image) -> np.ndarray:

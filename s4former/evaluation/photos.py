@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..config import IGNORE_INDEX
 from ..data.images import IMAGE_ENDINGS, EncodedImage, read_image
 from ..data.masks import MASK_FOLDERS
 from ..data.prefetch import prefetch
@@ -92,7 +93,7 @@ def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequenc
         (folder / name).mkdir(parents=True, exist_ok=True)
     for item, mask in zip(items, maps.to(torch.uint8).cpu().numpy()):
         name = file_name(item.id)
-        palette_png(mask, folder / "masks" / f"{name}.png")
+        palette_png(mask, folder / "masks" / f"{name}.png", {**dict(zip(classes, range(len(classes)))), "": IGNORE_INDEX})
         picture, shown = Image.fromarray(item.image.permute(1, 2, 0).numpy()), Image.fromarray(mask)
         picture.thumbnail(OVERLAY_SIZE, Image.Resampling.LANCZOS, reducing_gap=None)
         shown.thumbnail(OVERLAY_SIZE, Image.Resampling.NEAREST, reducing_gap=None)

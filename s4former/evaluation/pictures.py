@@ -4,14 +4,17 @@ Everything is numpy in, Pillow out: images (H, W, 3) uint8, masks (H, W) of clas
 tools read have the palette of PASCAL VOC; pictures to look at have colours of even brightness and chroma.
 """
 
+import json
 import math
 from pathlib import Path
 from typing import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from ..config import IGNORE_INDEX
+from ..data.masks import STATEMENT
 
 PAPER, TEXT, FAINT, EMPTY = (252, 251, 248), (38, 38, 42), (128, 128, 134), (236, 235, 231)
 BACKGROUND, UNLABELED = (231, 229, 223), (255, 255, 255)  # of masks
@@ -32,16 +35,31 @@ def palette(num_classes: int) -> np.ndarray:
     return colours
 
 
-def palette_png(mask: np.ndarray, path: str | Path) -> None:
-    """Writes an (H, W) mask as an indexed PNG that any viewer shows in colours and any reader gives back as ids."""
+def palette_png(
+    mask: np.ndarray, path: str | Path, ids: dict[str, int] | None = None, colours: np.ndarray | None = None
+) -> None:
+    """Writes an (H, W) mask as an indexed PNG that any viewer shows in colours and any reader gives back as ids.
+
+    Args:
+        ids: what the mask states in itself, see `masks.stated_ids`.
+        colours: (256, 3) uint8, the palette; else that of PASCAL VOC.
+    """
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:
         raise ValueError(
             f"a palette PNG holds an (H, W) mask of ids 0 .. 255; this one is {mask.shape} with {mask.min()} .. {mask.max()}"
         )
     image = Image.fromarray(mask.astype(np.uint8))
-    image.putpalette(palette(256).tobytes())
-    image.save(path)
+    image.putpalette((palette(256) if colours is None else colours).tobytes())
+    image.save(path, pnginfo=stated(ids))
+
+
+def stated(ids: dict[str, int] | None) -> PngInfo:
+    """The text of a PNG that states which id is which class."""
+    text = PngInfo()
+    if ids:
+        text.add_text(STATEMENT, json.dumps(ids))
+    return text
 
 
 def display_colours(class_names: Sequence[str]) -> np.ndarray:

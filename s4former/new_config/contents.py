@@ -1,20 +1,23 @@
 """What images and masks hold: sizes, ids and colours of every pair, counted before anything is decided from them."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from ..data.images import open_image, read_header
 from ..data.lists import Sample
-from ..data.masks import ID_MODES, check_sizes, packed_rgb, read_ids
+from ..data.masks import SMEARED, check_sizes, hex_colour, ids_of, packed_rgb, stated_ids
 from ..data.sources import PART_NAMES
 from ..errors import DataError, plural
 from .pairs import Photos
 
 NAMED_ERRORS = 3  # files named one by one
+MOST_COLOURS = 50  # more than these in one mask that a palette does not name come from a JPEG or from smoothing
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class Contents:
     mode: str  # of the image, as Pillow calls it
     pixels: dict[int, int] = field(default_factory=dict)  # id -> count
     colours: dict[int, int] = field(default_factory=dict)  # 0xRRGGBB -> count, of a mask of colours without a palette
+    shown: dict[int, int] = field(default_factory=dict)  # id -> its colour in the mask's own palette
+    stated: dict[str, int] = field(default_factory=dict)  # class name -> id, of a mask that s4former wrote
+    mask: str = ""
 
 
 def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents]:
@@ -32,32 +38,37 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
 
     Args:
         palette: 0xRRGGBB -> id.
+
+    Raises:
+        DataError: the masks cannot be read in one and the same way.
     """
 
     def read(row: Sample) -> Contents | DataError:
         try:
-            return contents_of(row, palette)
+            return contents_of(row, bool(palette))
         except DataError as error:
             return error
 
-    contents: dict[str, Contents] = {}
+    rows = [row for rows in photos.parts.values() for row in rows]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for part, rows in photos.parts.items():
-            results = {row.image: result for row, result in zip(rows, threads.map(read, rows))}
-            errors = {image: str(error) for image, error in results.items() if isinstance(error, DataError)}
-            messages = list(errors.values())
-            if rows and len(errors) == len(results):
-                raise DataError(f"none of {plural(len(rows), 'image')} can be used: {messages[0]}")
-            contents |= {image: result for image, result in results.items() if image not in errors}
-            photos.drop(errors)
-            photos.remarks += [f"left out: {message}" for message in messages[:NAMED_ERRORS]]
-            if (more := len(messages) - NAMED_ERRORS) > 0:
-                which = f"{more} more of the {len(rows)} {PART_NAMES[part]} images"
-                photos.remarks.append(f"left out as well, for such reasons: {which}")
-    return contents
+        results = {row.image: result for row, result in zip(rows, threads.map(read, rows))}
+    masks = {image: each for image, each in results.items() if isinstance(each, Contents) and each.mask}
+    results |= name_colours(masks, palette) if palette else refuse_odd_colours(masks)
+    check_palettes(masks.values())
+    for part, rows in photos.parts.items():
+        errors = {row.image: str(results[row.image]) for row in rows if isinstance(results[row.image], DataError)}
+        messages = list(errors.values())
+        if rows and len(errors) == len(rows):
+            raise DataError(f"none of {plural(len(rows), 'image')} can be used: {messages[0]}")
+        photos.drop(errors)
+        photos.remarks += [f"left out: {message}" for message in messages[:NAMED_ERRORS]]
+        if (more := len(messages) - NAMED_ERRORS) > 0:
+            which = f"{more} more of the {len(rows)} {PART_NAMES[part]} images"
+            photos.remarks.append(f"left out as well, for such reasons: {which}")
+    return {image: result for image, result in results.items() if isinstance(result, Contents)}
 
 
-def contents_of(row: Sample, palette: dict[int, int]) -> Contents:
+def contents_of(row: Sample, by_colour: bool) -> Contents:
     """What a pair holds; an image with a mask is decoded, of one without only the header is read."""
     image, mask = ({"path": path, "bytes": None} for path in (row.image, row.mask))
     size, mode = read_header(image)
@@ -66,11 +77,63 @@ def contents_of(row: Sample, palette: dict[int, int]) -> Contents:
     with open_image(image, "image") as picture:
         mode = picture.mode
     with open_image(mask, "mask") as picture:
-        unnamed = picture.mode not in ID_MODES and not palette
-        values = packed_rgb(picture) if unnamed else read_ids(mask, palette)
+        values, stated = ids_of(picture, by_colour), stated_ids(picture)
+        kind = "pixels" if values is not None else "colours"
+        values = packed_rgb(picture) if values is None else values
+        table = np.array(picture.getpalette("RGB")).reshape(-1, 3).tolist() if picture.mode == "P" else []
     check_sizes({"image": image, "mask": mask}, size, values.shape)
     counts = dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True))))
-    return Contents(size, mode, **{"colours" if unnamed else "pixels": counts})
+    shown = {index: int.from_bytes(table[index]) for index in counts if index < len(table)} if kind == "pixels" else {}
+    return Contents(size, mode, **{kind: counts}, shown=shown, stated=stated, mask=row.mask)
+
+
+def name_colours(masks: dict[str, Contents], palette: dict[int, int]) -> dict[str, Contents | DataError]:
+    """The masks of colours with the ids that the palette gives them; `DataError` with every colour that it lacks."""
+    results: dict[str, Contents | DataError] = {}
+    lacking: Counter[int] = Counter()
+    lacking_in: list[str] = []
+    for image, each in masks.items():
+        unknown = {colour: count for colour, count in each.colours.items() if colour not in palette}
+        if len(unknown) > MOST_COLOURS:
+            results[image] = DataError(f"mask {each.mask} has {len(unknown)} colours that the palette lacks{SMEARED}")
+            continue
+        lacking.update(unknown)
+        lacking_in += [Path(each.mask).name] if unknown else []
+        pixels = Counter(each.pixels)
+        for colour, count in each.colours.items():
+            pixels[palette.get(colour, 0)] += count
+        results[image] = replace(each, pixels=dict(pixels), colours={})
+    if lacking:
+        lines = [f'  "NAME": "{hex_colour(colour)}"' for colour, _ in lacking.most_common()]
+        raise DataError(
+            f"{plural(len(lacking_in), 'mask')} of {len(masks)} (the first: {lacking_in[0]}) show {plural(len(lines), 'colour')} that"
+            " the palette lacks; add each with its name (in a CSV or text: NAME,red,green,blue), void if it is no class:\n"
+            + ",\n".join(lines)
+        )
+    return results
+
+
+def refuse_odd_colours(masks: dict[str, Contents]) -> dict[str, DataError]:
+    """The masks of colours among masks of ids, if they are the smaller part."""
+    odd = {image: each.mask for image, each in masks.items() if each.colours}
+    if 2 * len(odd) >= len(masks):
+        return {}
+    ids = f"while {len(masks) - len(odd)} others hold ids"
+    return {image: DataError(f"mask {mask} holds colours, {ids}; save it as ids too") for image, mask in odd.items()}
+
+
+def check_palettes(masks: Iterable[Contents]) -> None:
+    """Refuses indexed masks that show an id in two colours: the palettes were made anew for each file."""
+    first: dict[int, tuple[int, str]] = {}
+    for each in masks:
+        for index, colour in each.shown.items() if not each.stated else ():
+            other, mask = first.setdefault(index, (colour, each.mask))
+            if other != colour:
+                raise DataError(
+                    f"the id {index} is {hex_colour(other)} in {mask} and {hex_colour(colour)} in {each.mask}: each has a palette"
+                    " of its own, so the ids do not say what is meant; name the colours with --palette FILE (JSON,"
+                    f' {{"NAME": "{hex_colour(colour)}", ...}}), or, if the ids are right, save the masks as grey PNGs'
+                )
 
 
 def levels_of(paths: Sequence[str], most: int = 20) -> list[float]:

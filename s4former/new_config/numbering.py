@@ -56,20 +56,24 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Collection[
     Raises:
         DataError: the masks hold colours, names and ids do not fit or fit in two ways, or the ids look like grey values.
     """
-    pixels, colours = Counter(), Counter()
+    pixels, colours, images, stated = Counter(), Counter(), {}, []
     for mask in masks:
+        images |= dict.fromkeys(mask.pixels.keys() - images.keys(), Path(mask.mask).name)
+        stated += [mask.stated] if mask.stated and mask.stated not in stated else []
         pixels.update(mask.pixels)
         colours.update(mask.colours)
     if colours:
         raise DataError(ask_for_palette(colours))
     remarks: list[str] = []
-    named = name_ids([index for index in sorted(pixels) if index >= 0], names, ignored, remarks)
+    if stated and not isinstance(names, dict):
+        names, ignored = stated_names(stated, names, remarks), {*ignored, stated[0].get("", IGNORE_INDEX)}
+    named = name_ids([index for index in sorted(pixels) if index >= 0], names, ignored, images, remarks)
     if len(named) > MOST_CLASSES and not names:
         share = (pixels[0] + pixels[255]) / pixels.total()
         smooth = f" ({share:.1%} of the pixels are 0 or 255: a mask with smoothed edges, or from a JPEG)" if share > 0.8 else ""
         raise DataError(
-            f"the masks hold {len(named)} different values, such as {join_first(list(named)[1:])}; they look like grey values, not"
-            f" class ids{smooth}. Save them as PNGs of ids without smoothing, or name the classes with --classes"
+            f"the masks hold {len(named)} different values, such as {join_first(list(named)[1:])}; they look like grey values,"
+            f" not class ids{smooth}. Save them as PNGs of ids without smoothing, or name the classes with --classes"
         )
     void = {index for index in (*pixels, *named, *ignored) if index in ignored or named.get(index, "void").lower() in VOID}
     for index in sorted(void):
@@ -81,8 +85,8 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Collection[
     named = {index: named[index] for index in sorted(named) if index not in void}
     if len(named) < 2:
         raise DataError(
-            f"the masks show {plural(len(named), 'class')} only ({join_first(sorted(pixels))}); two are needed, of which one may"
-            " be the background"
+            f"the masks show {plural(len(named), 'class')} only ({join_first(sorted(pixels))}); two are needed, of which one"
+            " may be the background"
         )
     class_of = {raw: index for index, raw in enumerate(named)} | dict.fromkeys(sorted(void), IGNORE_INDEX)
     for index in (index for index in named if index in TOP_IDS):
@@ -90,7 +94,19 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Collection[
     return Numbering(classes=tuple(named.values()), class_of=class_of, remarks=tuple(remarks))
 
 
-def name_ids(ids: Sequence[int], names: Names, ignored: Collection[int], remarks: list[str]) -> dict[int, str]:
+def stated_names(stated: Sequence[dict[str, int]], names: Sequence[str], remarks: list[str]) -> dict[int, str]:
+    """The name of every id, as masks that s4former wrote state it; `DataError` if they differ, or are not the names given."""
+    known = {index: name for name, index in stated[0].items() if name}
+    if len(stated) > 1 or names and list(names) != list(known.values()):
+        other = f"others state {stated[1]}" if len(stated) > 1 else f"the names given are {join_first(names)}"
+        raise DataError(f"some masks were written by s4former and state the ids {stated[0]}, but {other}; use masks of one kind")
+    remarks.append(f"some masks were written by s4former; all are read in the ids that those state: {known}")
+    return known
+
+
+def name_ids(
+    ids: Sequence[int], names: Names, ignored: Collection[int], shown_in: dict[int, str], remarks: list[str]
+) -> dict[int, str]:
     """The name of every id; an id that gets none is taken as no label. Adds to the remarks what was taken for what."""
     kept = [index for index in ids if index not in ignored]
     top = [index for index in kept if index in TOP_IDS and index >= len(names)]
@@ -121,7 +137,8 @@ def name_ids(ids: Sequence[int], names: Names, ignored: Collection[int], remarks
     strange = [index for index in kept if index not in named and index not in top]
     if strange and (strange != [len(names)] or top or isinstance(names, dict)):  # the only id without a name, the last, is void
         raise DataError(
-            f"the masks have the id{'s' if len(strange) > 1 else ''} {join_first(strange)}, and {plural(len(names), 'name')}"
+            f"the masks have the id{'s' if len(strange) > 1 else ''} {join_first(strange)} (the first in"
+            f" {shown_in[strange[0]]}), and {plural(len(names), 'name')}"
             f" are given, for {join_first(list(named))}; name every id, or say which is no class with --ignore"
         )
     return dict(named)

@@ -1,12 +1,14 @@
 """Masks keep their ids, and every error names its file."""
 
 import numpy as np
-from folders import HEIGHT, WIDTH, encoded, error_message, ids, save_image, save_mask
+import pytest
+from folders import HEIGHT, WIDTH, encoded, error_message, ids, save_mask
 from PIL import Image
 
 from s4former.config import Data
 from s4former.data.images import read_header
-from s4former.data.masks import read_mask, read_pair
+from s4former.data.masks import class_table, raw_ids, read_mask, read_pair
+from s4former.evaluation.pictures import palette_png
 
 
 def test_palette_masks_keep_their_ids(tmp_path):
@@ -43,7 +45,7 @@ def save_colours(path, colours):
 
 
 def test_masks_in_colours_are_refused_without_a_palette(tmp_path):
-    save_image(tmp_path / "m.png")
+    save_colours(tmp_path / "m.png", [(90, 90, 90), (90, 91, 90)])
     assert error_message(read_mask, encoded(tmp_path / "m.png"), Data(), 3) == (
         f"mask {tmp_path}/m.png holds colours (mode RGB), not class ids; say which colour is which id with"
         ' data.palette={"#5a5a5a": 0, ...}, or save it as a palette or grey PNG whose pixel values are the ids'
@@ -55,6 +57,51 @@ def test_a_palette_turns_colours_into_ids_and_then_the_map_counts(tmp_path):
     palette = {"#000000": 7, "#804080": 1, "#804000": 1, "#FFFFFF": 255}
     assert read_mask(encoded(tmp_path / "m.png"), Data(palette=palette, id_map={"7": 0}), 2).tolist() == [[0, 1, 1, 255]]
     assert "has the id 7, but" in error_message(read_mask, encoded(tmp_path / "m.png"), Data(palette=palette), 2)
+
+
+def test_indexed_masks_go_by_colour_where_there_is_a_palette(tmp_path):
+    save_mask(tmp_path / "m.png", np.array([[0, 1, 2]], np.uint8))
+    palette = {"#000000": 2, "#800000": 0, "#008000": 1}
+    assert read_mask(encoded(tmp_path / "m.png"), Data(palette=palette), 3).tolist() == [[2, 0, 1]]
+    assert read_mask(encoded(tmp_path / "m.png"), Data(), 3).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
+def test_three_equal_channels_and_a_full_alpha_are_ids(tmp_path, mode):
+    grey = Image.fromarray(ids())
+    grey.convert(mode).save(tmp_path / "m.png")
+    assert np.array_equal(read_mask(encoded(tmp_path / "m.png"), Data(), 3), ids())
+    if mode != "RGB":
+        picture = grey.convert(mode)
+        picture.putalpha(grey)
+        picture.save(tmp_path / "m.png")
+        assert "holds colours" in error_message(read_mask, encoded(tmp_path / "m.png"), Data(), 3)
+
+
+def test_a_mask_that_is_a_jpeg_inside_is_refused_whatever_its_name(tmp_path):
+    Image.fromarray(ids()).save(tmp_path / "m.png", format="JPEG")
+    assert error_message(read_mask, encoded(tmp_path / "m.png"), Data(), 3) == (
+        f"mask {tmp_path}/m.png is a JPEG inside, which smears the ids of neighbours; save it anew as PNG, from what it was made of"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"id_map": {"255": 1}, "ignore_index": 254}, {"id_map": {"1": 0, "2": 1, "0": 255}}, {"ignore_index": 7}]
+)
+def test_the_ids_of_the_data_stand_for_their_classes(tmp_path, changes):
+    data = Data(**changes)
+    table = class_table(data, 2, "")
+    raw = raw_ids(data, 2)
+    assert [int(table[raw[place]]) for place in (0, 1, 255)] == [0, 1, 255]
+
+
+def test_a_mask_that_states_its_ids_is_read_in_no_others(tmp_path):
+    palette_png(np.array([[0, 255, 254]]), tmp_path / "m.png", {"ground": 0, "leaf": 255, "": 254})
+    same = Data(id_map={"255": 1}, ignore_index=254)
+    assert read_mask(encoded(tmp_path / "m.png"), same, 2).tolist() == [[0, 1, 255]]
+    assert "was written with the id 255 for leaf, and the config reads this id otherwise" in error_message(
+        read_mask, encoded(tmp_path / "m.png"), Data(ignore_index=255), 2
+    )
 
 
 def test_colours_that_the_palette_does_not_name_are_listed_by_frequency(tmp_path):

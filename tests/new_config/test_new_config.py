@@ -9,7 +9,9 @@ from folders import HEIGHT, WIDTH, ids, save_mask, save_photo, write
 from PIL import Image
 
 from s4former.config import load
+from s4former.data.masks import read_mask
 from s4former.data.sources import check_masks, load_sources
+from s4former.evaluation.pictures import palette_png
 from s4former.new_config.command import main
 
 
@@ -156,6 +158,38 @@ def test_masks_of_colours_want_a_palette_and_are_told_their_colours(photos, caps
     config, _ = config_of(photos)
     assert config.data.classes == ("bud", "leaf", "ground") and config.data.palette["#070707"] == 3
     assert "id 3 is taken as no label" in " ".join(capsys.readouterr().out.split())
+
+
+def test_indexed_masks_with_palettes_of_their_own_are_refused_or_go_by_colour(photos, capsys):
+    with Image.open(photos / "labeled/masks/b.png") as picture:
+        turned = Image.fromarray(np.array([1, 0, 2, *[255] * 253], np.uint8)[np.asarray(picture)])
+    turned.putpalette([128, 0, 0, 0, 0, 0, 0, 128, 0, *[7] * 759])  # the same picture, 0 and 1 exchanged
+    turned.save(photos / "labeled/masks/b.png")
+    said = complaint(capsys, photos)
+    assert "the id 0 is #000000 in" in said and "#800000 in" in said and "b.png" in said and "--palette FILE" in said
+    names = {"ground": "#000000", "leaf": "#800000", "bud": "#008000"}
+    (photos / "palette.json").write_text(json.dumps(names))
+    said = complaint(capsys, photos)
+    assert "5 masks of 5 (the first: a.png) show 1 colour that the palette lacks" in said and '"NAME": "#070707"' in said
+    (photos / "palette.json").write_text(json.dumps({**names, "void": "#070707"}))
+    config, _ = config_of(photos)
+    masks = [read_mask({"path": str(photos / f"labeled/masks/{name}.png"), "bytes": None}, config.data, 3) for name in "ab"]
+    assert np.array_equal(masks[0], ids()) and np.array_equal(masks[1], ids())
+
+
+def test_the_one_mask_of_colours_is_named_and_the_others_are_used(photos, capsys):
+    Image.open(photos / "labeled/masks/b.png").convert("RGB").save(photos / "labeled/masks/b.png")
+    assert config_of(photos)[1]["labeled"] == ["a", "c"]
+    assert "b.png holds colours, while 4 others hold ids; save it as ids too" in " ".join(capsys.readouterr().out.split())
+
+
+def test_masks_that_the_pool_wrote_are_read_in_the_ids_that_they_state(photos, capsys):
+    for path in photos.rglob("masks/*.png"):
+        save_mask(path, np.where(ids() == 1, 255, 0).astype(np.uint8), palette=False)
+    palette_png(np.where(ids() == 1, 255, 254), photos / "labeled/masks/b.png", {"ground": 0, "leaf": 255, "": 254})
+    config, _ = config_of(photos, "--classes", "ground", "leaf")
+    assert config.data.id_map == {"255": 1} and config.data.ignore_index == 254
+    assert "some masks were written by s4former" in capsys.readouterr().out
 
 
 def test_images_of_16_bits_get_their_levels(photos):

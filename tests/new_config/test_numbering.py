@@ -11,7 +11,7 @@ from s4former.new_config.numbering import number_classes, read_names, read_palet
 
 
 def masks(counts):
-    return [Contents((1, sum(counts.values())), "RGB", pixels=dict(counts))]
+    return [Contents((1, sum(counts.values())), "RGB", pixels=dict(counts), mask="data/m.png")]
 
 
 def ids(*values):
@@ -35,7 +35,7 @@ def test_255_beside_other_ids_is_no_label():
 def test_the_last_id_is_no_label_if_it_alone_has_no_name():
     found = number_classes(ids(0, 1, 2, 3), ["a", "b", "c"], [])
     assert found.data_keys() == {"classes": ["a", "b", "c"], "ignore_index": 3} and "id 3" in found.remarks[0]
-    assert "the masks have the ids 3, 4, and 3 names are given, for 0, 1, 2; name every id" in error_message(
+    assert "the masks have the ids 3, 4 (the first in m.png), and 3 names are given, for 0, 1, 2; name every id" in error_message(
         number_classes, ids(0, 1, 2, 3, 4), ["a", "b", "c"], []
     )
 
@@ -97,7 +97,7 @@ def test_an_ignored_id_takes_no_name_away_and_a_name_that_goes_is_said():
 
 def test_names_given_by_id_belong_to_those_ids_alone():
     assert number_classes(ids(3, 5), {3: "a", 4: "b", 5: "c"}, []).class_of == {3: 0, 4: 1, 5: 2}
-    assert "the masks have the id 6, and 2 names are given, for 3, 5" in error_message(
+    assert "the masks have the id 6 (the first in m.png), and 2 names are given, for 3, 5" in error_message(
         number_classes, ids(3, 5, 6), {3: "a", 5: "b"}, []
     )
 
