@@ -11,9 +11,7 @@ from scripts import TINY
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from s4former.commands.pool import FLOOR, Pool, main, rank
-from s4former.commands.pool_masks import save_mask
-from s4former.config import Data, from_dict, to_dict
-from s4former.data.masks import raw_ids, read_mask
+from s4former.config import from_dict, to_dict
 from s4former.networks.build import save_network
 
 
