@@ -392,7 +392,7 @@ def read_tree(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"there is no config file {path}; the ones that come along are in configs/") from None
+        raise ConfigError(f"there is no config file {path}; those of the repository are in configs/ of a clone, and `s4former new-config` writes one") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
     if not isinstance(tree, dict):
