@@ -36,18 +36,24 @@ PARTS = {  # name -> the module in which a function of this name yields its comp
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    import torch
-
     from ..config import load, to_dict
     from ..errors import ConfigError, DataError
-    from .inputs import benchmark_inputs
-    from .timing import Benchmark, MismatchError, Timer
 
     try:
         parts, overrides = split_arguments(options.arguments)
         if options.json and not Path(options.json).absolute().parent.is_dir():
             raise ConfigError(f"--json {options.json}: there is no such folder to write it into; make it first")
         config = load([options.config] if options.config else [], overrides)
+    except ConfigError as error:
+        print(f"\nbenchmark: {error}", file=sys.stderr)
+        return 1
+
+    import torch  # not before the arguments are checked: it takes seconds
+
+    from .inputs import benchmark_inputs
+    from .timing import Benchmark, MismatchError, Timer
+
+    try:
         device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with tempfile.TemporaryDirectory() as folder:
             config, sources, data = benchmark_inputs(config, Path(folder))

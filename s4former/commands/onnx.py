@@ -21,6 +21,10 @@ from ..errors import ConfigError, describe_error
 from ..evaluation.model_choice import ROLES, CheckpointError, choose_model, read_mean_std
 
 
+class OnnxError(RuntimeError):
+    """A network that cannot be exported; the message says why, and what to do instead."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("s4former onnx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="a run, a model in it, or a Hub id")
@@ -29,16 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--best", action="store_true", help="the best of the run, chosen on the evaluation images, not the last")
     options = parser.parse_args(arguments)
 
-    from transformers.utils.logging import disable_progress_bar  # after parsing: torch takes seconds
-
-    from ..networks.build import load_network
-    from .onnx_export import OnnxError, export_onnx
-
-    disable_progress_bar()  # of transformers, one for the tensors it loads
     try:
         choice = choose_model(options.checkpoint, options.model, options.best)
-        network = load_network(choice.source)
         mean, std = read_mean_std(choice.source)
+
+        from transformers.utils.logging import disable_progress_bar  # not before the arguments are checked: it takes seconds
+
+        from ..networks.build import load_network
+        from .onnx_export import export_onnx
+
+        disable_progress_bar()  # of transformers, one for the tensors it loads
+        network = load_network(choice.source)
         metadata = {
             "classes": [network.config.id2label[i] for i in range(network.config.num_labels)],
             "mean": list(mean), "std": list(std),
@@ -51,7 +56,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = f"{options.file.stat().st_size / 2**20:.0f} MiB"
     print(f"{choice.description}: {options.file}, {size}; differs from torch by {difference:.0e} of the largest logit")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

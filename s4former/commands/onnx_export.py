@@ -10,13 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..networks.adapters import coarsest_stride, full_size_logits
+from .onnx import OnnxError
 
 TOLERANCE = 1e-3  # of logits, relative to the largest
 LARGE = 1.9e9  # bytes; beyond it weights go into a file beside, since protobuf ends at 2 GiB
-
-
-class OnnxError(RuntimeError):
-    """A network that cannot be exported; the message says why, and what to do instead."""
 
 
 class FullSizeLogits(nn.Module):

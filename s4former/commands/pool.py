@@ -91,15 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
     options = parser.parse_intermixed_args(arguments)
 
-    from .pool_masks import predict_pool  # after parsing: torch takes seconds
-
     try:
         choice = choose_model(options.run, best=options.best)
         if not choice.config:
             raise CheckpointError(f"{choice.source} does not say what its pool is (it has no s4former.json); give a run")
         for override in options.overrides:
             set_override(choice.config, override)
-        pool, classes, unreadable = predict_pool(choice, from_dict(choice.config), options.output, options.limit)
+        config = from_dict(choice.config)
+
+        from .pool_masks import predict_pool  # not before the arguments are checked: torch takes seconds
+
+        pool, classes, unreadable = predict_pool(choice, config, options.output, options.limit)
         write_list(options.output / "worth_labelling.csv", pool, rank(pool, options.top), classes)
     except (CheckpointError, ConfigError, DataError, OSError) as error:
         print(f"s4former pool: {describe_error(error)}", file=sys.stderr)
@@ -109,7 +111,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for message in unreadable:
         print(f"not read: {message}", file=sys.stderr)
     return 1 if unreadable else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -44,7 +44,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     encoder, results = pretrain(options)
     save_encoder(encoder, options.output, model_card(options, results))
     print(f"wrote {options.output}")
-
-
-if __name__ == "__main__":
-    main()

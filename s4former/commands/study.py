@@ -258,7 +258,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.archive.exists() and options.archive.stat().st_size > LARGEST:
         print(f"{options.archive} is larger than {LARGEST // 2**20} MiB; begin another one with --archive", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
