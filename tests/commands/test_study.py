@@ -260,7 +260,7 @@ def test_a_run_that_another_process_runs_is_left_to_it(tmp_path):
 def test_a_dry_run_lists_what_is_done_and_starts_nothing(tmp_path, capsys):
     grid = grid_of(tmp_path)
     append(tmp_path / "a.jsonl.gz", expand_grid(grid)[1].record)
-    assert study.main([*command(tmp_path, grid)[3:], "--dry-run"]) == 0
+    assert study.main([*command(tmp_path, grid)[4:], "--dry-run"]) == 0
     output = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1:] for line in output[1:]] == [
         ["to do", "full (seed 0)"], ["done", "labels (seed 0)"], ["to do", "full (seed 1)"], ["to do", "labels (seed 1)"],
