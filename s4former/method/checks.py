@@ -54,16 +54,17 @@ def check_network(config: Config, network: nn.Module) -> None:
 
 
 def check_batch_norm(config: Config, processes: int) -> None:
-    """The image pooling of DeepLabV3+ has one number an image and channel, over which its batch norm needs two images.
+    """The image pooling of DeepLabV3+ and of UperNet has one number an image and channel, over which its batch norm needs two.
 
     On GPUs batch norms look over all processes; this is for passes that are on their own.
     """
     labeled, unlabeled = share_of_process(config, processes)
     least = labeled if config.method.teacher == "none" else min(labeled, unlabeled)
-    if config.model.architecture == "deeplabv3plus" and least == 1:
+    name = {"deeplabv3plus": "DeepLabV3+", "upernet": "UperNet"}.get(config.model.architecture)
+    if name and least == 1:
         raise ConfigError(
             f"run.batch of {config.run.batch.labeled} + {config.run.batch.unlabeled} images leaves a pass of one, over which the"
-            " batch norms of DeepLabV3+ cannot train; use larger batches, or fewer processes or run.batch.rounds"
+            f" batch norms of {name} cannot train; use larger batches, or fewer processes or run.batch.rounds"
         )
 
 

@@ -190,30 +190,53 @@ def fit_resnet(model: Model, tensors: dict[str, Tensor], wanted: dict[str, Tenso
 
 
 def normalization(model: Model) -> Normalization:
-    """Mean and standard deviation, RGB in 0..1, that the encoder's weights were trained with.
+    """Mean and standard deviation, RGB in 0..1, that the encoder's weights were trained with."""
+    return find_normalization(model)[0]
 
-    From the `preprocessor_config.json` beside the weights, if there is one. A timm-style file has none, and 0.5 is
-    taken, as for timm's AugReg ViTs; if its tensors lie under the key "model", as in the files of the DeiT authors, the
-    constants of ImageNet, which a ResNet always has. A `preprocessor_config.json` with image_mean and image_std put
-    beside such a file wins. A repository of timm says it in its config. Everything else: ImageNet.
+
+def find_normalization(model: Model) -> tuple[Normalization, str]:
+    """The normalization, and where it is from.
+
+    From the `preprocessor_config.json` beside the weights, else from the `pretrained_cfg` that timm's `config.json` has. A
+    weights file without either: 0.5, as for timm's AugReg ViTs; if its tensors lie under the key "model", as in the files
+    of the DeiT authors, the constants of ImageNet, which a ResNet always has. Everything else: ImageNet.
     """
     if model.start_from:
         model = replace(model, encoder=model.start_from, start_from="", pretrained=True)
     source = source_of(model)
     if source != model.encoder and model.encoder.startswith("timm/"):
-        settings = json.loads(Path(timm_file(model, "config.json")).read_text())["pretrained_cfg"]
-        return tuple(settings["mean"]), tuple(settings["std"])
-    folder = Path(source).parent if is_weights_file(source) else Path(source)
-    found = folder / PROCESSOR if is_weights_file(source) or folder.is_dir() else None
-    if found is None and model.pretrained:
-        try:
-            found = hub_file(source, PROCESSOR)
-        except HUB_ERRORS as error:
-            raise unreachable_error(model, error) from error
-    if found is not None and found.is_file():
-        settings = json.loads(found.read_text())
-        if "image_mean" in settings and "image_std" in settings:
-            return tuple(settings["image_mean"]), tuple(settings["image_std"])
+        timm_file(model, "config.json")  # into the cache, beside the weights
+    for name, section, mean, std in (
+        (PROCESSOR, None, "image_mean", "image_std"),
+        ("config.json", "pretrained_cfg", "mean", "std"),
+    ):
+        found = file_beside_weights(model, source, name)
+        settings = json.loads(found.read_text()) if found is not None and found.is_file() else {}
+        settings = settings.get(section) or {} if section else settings
+        if mean in settings and std in settings:
+            return (tuple(settings[mean]), tuple(settings[std])), f"from {name} beside the weights"
     if is_weights_file(source) and model.architecture != "deeplabv3plus" and not read_file(source)[1]:
-        return IMAGENET_INCEPTION
-    return IMAGENET
+        return IMAGENET_INCEPTION, "as for timm's AugReg ViTs, since the file says nothing of its own"
+    return IMAGENET, "those of ImageNet"
+
+
+def file_beside_weights(model: Model, source: str, name: str) -> Path | None:
+    """A file of the folder or repository that holds the weights; None where there is none, or nothing to ask."""
+    folder = Path(source).parent if is_weights_file(source) else Path(source)
+    if is_weights_file(source) or folder.is_dir():
+        return folder / name
+    try:
+        return hub_file(source, name) if model.pretrained else None
+    except HUB_ERRORS as error:
+        raise unreachable_error(model, error) from error
+
+
+def describe_normalization(model: Model) -> list[str]:
+    """A line for the log on the normalization of a weights file, which itself says nothing about it."""
+    if not is_weights_file(model.encoder) or model.start_from:
+        return []
+    (mean, std), origin = find_normalization(model)
+    return [
+        f"images are normalized with mean {list(mean)} and deviation {list(std)}: {origin}. If {model.encoder} was trained with"
+        f" others, write them as image_mean and image_std into {Path(model.encoder).parent / PROCESSOR}"
+    ]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
-from ..errors import ConfigError
+from ..errors import ConfigError, join_first
 from .known_encoders import vit
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,10 @@ WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
 UNUSED_HEADS = re.compile(
     r"^(vit\.|segformer\.|dinov2\.|dinov2_with_registers\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier|pooler|layernorm|decode_head)\."
 )
+
+WRAPPERS = ("model", "state_dict", "model_state_dict", "teacher", "student")  # keys under which others keep the tensors
+PREFIXES = ("module.", "model.", "backbone.", "encoder.")  # of DDP, Lightning, DINO
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def is_weights_file(source: str) -> bool:
@@ -63,7 +67,10 @@ def check_complete(
 
 
 def read_file(source: str) -> tuple[dict[str, Tensor], bool]:
-    """The tensors of a weights file, and whether they lay under the key "model", as in the DeiT releases."""
+    """The tensors of a weights file, and whether they lay under the key "model", as in the DeiT releases.
+
+    They may lie under one of `WRAPPERS`, and their names may share one of `PREFIXES`.
+    """
     path = Path(source)
     if not path.is_file():
         raise ConfigError(f"model.encoder = {source!r}: there is no such file")
@@ -73,15 +80,26 @@ def read_file(source: str) -> tuple[dict[str, Tensor], bool]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError) as error:
+        pickled = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+        reason = f"it holds {pickled[1]}" if pickled else ESCAPES.sub("", str(error).strip().splitlines()[0])
         raise ConfigError(
-            f"model.encoder = {source!r} cannot be read as tensors alone ({str(error).strip().splitlines()[0]});"
-            " save its state_dict() with torch.save or safetensors"
+            f"model.encoder = {source!r} cannot be read as tensors alone ({reason}); save its state_dict() with torch.save or"
+            " safetensors"
         ) from error
-    nested = isinstance(content, dict) and isinstance(content.get("model"), dict)
-    content = content["model"] if nested else content
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ConfigError(f"model.encoder = {source!r} holds no plain dict of tensors; save the encoder's state_dict()")
-    return content, nested
+    found = [key for key in WRAPPERS if is_state_dict(content.get(key))] if isinstance(content, dict) else []
+    nested = content[found[0]] if len(found) == 1 else content
+    if not is_state_dict(nested):
+        keys = f" but {join_first(list(content))}" if isinstance(content, dict) else ""
+        raise ConfigError(f"model.encoder = {source!r} holds no plain dict of tensors{keys}; save the encoder's state_dict()")
+    for prefix in PREFIXES:
+        inside = [name for name in nested if name.startswith(prefix)]
+        if inside and all(name.startswith(prefix) or UNUSED_HEADS.match(name) for name in nested):
+            nested = {name.removeprefix(prefix): tensor for name, tensor in nested.items()}
+    return nested, found == ["model"]
+
+
+def is_state_dict(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(each, Tensor) for each in value.values())
 
 
 # ---- a ViT of timm
@@ -113,7 +131,9 @@ def infer_config(source: str, tensors: dict[str, Tensor]) -> ViTConfig:
     is taken to be square. `model.encoder_config` can say otherwise of the heads.
     """
     needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
-    check_complete(source, [name for name in needed if name not in tensors], [], [])
+    missing = [name for name in needed if name not in tensors]
+    strange = [name for name in tensors if name.split(".")[0] not in ("cls_token", "pos_embed", "patch_embed", "blocks")]
+    check_complete(source, missing, strange if missing else [], [])
     width, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     side = math.isqrt(tensors["pos_embed"].shape[1] - 1)
     if width % 64 or side * side != tensors["pos_embed"].shape[1] - 1:

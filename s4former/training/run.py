@@ -22,7 +22,7 @@ from ..method.checks import check_batch_norm, check_network, shuffle_grid
 from ..method.student import Student
 from ..networks.adapters import compile_encoder, freeze_encoder, full_size_logits
 from ..networks.build import build_network
-from ..networks.encoder_weights import normalization
+from ..networks.encoder_weights import describe_normalization, normalization
 from ..networks.start_from import start_from
 from ..randomness import Stream, torch_seed
 from .engine import Teacher, build_optimizer
@@ -108,6 +108,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
     freeze_encoder(network, config.model.freeze)
     mean, std = normalization(config.model)
+    notes += describe_normalization(config.model)
     check_network(config, network)
     teacher = Teacher(network).to(accelerator.device) if config.method.teacher == "ema" else None
     student = Student(network, config.method)

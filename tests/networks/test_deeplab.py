@@ -208,6 +208,9 @@ def test_a_pass_of_one_image_is_refused_in_words():
     for keys, processes in ((["run.batch.rounds=8"], 1), ([], 8)):
         with pytest.raises(ConfigError, match=r"run.batch of 8 \+ 8 images leaves a pass of one, .*; use larger batches, or fewer"):
             check_batch_norm(load(files, keys), processes)
+    upernet = from_dict({"model": {"architecture": "upernet"}, "run": {"batch": {"labeled": 8, "unlabeled": 8, "rounds": 8}}})
+    with pytest.raises(ConfigError, match="the batch norms of UperNet cannot train"):
+        check_batch_norm(upernet, 1)
 
 
 # ---- saving and loading

@@ -1,5 +1,6 @@
 """Networks from a config: their weights, their adapters, their way to disk and back."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -36,8 +37,10 @@ from s4former.networks.encoder_weights import (
     IMAGENET,
     IMAGENET_INCEPTION,
     KNOWN_ENCODERS,
+    describe_normalization,
     normalization,
 )
+from s4former.networks.timm_weights import read_file
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TRAINED = REPOSITORY.parent / "shared" / "weights" / "vit_tiny_patch16_224"
@@ -418,6 +421,33 @@ def test_a_timm_file_that_does_not_fit_names_the_tensor(spoil, message, tmp_path
         build(Model(encoder=str(tmp_path / "vit.pth")))
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"teacher": {**{f"backbone.{name}": t for name, t in s.items()}, "head.mlp.0.weight": torch.ones(2)}, "epoch": 3},
+        lambda s: {f"module.{name}": t for name, t in s.items()},
+        lambda s: {"state_dict": {f"module.encoder.{name}": t for name, t in s.items()}, "optimizer": {"state": {}}},
+    ],
+)
+def test_nested_and_prefixed_weights_are_unwrapped(wrap, tmp_path):
+    state = timm.create_model("vit_tiny_patch16_224", pretrained=False, depth=1, num_classes=0).state_dict()
+    torch.save(wrap(state), tmp_path / "vit.pth")
+    read, of_deit = read_file(str(tmp_path / "vit.pth"))
+    assert not of_deit and all(torch.equal(read[name], tensor) for name, tensor in state.items())
+
+
+def test_weights_that_are_ambiguous_or_named_otherwise_say_what_was_found(tmp_path):
+    state, path = {"cls_token": torch.ones(1)}, tmp_path / "vit.pth"
+    for content, message in (
+        ({"student": state, "teacher": state, "epoch": 3}, "holds no plain dict of tensors but student, teacher, epoch; save"),
+        ({"args": argparse.Namespace(lr=1), "model": state}, r"as tensors alone \(it holds argparse.Namespace\); save"),
+        ({**state, "visual.proj": torch.ones(1)}, "3 missing: .*; 1 unexpected: visual.proj; give"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ConfigError, match=message):
+            build(Model(encoder=str(path)))
+
+
 def test_a_file_that_holds_more_than_tensors_is_refused(tmp_path):
     torch.save({"epoch": 3, "state": timm_vit().state_dict()}, tmp_path / "run.pth")
     with pytest.raises(ConfigError, match="holds no plain dict of tensors"):
@@ -465,6 +495,17 @@ def test_normalization_follows_the_weights(tmp_path):
     assert normalization(model) == ((0.1, 0.2, 0.3), (1, 1, 1))
     torch.save(timm_vit().state_dict(), tmp_path / "vit.pth")
     assert normalization(Model(encoder=str(tmp_path / "vit.pth"))) == ((0.1, 0.2, 0.3), (1, 1, 1))
+
+
+def test_the_normalization_of_a_weights_file_is_described_and_timm_config_beside_it_is_read(tmp_path):
+    model = Model(encoder=str(tmp_path / "vit.pth"))
+    torch.save(timm_vit().state_dict(), model.encoder)
+    (line,) = describe_normalization(model)
+    assert "mean [0.5, 0.5, 0.5] and deviation [0.5, 0.5, 0.5]: as for timm's AugReg ViTs" in line
+    assert f"write them as image_mean and image_std into {tmp_path / 'preprocessor_config.json'}" in line
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3]}}))
+    assert normalization(model) == ((0.4, 0.5, 0.6), (0.1, 0.2, 0.3)) and "from config.json" in describe_normalization(model)[0]
+    assert describe_normalization(random_model()) == []
 
 
 def test_random_weights_are_normalized_as_imagenet_without_a_look_at_the_hub():
