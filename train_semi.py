@@ -27,24 +27,26 @@ def main() -> int:
 
         # Not at the top: they load torch, transformers and datasets, which takes seconds that no mistake above should wait for.
         import torch
-        from accelerate import Accelerator
         from transformers.utils.logging import disable_progress_bar
 
         from s4former.data.sources import check_masks, load_sources
         from s4former.method.checks import drop_ncr_for_two_classes
         from s4former.networks.export import check_repository
-        from s4former.training.engine import precision
+        from s4former.training.engine import build_accelerator, precision
+        from s4former.training.interrupts import exit_on_signal, handle_signals, ignore_lost_console
+        from s4former.training.lock import lock_folder
         from s4former.training.log import RunLog, check_trackers
         from s4former.training.preflight import preflight
         from s4former.training.resume import explained_errors, find_state, refuse_to_overwrite, restore
         from s4former.training.run import build_training, prepare_folder
 
+        ignore_lost_console()
         disable_progress_bar()  # of transformers, one for every file it writes
         check_repository(config.run.push_to_hub)
         check_trackers(config.run.trackers)
-        accelerator = Accelerator(
+        accelerator = build_accelerator(
+            precision(config.run.mixed_precision),
             cpu=not torch.accelerator.is_available(),  # unasked, several CPU processes would not know of each other
-            mixed_precision=precision(config.run.mixed_precision),
             log_with=list(config.run.trackers) or None,
             project_dir=folder,
         )
@@ -54,14 +56,16 @@ def main() -> int:
         sources = replace(sources, notes=(*sources.notes, *remarks))
         if arguments.check:
             return preflight(config, sources, folder, accelerator, [word for word in sys.argv[1:] if word != "--check"])
-        sources = replace(sources, notes=(*sources.notes, *check_masks(sources, config.data)))
-        state = find_state(folder, config, accelerator) if arguments.resume else refuse_to_overwrite(folder)
-        training = build_training(config, sources, folder, accelerator)
-        if state is not None:
-            restore(training, state)
-        prepare_folder(training)
-        with explained_errors(training), closing(RunLog(training)) as log:
-            status = train(training, log)
+        handle_signals(exit_on_signal)
+        with lock_folder(folder, accelerator.is_main_process) as remarks:
+            sources = replace(sources, notes=(*sources.notes, *remarks, *check_masks(sources, config.data)))
+            state = find_state(folder, config, sources, accelerator) if arguments.resume else refuse_to_overwrite(folder)
+            training = build_training(config, sources, folder, accelerator)
+            if state is not None:
+                restore(training, state)
+            prepare_folder(training)
+            with explained_errors(training), closing(RunLog(training)) as log:
+                status = train(training, log)
         accelerator.end_training()
         return status
     except (ConfigError, DataError, DamageError, RunStopped, OSError) as error:

@@ -15,7 +15,7 @@ from ..method.pasa import attention_bias, pasa_attention
 from ..method.step import total_loss, train_step
 from ..method.student import Student, View
 from ..networks.adapters import attention_grids, encode, prefix_tokens
-from ..training.engine import Teacher, build_optimizer, precision, update
+from ..training.engine import Teacher, build_accelerator, build_optimizer, precision, update
 from . import reference_step as reference
 from .cost import count_flops, peak_memory_of_step
 from .inputs import StepInputs, build, disable_dropout
@@ -34,7 +34,7 @@ def step(benchmark: Benchmark) -> Iterator[Comparison]:
     batch, crop, mixed_precision = config.run.batch, config.data.crop, precision(config.run.mixed_precision)
     inputs = build(config, benchmark.sources, benchmark.device)
     check_step(inputs)
-    ours = our_step(inputs, Accelerator(cpu=benchmark.device.type == "cpu", mixed_precision=mixed_precision))
+    ours = our_step(inputs, build_accelerator(mixed_precision, cpu=benchmark.device.type == "cpu"))
     kinds = {"bf16": ("bf16", torch.bfloat16), "fp16": ("fp16", torch.float16)}
     kind, dtype = kinds.get(mixed_precision, ("float32", torch.float32))
     name = (

@@ -27,6 +27,7 @@ from .published import identify_list, list_named_by, verify_list
 PART_NAMES = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}  # for messages
 PARTS = tuple(PART_NAMES)
 FEW_IMAGES, FEW_PIXELS = 3, 0.002  # a class in fewer labelled images, or on a smaller share of them, is rare
+NO_EVALUATION_LABEL = "no evaluation image has a labelled pixel; check data.validation, data.ignore_index and data.id_map"
 FIRST_VALIDATION_SCENE = 1_000_000  # so that more training scenes never reach the ones for evaluation
 
 
@@ -177,8 +178,13 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
         Lines for the log: the classes that no labelled pixel shows.
 
     Raises:
-        DataError: for the first mask that cannot be used, or if the labels show nothing but class 0.
+        DataError: for the first mask that cannot be used, if the labels show nothing but class 0, or if no evaluation mask
+            has a label (all of them are opened before that is said).
     """
+
+    def has_label(index: int) -> bool:
+        return bool((checked_mask(sources.validation[int(index)], data, len(sources.classes)) != IGNORE_INDEX).any())
+
     if data.source == "shapes":  # exact, and slow to draw
         return ()
     count = np.zeros(IGNORE_INDEX + 1, np.int64)
@@ -190,8 +196,10 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
             + (' and ignored pixels; if 255 means a class there, write data.id_map={"255": 1}' if count[-1] else "")
         )
     total = len(sources.validation)
-    for index in np.unique(np.linspace(0, total - 1, min(limit, total)).astype(int)):
-        checked_mask(sources.validation[int(index)], data, len(sources.classes))
+    sample = np.unique(np.linspace(0, total - 1, min(limit, total)).astype(int))
+    found = [has_label(index) for index in sample]
+    if total and not any(found) and not any(map(has_label, np.setdiff1d(np.arange(total), sample))):
+        raise DataError(NO_EVALUATION_LABEL)
     absent = [name for name, pixels in zip(sources.classes, count) if not pixels]
     return (f"no labelled pixel shows {join_first(absent)}",) if absent else ()
 

@@ -1,16 +1,19 @@
 """The update of a step: the optimizer, the teacher, and the precision."""
 
 import copy
+import os
 from contextlib import nullcontext
 from functools import partial
-from typing import Callable, Iterable
+from typing import Any, Callable, Iterable
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import Config, Optimizer, share_of_process
+from ..errors import ConfigError
 from ..method.batch import Batch
 from ..method.step import total_loss, train_step
 from ..method.student import Student
@@ -170,6 +173,28 @@ def average_running_statistics(accelerator: Accelerator, network: nn.Module) -> 
         joint = accelerator.reduce(torch.cat([tensor.flatten() for tensor in statistics]), "mean")
         for tensor, part in zip(statistics, joint.split([tensor.numel() for tensor in statistics])):
             tensor.copy_(part.view_as(tensor))
+
+
+def build_accelerator(mixed_precision: str, *, cpu: bool, **options: Any) -> Accelerator:
+    """The Accelerator of a run. Its processes and devices come from outside, through accelerate launch or torchrun; not so
+    its accumulation steps (`update` divides by the rounds itself) and its compiler (run.compile is the project's own).
+
+    Raises:
+        ConfigError: it is told to shard the model, which `update` and the checkpoints do not know of.
+    """
+    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):
+            raise ConfigError(
+                f"ACCELERATE_USE_{name} is set, and training here knows plain data parallelism alone; choose it in accelerate"
+                " config, or launch with --multi_gpu, or unset the variable"
+            )
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision=mixed_precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
+        **options,
+    )
 
 
 def precision(wanted: str) -> str:

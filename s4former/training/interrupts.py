@@ -1,6 +1,8 @@
-"""What ends a run before its last step: signals, losses that are not finite, a device that is too small."""
+"""What ends a run before its last step: signals, losses that are not finite, a device that is too small. A lost console does not."""
 
 import signal
+import sys
+from typing import Any, Callable
 
 import torch
 from accelerate import Accelerator
@@ -41,13 +43,26 @@ class FiniteCheck:
             )
 
 
+def handle_signals(handler: Callable[[int, Any], None]) -> None:
+    """Gives a handler the signals that ask a run to stop: of a user, of a terminal that closes, of batch systems."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
+            signal.signal(number, handler)
+
+
+def exit_on_signal(number: int, frame: object) -> None:
+    """The handler until there is something to save; unlike the system's own it lets the lock of the folder go."""
+    sys.exit(128 + number)
+
+
 class Signals:
-    """SIGTERM and SIGINT, recorded instead of ending the process; all processes get the same answer at the same step."""
+    """The signals of a terminal and of batch systems, recorded instead of ending the process; all processes get the same
+    answer at the same step.
+    """
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator, self.number = accelerator, 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.record)
+        handle_signals(self.record)
 
     def record(self, number: int, frame: object) -> None:
         self.number = self.number or number
@@ -64,6 +79,35 @@ class Signals:
             numbers = self.accelerator.gather(torch.tensor([self.number], device=self.accelerator.device))
             self.number = int(numbers.max())
         return bool(self.number) and may_synchronize
+
+
+class OptionalConsole:
+    """A text stream that drops what can no longer be written: a run goes on without its terminal, log.jsonl has it all."""
+
+    def __init__(self, stream: Any):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except (OSError, ValueError):  # gone, or closed
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except (OSError, ValueError):
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def ignore_lost_console() -> None:
+    """Lets stdout and stderr of this process fail without an error."""
+    for name in ("stdout", "stderr"):
+        if not isinstance(getattr(sys, name), OptionalConsole):
+            setattr(sys, name, OptionalConsole(getattr(sys, name)))
 
 
 def describe_out_of_memory(error: torch.OutOfMemoryError, config: Config, processes: int) -> str:

@@ -19,7 +19,7 @@ from ..config import IGNORE_INDEX, Config, share_of_process
 from ..data.duplicates import find_duplicates
 from ..data.images import is_scene, read_image
 from ..data.masks import read_pair
-from ..data.sources import PART_NAMES, PARTS, Sources, is_rare
+from ..data.sources import NO_EVALUATION_LABEL, PART_NAMES, PARTS, Sources, is_rare
 from ..errors import ConfigError, DataError, join_first, plural
 from .cost import Cost, measure_cost
 from .interrupts import describe_out_of_memory
@@ -121,7 +121,7 @@ def check_classes(config: Config, sources: Sources, counts: dict[str, np.ndarray
     labeled, held_out = (counts[part][:, : len(names)] for part in ("labeled", "validation"))
     pixels, images = labeled.sum(axis=0), (labeled > 0).sum(axis=0)
     if not held_out.any():
-        report.add("FAIL", "classes", "no evaluation image has a labelled pixel; check data.ignore_index and data.id_map")
+        report.add("FAIL", "classes", NO_EVALUATION_LABEL)
     if not pixels[1:].any():
         report.add("FAIL", "classes", "the labels show nothing but class 0; check data.ignore_index and data.id_map")
         return

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..config import to_dict
+from ..data.sources import NO_EVALUATION_LABEL
 from ..errors import ConfigError, DataError
 from ..evaluation.inference import PSEUDO_LABELS, evaluate_networks
 from ..evaluation.metrics import ConfusionMatrix, ImageCounts
@@ -37,7 +38,7 @@ def evaluate(training: Training, log: RunLog) -> None:
     classes, step = training.validation.classes, training.step
     training.scores = {role: matrices[role].as_dict(classes) for role in training.networks}
     if any(score["mean_iou"] is None for score in training.scores.values()):
-        raise DataError("no evaluation image has a labelled pixel; check data.validation, data.ignore_index and data.id_map")
+        raise DataError(NO_EVALUATION_LABEL)
     training.evaluated_at = step
     for role, score in training.scores.items():
         log.record(f"evaluation/{role}", score)

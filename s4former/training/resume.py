@@ -10,16 +10,21 @@ import torch
 from accelerate import Accelerator
 
 from ..config import Config, flatten, to_dict
-from ..data.sources import PART_NAMES
+from ..data.sources import PART_NAMES, PARTS, Sources
 from ..errors import ConfigError, DataError, RunStopped, describe_error
 from . import checkpoint
 from .interrupts import NonFiniteLoss, describe_out_of_memory
 from .run import Training
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
-FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.workers", "data.cache")  # fmt: skip
-# And those that repair a loss that is not finite, or a device that is too small; results.json lists the change.
-REPAIRING = ("optimizer.lr", "optimizer.clip_norm", "run.mixed_precision", "run.batch.rounds", "model.activation_checkpointing")
+FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.validation", "data.workers", "data.cache")  # fmt: skip
+# Paths that may differ where the classes and the lists of training images, by their SHA-256, are the same.
+DATA_PATHS = ("data.root", "data.labeled", "data.unlabeled", "data.classes_file")
+# And those that repair a loss that is not finite, a device that is too small or a mask; results.json lists the change.
+REPAIRING = (
+    "optimizer.lr", "optimizer.clip_norm", "run.mixed_precision", "run.batch.rounds", "model.activation_checkpointing",
+    "data.id_map", "data.ignore_index", "data.palette",
+)  # fmt: skip
 COUNTERS = ("step", "seconds", "replaced", "best", "scores", "evaluated_at")  # of `Training`, saved as they are
 
 
@@ -32,6 +37,7 @@ def state_dict(training: Training) -> dict[str, Any]:
         "tally": training.pseudo_counts.state_dict(),
         "changes": training.changes,
         "lists": training.sources.lists,
+        "classes": list(training.sources.classes),
         "student": accelerator.unwrap_model(training.student).state_dict(),
         "teacher": None if teacher is None else teacher.state_dict(),
         "optimizer": training.optimizer.state_dict(),
@@ -48,7 +54,7 @@ def save(training: Training) -> None:
     training.accelerator.wait_for_everyone()
 
 
-def find_state(folder: Path, config: Config, accelerator: Accelerator) -> dict[str, Any] | None:
+def find_state(folder: Path, config: Config, sources: Sources, accelerator: Accelerator) -> dict[str, Any] | None:
     """The state in the newest checkpoint of a run; None if there is none yet.
 
     Raises:
@@ -57,8 +63,8 @@ def find_state(folder: Path, config: Config, accelerator: Accelerator) -> dict[s
     """
     state, refused = checkpoint.load_newest(folder / "checkpoints")
     if accelerator.is_main_process:
-        sys.stderr.writelines(f"{message}\n" for message in refused)
-    changed = changed_keys(state["config"], config) if state else {}
+        print(*refused, sep="\n", end="\n" * bool(refused), file=sys.stderr)
+    changed = changed_keys(state, config, sources) if state else {}
     if changed.keys() - set(REPAIRING):
         raise ConfigError(
             f"cannot resume {folder} with another config: {'; '.join(changed.values())}; use the command it was started"
@@ -67,20 +73,26 @@ def find_state(folder: Path, config: Config, accelerator: Accelerator) -> dict[s
     return state
 
 
-def changed_keys(before: dict[str, Any], config: Config) -> dict[str, str]:
+def changed_keys(state: dict[str, Any], config: Config, sources: Sources) -> dict[str, str]:
     """'KEY was X and is Y' by key, for keys that are not free to differ."""
     # a key that the version of the checkpoint did not have yet was what is now its default
-    old, new = flatten(to_dict(Config())) | flatten(before), flatten(to_dict(config))
+    old, new = flatten(to_dict(Config())) | flatten(state["config"]), flatten(to_dict(config))
+    lists, free = state.get("lists", {}), FREE
+    same = state.get("classes") == list(sources.classes) and all(lists[part] == sources.lists[part] for part in PARTS[:2])
+    if same and config.data.source != "hub":  # a dataset without names counts its rows, so other images may have the same ids
+        free += DATA_PATHS
     return {
         key: f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(FREE)
+        if old.get(key) != new.get(key) and not key.startswith(free)
     }
 
 
 def restore(training: Training, state: dict[str, Any]) -> None:
     """Sets a run to the state of a checkpoint, and notes which keys and which lists of images have changed since."""
-    training.accelerator.unwrap_model(training.student).load_state_dict(state["student"])
+    # older versions saved a student compiled by accelerate launch under the names of its wrapper
+    student = {name.removeprefix("_orig_mod."): tensor for name, tensor in state["student"].items()}
+    training.accelerator.unwrap_model(training.student).load_state_dict(student)
     if training.teacher is not None:
         training.teacher.load_state_dict(state["teacher"])
     rates = [group["base"] for group in training.optimizer.param_groups]
@@ -99,7 +111,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
         for part in before
         if before[part] != now[part]
     ]
-    changes = [*changed_keys(state["config"], training.config).values(), *lists]
+    changes = [*changed_keys(state, training.config, training.sources).values(), *lists]
     training.changes = [*state.get("changes", []), *(f"from step {training.step}: {change}" for change in changes)]
     training.notes += [f"changed {change}" for change in training.changes]
 

@@ -96,6 +96,17 @@ def test_check_masks_opens_every_labelled_mask_and_a_sample_of_the_others(root):
     )
 
 
+def test_evaluation_masks_are_all_opened_before_it_is_said_that_none_has_a_label(root):
+    write(root / "test.txt", "d", "e", "f")
+    nothing = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    for name in "def":
+        save_mask(root / "masks" / f"{name}.png", nothing)
+    found = load_sources(data(root))
+    assert error_message(check_masks, found, data(root), 1).startswith("no evaluation image has a labelled pixel; check data.validation")
+    save_mask(root / "masks" / "f.png")
+    check_masks(found, data(root), 1)
+
+
 def test_check_masks_names_the_classes_without_a_labelled_pixel(root):
     changed = data(root, classes=("ground", "leaf", "bud", "bee"))
     assert check_masks(load_sources(changed), changed) == ("no labelled pixel shows bee",)

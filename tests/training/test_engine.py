@@ -3,12 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tiny_networks import SETR, batch_of, method_of, network_of
 from torch import nn
 from torch._dynamo.utils import counters
 
 from s4former.benchmark.inputs import randomize_classifier
 from s4former.config import Method, Optimizer, from_dict
+from s4former.errors import ConfigError
 from s4former.method.pseudo import pseudo_label
 from s4former.method.step import train_step
 from s4former.method.student import Student, View
@@ -16,6 +18,7 @@ from s4former.networks import adapters, build
 from s4former.networks.build import build_network
 from s4former.training.engine import (
     Teacher,
+    build_accelerator,
     build_optimizer,
     predict_with_student,
     set_learning_rate,
@@ -264,3 +267,16 @@ def test_losses_and_the_bias_are_float32_under_half_precision():
     assert all(value.dtype == torch.float32 for name, value in terms.items() if name.startswith(("sup", "aux", "cons", "ncr")))
     row, column = student.attention_arguments(View(batch.weak, confidence=torch.rand(4, 8, 16)))["pasa"].popitem()[1].factors
     assert row.dtype == column.dtype == torch.float32
+
+
+def test_accumulation_and_compilation_from_the_environment_change_nothing_and_sharding_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before
+    accelerator = build_accelerator("no", cpu=True)
+    weight = torch.ones(1, requires_grad=True)
+    accelerator.backward(3 * weight)
+    assert weight.grad == 3 and type(accelerator.prepare(torch.nn.Linear(1, 1))) is torch.nn.Linear
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="ACCELERATE_USE_FSDP is set, and training here knows plain data parallelism alone"):
+        build_accelerator("no", cpu=True)

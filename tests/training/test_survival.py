@@ -109,7 +109,7 @@ def one_core():
 @pytest.fixture(autouse=True)
 def handlers():
     """A run takes the signals of the process; give them back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

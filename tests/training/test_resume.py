@@ -1,0 +1,33 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+from s4former.config import from_dict, to_dict
+from s4former.training.resume import changed_keys
+
+LISTS = {part: {"images": 3, "sha256": part} for part in ("labeled", "unlabeled", "validation")}
+SOURCES = SimpleNamespace(lists=LISTS, classes=("ground", "leaf"))
+CONFIG = from_dict({"data": {"source": "folder", "root": "/one", "labeled": "l.txt", "validation": "v.txt"}})
+STATE = {"config": to_dict(CONFIG), "lists": LISTS, "classes": ["ground", "leaf"]}
+
+
+def changed(sources=SOURCES, state=STATE, **keys):
+    return set(changed_keys(state, replace(CONFIG, data=replace(CONFIG.data, **keys)), sources))
+
+
+def test_data_may_lie_elsewhere_when_a_run_is_resumed_as_long_as_the_lists_are_the_same():
+    moved = {"root": "/two", "labeled": "/lists/l.txt", "unlabeled": "u.txt", "validation": "other.txt"}
+    assert changed(**moved) == set()
+    other = SimpleNamespace(lists={**LISTS, "labeled": {"images": 4, "sha256": "x"}}, classes=SOURCES.classes)
+    assert changed(other, **moved) == {"data.root", "data.labeled", "data.unlabeled"}
+    assert changed(SimpleNamespace(lists=LISTS, classes=("leaf", "ground")), **moved) == {"data.root", "data.labeled", "data.unlabeled"}
+    assert changed(other) == set()  # another list under the same path is noted, not refused
+
+
+def test_another_dataset_of_the_hub_is_another_run_also_where_its_rows_have_the_same_numbers():
+    state = {**STATE, "config": to_dict(replace(CONFIG, data=replace(CONFIG.data, source="hub")))}
+    assert changed(state=state, source="hub", root="/two") == {"data.root"}
+
+
+def test_a_checkpoint_from_before_classes_were_saved_is_resumed_with_its_own_paths():
+    state = {"config": STATE["config"]}
+    assert changed(state=state) == set() and changed(state=state, root="/two") == {"data.root"}
