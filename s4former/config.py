@@ -24,7 +24,9 @@ from pydantic_core import ErrorDetails, to_jsonable_python
 from .errors import ConfigError
 
 # Raised by every change of the code after which the same config gives another digit; part of a run's key in an archive.
-NUMERICS = 1
+# 2: in half precision DINOv3 attends with a bias in half precision; means of method.thresholds=per_class are added up in float64;
+#    method.normalizer=valid counts the pixels of all accumulation rounds; schedule.floor is 0 with adamw unless it is given
+NUMERICS = 2
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
 
 Count = Annotated[int, Field(ge=1)]

@@ -90,12 +90,24 @@ def check_tiles(config: Config, network: nn.Module) -> None:
 
 @torch.no_grad()
 def check_bias_has_effect(network: nn.Module, config: Config) -> None:
-    """One small pass with and without a bias: some versions of transformers drop it silently."""
-    student = Student(network, config.method).eval()
+    """One small pass with and without a bias, where the network is, under the caller's autocast.
+
+    Some versions of transformers drop a bias silently, and some kernels of torch give NaN for one.
+    """
+    student, device = Student(network, config.method).eval(), next(network.parameters()).device
     side = 4 * coarsest_stride(network)
-    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    confidence = torch.linspace(0.1, 0.9, 16).reshape(1, 4, 4)
-    (plain, _), (biased, _) = student([View(images), View(images, confidence=confidence, seeds=(0,))])
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    confidence = torch.linspace(0.1, 0.9, 16, device=device).reshape(1, 4, 4)
+    views = [View(images), View(images, confidence=confidence, seeds=(0,))]
+    (plain, _), (biased, _) = student(views)
+    if plain.isfinite().all() and not biased.isfinite().all():
+        raise ConfigError(
+            f"method.pasa = {config.method.pasa!r} gives NaN on {device.type} in {biased.dtype}: the attention of torch"
+            f" {torch.__version__} computes its bias wrongly; set run.mixed_precision=no, or method.pasa=none"
+        )
+    if torch.equal(plain, biased):
+        with torch.autocast(device.type, enabled=False):  # half precision may round a small effect away
+            (plain, _), (biased, _) = student(views)
     network.train()
     if config.method.pasa_alpha > 0 and torch.equal(plain, biased):
         raise ConfigError(

@@ -199,33 +199,51 @@ def pasa_attention(
 ) -> tuple[Tensor, None]:
     """SDPA of transformers; where `pasa` has a bias for this layer's (queries, keys), with that bias.
 
-    Query, key, value: (B, heads, Nq or Nk, head dim). The bias is a dense mask in float32, the reference; or where
-    `uses_channels` says so, its factors are products of extra channels of query and key.
+    Query, key, value: (B, heads, Nq or Nk, head dim). `channels_or_mask` decides how the bias reaches the kernel.
     """
     bias = None if pasa is None else pasa.get((query.shape[-2], key.shape[-2]))
     if bias is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return checked_sdpa(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     width, scaling = value.shape[-1], query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast(query.device.type, enabled=False):
-        key, value, mask = key.to(query.dtype), value.to(query.dtype), None
-        if uses_channels(query, bias):
-            query, key, value = append_bias_channels(query, key, value, *bias.factors, scaling)
-        else:
-            mask = bias.dense()[:, None].to(torch.promote_types(query.dtype, torch.float32))
-            if bias.factors is None:  # noise: no fused kernel of a GPU takes it unrounded
-                query, key, value = (states.to(mask.dtype) for states in (query, key, value))
-        output, weights = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)
+        # a rotary embedding leaves float32 queries and keys beside values of autocast's type
+        states = tuple(state.to(value.dtype) for state in (query, key, value))
+        query, key, value, mask = channels_or_mask(*states, bias, scaling)
+        output, weights = checked_sdpa(module, query, key, value, mask, scaling=scaling, **kwargs)
     return output[..., :width], weights
 
 
-def uses_channels(query: Tensor, bias: Bias) -> bool:
-    """Whether a layer's bias goes into extra channels instead of a mask.
+def channels_or_mask(
+    query: Tensor, key: Tensor, value: Tensor, bias: Bias, scaling: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Query, key, value and mask with which SDPA computes a bias in float32 at least.
 
-    Rounded to half precision, as autocast does silently, a mask is wrong by 2e-1 at alpha 50. The attention of a CPU
-    takes a float32 mask with bfloat16 states and costs 1.02 times plain attention, the channels 1.2 times (1025 tokens,
-    12 heads, forward and backward). The fused kernels of a GPU take no such mask, but the channels; not measured yet.
+    Rounded to half precision a mask is wrong by 2e-1 at alpha 50. The attention of a CPU takes a float32 mask with half
+    precision states, and costs 1.02 times plain attention, where channels cost 1.2 times (1025 tokens, 12 heads, forward and
+    backward). That of a GPU gives NaN for such a pair (torch 2.11, pytorch#191612): there the factors become channels, and a
+    mask without factors takes the states up to float32.
     """
-    return query.device.type != "cpu" and query.dtype in (torch.float16, torch.bfloat16) and bias.factors is not None
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if half and bias.factors is not None and not takes_wider_mask(query.device):
+        return *append_bias_channels(query, key, value, *bias.factors, scaling), None
+    mask = bias.dense()[:, None].to(torch.promote_types(query.dtype, torch.float32))
+    if bias.factors is None or not takes_wider_mask(query.device):
+        query, key, value = (states.to(mask.dtype) for states in (query, key, value))
+    return query, key, value, mask
+
+
+def takes_wider_mask(device: torch.device) -> bool:
+    """Whether SDPA on this device is right for a float32 mask beside queries in half precision."""
+    return device.type == "cpu"
+
+
+def checked_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs
+) -> tuple[Tensor, None]:
+    """SDPA of transformers, which is never given a pair of mask and query that it computes wrongly in silence."""
+    one_type = mask is None or mask.dtype in (torch.bool, query.dtype)
+    assert one_type or takes_wider_mask(query.device), f"mask {mask.dtype} beside {query.dtype} queries on {query.device}"
+    return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
 
 def append_bias_channels(

@@ -109,8 +109,10 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     freeze_encoder(network, config.model.freeze)
     mean, std = normalization(config.model)
     notes += describe_normalization(config.model)
-    check_network(config, network)
-    teacher = Teacher(network).to(accelerator.device) if config.method.teacher == "ema" else None
+    network.to(accelerator.device)
+    with accelerator.autocast():
+        check_network(config, network)
+    teacher = Teacher(network) if config.method.teacher == "ema" else None
     student = Student(network, config.method)
     if config.run.compile:
         for each in (network, *([teacher.network] if teacher is not None else [])):

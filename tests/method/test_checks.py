@@ -1,6 +1,9 @@
 import pytest
+import torch
 from tiny_networks import config_of, network_of
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from s4former.method import pasa
 from s4former.method import student as student_module
 from s4former.method.checks import check_bias_has_effect, check_network, drop_ncr_for_two_classes, shuffle_grid
 from s4former.networks.adapters import encode
@@ -20,6 +23,25 @@ def test_an_encoder_that_drops_the_bias_is_refused(monkeypatch):
     monkeypatch.setattr(student_module, "encode", lambda network, images, **dropped: encode(network, images))
     with pytest.raises(ValueError, match="method.pasa = 'main' has no effect: this transformers passes no bias"):
         check_bias_has_effect(network, config_of(method={"block": 2}))
+
+
+def test_a_bias_that_gives_nan_in_the_precision_that_trains_is_refused(monkeypatch):
+    network = network_of("setr").float()
+
+    def wrong_in_half_precision(module, query, key, value, mask, **kwargs):
+        output, weights = sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+        return output * (torch.nan if mask is not None and query.dtype == torch.bfloat16 else 1), weights
+
+    monkeypatch.setattr(pasa, "sdpa_attention_forward", wrong_in_half_precision)
+    check_bias_has_effect(network, config_of(method={"block": 2}))
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ValueError, match="method.pasa = 'main' gives NaN on cpu in torch.bfloat16: .* set run.mixed_precision=no"):
+            check_bias_has_effect(network, config_of(method={"block": 2}))
+
+
+def test_an_effect_that_half_precision_rounds_away_is_an_effect():
+    with torch.autocast("cpu", torch.bfloat16):
+        check_bias_has_effect(network_of("setr").float(), config_of(method={"block": 2, "pasa_alpha": 1e-3}))
 
 
 def test_ncr_is_left_out_for_two_classes_and_the_log_says_so():

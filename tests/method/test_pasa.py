@@ -1,12 +1,15 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import ViTConfig, ViTModel
 
 from s4former.method import pasa
 from s4former.method.pasa import (
     ATTENTION,
     VARIANTS,
+    append_bias_channels,
     attention_bias,
+    checked_sdpa,
     confident_half,
     pasa_attention,
     pasa_mask,
@@ -182,7 +185,7 @@ def test_the_fused_kernel_agrees_with_the_formula_written_out():
 @pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("variant, alpha", [("main", 5.0), ("main", 100.0), ("reverse1", 50.0), ("product", 100.0)])
 def test_in_half_precision_the_bias_loses_nothing_under_autocast(variant, alpha, channels, monkeypatch):
-    monkeypatch.setattr(pasa, "uses_channels", lambda query, bias: channels and query.dtype == torch.bfloat16)
+    monkeypatch.setattr(pasa, "takes_wider_mask", lambda device: not channels)
     module = torch.nn.Module()
     module.is_causal = False
     generator = torch.Generator().manual_seed(0)
@@ -256,16 +259,60 @@ def test_no_new_parameters_no_gradient_to_the_confidence_and_no_trace_in_a_saved
     assert ATTENTION not in (tmp_path / "config.json").read_text()
 
 
-def test_channels_and_the_dense_mask_are_one_thing_in_value_and_gradient(monkeypatch):
+def test_channels_and_the_dense_mask_are_one_thing_in_value_and_gradient():
     generator, module = torch.Generator().manual_seed(0), torch.nn.Module()
     module.is_causal = False
     states = [torch.randn(2, 3, 12, 8, generator=generator) for _ in range(3)]
     bias = attention_bias(torch.rand(2, 3, 4, generator=generator), [((3, 4), (3, 4))], 0, "main", 5.0)
     found = []
     for channels in (False, True):
-        monkeypatch.setattr(pasa, "uses_channels", lambda query, bias: channels)
         leaves = [state.clone().requires_grad_() for state in states]
-        output = pasa_attention(module, *leaves, scaling=0.3, pasa=bias)[0]
+        if channels:
+            widened = append_bias_channels(*leaves, *bias[12, 12].factors, 0.3)
+            output = pasa_attention(module, *widened, scaling=0.3)[0][..., :8]
+        else:
+            output = pasa_attention(module, *leaves, scaling=0.3, pasa=bias)[0]
         output.square().sum().backward()
         found.append([output.detach(), *(leaf.grad for leaf in leaves)])
     assert all(torch.allclose(a, b, atol=2e-6) for a, b in zip(*found))
+
+
+@pytest.mark.parametrize("variant", ["main", "rand"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("rotary", [False, True])
+def test_a_gpu_never_gets_a_mask_of_another_type_than_its_queries(variant, dtype, rotary, monkeypatch):
+    """Such a pair gives NaN in silence there (torch 2.11); the states are those of a GPU, without one."""
+    given = []
+
+    def kernel(module, query, key, value, mask, **kwargs):
+        given.append((query, key, value, mask))
+        return query.transpose(1, 2), None
+
+    monkeypatch.setattr(pasa, "sdpa_attention_forward", kernel)
+    with FakeTensorMode():
+        states = [torch.empty(2, 3, 12, 8, device="cuda", dtype=dtype) for _ in range(3)]
+        if rotary and dtype != torch.float64:  # DINOv3: its queries and keys come in float32
+            states[:2] = [state.float() for state in states[:2]]
+        noise = torch.empty(2, 12, 12, device="cuda")
+        factors = [torch.empty(2, 12, device="cuda") for _ in range(2)]
+        bias = pasa.Bias.from_mask(noise) if variant == "rand" else pasa.Bias.from_factors(*factors)
+        output, _ = pasa_attention(torch.nn.Module(), *states, scaling=0.3, pasa={(12, 12): bias})
+        (query, key, value, mask), half = given[0], dtype in (torch.float16, torch.bfloat16)
+        assert query.device.type == "cuda" and query.dtype == key.dtype == value.dtype and output.shape == (2, 12, 3, 8)
+        if half and variant == "main":
+            assert mask is None and query.dtype == dtype and query.shape[-1] == value.shape[-1] == 16
+        else:
+            assert mask.dtype == query.dtype == (torch.float32 if half else dtype)
+        with pytest.raises(AssertionError, match="mask torch.float32 beside torch.bfloat16 queries on cuda"):
+            checked_sdpa(torch.nn.Module(), query.bfloat16(), key, value, noise)
+        checked_sdpa(torch.nn.Module(), query, key, value, noise > 0)
+
+
+def test_float32_queries_of_a_rotary_embedding_are_attended_in_the_type_of_the_values():
+    module = torch.nn.Module()
+    module.is_causal = False
+    query, key, value = (torch.randn(1, 2, 12, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    bias = attention_bias(torch.rand(1, 3, 4), [((3, 4), (3, 4))], 0, "main", 5.0)
+    found, _ = pasa_attention(module, query, key, value.bfloat16(), scaling=0.3, pasa=bias)
+    expected, _ = pasa_attention(module, query.bfloat16(), key.bfloat16(), value.bfloat16(), scaling=0.3, pasa=bias)
+    assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
