@@ -151,7 +151,7 @@ class Method:
     regularizer_on: Literal["both", "strong", "pasa"] = key("both", "the student branches it is applied to")
     regularizer_mixed_teacher: bool = key(True, "mix the teacher's logits with the same boxes as the image")
     normalizer: Literal["all", "valid"] = key(
-        "all", "divides a loss: all pixels, or (UniMatch) those of labels and of no padding, over all processes of a round")
+        "all", "divides a loss: all pixels, or (UniMatch) those of labels and of no padding, over all processes and rounds of a step")
     running_statistics: Literal["all", "labeled"] = key(
         "all", "views that move the running statistics of the decoder's batch norms, which the teacher uses")
     class_weights: tuple[NonNegativeFloat, ...] = key((), "of the loss on labels, one for each class; empty = all 1")
@@ -233,7 +233,7 @@ class Schedule:
 
     steps: Count = key(80_000, "optimizer steps of the run")
     power: PositiveFloat = key(0.9, "exponent of the decay")
-    floor: NonNegativeFloat = key(1e-4, "lowest learning rate, the same for both groups")
+    floor: NonNegativeFloat = key(1e-4, "lowest learning rate, the same for both groups; with adamw 0 unless it is given")
     warm_up: NonNegativeInt = key(0, "steps of the warm-up")
     warm_up_ratio: Share = key(1e-6, "of the rate at step 0")
 
@@ -436,6 +436,9 @@ def from_dict(tree: dict[str, Any]) -> Config:
     if isinstance(method, dict):
         preset = PRESETS.get(str(method.get("preset", "paper")), {})
         tree = {**tree, "method": {**preset, **method}}
+    optimizer, schedule = tree.get("optimizer"), tree.get("schedule", {})
+    if isinstance(optimizer, dict) and optimizer.get("name") == "adamw" and isinstance(schedule, dict):
+        tree = {**tree, "schedule": {"floor": 0.0, **schedule}}  # the paper's is that of SGD, and above usual rates of AdamW
     try:
         return VALIDATOR.validate_json(json.dumps(tree))  # JSON, since strict Python input takes no list for a tuple
     except ValidationError as error:

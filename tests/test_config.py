@@ -15,6 +15,7 @@ from s4former.errors import ConfigError
 from s4former.method.losses import REGULARIZERS
 from s4former.method.mixing import MIXES
 from s4former.method.pasa import VARIANTS
+from s4former.training.schedules import learning_rate
 
 SCHEMA = Path(__file__).parent.parent / "configs" / "schema.json"
 CONFIGS = sorted(set(SCHEMA.parent.rglob("*.json")) - {SCHEMA})
@@ -78,6 +79,17 @@ def test_an_unknown_key_without_a_likeness_gets_the_whole_list():
 def test_the_resolved_config_gives_itself_back():
     config = from_dict({"method": {"preset": "official"}, "data": {"id_map": {"3": 0}, "classes": ["a", "b"]}})
     assert from_dict(to_dict(config)) == config
+
+
+def test_the_floor_of_the_rate_follows_the_optimizer_unless_it_is_given():
+    assert Config().schedule.floor == from_dict({"optimizer": {"lr": 1e-2}}).schedule.floor == 1e-4
+    adamw = from_dict({"optimizer": {"name": "adamw", "lr": 6e-5}})
+    assert adamw.schedule.floor == 0 and learning_rate(6e-5, adamw.schedule.steps - 1, adamw.schedule) < 1e-8
+    assert from_dict({"optimizer": {"name": "adamw"}, "schedule": {"floor": 1e-6}}).schedule.floor == 1e-6
+    assert complaint({"optimizer": {"name": "adamw"}, "schedule": []}) == "schedule is []; it must be a section, like {...}"
+    floors = {path.stem: load(path).schedule.floor for path in CONFIGS}
+    assert {name for name, floor in floors.items() if floor == 0} >= {"demo", "segformer_b4", "cityscapes_186", "dinov2_base"}
+    assert floors["voc_92"] == floors["coco_232"] == floors["official"] == 1e-4  # SGD, as in the paper
 
 
 def test_overrides_win_and_read_json(tmp_path):

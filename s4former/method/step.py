@@ -1,6 +1,6 @@
 """One training step: Algorithm 1 of the paper. Devices, processes, scaling, logging and files are handled in training/."""
 
-from typing import Callable
+from typing import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def train_step(
         student: a `Student`; everything it does in this step is one call of its forward.
         teacher: images (B, 3, H, W) to logits (B, K, h, w), in eval mode; None = labels only.
         batch: normalised, on the device.
-        average: of a number over the processes, for `method.normalizer` = "valid".
+        average: of numbers over the processes (and rounds) of a step, for `method.normalizer` = "valid".
         thresholds: (K,), one for each class, instead of `method.threshold`.
 
     Returns:
@@ -35,48 +35,55 @@ def train_step(
         branches strong, pasa and features, as far as they are on; without gradient `confident`, the share of valid
         pixels that became pseudo labels, and the two histograms of `count_pseudo`.
     """
-    views = [View(batch.labeled, auxiliary=True)]
-    targets: list[tuple[str, Pseudo]] = []  # of every further view, its branch and its pseudo labels
-
-    if teacher is not None:
-        with torch.no_grad():  # the teacher reads the weak view
-            all_pseudo = pseudo_label(teacher(batch.weak), batch.valid, method.threshold if thresholds is None else thresholds)
-        pseudo = all_pseudo.first(batch.unlabeled)  # the other images are only pasted from
-
-        # Pixels move between images (CutMix), then between places (PatchShuffle); labels follow the first move only.
-        for strong in batch.strong:
-            mix, tiles = MIXES[method.mix], strong.mix.get("tiles")
-            source = mix.source(strong.mix, pseudo, strong.images.shape[-2:])
-            labels = batch.labels if mix.takes_labeled else None
-            mixed = gather(torch.cat([strong.images, batch.labeled]) if mix.takes_labeled else strong.images, source)
-            moved = mix_pseudo(all_pseudo, source, logits=method.regularizer_mixed_teacher, labels=labels)
-            views.append(View(patch_shuffle(mixed, strong.orders), order=strong.orders, tiles=tiles))
-            targets.append(("strong", pseudo if tiles is not None else moved))
-
-        plain = batch.strong[0].images[: batch.unlabeled]
-        if method.pasa != "none":  # not shuffled, with the attention bias
-            images, target = (plain, pseudo) if method.pasa_view == "strong" else (mixed, moved)
-            views.append(View(images, confidence=pasa_confidence(target, method), valid=target.valid, seeds=batch.seeds))
-            targets.append(("pasa", target))
-        if method.feature_dropout:
-            images = plain if method.feature_view == "strong" else batch.weak[: batch.unlabeled]
-            views.append(View(images, dropout=method.feature_dropout))
-            targets.append(("features", pseudo))
+    views, targets, pseudo = student_views(teacher, batch, method, thresholds)
+    factors = normalization_factors(batch, targets, method, average)
 
     (labeled, auxiliary), *unlabeled = student(views)
 
-    factor = normalization_factor(batch.labels != IGNORE_INDEX, method, average)
     fitted = [resize_logits(logits, batch.labels.shape[-2:]) for logits in (labeled, *auxiliary)]
-    supervised, *auxiliaries = (factor * cross_entropy(logits, batch.labels, method.class_weights) for logits in fitted)
+    supervised, *auxiliaries = (factors[0] * cross_entropy(logits, batch.labels, method.class_weights) for logits in fitted)
     losses = {"supervised": supervised} | ({"auxiliary": sum(auxiliaries)} if auxiliaries else {})
-    for (branch, target), (logits, _) in zip(targets, unlabeled):
-        factor = normalization_factor(target.valid, method, average)
+    for (branch, target), (logits, _), factor in zip(targets, unlabeled, factors[1:]):
         share = 1 / method.strong_views if branch == "strong" else 1.0  # of several strong views the mean
         for name, term in compare_with_teacher(logits, target, branch, method).items():
             losses[f"{name}_{branch}"] = losses.get(f"{name}_{branch}", 0) + factor * share * term
-    if targets:
+    if pseudo is not None:
         losses |= count_pseudo(pseudo)
     return losses
+
+
+def student_views(
+    teacher: nn.Module | None, batch: Batch, method: Method, thresholds: Tensor | None = None
+) -> tuple[list[View], list[tuple[str, Pseudo]], Pseudo | None]:
+    """The views of a step, the labelled one first; of every further view its branch and pseudo labels; those of the batch."""
+    views = [View(batch.labeled, auxiliary=True)]
+    if teacher is None:
+        return views, [], None
+    targets: list[tuple[str, Pseudo]] = []
+    with torch.no_grad():  # the teacher reads the weak view
+        all_pseudo = pseudo_label(teacher(batch.weak), batch.valid, method.threshold if thresholds is None else thresholds)
+    pseudo = all_pseudo.first(batch.unlabeled)  # the other images are only pasted from
+
+    # Pixels move between images (CutMix), then between places (PatchShuffle); labels follow the first move only.
+    for strong in batch.strong:
+        mix, tiles = MIXES[method.mix], strong.mix.get("tiles")
+        source = mix.source(strong.mix, pseudo, strong.images.shape[-2:])
+        labels = batch.labels if mix.takes_labeled else None
+        mixed = gather(torch.cat([strong.images, batch.labeled]) if mix.takes_labeled else strong.images, source)
+        moved = mix_pseudo(all_pseudo, source, logits=method.regularizer_mixed_teacher, labels=labels)
+        views.append(View(patch_shuffle(mixed, strong.orders), order=strong.orders, tiles=tiles))
+        targets.append(("strong", pseudo if tiles is not None else moved))
+
+    plain = batch.strong[0].images[: batch.unlabeled]
+    if method.pasa != "none":  # not shuffled, with the attention bias
+        images, target = (plain, pseudo) if method.pasa_view == "strong" else (mixed, moved)
+        views.append(View(images, confidence=pasa_confidence(target, method), valid=target.valid, seeds=batch.seeds))
+        targets.append(("pasa", target))
+    if method.feature_dropout:
+        images = plain if method.feature_view == "strong" else batch.weak[: batch.unlabeled]
+        views.append(View(images, dropout=method.feature_dropout))
+        targets.append(("features", pseudo))
+    return views, targets, pseudo
 
 
 def compare_with_teacher(logits: Tensor, target: Pseudo, branch: str, method: Method) -> dict[str, Tensor]:
@@ -89,11 +96,19 @@ def compare_with_teacher(logits: Tensor, target: Pseudo, branch: str, method: Me
     return terms
 
 
-def normalization_factor(valid: Tensor, method: Method, average: Average) -> Tensor | float:
-    """The factor from a mean over all pixels to one over the valid pixels (B, h, w) of all processes."""
+def normalization_factors(
+    batch: Batch, targets: Sequence[tuple[str, Pseudo]], method: Method, average: Average
+) -> Sequence[Tensor | float]:
+    """For each view of a step the factor from a mean over all its pixels to one over the valid pixels that `average` knows of."""
     if method.normalizer == "all":
-        return 1.0
-    return valid.numel() / average(valid.sum().float()).clamp(min=1)
+        return [1.0] * (1 + len(targets))
+    sizes = [batch.labels.numel(), *(target.valid.numel() for _, target in targets)]
+    return [size / count for size, count in zip(sizes, average(valid_pixels(batch, targets)).clamp(min=1))]
+
+
+def valid_pixels(batch: Batch, targets: Sequence[tuple[str, Pseudo]]) -> Tensor:
+    """(1 + number of targets,) float32: pixels of a batch that have a label, and of each target those that are no padding."""
+    return torch.stack([(batch.labels != IGNORE_INDEX).sum(), *(target.valid.sum() for _, target in targets)]).float()
 
 
 def pasa_confidence(pseudo: Pseudo, method: Method) -> Tensor:

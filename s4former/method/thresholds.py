@@ -48,7 +48,8 @@ class ClassThresholds(nn.Module):
     def accumulate(self, logits: Tensor, valid: Tensor) -> None:
         """Adds the confidence by predicted class of logits (B, K, h, w) to that of this step."""
         confidence, label = at_least_float32(logits.detach()).softmax(dim=1).max(dim=1)
-        counted = downsample_nearest(valid, label.shape[-2:]).to(confidence.dtype)
+        # float64: in float32 the mean of 2 million pixels of 0.94 comes out as 0.96
+        confidence, counted = confidence.double(), downsample_nearest(valid, label.shape[-2:]).double()
         sums = counted.new_zeros(2, len(self.confidence))  # added to, since bincount would wait for the device
         for row, weight in zip(sums, (confidence * counted, counted)):
             row.index_add_(0, label.flatten(), weight.flatten())

@@ -1,10 +1,11 @@
 """The update of a step: the optimizer, the teacher, and the precision."""
 
 import copy
+import itertools
 import os
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -15,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..config import Config, Optimizer, share_of_process
 from ..errors import ConfigError
 from ..method.batch import Batch
-from ..method.step import total_loss, train_step
+from ..method.step import student_views, total_loss, train_step, valid_pixels
 from ..method.student import Student
 from ..networks.adapters import decode, encode, encoder_depths
 from ..randomness import Stream, torch_seed
@@ -102,16 +103,20 @@ def update(
     labeler = pseudo_labeler(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None
     thresholds = accelerator.unwrap_model(student).thresholds
     adaptive = thresholds is not None and labeler is not None
-    average = partial(accelerator.reduce, reduction="mean")
+    current = thresholds.current() if adaptive else None
+    average, labelers = partial(accelerator.reduce, reduction="mean"), itertools.repeat(labeler)
+    if method.normalizer == "valid" and config.run.batch.rounds > 1:
+        rounds = list(rounds)
+        average, labelers = count_all_rounds(accelerator, rounds, labeler, step, config, current)
     sums: dict[str, Tensor] = {}
-    for round_, batch in enumerate(rounds):
+    for round_, (batch, labeler) in enumerate(zip(rounds, labelers)):
         # dropout and drop path: from seed, step and process, so that a step can be replayed
         torch.manual_seed(torch_seed(config.run.seed, Stream.DROPOUT, step, accelerator.process_index, round_))
         last = round_ == config.run.batch.rounds - 1
         with nullcontext() if last else accelerator.no_sync(student):
             with accelerator.autocast():
                 observed = thresholds.observe(labeler, batch.valid[: batch.unlabeled]) if adaptive else labeler
-                losses = train_step(student, observed, batch, method, average, thresholds.current() if adaptive else None)
+                losses = train_step(student, observed, batch, method, average, current)
                 losses["total"] = total_loss(losses, method)
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():
@@ -125,6 +130,28 @@ def update(
     if teacher is not None and method.ema_order == "after":
         teacher.follow(network, ema_decay(step, method))
     return sums
+
+
+@torch.no_grad()
+def count_all_rounds(
+    accelerator: Accelerator, rounds: Sequence[Batch], labeler: Callable[[Tensor], Tensor] | None, step: int, config: Config,
+    thresholds: Tensor | None,
+) -> tuple[Callable[[Tensor], Tensor], list[Callable[[Tensor], Tensor] | None]]:  # fmt: skip
+    """What divides the losses of every round: the valid pixels of all rounds and processes, known before the first backward.
+
+    Returns:
+        the `average` of `train_step`; and for each round a labeler that has its predictions already.
+    """
+    counts, labelers = [], []
+    for round_, batch in enumerate(rounds, start=len(rounds)):  # other draws than the student's, for a labeler that has dropout
+        torch.manual_seed(torch_seed(config.run.seed, Stream.DROPOUT, step, accelerator.process_index, round_))
+        with accelerator.autocast():
+            predictions = None if labeler is None else labeler(batch.weak)
+            labelers.append(None if predictions is None else lambda images, predictions=predictions: predictions)
+            _, targets, _ = student_views(labelers[-1], batch, config.method, thresholds)
+        counts.append(valid_pixels(batch, targets))
+    joint = accelerator.reduce(torch.stack(counts).mean(dim=0), reduction="mean")
+    return lambda own: joint, labelers
 
 
 def pseudo_labeler(

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Sequence
 
+import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import Tensor
 from tqdm import tqdm
@@ -108,7 +109,9 @@ def drop_lines_after(path: Path, step: int) -> None:
 
 
 def read_terms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]:
-    """The loss terms by name, averaged over the student branches, and the learning rate; waits for the device.
+    """The loss terms by name, averaged over the student branches and the processes, and the learning rate; waits for the device.
+
+    One reduction, to be called by all processes. `confident` is the share of all their valid pixels.
 
     Raises:
         NonFiniteLoss: a term was not finite, at this step or before.
@@ -119,8 +122,14 @@ def read_terms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]
         branches = [value for key, value in terms.items() if key in (name, *(name + branch for branch in BRANCHES))]
         if branches:
             shown[f"loss/{name}"] = sum(branches) / len(branches)
-    shown |= {name: terms[name] for name in ("confident", "gradient") if name in terms}
-    return {name: float(value) for name, value in shown.items()} | {"learning_rate": training.optimizer.param_groups[0]["lr"]}
+    shown["gradient"] = terms["gradient"]
+    counts = training.pseudo_counts.latest if "confident" in terms else None  # a burn-in has none
+    values = torch.stack([value.float() for value in (*shown.values(), *(() if counts is None else counts))])
+    values = training.accelerator.reduce(values, reduction="mean").tolist()
+    result = dict(zip(shown, values))
+    if counts is not None:
+        result["confident"] = values[-2] / max(values[-1], 1)
+    return result | {"learning_rate": training.optimizer.param_groups[0]["lr"]}
 
 
 def numbers(values: dict[str, Any]) -> dict[str, float]:

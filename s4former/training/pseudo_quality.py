@@ -28,11 +28,13 @@ class PseudoLabelCounts:
         self.confidence = torch.zeros(BINS, dtype=torch.long, device=device)
         self.last_step = torch.full((len(classes),), first, dtype=torch.long)
         self.warned: set[int] = set()  # classes
+        self.latest: Tensor | None = None  # (2,) of the last step that was counted: pseudo labels, valid pixels
 
     def update(self, terms: dict[str, Tensor], rounds: int = 1) -> None:
         """Removes the counts, means over the accumulation rounds of a step, from its terms and adds them."""
         labels, confidence = (terms.pop(name, None) for name in COUNTS)
         if labels is not None:
+            self.latest = torch.stack([labels.sum(), confidence.sum()])
             self.labels += (labels * rounds).round().long()
             self.confidence += (confidence * rounds).round().long()
 

@@ -109,6 +109,11 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     freeze_encoder(network, config.model.freeze)
     mean, std = normalization(config.model)
     notes += describe_normalization(config.model)
+    if config.schedule.floor >= config.optimizer.lr:
+        notes.append(
+            f"schedule.floor = {config.schedule.floor:g} is not below optimizer.lr = {config.optimizer.lr:g}: the learning rate of the"
+            " encoder stays as it is; set a smaller floor for it to fall"
+        )
     network.to(accelerator.device)
     with accelerator.autocast():
         check_network(config, network)

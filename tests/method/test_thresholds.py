@@ -42,6 +42,15 @@ def test_a_class_the_teacher_is_unsure_of_gets_a_lower_threshold_in_proportion()
     assert torch.allclose(thresholds.confidence, torch.tensor([0.8, expected, 0.0]), atol=1e-3)
 
 
+def test_the_mean_of_millions_of_pixels_is_right():
+    """Added up in float32, 2 million times 0.94 has a mean of 0.9620."""
+    thresholds = ClassThresholds(2, 0.9)
+    said = logits_of([0.94, 0.06]).expand(2, 2, 1000, 1000)
+    thresholds.accumulate(said, torch.ones(2, 1000, 1000, dtype=torch.bool))
+    thresholds.update(lambda tensor: tensor)
+    assert thresholds.confidence[0].item() == pytest.approx(0.94, abs=1e-6)
+
+
 def test_padding_does_not_count_and_rounds_and_processes_make_one_mean():
     said = logits_of([0.9, 0.1], [0.6, 0.4], [0.5001, 0.4999])
     parts, whole = ClassThresholds(2, 0.9), ClassThresholds(2, 0.9)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch._dynamo.utils import counters
 from s4former.benchmark.inputs import randomize_classifier
 from s4former.config import Method, Optimizer, from_dict
 from s4former.errors import ConfigError
-from s4former.method.pseudo import pseudo_label
+from s4former.method.pseudo import COUNTS, pseudo_label
 from s4former.method.step import train_step
 from s4former.method.student import Student, View
 from s4former.networks import adapters, build
@@ -24,6 +25,9 @@ from s4former.training.engine import (
     set_learning_rate,
     update,
 )
+from s4former.training.interrupts import FiniteCheck
+from s4former.training.log import read_terms
+from s4former.training.pseudo_quality import PseudoLabelCounts
 from s4former.training.schedules import ema_decay
 
 
@@ -112,6 +116,36 @@ def half(batch, index):
     mix = {"boxes": strong.mix["boxes"][part], "partner": torch.tensor([1, 0])}
     view = type(strong)(images=strong.images[part], mix=mix, orders=strong.orders[part])
     return replace(batch, weak=batch.weak[part], valid=batch.valid[part], strong=(view,))
+
+
+@pytest.mark.parametrize("teacher", ["ema", "student"])
+@pytest.mark.parametrize("burn_in", [0, 1])
+def test_the_valid_normaliser_gives_the_same_update_whatever_the_rounds(teacher, burn_in):
+    """Images 0 and 2 have more padding and fewer labels than the others, so the rounds have other counts than their mean."""
+    method = {"threshold": 0.21, "mix": "none", "auxiliary_weight": 0, "normalizer": "valid", "teacher": teacher, "burn_in": burn_in}
+    batch = batch_of("setr")
+    labels = torch.cat([batch.labels, batch.labels[:1]])
+    labels[0, :20] = 255
+    batch = replace(batch, labeled=torch.cat([batch.labeled, batch.labeled[:1]]), labels=labels, strong=(
+        replace(batch.strong[0], mix={}, orders=torch.arange(2).reshape(1, 1, 2).repeat(4, 1, 1)),))  # fmt: skip
+
+    def part(rows):
+        strong = replace(batch.strong[0], images=batch.strong[0].images[rows], orders=batch.strong[0].orders[rows])
+        return replace(batch, labeled=batch.labeled[rows], labels=batch.labels[rows], weak=batch.weak[rows],
+                       valid=batch.valid[rows], strong=(strong,))  # fmt: skip
+
+    found = []
+    for parts in ([batch], [part(slice(0, 2)), part(slice(2, 4))]):
+        config = from_dict({"data": {"source": "shapes"}, "method": method, "run": {"batch": {"rounds": len(parts)}}})
+        network = network_of("setr").eval()
+        student = Student(network, config.method).double().eval()
+        labeler = Teacher(network) if teacher == "ema" else None
+        terms = update(Accelerator(cpu=True), student, labeler, build_optimizer(student, config.optimizer), iter(parts), 0, config)
+        found.append((torch.cat([parameter.flatten() for parameter in network.parameters()]), terms))
+    (one, terms), (two, of_rounds) = found
+    assert torch.allclose(one, two, atol=1e-12) and not torch.equal(one[:9], network_of("setr").state_dict()["vit.embeddings.cls_token"].flatten()[:9])
+    assert ("consistency_strong" in terms) == (burn_in == 0)
+    assert all(torch.allclose(terms[name], of_rounds[name]) for name in terms if name not in (*COUNTS, "confident"))
 
 
 def test_the_teacher_follows_after_the_step_or_before_it():
@@ -280,3 +314,29 @@ def test_accumulation_and_compilation_from_the_environment_change_nothing_and_sh
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError, match="ACCELERATE_USE_FSDP is set, and training here knows plain data parallelism alone"):
         build_accelerator("no", cpu=True)
+
+
+def test_a_line_of_the_log_is_of_all_processes_and_takes_one_reduction():
+    """Two processes: this one, and another with a loss of 3 and a tenth of the valid pixels, all of them pseudo labels."""
+    calls = []
+
+    def reduce(own, reduction):
+        calls.append(reduction)
+        other = own.clone()
+        other[:3], other[-2:] = torch.tensor([3.0, 3.0, 3.0]), torch.tensor([100.0, 100.0])
+        return (own + other) / 2
+
+    counts = PseudoLabelCounts(["a", "b"])
+    terms = {"total": torch.tensor(1.0), "supervised": torch.tensor(1.0), "consistency_strong": torch.tensor(0.0),
+             "consistency_pasa": torch.tensor(2.0), "gradient": torch.tensor(5.0), "confident": torch.tensor(0.5),
+             "pseudo_labels": torch.tensor([500.0, 0.0]), "confidences": torch.full((20,), 50.0)}  # fmt: skip
+    counts.update(terms)
+    training = SimpleNamespace(
+        finite=FiniteCheck(), config=from_dict({}), accelerator=SimpleNamespace(reduce=reduce), pseudo_counts=counts,
+        optimizer=SimpleNamespace(param_groups=[{"lr": 0.1}]),
+    )  # fmt: skip
+    values = read_terms(training, terms)
+    assert calls == ["mean"] and values["confident"] == pytest.approx(600 / 1100)
+    assert (values["loss/total"], values["loss/consistency"], values["gradient"]) == (2.0, 2.0, 5.0)
+    del terms["confident"]
+    assert "confident" not in read_terms(training, terms)
