@@ -21,7 +21,8 @@ from pydantic.dataclasses import dataclass
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails, to_jsonable_python
 
-from .errors import ConfigError
+from .errors import ConfigError, DataError
+from .files import read_text
 
 # Raised by every change of the code after which the same config gives another digit; part of a run's key in an archive.
 # 2: in half precision DINOv3 attends with a bias in half precision; means of method.thresholds=per_class are added up in float64;
@@ -391,10 +392,15 @@ def load(paths: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()
 
 def read_tree(path: Path) -> dict[str, Any]:
     """A config file as nested dicts."""
+    if not path.exists():
+        raise ConfigError(
+            f"there is no config file {path}; those of the repository are in configs/ of a clone, and `s4former new-config`"
+            " writes one"
+        )
     try:
-        tree = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"there is no config file {path}; those of the repository are in configs/ of a clone, and `s4former new-config` writes one") from None
+        tree = json.loads(read_text(path))
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
     if not isinstance(tree, dict):

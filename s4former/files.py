@@ -1,5 +1,6 @@
 """Atomic writing: files and folders are written beside their place, flushed to the disk, and renamed."""
 
+import codecs
 import errno
 import hashlib
 import os
@@ -14,11 +15,19 @@ from .errors import DataError, WriteError, describe_os_error, find_os_error, gib
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file; `DataError` if it is none."""
+    """The content of a text file, with or without a byte order mark; `DataError` if it is none."""
     try:
-        return path.read_text()
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path} cannot be read as text: {error}") from None
+        with open(path, "rb") as file:
+            content = file.read()
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return content.decode(encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is no text in UTF-8 (byte {error.start + 1} is {content[error.start]:#04x}, as in Windows-1252 or in no text);"
+            " save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as text: {error.strerror}") from None
 
 
 @contextmanager
@@ -81,6 +90,6 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically."""
     beside = path.with_name(f".writing-{path.name}")
     with writing(path, beside):
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")
         flush(beside)
         beside.replace(path)

@@ -4,6 +4,8 @@ import os
 import pytest
 
 from s4former import files
+from s4former.errors import DataError
+from s4former.files import read_text
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
@@ -25,3 +27,18 @@ def test_a_disk_error_of_a_folder_is_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         files.flush(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_texts_are_read_with_or_without_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("grün\r\nrot\r\n".encode(encoding))
+    assert read_text(tmp_path / "a.txt") == "grün\nrot\n"
+
+
+def test_a_text_in_another_encoding_is_a_sentence(tmp_path):
+    (tmp_path / "a.txt").write_bytes("grün".encode("cp1252"))
+    with pytest.raises(DataError) as caught:
+        read_text(tmp_path / "a.txt")
+    assert str(caught.value) == (
+        f"{tmp_path}/a.txt is no text in UTF-8 (byte 3 is 0xfc, as in Windows-1252 or in no text); save it as UTF-8"
+    )

@@ -4,6 +4,7 @@ No name leads out of the data folder, since lists come from anywhere; links in t
 made them. A name that is not found is answered with the nearest one that is.
 """
 
+import csv
 import difflib
 import hashlib
 import os
@@ -76,8 +77,9 @@ class Layout:
 
 
 def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Sample]:
-    """The samples of a list file: an id a line, or an image and its mask as paths below the data folder."""
-    lines = list_lines(read_text(path).splitlines())
+    """The samples of a list file: an id a line, or an image and its mask as paths below the data folder; or a CSV of them."""
+    roots = "|".join(re.escape(str(root)) for root in {layout.root, layout.root.resolve()})
+    lines = [re.sub(rf"(^|\s)({roots})/", r"\1", line) for line in list_lines(csv_lines(path) or read_text(path).splitlines())]
     if not lines:
         raise DataError(f"{key}: the list {path} is empty")
     if outside := [line for line in lines if ".." in re.split(r"[/\s]", line)]:
@@ -128,6 +130,24 @@ def check_samples(key: str, origin: Path | str, samples: list[Sample], masks_in:
             f" {', '.join(MASK_ENDINGS)}"
         )
     return samples
+
+
+def csv_lines(path: Path) -> list[str]:
+    """The rows of a CSV as lines of a list: its columns "image" and "mask", else its first two; none for other files."""
+    rows = read_csv(path) if path.suffix.lower() == ".csv" else []
+    header = [cell.lower() for cell in rows[0]] if rows else []
+    if "image" not in header:
+        return ["\t".join(row[:2]) for row in rows]
+    places = [header.index(name) for name in ("image", "mask") if name in header]
+    return ["\t".join(row[place] for place in places if place < len(row)) for row in rows[1:]]
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """The rows of a CSV, parted by commas or semicolons, their cells stripped; blank ones are left out."""
+    text = read_text(path)
+    first = text.partition("\n")[0]
+    rows = csv.reader(text.splitlines(), delimiter=";" if first.count(";") > first.count(",") else ",", skipinitialspace=True)
+    return [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
 
 
 def list_lines(lines: Iterable[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,17 +10,21 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..config import IGNORE_INDEX
+from ..data.lists import read_csv
 from ..data.masks import hex_colour
 from ..errors import DataError, join_first, plural
+from ..files import read_text
 from .contents import Contents
 
 VOID = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown", "dontcare", "don't care", "no label"}
 TOP_IDS = (255, 65535)  # of masks of 8 and 16 bits
-NAME_FILES = ("classes.json", "classes.txt")
+NAME_FILES = ("classes.json", "classes.txt", "_classes.csv", "*/_classes.csv")
 PALETTE_FILES = ("palette.json", "class_dict.csv", "labelmap.txt", "label_colors.txt")
 MOST_CLASSES = 64  # more ids than this without names are no classes
 Names = Sequence[str] | dict[int, str]
-COLOUR_LINE = re.compile(r"(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})")
+THREE_NUMBERS = r"(?<![\w.])(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})(?![\w.])"
+COLOUR_LINE = re.compile(rf"\s*{THREE_NUMBERS}|.*{THREE_NUMBERS}")  # at the beginning of a line, else the last ones in it
+RGB_COLUMNS = (["r", "g", "b"], ["red", "green", "blue"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,11 +199,13 @@ def read_classes(root: Path, options: Sequence[str], palette: str) -> tuple[dict
 
 def read_names(root: Path) -> Names:
     """The class names of classes.json or classes.txt in a folder, in the order of their ids or by id; none without a file."""
-    path = next((root / name for name in NAME_FILES if (root / name).is_file()), None)
+    path = next((path for name in NAME_FILES for path in sorted(root.glob(name))), None)
     if path is None:
         return []
     if path.suffix == ".txt":
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if path.suffix == ".csv":  # of Roboflow, with a heading: Pixel Value, Class
+        return {int(row[0]): row[1] for row in read_csv(path) if len(row) > 1 and row[0].isdecimal()}
     names = read_json(path, list[str] | dict[int, str], 'write a list, ["sky", "road"], or {"0": "sky", "1": "road"}')
     return [names[index] for index in range(len(names))] if set(names) == set(range(len(names))) else names
 
@@ -215,21 +221,41 @@ def read_palette(path: Path) -> dict[str, str]:
         content = read_json(path, dict[str, Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]], rule)
         colours = {colour.lower(): name for name, colour in content.items()}
     else:
-        matches = ((line, COLOUR_LINE.search(line)) for line in path.read_text().splitlines() if not line.startswith("#"))
-        for line, match in ((line, match) for line, match in matches if match):
-            if max(map(int, match.groups())) > 255:
-                raise DataError(f"{path} is no palette: {match[0]!r} is no colour; {rule}")
-            before, after = (text.strip(" \t,:;") for text in (line[: match.start()], line[match.end() :]))
-            colours["#" + bytes(map(int, match.groups())).hex()] = before or after or match[0]
+        for name, numbers in csv_colours(path) if path.suffix.lower() == ".csv" else line_colours(path):
+            if max(numbers) > 255:
+                raise DataError(f"{path} is no palette: {join_first(numbers)} is no colour; {rule}")
+            colours["#" + bytes(numbers).hex()] = name or join_first(numbers)
     if not colours:
         raise DataError(f"{path} is no palette: it names no colour; {rule}")
     return colours
 
 
+def line_colours(path: Path) -> Iterator[tuple[str, list[int]]]:
+    """Name, and red, green and blue, of every line of a text that has three numbers."""
+    for line in read_text(path).splitlines():
+        if (match := COLOUR_LINE.match(line)) and not line.startswith("#"):
+            groups = [place for place in range(1, 7) if match[place]]
+            rest = line[: match.start(groups[0])], line[match.end(groups[-1]) :]
+            before, after = (text.strip(" \t,:;") for text in rest)
+            yield before or after, [int(match[place]) for place in groups]
+
+
+def csv_colours(path: Path) -> Iterator[tuple[str, list[int]]]:
+    """The same of every row of a CSV: by the columns that its heading names, else the last three are the colour."""
+    rows = read_csv(path)
+    header = [cell.lower() for cell in rows[0]] if rows else []
+    colour = next(([header.index(name) for name in names] for names in RGB_COLUMNS if set(names) <= set(header)), None)
+    for row in rows:
+        places = colour or range(len(row) - 3, len(row))
+        others = [cell for place, cell in enumerate(row) if place not in places]
+        if others and all(place < len(row) and row[place].isdecimal() for place in places):
+            yield next((cell for cell in others if not cell.isdecimal()), others[0]), [int(row[place]) for place in places]
+
+
 def read_json(path: Path, kind: Any, rule: str) -> Any:
     """The content of a JSON file, if it is of this type; `DataError` with the rule else."""
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return TypeAdapter(kind).validate_json(read_text(path))
     except ValidationError as error:
         wrong = error.errors()[0]
         place = "".join(f" {key}:" for key in wrong["loc"] if isinstance(key, str) and "[" not in key)

@@ -11,7 +11,9 @@ from scripts import TINY
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from s4former.commands.pool import FLOOR, Pool, main, rank
-from s4former.config import from_dict, to_dict
+from s4former.commands.pool_masks import save_mask
+from s4former.config import Data, from_dict, to_dict
+from s4former.data.masks import raw_ids, read_mask
 from s4former.networks.build import save_network
 
 
@@ -117,6 +119,22 @@ def test_the_thresholds_per_class_of_a_run_are_those_of_its_pool(run, tmp_path):
     everything = np.stack([np.array(Image.open(path)) for path in sorted((tmp_path / "all" / "masks").iterdir())])
     assert (everything < 3).all() and (everything == 1).any() and (everything != 1).any()
     assert (found == np.where(everything == 1, 1, 255)).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id_map": {"0": 255, "7": 0, "255": 1, "3": 2}, "ignore_index": 0},
+        {"id_map": {"1000": 1}},
+        {"palette": {"#000000": 2, "#ff0000": 0, "#00ff00": 1, "#0000ff": 3}, "id_map": {"3": 255}},
+    ],
+)
+def test_the_masks_of_the_pool_are_read_back_with_the_config_of_the_data(tmp_path, changes):
+    data, labels = Data(**changes), np.array([[0, 1, 2, 255]])
+    raw = raw_ids(data, 3)
+    ids = {name: int(raw[index]) for name, index in (("a", 0), ("b", 1), ("c", 2), ("", 255))}
+    save_mask(tmp_path / "m.png", labels, data, ids)
+    assert np.array_equal(read_mask({"path": str(tmp_path / "m.png"), "bytes": None}, data, 3), labels)
 
 
 def test_a_folder_that_cannot_be_written_is_reported(run, tmp_path, capsys):

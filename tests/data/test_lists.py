@@ -5,6 +5,8 @@ import hashlib
 import pytest
 from folders import data, encoded, error_message, make_folder, save_image, save_mask, write
 
+from s4former.data.layouts import folder_layout
+from s4former.data.lists import read_list
 from s4former.data.sources import load_sources
 
 
@@ -109,3 +111,20 @@ def test_a_list_cannot_leave_the_data_folder(root, line):
     assert error_message(load_sources, data(root)) == (
         f"data.labeled: {root}/labeled.txt has the line {line!r}, which leaves the data folder {root}; use ids below it"
     )
+
+
+@pytest.mark.parametrize(
+    "name, lines",
+    [
+        ("l.txt", ["ROOT/images/a.jpg\tROOT/masks/a.png", "ROOT/images/b.jpg"]),
+        ("l.csv", ["image,mask", "images/a.jpg,masks/a.png", "ROOT/images/b.jpg,masks/b.png"]),
+        ("l.csv", ["id;mask;image", "1;masks/a.png;images/a.jpg", "2;masks/b.png;images/b.jpg"]),
+        ("l.csv", ["images/a.jpg,masks/a.png", "images/b.jpg,masks/b.png"]),
+    ],
+)
+def test_lists_may_hold_absolute_paths_below_the_root_and_be_csv(tmp_path, name, lines):
+    root = make_folder(tmp_path)
+    write(root / name, *(line.replace("ROOT", str(root)) for line in lines))
+    found = read_list("data.labeled", root / name, folder_layout(root, root / "images", root / "masks"), masks=True)
+    assert [sample.id for sample in found] == ["a", "b"]
+    assert [sample.mask for sample in found] == [str(root / "masks/a.png"), str(root / "masks/b.png")]

@@ -132,12 +132,27 @@ def test_names_are_read_from_a_text_or_from_json(tmp_path):
         ("label_colors.txt", ["128 64 128\t\tRoad", "0 0 0\t\tVoid"]),
         ("class_dict.csv", ["name,r,g,b", "Road, 128, 64, 128", "Void, 0, 0, 0"]),
         ("labelmap.txt", ["# label:color_rgb:parts:actions", "Road:128,64,128::", "Void:0,0,0::"]),
+        ("class_dict.csv", ["id;name;red;green;blue", "1;Road;128;64;128", "2;Void;0;0;0"]),
+        ("class_dict.csv", ["\ufeffRoad,128,64,128", "Void,0,0,0"]),
         ("palette.json", ['{"Road": "#804080",', '"Void": "#000000"}']),
     ],
 )
 def test_palettes_are_read_as_the_usual_tools_write_them(tmp_path, name, lines):
     write(tmp_path / name, *lines)
     assert read_palette(tmp_path / name) == {"#804080": "Road", "#000000": "Void"}
+
+
+@pytest.mark.parametrize("name", ["Grade1", "Grade 1", "2 m"])
+@pytest.mark.parametrize("line, file", [("{},128,64,0", "p.csv"), ("{}:128,64,0::", "p.txt"), ("{} 128 64 0", "p.txt"), ("128 64 0 {}", "p.txt")])
+def test_names_with_numbers_keep_them(tmp_path, name, line, file):
+    write(tmp_path / file, line.format(name))
+    assert read_palette(tmp_path / file) == {"#804000": name}
+
+
+def test_names_of_roboflow_are_read_by_their_ids(tmp_path):
+    (tmp_path / "train").mkdir()
+    write(tmp_path / "train" / "_classes.csv", "Pixel Value, Class", "0, background", "3, red")
+    assert read_names(tmp_path) == {0: "background", 3: "red"}
 
 
 @pytest.mark.parametrize("name, line", [("p.json", '{"sky": "blue"}'), ("p.txt", "sky blue"), ("p.txt", "sky 300 0 0")])
