@@ -28,6 +28,10 @@ class DataError(ValueError):
     """Data that cannot be used; the message says which file, which rule, and what to do instead."""
 
 
+class OnnxError(RuntimeError):
+    """A network that cannot be exported; the message says why, and what to do instead."""
+
+
 class DamageError(ValueError):
     """No checkpoint of a run is what it was when written; the message names them."""
 

@@ -17,12 +17,8 @@ from pathlib import Path
 from typing import Sequence
 
 from ..config import from_dict
-from ..errors import ConfigError, describe_error
+from ..errors import ConfigError, OnnxError, describe_error
 from ..evaluation.model_choice import ROLES, CheckpointError, choose_model, read_mean_std
-
-
-class OnnxError(RuntimeError):
-    """A network that cannot be exported; the message says why, and what to do instead."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..errors import OnnxError
 from ..networks.adapters import coarsest_stride, full_size_logits
-from .onnx import OnnxError
 
 TOLERANCE = 1e-3  # of logits, relative to the largest
 LARGE = 1.9e9  # bytes; beyond it weights go into a file beside, since protobuf ends at 2 GiB

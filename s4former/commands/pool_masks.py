@@ -21,7 +21,7 @@ from ..evaluation.pictures import palette, palette_png, stated
 from ..files import write_text
 from ..networks.adapters import full_size_logits
 from ..networks.build import load_network
-from .pool import Pool
+from .pool_ranking import Pool
 
 
 def predict_pool(choice: ModelChoice, config: Config, folder: Path, limit: int) -> tuple[Pool, tuple[str, ...], list[str]]:

@@ -10,7 +10,8 @@ from PIL import Image
 from scripts import TINY
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from s4former.commands.pool import FLOOR, Pool, main, rank
+from s4former.commands.pool import main
+from s4former.commands.pool_ranking import FLOOR, Pool, rank
 from s4former.commands.pool_masks import save_mask
 from s4former.config import Data, from_dict, to_dict
 from s4former.data.masks import raw_ids, read_mask
