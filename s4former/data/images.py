@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from ..errors import DataError
 from . import shapes
 
 EncodedImage = dict[str, Any]  # {"path", "bytes"}
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")  # in order of preference
+IMAGE_ENDINGS = (  # that training, the pool and prediction read, in order of preference
+    ".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".jfif", ".jpe", ".pgm", ".pbm", ".pnm",
+    *([".avif"] if features.check("avif") else []), *([".jp2", ".j2k", ".jpx"] if features.check("jpg_2000") else []),
+)  # fmt: skip
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 EXIF_ORIENTATION = 0x0112
 WHITE_LEVELS = (1, 255, 1023, 4095, 16383, 65535)  # that images of more than 8 bits usually have

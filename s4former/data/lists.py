@@ -9,8 +9,9 @@ import difflib
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Iterable, Sequence
@@ -60,9 +61,11 @@ class Layout:
 
     def find_id(self, name: str) -> str | None:
         """The id that a list means by `name`, with or without suffix, folder and tag; None if there is no image."""
-        name = strip_endings(name.removeprefix("./").lstrip("/"), self.tags)
+        whole = unicodedata.normalize("NFC", name.removeprefix("./").lstrip("/"))
+        name = strip_endings(whole, self.tags)
         shorter = PurePosixPath(name).name if self.flat else name.removeprefix("images/")
-        found = next((each for each in (name, shorter) if each in self.images), None)
+        # of two files of one stem, the second is called by its whole name
+        found = next((each for each in (whole, whole.removeprefix("images/"), name, shorter) if each in self.images), None)
         return found if found or self.flat else self.unique_file_names.get(name)
 
     @cached_property
@@ -95,6 +98,11 @@ def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Samp
             f" {layout.images_in}, the first: {lost[0]}" + (f" (the nearest name is {near[0]})" if near else "")
             + (f"; a leading / means {layout.root}, since a list may not lead out of it" if lost[0].startswith("/") else "")
         )
+    files: dict[str, set[str]] = {}
+    for sample in samples:
+        files.setdefault(sample.id, set()).add(sample.image)
+    whole = [Path(each.image).relative_to(layout.root).as_posix() if len(files[each.id]) > 1 else each.id for each in samples]
+    samples = [replace(sample, id=name) for sample, name in zip(samples, whole)]
     return check_samples(key, path, samples, layout.masks_in if masks else "")
 
 
@@ -111,7 +119,7 @@ def parse_line(line: str, layout: Layout, masks: bool) -> Sample | None:
         path = layout.images[name] if name else layout.root / image.lstrip("/")
         if name is None and (layout.flat or not path.is_file()):
             continue
-        name = name or strip_endings(path.relative_to(layout.root).as_posix())
+        name = name or unicodedata.normalize("NFC", strip_endings(path.relative_to(layout.root).as_posix()))
         mask = layout.root / given[0].lstrip("/") if given and not layout.flat else layout.masks.get(name)
         return Sample(str(path), str(mask) if masks and mask and mask.is_file() else None, name)
     return None
@@ -168,20 +176,33 @@ def list_fingerprint(ids: Iterable[str]) -> dict[str, Any]:
 def find_images(
     folder: Path, *, flat: bool, tags: Sequence[str] = (), only: str = "", suffixes: Sequence[str] = IMAGE_ENDINGS
 ) -> dict[str, Path]:
-    """Every image below a folder by its id, in sorted order; of two with one id, the suffix named first wins.
+    """Every image below a folder by its id, in sorted order and in NFC.
+
+    Of two images with one id, the suffix named first has it; the other is called by its whole name, unless ids are `flat`.
 
     Args:
         flat: ids are file names; otherwise paths below `folder`.
         only: what file names without suffix must end in.
     """
+    files = [file for file in list_images(folder, suffixes) if file.stem.endswith(only)]
+    files.sort(key=lambda file: (-suffixes.index(file.suffix.lower()), file))  # the last one stays
+    found: dict[str, Path] = {}
+    for file in files:
+        name = unicodedata.normalize("NFC", file.name if flat else file.relative_to(folder).as_posix())
+        id = strip_endings(name, tags)
+        if id in found and not flat and suffixes is IMAGE_ENDINGS:
+            found[found[id].relative_to(folder).as_posix()] = found[id]
+        found[id] = file
+    return dict(sorted(found.items()))
+
+
+def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_ENDINGS) -> list[Path]:
+    """Every file below a folder with one of the endings, but hidden ones; links are followed."""
     files = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and not links_to_parent(Path(place, name))]
         files += [Path(place, name) for name in names if not name.startswith(".")]
-    files = [file for file in files if file.suffix.lower() in suffixes and file.stem.endswith(only)]
-    files.sort(key=lambda file: (-suffixes.index(file.suffix.lower()), file))  # the last one stays
-    found = {strip_endings(file.name if flat else file.relative_to(folder).as_posix(), tags): file for file in files}
-    return dict(sorted(found.items()))
+    return [file for file in files if file.suffix.lower() in suffixes]
 
 
 def links_to_parent(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..config import IGNORE_INDEX
 from ..data.images import IMAGE_ENDINGS, EncodedImage, read_image
+from ..data.lists import list_images
 from ..data.masks import MASK_FOLDERS
 from ..data.prefetch import prefetch
 from ..errors import DataError
@@ -41,7 +42,7 @@ def find_photos(pattern: str) -> dict[str, EncodedImage]:
     """
     path = Path(pattern).expanduser()
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS and file.is_file()]
+        found = list_images(path)
         with_photos = {file.parents[1] if file.parent.name == "images" else file.parent for file in found}
         masks = {folder / name for folder in with_photos for name in MASK_FOLDERS}
         found = sorted(file for file in found if masks.isdisjoint(file.parents))

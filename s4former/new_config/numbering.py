@@ -15,11 +15,10 @@ from ..data.masks import hex_colour
 from ..errors import DataError, join_first, plural
 from ..files import read_text
 from .contents import Contents
+from .pairs import NAME_FILES, PALETTE_FILES
 
 VOID = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown", "dontcare", "don't care", "no label"}
 TOP_IDS = (255, 65535)  # of masks of 8 and 16 bits
-NAME_FILES = ("classes.json", "classes.txt", "_classes.csv", "*/_classes.csv")
-PALETTE_FILES = ("palette.json", "class_dict.csv", "labelmap.txt", "label_colors.txt")
 MOST_CLASSES = 64  # more ids than this without names are no classes
 Names = Sequence[str] | dict[int, str]
 THREE_NUMBERS = r"(?<![\w.])(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})(?![\w.])"

@@ -4,15 +4,20 @@
     DIR/images/ DIR/masks/                   some images without a mask; images/val/ is held out, if it is there
 """
 
+import difflib
+import os
+import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..data.duplicates import find_duplicates
+from ..data.images import IMAGE_ENDINGS, read_header
 from ..data.layouts import folder_layout
-from ..data.lists import Sample, find_images, list_names, read_list
-from ..data.masks import MASK_ENDINGS, MASK_FOLDERS
+from ..data.lists import Sample, find_images, list_names, read_list, strip_endings
+from ..data.masks import ID_MODES, MASK_ENDINGS, MASK_FOLDERS
 from ..data.sources import PART_NAMES
 from ..errors import DataError, plural
 from ..randomness import Stream, numpy_generator
@@ -23,7 +28,20 @@ PARTS = {  # the folder of a part by any of its usual names
     "validation": ("val", "validation", "valid", "test"),
 }
 LISTS = {"labeled": ("labeled.txt", "labelled.txt"), "validation": ("validation.txt", "val.txt")}
+NAME_FILES = ("classes.json", "classes.txt", "_classes.csv", "*/_classes.csv")  # of the names of classes
+PALETTE_FILES = ("palette.json", "class_dict.csv", "labelmap.txt", "label_colors.txt")
 MASK_TAGS = ("_mask", "_label")  # endings of mask names that image names lack
+
+
+TEXTS = (".txt", ".csv", ".md")
+CURES = {
+    (".heic", ".heif"): "convert them to JPEG",
+    (".mp4", ".mov", ".avi", ".mkv", ".webm"): "take single frames out of them (ffmpeg -i VIDEO -r 1 %05d.png)",
+    (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"): "unpack them",
+    (".json", ".xml"): "polygons have to be drawn into masks first",
+    (".cr2", ".nef", ".arw", ".dng", ".raw"): "develop them to TIFF or JPEG",
+    (".npy", ".npz", ".mat"): "save them as TIFF or PNG",
+}
 
 
 @dataclass
@@ -49,15 +67,20 @@ def find_photos(root: Path) -> Photos:
     folders = {part: next((root / name for name in names if (root / name).is_dir()), None) for part, names in PARTS.items()}
     photos = read_subfolders(folders) if folders["labeled"] else read_images_and_masks(root)
     photos.parts = {part: photos.parts[part] for part in PARTS}
-    photos.parts["unlabeled"] = [replace(row, mask=None) for row in photos.parts["unlabeled"]]
     if not photos.parts["labeled"]:
-        raise DataError(f"no image in {root} has a mask; a mask is a PNG with the name of its image, in a folder masks/")
+        found = "".join(f"; {remark}" for remark in photos.remarks)
+        raise DataError(f"no image in {root} has a mask; a mask is a PNG with the name of its image, in a folder masks/{found}")
+    count_unused(root, photos)
+    photos.parts["unlabeled"] = [replace(row, mask=None) for row in photos.parts["unlabeled"]]
     return photos
 
 
 def read_subfolders(folders: dict[str, Path | None]) -> Photos:
     """labeled/, unlabeled/ and val/; a labelled image without a mask counts as unlabelled."""
     photos = Photos({})
+    for part, names in PARTS.items():
+        spare = [name for name in names if folders[part] and (folders[part].parent / name).is_dir()][1:]
+        photos.remarks += [f"{name}/ is left alone, since {folders[part].name}/ is there" for name in spare]
     for part, folder in folders.items():
         photos.parts[part] = find_pairs(folder, photos.remarks) if folder else []
     for part, fate in (("labeled", "put into the pool"), ("validation", "left out")):
@@ -106,9 +129,51 @@ def find_pairs(folder: Path, remarks: list[str]) -> list[Sample]:
     masks = find_images(where, flat=False, tags=MASK_TAGS, suffixes=MASK_ENDINGS)
     if not masks and find_images(where, flat=False, suffixes=(".jpg", ".jpeg")):
         raise DataError(f"the masks in {where} are JPEGs, which smear the ids of neighbours; save them as PNG")
-    if orphans := [masks[name].name for name in masks if name not in found]:
-        remarks.append(f"without an image: {plural(len(orphans), 'mask')} of {folder}, the first: {orphans[0]}")
+    for name in [name for name in found if strip_endings(name, MASK_TAGS) in found.keys() - {name}]:
+        if name.endswith(MASK_TAGS) and found[name].suffix.lower() in MASK_ENDINGS:  # X_mask beside X
+            masks[strip_endings(name, MASK_TAGS)] = found.pop(name)
+    for name in [name for name in found if strip_endings(name) in found.keys() - {name}]:
+        photo = found[strip_endings(name)]
+        if strip_endings(name) not in masks and holds_ids(found[name]) and not holds_ids(photo):  # X.png beside X.jpg
+            masks[strip_endings(name)] = found.pop(name)
+    tag = shared_tag(list(masks)) if not masks.keys() & found.keys() else ""
+    masks = {name if name in found else strip_endings(name.removesuffix(tag)): path for name, path in masks.items()}
+    if orphans := [name for name in masks if name not in found]:
+        near = difflib.get_close_matches(orphans[0], found, n=1)
+        remarks.append(
+            f"without an image: {plural(len(orphans), 'mask')} of {folder}, the first: {masks[orphans[0]].name}"
+            + (f"; the image that comes nearest is {found[near[0]].name}" if near else "")
+        )
     return [Sample(str(path), str(masks[name]) if name in masks else None, name) for name, path in found.items()]
+
+
+def holds_ids(path: Path) -> bool:
+    """Whether a file may be a mask by its ending and its mode; False if it cannot be read."""
+    with suppress(DataError):
+        return path.suffix.lower() in MASK_ENDINGS and read_header({"path": str(path), "bytes": None}).mode in ID_MODES
+    return False
+
+
+def shared_tag(names: Sequence[str]) -> str:
+    """What all names end in, from its first separator on, such as "_segmentation"; empty if there is nothing."""
+    ending = os.path.commonprefix([name[::-1] for name in names])[::-1] if len(names) > 1 else ""
+    return re.sub(r"^[^_.-]*", "", ending)
+
+
+def count_unused(root: Path, photos: Photos) -> None:
+    """Remarks on the files of a folder that nothing is taken from, counted by ending, each with what to do."""
+    used = {path for rows in photos.parts.values() for row in rows for path in (row.image, row.mask) if path}
+    unused = [Path(place, name) for place, _, names in os.walk(root, followlinks=True) for name in names]
+    unused = [path for path in unused if str(path) not in used and path.suffix.lower() not in TEXTS]
+    hidden = [path for path in unused if any(part.startswith(".") for part in path.relative_to(root).parts)]
+    kinds: dict[str, list[Path]] = {"hidden": hidden} if hidden else {}
+    for path in (path for path in unused if path not in hidden and path.name not in NAME_FILES + PALETTE_FILES):
+        kinds.setdefault(path.suffix.lower() or "without an ending", []).append(path)
+    for kind, paths in sorted(kinds.items()):
+        cure = next((cure for endings, cure in CURES.items() if kind in endings), "no kind of file that is read here")
+        cure = "hidden files are no photos" if kind == "hidden" else cure
+        cure = "neither a photo of a part nor the mask of one" if kind in IMAGE_ENDINGS else cure
+        photos.remarks.append(f"not used: {plural(len(paths), 'file')} ({kind}), the first: {paths[0].name}; {cure}")
 
 
 def drop_duplicates(photos: Photos) -> None:

@@ -30,3 +30,10 @@ def test_masks_beside_their_images_are_no_photos(tmp_path):
     # masks/ and annotations/ alone may be names like any other
     assert list(find_photos(str(tmp_path))) == ["annotations__a", "flat__a", "labeled__images__a", "masks__a"]
     assert list(find_photos(str(tmp_path / "labeled" / "masks"))) == ["a"]  # asked for by name
+
+
+def test_hidden_files_are_no_photos(tmp_path):
+    for name in ("a.png", "._a.png", ".ipynb_checkpoints/a-checkpoint.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert list(find_photos(str(tmp_path))) == ["a"]

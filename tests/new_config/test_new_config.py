@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -190,6 +191,67 @@ def test_masks_that_the_pool_wrote_are_read_in_the_ids_that_they_state(photos, c
     config, _ = config_of(photos, "--classes", "ground", "leaf")
     assert config.data.id_map == {"255": 1} and config.data.ignore_index == 254
     assert "some masks were written by s4former" in capsys.readouterr().out
+
+
+def test_what_is_not_used_is_counted_by_kind_with_its_cure(photos, capsys):
+    for name in ("a.heic", "b.heic", "film.mp4", "set.zip", ".hidden.png", "notes.json", "readme.txt"):
+        (photos / "unlabeled" / "images" / name).write_bytes(b"anything")
+    save_photo(photos / "labeled" / "raw" / "z.png", 77)
+    assert config_of(photos)[1]["unlabeled"] == ["d", "e", "f", "g"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not used: 2 files (.heic), the first:" in said and "convert them to JPEG" in said
+    for words in ("1 file (.mp4)", "1 file (.zip)", "1 file (hidden)", "1 file (.json)", "1 file (.png), the first: z.png"):
+        assert words in said
+    assert "readme" not in said
+
+
+def test_two_photos_of_one_stem_are_both_used(photos, capsys):
+    for name, seed in (("d", 50), ("a", 51)):
+        part = "unlabeled" if name == "d" else "labeled"
+        save_photo(photos / part / "images" / f"{name}.jpg", seed)
+    parts = config_of(photos)[1]
+    assert parts["labeled"] == ["a", "b", "c"] and sorted(parts["unlabeled"]) == ["a", "d.jpg", "d.png", "e", "f", "g"]
+    assert "without a mask, so put into the pool: 1 image of" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", ["{}_segmentation.png", "{}.jpg.png"])
+def test_masks_with_a_shared_ending_or_the_ending_of_their_image_are_found(photos, name):
+    for path in photos.rglob("masks/*.png"):
+        path.rename(path.with_name(name.format(path.stem)))
+    assert config_of(photos)[1]["labeled"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["{}_mask.png", "{}.png"])
+def test_a_mask_beside_its_image_is_never_a_photo(photos, name):
+    for part in ("labeled", "unlabeled", "val"):
+        for path in (photos / part / "images").iterdir():
+            Image.open(path).save(photos / part / f"{path.stem}.jpg", quality=100)
+            save_mask(photos / part / name.format(path.stem))
+        shutil.rmtree(photos / part / "images")
+        shutil.rmtree(photos / part / "masks", ignore_errors=True)
+    assert config_of(photos)[1] == {"labeled": ["a", "b", "c"], "unlabeled": ["d", "e", "f", "g"], "validation": ["h", "i"]}
+
+
+def test_a_mask_without_an_image_is_named_with_the_image_that_comes_nearest(photos, capsys):
+    for place, path in enumerate(sorted((photos / "labeled/masks").iterdir())):
+        path.rename(path.with_name(f"{path.stem}{place}zz.png"))
+    said = complaint(capsys, photos)
+    assert "no image in" in said and "without an image: 3 masks of" in said and "the first: a0zz.png" in said
+
+
+def test_names_are_compared_in_nfc(photos):
+    for path in [*(photos / "labeled/images").iterdir(), *(photos / "labeled/masks").iterdir()]:
+        form = "NFD" if path.parent.name == "images" else "NFC"
+        path.rename(path.with_name(unicodedata.normalize(form, f"Müller_{path.name}")))
+    assert config_of(photos)[1]["labeled"] == [f"Müller_{name}" for name in "abc"]
+
+
+@pytest.mark.parametrize("ending, kind", [("jfif", "JPEG"), ("ppm", "PPM"), ("avif", "AVIF"), ("jp2", "JPEG2000")])
+def test_what_pillow_opens_is_read(photos, ending, kind):
+    path = photos / "unlabeled/images/d.png"
+    Image.open(path).resize((64, 48)).save(path.with_suffix(f".{ending}"), kind)
+    path.unlink()
+    assert config_of(photos)[1]["unlabeled"] == ["d", "e", "f", "g"]
 
 
 def test_images_of_16_bits_get_their_levels(photos):
