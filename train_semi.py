@@ -26,13 +26,12 @@ def main() -> int:
         folder = Path(config.run.output or Path("runs") / "-".join(Path(file).stem for file in arguments.config))
 
         # Not at the top: they load torch, transformers and datasets, which takes seconds that no mistake above should wait for.
-        import torch
         from transformers.utils.logging import disable_progress_bar
 
         from s4former.data.sources import check_masks, load_sources
         from s4former.method.checks import drop_ncr_for_two_classes
         from s4former.networks.export import check_repository
-        from s4former.training.engine import build_accelerator, precision
+        from s4former.training.engine import build_accelerator, device_notes, needs_cpu, precision
         from s4former.training.interrupts import exit_on_signal, handle_signals, ignore_lost_console
         from s4former.training.lock import lock_folder
         from s4former.training.log import RunLog, check_trackers
@@ -46,14 +45,14 @@ def main() -> int:
         check_trackers(config.run.trackers)
         accelerator = build_accelerator(
             precision(config.run.mixed_precision),
-            cpu=not torch.accelerator.is_available(),  # unasked, several CPU processes would not know of each other
+            cpu=needs_cpu(),
             log_with=list(config.run.trackers) or None,
             project_dir=folder,
         )
         share_of_process(config, accelerator.num_processes)
         sources = load_sources(config.data)
         config, remarks = drop_ncr_for_two_classes(config, len(sources.classes))
-        sources = replace(sources, notes=(*sources.notes, *remarks))
+        sources = replace(sources, notes=(*sources.notes, *remarks, *device_notes(config.run.mixed_precision)))
         if arguments.check:
             return preflight(config, sources, folder, accelerator, [word for word in sys.argv[1:] if word != "--check"])
         handle_signals(exit_on_signal)

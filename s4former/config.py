@@ -254,6 +254,8 @@ class Evaluation:
     scales: tuple[PositiveFloat, ...] = key((1.0,), "of the resized image; several = probabilities averaged", min_length=1)
     flip: bool = key(False, "average with the mirrored image")
     batch: Count = key(8, "windows, or images of one size, in one forward pass")
+    precision: Literal["float32", "bf16", "fp16"] = key(
+        "float32", "of evaluate.py and of the last evaluation of a run; those on the way follow run.mixed_precision")
     limit: NonNegativeInt = key(0, "during training evaluate only the first images; 0 = all")
 
 
@@ -273,7 +275,8 @@ class Run:
     output: str = key("", "folder of the run; empty = runs/<name of the config file>")
     seed: NonNegativeInt = key(0, "of every random draw")
     batch: Batch = Field(default_factory=Batch)
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = key("auto", "auto: bf16 on a GPU that has it")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = key(
+        "auto", "auto: that of accelerate launch, else bf16 on a GPU that computes in it")
     compile: bool = key(False, "torch.compile for the encoders of both networks; the first step then takes minutes")
     log_every: Count = key(10, "steps between log lines")
     checkpoint_every: Count = key(1000, "steps between checkpoints")

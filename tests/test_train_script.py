@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -292,3 +293,24 @@ def test_evaluation_masks_without_a_single_label_are_an_error_in_words(tmp_path)
     Image.new("L", (56, 40), 255).save(tmp_path / "masks" / "2.png")
     done = train(config, tmp_path / "run", "schedule.steps=1", "method.teacher=none")
     assert done.returncode == 1 and "no evaluation image has a labelled pixel; check data.validation" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_last_evaluation_is_in_float32_as_that_of_evaluate_py_and_those_before_as_the_training(tmp_path):
+    config = write_config(tmp_path)
+    keys = ["run.mixed_precision=bf16", "schedule.steps=2", "evaluation.every=1"]
+    result = train(config, tmp_path / "run", *keys)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"step 1: teacher mIoU [\d.]+, student mIoU [\d.]+ \(bf16\)", result.stderr)
+    assert re.search(r"step 2: teacher mIoU [\d.]+, student mIoU [\d.]+ \(float32\)", result.stderr)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["precision"] for line in lines if line["kind"] == "evaluation/teacher"] == ["bf16", "float32"]
+    last = json.loads((tmp_path / "run" / "results.json").read_text())["last"]
+    for model in ("teacher", "student"):
+        path = tmp_path / f"{model}.json"
+        script = [sys.executable, str(ROOT / "evaluate.py"), "--checkpoint", str(tmp_path / "run"), "--model", model]
+        done = run([*script, "--json", str(path)])
+        assert done.returncode == 0, done.stderr
+        report = json.loads(path.read_text())
+        assert report["precision"] == "float32" and report["mean_iou"] == last[model]["mean_iou"]
+        assert report["iou"] == last[model]["iou"]

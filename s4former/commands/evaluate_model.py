@@ -17,20 +17,18 @@ from transformers.utils.logging import disable_progress_bar
 from ..config import Config, to_dict
 from ..data.batches import validation_set
 from ..errors import DataError
-from ..evaluation.inference import Setting, batches_of_one_size, predict, predictions, update_matrices
+from ..evaluation.inference import Setting, batches_of_one_size, in_precision, predict, predictions, update_matrices
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.model_choice import CheckpointError, ModelChoice, read_mean_std
 from ..evaluation.photos import draw_sheet, find_photos, read_photos, save_maps
 from ..networks.adapters import full_size_logits
 from ..networks.build import load_network
-from ..training.engine import precision
+from ..training.engine import needs_cpu
 
 
 def evaluate_model(choice: ModelChoice, config: Config, options: Namespace) -> tuple[dict[str, Any], bool]:
     """The report, on every process, and whether this is the one that prints it."""
-    # unless told, Accelerate takes processes on CPUs for unrelated ones, and each would evaluate everything
-    on_cpu = not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision(config.run.mixed_precision))
+    accelerator = Accelerator(cpu=needs_cpu(), mixed_precision="no")
     if accelerator.is_main_process:
         print(f"{'reading with' if options.images else 'evaluating'} {choice.description}", file=sys.stderr, flush=True)
     mean, std = read_mean_std(choice.source)
@@ -38,8 +36,9 @@ def evaluate_model(choice: ModelChoice, config: Config, options: Namespace) -> t
     disable_progress_bar()  # of transformers, one for the tensors it loads
     network = load_network(choice.source).to(accelerator.device).eval()
     compute = predict_photos if options.images else score_dataset
+    progress = tqdm(unit="image", disable=None if accelerator.is_main_process else True)
     try:
-        with accelerator.autocast(), tqdm(unit="image", disable=None if accelerator.is_main_process else True) as bar:
+        with in_precision(config.evaluation.precision, accelerator.device), progress as bar:
             report = compute(network, setting, config, options, accelerator, bar)
     except torch.OutOfMemoryError as error:
         raise DataError(f"{str(error).splitlines()[0]} Take a smaller --batch, or --sliding-window for large images") from error
@@ -71,7 +70,7 @@ def score_dataset(
     seconds = time.perf_counter() - start
     return {
         **scores, "images": images, "pixels": int(matrix.counts.sum()), "images_per_second": round(images / seconds, 2),
-        "processes": accelerator.num_processes, "precision": accelerator.mixed_precision,
+        "processes": accelerator.num_processes, "precision": config.evaluation.precision,
         "evaluation": to_dict(config.evaluation) | {"window": list(setting.window), "stride": list(setting.stride)},
         "data": to_dict(config.data),
     }  # fmt: skip

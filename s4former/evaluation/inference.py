@@ -5,6 +5,7 @@ A `Network` is any function of normalised images (B, 3, H, W) to logits (B, K, H
 """
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Callable, Iterable, Iterator, Sequence
@@ -76,6 +77,22 @@ def resize_for_test(height: int, width: int, *, short_side: int, long_side: int)
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+@contextmanager
+def in_precision(name: str, device: torch.device) -> Iterator[None]:
+    """Networks compute in `evaluation.precision`; float32 is without autocast and TF32, so a checkpoint scores the same everywhere."""
+    dtype = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            yield
+    finally:
+        for backend, value in zip(backends, before):
+            backend.fp32_precision = value
 
 
 @torch.no_grad()

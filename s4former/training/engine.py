@@ -225,7 +225,34 @@ def build_accelerator(mixed_precision: str, *, cpu: bool, **options: Any) -> Acc
 
 
 def precision(wanted: str) -> str:
-    """`run.mixed_precision`, with `auto` resolved for this machine."""
+    """`run.mixed_precision`; `auto` is what accelerate launch was told, else bf16 on a GPU that computes in it."""
     if wanted != "auto":
         return wanted
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    if (launched := launched_precision()) in ("bf16", "fp16"):
+        return launched
+    # without emulation: older cards convert, and are slower than in float32
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+
+
+def launched_precision() -> str:
+    """The --mixed_precision of accelerate launch; no where it was not given, which cannot be told apart."""
+    return os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+
+def device_notes(wanted: str) -> tuple[str, ...]:
+    """What a run does otherwise than its launcher or its machine suggests, for the log."""
+    launched, used, notes = launched_precision(), precision(wanted), []
+    if launched not in ("no", used):
+        notes.append(
+            f"run.mixed_precision = {wanted!r} is followed ({used}), not --mixed_precision {launched} of accelerate launch;"
+            " the two are better the same"
+        )
+    if needs_cpu() and torch.accelerator.is_available():
+        notes.append("Apple's GPU (mps) has no float64, in which pixels are counted, so the CPU is used")
+    return tuple(notes)
+
+
+def needs_cpu() -> bool:
+    """Whether a run has no device but the CPU. Accelerate is to be told so, or several CPU processes would not know of each other."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return device is None or device.type == "mps"

@@ -13,7 +13,7 @@ import torch
 from ..config import to_dict
 from ..data.sources import NO_EVALUATION_LABEL
 from ..errors import ConfigError, DataError
-from ..evaluation.inference import PSEUDO_LABELS, evaluate_networks
+from ..evaluation.inference import PSEUDO_LABELS, evaluate_networks, in_precision
 from ..evaluation.metrics import ConfusionMatrix, ImageCounts
 from ..files import write_text
 from ..networks.export import Provenance, export, push
@@ -35,15 +35,15 @@ def evaluate(training: Training, log: RunLog) -> None:
     """Scores all networks in one pass over the evaluation images, and exports each that is the best so far."""
     training.finite.raise_if_not_finite()
     matrices, images = count_pixels(training)
-    classes, step = training.validation.classes, training.step
+    classes, step, precision = training.validation.classes, training.step, training.evaluation_precision
     training.scores = {role: matrices[role].as_dict(classes) for role in training.networks}
     if any(score["mean_iou"] is None for score in training.scores.values()):
         raise DataError(NO_EVALUATION_LABEL)
     training.evaluated_at = step
     for role, score in training.scores.items():
-        log.record(f"evaluation/{role}", score)
+        log.record(f"evaluation/{role}", {**score, "precision": precision})
         if role not in training.best or score["mean_iou"] > training.best[role]["mean_iou"]:
-            training.best[role] = {**score, "step": step}
+            training.best[role] = {**score, "step": step, "precision": precision}
             write_model(training, role, f"best-{role}", chosen=True)
     if PSEUDO_LABELS in matrices:
         pixels = int(matrices[next(iter(training.networks))].counts.sum())
@@ -54,7 +54,7 @@ def evaluate(training: Training, log: RunLog) -> None:
         draw_panels(training)
         write_report(training.folder)
     scores = (f"{role} mIoU {100 * score['mean_iou']:.2f}" for role, score in training.scores.items())
-    log.say(f"step {step}: " + ", ".join(scores))
+    log.say(f"step {step}: {', '.join(scores)} ({precision})")
 
 
 def count_pixels(training: Training) -> tuple[dict[str, ConfusionMatrix], ImageCounts]:
@@ -63,7 +63,7 @@ def count_pixels(training: Training) -> tuple[dict[str, ConfusionMatrix], ImageC
     images = ImageCounts(training.validation.ids, list(training.networks), len(classes), accelerator.device)
     total = partial(accelerator.reduce, reduction="sum")
     try:
-        with eval_mode(training.networks) as networks, accelerator.autocast():
+        with eval_mode(training.networks) as networks, in_precision(training.evaluation_precision, accelerator.device):
             matrices = evaluate_networks(
                 networks,
                 training.validation,

@@ -81,6 +81,12 @@ class Training:
         last = self.step == self.config.schedule.steps
         return (last or self.step % self.config.evaluation.every == 0) and self.step not in (0, self.evaluated_at)
 
+    @property
+    def evaluation_precision(self) -> str:
+        """Of an evaluation at the step that the run is at: the last one as evaluate.py, those before as the training."""
+        last, trained = self.step == self.config.schedule.steps, self.accelerator.mixed_precision
+        return self.config.evaluation.precision if last else trained.replace("no", "float32")
+
     def batches(self) -> Iterator[Batch]:
         """The batches of the steps that are left, uint8 on the host."""
         pin, workers = self.accelerator.device.type == "cuda", self.config.data.workers

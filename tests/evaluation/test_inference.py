@@ -11,6 +11,7 @@ from s4former.evaluation.inference import (
     Setting,
     batches_of_one_size,
     evaluate_networks,
+    in_precision,
     predict,
     predict_with_confidence,
     predictions,
@@ -221,3 +222,15 @@ def test_few_large_photos_wait_for_others_of_their_size():
     batches = list(batches_of_one_size(items, 4, max_batches=100, max_values=3 * 20 * 30))
     assert sorted(item.id for batch in batches for item in batch) == sorted(item.id for item in items)
     assert max(map(len, batches)) == 2  # and 4 without the limit
+
+
+def test_float32_is_without_autocast_and_tf32_and_leaves_the_settings_as_they_were():
+    convolution, image = torch.nn.Conv2d(3, 2, 1), torch.rand(1, 3, 4, 6)
+    exact, backend = convolution(image), torch.backends.cudnn.conv
+    before = backend.fp32_precision
+    with torch.autocast("cpu", torch.bfloat16), in_precision("float32", torch.device("cpu")):
+        assert torch.equal(convolution(image), exact) and backend.fp32_precision == "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    assert backend.fp32_precision == before
+    with in_precision("bf16", torch.device("cpu")):
+        assert convolution(image).dtype == torch.bfloat16

@@ -21,6 +21,9 @@ from s4former.training.engine import (
     Teacher,
     build_accelerator,
     build_optimizer,
+    device_notes,
+    needs_cpu,
+    precision,
     predict_with_student,
     set_learning_rate,
     update,
@@ -340,3 +343,30 @@ def test_a_line_of_the_log_is_of_all_processes_and_takes_one_reduction():
     assert (values["loss/total"], values["loss/consistency"], values["gradient"]) == (2.0, 2.0, 5.0)
     del terms["confident"]
     assert "confident" not in read_terms(training, terms)
+
+
+def test_auto_takes_bf16_on_cards_that_compute_in_it_and_what_the_launcher_was_told(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    assert precision("auto") == "no" and device_notes("auto") == ()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert precision("auto") == "no"  # the card only emulates it
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert precision("auto") == "bf16" and precision("no") == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # what accelerate launch sets where nothing was asked for
+    assert precision("auto") == "bf16" and device_notes("fp16") == ()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert precision("auto") == "fp16" and device_notes("auto") == device_notes("fp16") == ()
+    assert device_notes("no") == (
+        "run.mixed_precision = 'no' is followed (no), not --mixed_precision fp16 of accelerate launch; the two are better the same",)  # fmt: skip
+
+
+def test_apples_gpu_is_left_out_in_one_sentence(monkeypatch):
+    assert needs_cpu() and device_notes("no") == ()
+    found = {"current_accelerator": lambda check_available: torch.device("mps"), "is_available": lambda: True}
+    for name, value in found.items():
+        monkeypatch.setattr(torch.accelerator, name, value)
+    (note,) = device_notes("no")
+    assert needs_cpu() and note == "Apple's GPU (mps) has no float64, in which pixels are counted, so the CPU is used"
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    assert not needs_cpu() and device_notes("no") == ()
