@@ -34,10 +34,11 @@ def main() -> int:
         from s4former.training.engine import build_accelerator, device_notes, needs_cpu, precision
         from s4former.training.interrupts import exit_on_signal, handle_signals, ignore_lost_console
         from s4former.training.lock import lock_folder
-        from s4former.training.log import RunLog, check_trackers
+        from s4former.training.log import RunLog
         from s4former.training.preflight import preflight
         from s4former.training.resume import explained_errors, find_state, refuse_to_overwrite, restore
         from s4former.training.run import build_training, prepare_folder
+        from s4former.training.trackers import check_trackers
 
         ignore_lost_console()
         disable_progress_bar()  # of transformers, one for every file it writes

@@ -144,6 +144,9 @@ def test_a_run_is_never_overwritten_and_never_resumed_with_another_config(finish
     config, folder, _ = finished
     again = train(config, folder)
     assert again.returncode == 1 and "already holds a run; add --resume to go on with it" in again.stderr
+    nothing = train(config, folder.parent / "none", "--resume")
+    assert nothing.returncode == 1 and f"nothing to resume: {folder.parent / 'none' / 'checkpoints'} holds no checkpoint" in nothing.stderr
+    assert not (folder.parent / "none").exists()
     other = train(config, folder, "--resume", "method.threshold=0.5")
     assert other.returncode == 1 and "method.threshold was 0.1 and is 0.5; use the command it was started with" in other.stderr
 

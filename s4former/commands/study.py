@@ -164,7 +164,8 @@ class Study:
             return
         config = Path(f"{folder}.json")
         write_text(config, json.dumps(run.tree, indent=2) + "\n")
-        command = [sys.executable, str(SCRIPT), "--config", str(config), "--resume", f"run.output={folder}"]
+        command = [sys.executable, str(SCRIPT), "--config", str(config), f"run.output={folder}"]
+        command += ["--resume"] if any(folder.glob("checkpoints/step-*")) else []
         ended = (folder / "results.json").exists()  # stopped between its end and its archiving: only to be archived
         with open(f"{folder}.log", "ab") as log:
             process = subprocess.Popen(

@@ -8,25 +8,16 @@ from pathlib import Path
 from typing import Any, Sequence
 
 import torch
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import ConfigError
+from ..config import flatten, to_dict
 from ..files import write_text
 from ..method.batch import Batch
 from ..method.step import BRANCHES
 from .pseudo_quality import warning
 from .run import Training
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Refuses trackers that Accelerate does not know, and those not installed, which it would leave out silently."""
-    for name in names:
-        if name not in ("all", *LOGGER_TYPE_TO_CLASS):
-            raise ConfigError(f"run.trackers has {name!r}; Accelerate knows all, {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
-        if name != "all" and name not in map(str, get_available_trackers()):
-            raise ConfigError(f"run.trackers has {name!r}, which is not installed; pip install it, or take it out")
+from .trackers import Trackers
 
 
 class RunLog:
@@ -43,6 +34,8 @@ class RunLog:
             self.file = open(training.folder / "log.jsonl", "a", buffering=1)
         steps, shown = training.config.schedule.steps, self.main and sys.stderr.isatty()
         self.bar = tqdm(total=steps, initial=training.step, disable=not shown, unit="step", dynamic_ncols=True, smoothing=0.1)
+        if self.main:
+            self.trackers = Trackers(training.accelerator, training.folder, flatten(to_dict(training.config)), self.say)
 
     def say(self, text: str) -> None:
         """A line for the reader, above the bar."""
@@ -54,7 +47,7 @@ class RunLog:
         step = self.training.step
         if self.main:
             self.file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values}) + "\n")
-        self.training.accelerator.log({f"{kind}/{name}": value for name, value in numbers(values).items()}, step=step)
+            self.trackers.log({f"{kind}/{name}": value for name, value in numbers(values).items()}, step)
 
     def count_step(self, rounds: Sequence[Batch], seconds: float, waited: float) -> None:
         """Adds the time of a step and the part of it spent waiting for data, and logs images that could not be read."""
@@ -92,9 +85,10 @@ class RunLog:
                 self.record("missed", {"classes": missing, "warning": text})
 
     def close(self) -> None:
-        self.bar.close()
         if self.main:
+            self.trackers.close()
             self.file.close()
+        self.bar.close()
 
 
 def drop_lines_after(path: Path, step: int) -> None:

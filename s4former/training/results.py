@@ -52,6 +52,7 @@ def evaluate(training: Training, log: RunLog) -> None:
     if training.accelerator.is_main_process:
         write_counts(training, matrices, images)
         draw_panels(training)
+        log.trackers.log_images(sorted((training.folder / "panels").glob("evaluation-*")), step)
         write_report(training.folder)
     scores = (f"{role} mIoU {100 * score['mean_iou']:.2f}" for role, score in training.scores.items())
     log.say(f"step {step}: {', '.join(scores)} ({precision})")

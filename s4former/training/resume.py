@@ -54,17 +54,22 @@ def save(training: Training) -> None:
     training.accelerator.wait_for_everyone()
 
 
-def find_state(folder: Path, config: Config, sources: Sources, accelerator: Accelerator) -> dict[str, Any] | None:
-    """The state in the newest checkpoint of a run; None if there is none yet.
+def find_state(folder: Path, config: Config, sources: Sources, accelerator: Accelerator) -> dict[str, Any]:
+    """The state in the newest checkpoint of a run.
 
     Raises:
-        ConfigError: it belongs to another config.
+        ConfigError: there is none yet, or it belongs to another config.
         DamageError: there are checkpoints, and all of them are damaged.
     """
     state, refused = checkpoint.load_newest(folder / "checkpoints")
     if accelerator.is_main_process:
         print(*refused, sep="\n", end="\n" * bool(refused), file=sys.stderr)
-    changed = changed_keys(state, config, sources) if state else {}
+    if state is None:
+        raise ConfigError(
+            f"there is nothing to resume: {(folder / 'checkpoints').absolute()} holds no checkpoint; leave out --resume to begin,"
+            " or say with run.output=... where the run is"
+        )
+    changed = changed_keys(state, config, sources)
     if changed.keys() - set(REPAIRING):
         raise ConfigError(
             f"cannot resume {folder} with another config: {'; '.join(changed.values())}; use the command it was started"

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..config import Config, flatten, to_dict
+from ..config import Config, to_dict
 from ..data.batches import StepDataset, ValidationSet
 from ..data.loader import step_loader
 from ..data.sources import Sources
@@ -155,14 +155,13 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
 
 
 def prepare_folder(training: Training) -> None:
-    """Makes the folder of a run with its config, and starts its trackers."""
+    """Makes the folder of a run with its config."""
     folder, tree = training.folder, to_dict(training.config)
     if training.accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         recover_replaced_folders(folder)
         write_text(folder / "config.json", json.dumps(tree, indent=2) + "\n")
     training.accelerator.wait_for_everyone()
-    training.accelerator.init_trackers("s4former", config={key: str(value) for key, value in flatten(tree).items()})
 
 
 @contextmanager

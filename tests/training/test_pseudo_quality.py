@@ -4,11 +4,9 @@ import pytest
 import torch
 
 from s4former.config import Method
-from s4former.errors import ConfigError
 from s4former.evaluation.metrics import ConfusionMatrix
 from s4former.method.pseudo import BINS, count_pseudo, pseudo_label
-from s4former.training import log
-from s4former.training.log import check_trackers, numbers
+from s4former.training.log import numbers
 from s4former.training.pseudo_quality import LEAST, PseudoLabelCounts, patience, pseudo_label_accuracy, warning
 
 CLASSES = ("ground", "leaf", "bud")
@@ -99,15 +97,6 @@ def test_rightness_by_hand():
     assert worth["confident"] == 0.5 and worth["right"] == pytest.approx(0.6)
     assert worth["right_by_class"] == {"ground": 0.75, "leaf": 0.0, "bud": None}
     assert worth["share"] == {"ground": 0.4, "leaf": 0.1, "bud": 0.0}
-
-
-def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch):
-    with pytest.raises(ConfigError, match=r"run.trackers has 'tensorbord'; Accelerate knows all, .*tensorboard"):
-        check_trackers(["tensorbord"])
-    check_trackers(["all", "tensorboard"])
-    monkeypatch.setattr(log, "get_available_trackers", lambda: [])
-    with pytest.raises(ConfigError, match="run.trackers has 'tensorboard', which is not installed; pip install it"):
-        check_trackers(["tensorboard"])
 
 
 def test_trackers_get_the_numbers_of_a_mapping_too():
