@@ -9,6 +9,7 @@ differs. This is the only module that parses configs; all others receive the dat
 import dataclasses
 import difflib
 import json
+import math
 import re
 import shutil
 import textwrap
@@ -314,6 +315,8 @@ def check_consistency(config: Config) -> None:
         raise ConfigError(f"data.resize is {list(data.resize)}; write the longest side first, then the shortest")
     if data.ratio[0] > data.ratio[1]:
         raise ConfigError(f"data.ratio is {list(data.ratio)}; write the smaller number first")
+    if not all(map(math.isfinite, data.levels)):
+        raise ConfigError(f"data.levels is {list(data.levels)}; write two finite numbers, the values of black and of white")
     if data.levels[0] > data.levels[1]:
         raise ConfigError(f"data.levels is {list(data.levels)}; write the value that becomes black first, then the white one")
     if method.class_weights and not any(method.class_weights):

@@ -225,3 +225,8 @@ def test_a_burn_in_as_long_as_the_run_is_refused():
     with pytest.raises(ConfigError, match="method.burn_in = 9 leaves none of the schedule.steps = 9 .*method.teacher=none"):
         from_dict({"method": {"burn_in": 9}, "schedule": {"steps": 9}})
     assert from_dict({"method": {"burn_in": 9, "teacher": "none"}, "schedule": {"steps": 9}}).method.burn_in == 9
+
+
+def test_levels_that_are_not_finite_are_refused():
+    with pytest.raises(ConfigError, match="data.levels is .nan, nan.; write two finite numbers"):
+        from_dict({"data": {"levels": [float("nan")] * 2}})

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         network = load_network(choice.source)
         metadata = {
             "classes": [network.config.id2label[i] for i in range(network.config.num_labels)],
-            "mean": list(mean), "std": list(std),
+            "mean": list(mean), "std": list(std), "levels": list(from_dict(choice.config).data.levels),
             "short_side": from_dict(choice.config).evaluation.short_side, "model": choice.description,
         }  # fmt: skip
         difference = export_onnx(network, options.file, metadata)

@@ -6,7 +6,9 @@ shapes.py, drawn when it is read.
 
 import io
 import math
+import re
 import struct
+import sys
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +26,7 @@ IMAGE_ENDINGS = (  # that training, the pool and prediction read, in order of pr
     *([".avif"] if features.check("avif") else []), *([".jp2", ".j2k", ".jpx"] if features.check("jpg_2000") else []),
 )  # fmt: skip
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+LOW_BYTES = "s4former low bytes"  # of a 16-bit colour image, in the info of what was opened
 EXIF_ORIENTATION = 0x0112
 WHITE_LEVELS = (1, 255, 1023, 4095, 16383, 65535)  # that images of more than 8 bits usually have
 
@@ -41,37 +44,71 @@ def read_image(file: EncodedImage, levels: tuple[float, float] = (0.0, 0.0), *, 
     if is_scene(file):
         return Image.fromarray(draw_scene(file["path"])[0])
     with open_image(file, "image", reduce) as image:
-        if is_deep(image.mode):
-            image = to_eight_bits(image, levels, display_name(file))
+        if is_deep(image.mode) or LOW_BYTES in image.info:
+            image = to_eight_bits(samples_of(image), levels, f"{display_name(file)} has more than 8 bits per channel (mode {image.mode}")
         # a palette may hold transparency, which Pillow only takes apart on the way through RGBA
         return (image.convert("RGBA") if image.mode == "P" else image).convert("RGB")
 
 
-def to_eight_bits(image: Image.Image, levels: tuple[float, float], name: str) -> Image.Image:
-    """A grey image of more than 8 bits as 8: `levels` become black and white, what lies beyond is clipped."""
+def samples_of(image: Image.Image) -> np.ndarray:
+    """The values of an opened image of more than 8 bits: (H, W), or (H, W, 3) of 16-bit colour, float64."""
     values = np.asarray(image).astype(np.float64)
+    if LOW_BYTES in image.info:
+        values = (256 * values + np.asarray(image.info[LOW_BYTES]))[..., :3]
+    return values
+
+
+def measured_values(values: np.ndarray) -> np.ndarray:
+    """The values that are data: finite, and not one number, repeated, farther off than all the others lie apart."""
+    values = values[np.isfinite(values)]
+    for edge in (values.min(initial=np.inf), values.max(initial=-np.inf)):
+        rest = values[values != edge]
+        if rest.size and np.ptp(rest) and values.size - rest.size > 1 and np.abs(rest - edge).min() > np.ptp(rest):
+            values = rest
+    return values
+
+
+def to_eight_bits(values: np.ndarray, levels: tuple[float, float], name: str) -> Image.Image:
+    """Values as 8 bits: `levels` become black and white, what lies beyond is clipped, what is not finite is black."""
     low, high = levels
     if low == high:
-        white = next((white for white in WHITE_LEVELS if values.max() <= white), float(values.max()))
+        found = measured_values(values)
+        white = next((white for white in WHITE_LEVELS if found.max(initial=0) <= white), float(found.max(initial=0)))
         raise DataError(
-            f"image {name} has more than 8 bits per channel (mode {image.mode}, values {values.min():g} to"
-            f" {values.max():g}); say which values are black and white in all images, for example"
+            f"image {name}, values {found.min(initial=np.inf):g} to"
+            f" {found.max(initial=-np.inf):g}); say which values are black and white in all images, for example"
             f" data.levels={[0, white]}, or save them as 8-bit"
         )
-    grey = (values - low) * (255 / (high - low))
+    grey = (np.where(np.isfinite(values), values, low) - low) * (255 / (high - low))
     return Image.fromarray((grey.clip(0, 255) + 0.5).astype(np.uint8))
 
 
+def check_contrast(image: Image.Image, file: EncodedImage) -> None:
+    """`DataError` if an image as it is trained on is one grey or one colour."""
+    if all(low == high for low, high in image.getextrema()):
+        raise DataError(
+            f"image {display_name(file)} is one colour, {image.getpixel((0, 0))}; look at data.levels if it has more than 8"
+            " bits, else leave it out"
+        )
+
+
 def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Image:
-    """The decoded file in its own mode. kind: "image", turned upright, or "mask", taken as it is."""
+    """The decoded file in its own mode; of 16-bit colour, the low bytes lie in its `info`.
+
+    Args:
+        kind: "image", turned upright, or "mask", taken as it is.
+    """
     try:
-        image = Image.open(io.BytesIO(Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"]))
+        content = Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"]
+        image = Image.open(io.BytesIO(content))
+        if kind == "mask":
+            check_mask_format(image, f"mask {display_name(file)}")
         if reduce < 1:
             image.draft(image.mode, tuple(math.ceil(side * reduce) for side in image.size))
-        if kind == "mask" and image.format in ("JPEG", "MPO", "WEBP", "AVIF"):
-            name = f"mask {display_name(file)} is a {image.format} inside, which smears the ids of neighbours"
-            raise DataError(f"{name}; save it anew as PNG, from what it was made of")
+        low = low_bytes(image, content)
         image.load()
+        if low is not None:
+            image.info[LOW_BYTES] = ImageOps.exif_transpose(low)
         return ImageOps.exif_transpose(image) if kind == "image" else image
     except DataError:
         raise
@@ -80,13 +117,51 @@ def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Imag
         target = f": it is a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
         raise DataError(f"{kind} {display_name(file)} does not exist{target}") from None
     except UnidentifiedImageError:
-        raise DataError(f"{kind} {display_name(file)} cannot be read: its content is no image") from None
+        tiff = content[:4] in (b"II*\0", b"MM\0*")
+        why = "it is a TIFF of a kind that is not read; save 1, 3 or 4 of its bands" if tiff else "its content is no image"
+        raise DataError(f"{kind} {display_name(file)} cannot be read: {why}") from None
+    except Image.DecompressionBombError:
+        raise DataError(
+            f"{kind} {display_name(file)} has more pixels than Pillow opens, {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million; cut it"
+            " into tiles"
+        ) from None
     except DECODE_ERRORS as error:
         raise DataError(f"{kind} {display_name(file)} cannot be read: {error}") from None
 
 
+def check_mask_format(image: Image.Image, name: str) -> None:
+    """Refuses masks whose content cannot be ids."""
+    if image.format in ("JPEG", "MPO", "WEBP", "AVIF"):
+        raise DataError(
+            f"{name} is a {image.format} inside, which smears the ids of neighbours; save it anew as PNG, from what it was"
+            " made of"
+        )
+    if deep_mode(image):
+        raise DataError(f"{name} has 16 bits per colour; save it as a PNG of ids, or with 8 bits per colour")
+
+
+def deep_mode(image: Image.Image) -> str:
+    """Pillow's raw mode of a 16-bit colour image that is not yet decoded, such as "RGB;16B"; else empty."""
+    args = image.tile[0][3] if image.tile else ""
+    raw = args if isinstance(args, str) else args[0] if args else ""
+    return raw if isinstance(raw, str) and re.fullmatch(r"(RGB|RGBA|RGBX|RGBa|LA);16[BLN]", raw) else ""
+
+
+def low_bytes(image: Image.Image, content: bytes) -> Image.Image | None:
+    """The low bytes of 16-bit colour, of which Pillow decodes the high ones: it decodes again with the bytes exchanged."""
+    raw = deep_mode(image)
+    if not raw:
+        return None
+    big = raw.endswith("B") or raw.endswith("N") and sys.byteorder == "big"
+    swapped = raw[:-1] + ("L" if big else "B")
+    low = Image.open(io.BytesIO(content))
+    low.tile = [(*tile[:3], swapped if isinstance(tile[3], str) else (swapped, *tile[3][1:])) for tile in low.tile]
+    low.load()
+    return low
+
+
 class Header(NamedTuple):
-    """(height, width) of an image once it is upright, and its mode, as Pillow calls it."""
+    """(height, width) of an image once it is upright, and its mode, as Pillow calls it; of 16-bit colour the raw mode."""
 
     size: tuple[int, int]
     mode: str
@@ -96,15 +171,16 @@ def read_header(file: EncodedImage) -> Header:
     """The header of an image, which is not decoded."""
     try:
         with Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as image:
+            mode = deep_mode(image) or image.mode  # first, since a PNG is decoded for its EXIF data
             turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return Header((image.width, image.height) if turned else (image.height, image.width), image.mode)
+            return Header((image.width, image.height) if turned else (image.height, image.width), mode)
     except DECODE_ERRORS as error:
         raise DataError(f"image {display_name(file)} cannot be read: {error}") from None
 
 
 def is_deep(mode: str) -> bool:
     """Whether images of a mode have more than 8 bits per sample."""
-    return mode.startswith("I") or mode == "F"
+    return mode.startswith("I") or mode == "F" or ";16" in mode
 
 
 def display_name(file: EncodedImage) -> str:

@@ -147,7 +147,7 @@ segment = pipeline("image-segmentation", model="{provenance.address or "path/to/
 for part in segment("photo.jpg"):
     print(part["label"], part["mask"].size)
 ```
-{code_note}
+{code_note}{levels_note(config)}
 ## Training
 
     {provenance.command}
@@ -158,6 +158,26 @@ for part in segment("photo.jpg"):
 
 With {versions}.
 The whole configuration is in `s4former.json`.
+"""
+
+
+def levels_note(config: Config) -> str:
+    """How images of more than 8 bits become what the network was trained on; empty where training had none."""
+    low, high = config.data.levels
+    if low == high:
+        return ""
+    return f"""
+It was trained on images of more than 8 bits, of which {low:g} became black and {high:g} white (`data.levels`). The pipeline
+clips such files at 255, so give it 8-bit images made in the same way:
+
+```python
+import numpy
+from PIL import Image
+
+values = numpy.asarray(Image.open("photo.tif")).astype(float)
+grey = (values - {low:g}) * (255 / ({high:g} - {low:g}))
+photo = Image.fromarray((grey.clip(0, 255) + 0.5).astype(numpy.uint8)).convert("RGB")
+```
 """
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.images import open_image, read_header
+from ..data.images import is_deep, measured_values, open_image, read_header, samples_of
 from ..data.lists import Sample
 from ..data.masks import SMEARED, check_sizes, hex_colour, ids_of, packed_rgb, stated_ids
 from ..data.sources import PART_NAMES
@@ -75,7 +75,7 @@ def contents_of(row: Sample, by_colour: bool) -> Contents:
     if row.mask is None:
         return Contents(size, mode)
     with open_image(image, "image") as picture:
-        mode = picture.mode
+        mode = mode if is_deep(mode) else picture.mode
     with open_image(mask, "mask") as picture:
         values, stated = ids_of(picture, by_colour), stated_ids(picture)
         kind = "pixels" if values is not None else "colours"
@@ -140,6 +140,9 @@ def levels_of(paths: Sequence[str], most: int = 20) -> list[float]:
     """data.levels for images of more than 8 bits: what one in a thousand pixels of a sample is below, and above."""
     sample = [paths[index] for index in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))]
     images = (open_image({"path": path, "bytes": None}, "image") for path in sample)
-    ranges = [np.percentile(np.asarray(image), (0.1, 99.9)) for image in images]
+    values = [measured_values(samples_of(image)) for image in images]
+    ranges = [np.percentile(each, (0.1, 99.9)) for each in values if each.size]
+    if not ranges:
+        raise DataError(f"no image of more than 8 bits has a finite value, such as {paths[0]}; mend them, or leave them out")
     low, high = np.min(ranges, axis=0)[0], np.max(ranges, axis=0)[1]
     return [float(f"{low:.6g}"), float(f"{max(high, low + 1e-6):.6g}")]

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from ..config import IGNORE_INDEX, Config, share_of_process
 from ..data.duplicates import find_duplicates
-from ..data.images import is_scene, read_image
+from ..data.images import check_contrast, is_scene, read_image
 from ..data.masks import read_pair
 from ..data.sources import NO_EVALUATION_LABEL, PART_NAMES, PARTS, Sources, is_rare
 from ..errors import ConfigError, DataError, join_first, plural
@@ -98,7 +98,9 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
     """Opens every image with a mask; returns how many pixels of each id each of them has, (images, 256) by part."""
 
     def count_ids(row: dict[str, Any]) -> np.ndarray:
-        return np.bincount(read_pair(row, config.data, len(sources.classes))[1].ravel(), minlength=IGNORE_INDEX + 1)
+        image, mask = read_pair(row, config.data, len(sources.classes))
+        check_contrast(image, row["image"])
+        return np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
 
     counts = {}
     for part in ("labeled", "validation"):

@@ -1,13 +1,16 @@
 """Images become RGB, and every error names its file."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from folders import HEIGHT, PALETTE, WIDTH, encoded, error_message, save_image, save_mask
 from PIL import Image
 
 from s4former.config import Data
-from s4former.data.images import read_image
-from s4former.data.masks import read_pair
+from s4former.data.images import check_contrast, is_deep, measured_values, read_header, read_image
+from s4former.data.masks import read_mask, read_pair
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
@@ -57,3 +60,50 @@ def test_a_file_cut_short_is_named(tmp_path):
 
 def test_a_file_that_is_gone_is_named(tmp_path):
     assert error_message(read_image, encoded(tmp_path / "x.jpg")) == f"image {tmp_path}/x.jpg does not exist"
+
+
+def save_deep_colour(path, values):
+    """(H, W, 3) uint16 as a PNG or TIFF of 16 bits per channel."""
+    height, width, _ = values.shape
+    if path.suffix == ".tif":
+        tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 14)]
+        tags += [(277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, values.nbytes)]
+        head = b"II*\0" + struct.pack("<I", 14 + values.nbytes) + struct.pack("<3H", 16, 16, 16)
+        entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        path.write_bytes(head + values.astype("<u2").tobytes() + struct.pack("<H", len(tags)) + entries + bytes(4))
+        return
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+def test_colour_of_16_bits_is_read_at_its_depth(tmp_path, name):
+    values = np.random.default_rng(0).integers(0, 4096, (HEIGHT, WIDTH, 3)).astype(np.uint16)
+    save_deep_colour(tmp_path / name, values)
+    assert is_deep(read_header(encoded(tmp_path / name)).mode)
+    assert "has more than 8 bits per channel (mode RGB, values" in error_message(read_image, encoded(tmp_path / name))
+    found = np.asarray(read_image(encoded(tmp_path / name), (0, 4095)))
+    assert np.array_equal(found, (values * (255 / 4095) + 0.5).astype(np.uint8))
+    assert "has 16 bits per colour" in error_message(read_mask, encoded(tmp_path / name), Data(), 3)
+
+
+def test_what_is_no_number_is_black_and_no_data_sets_no_levels(tmp_path):
+    Image.fromarray(np.array([[np.nan, -np.inf, np.inf, 0.25, 1.0]], np.float32)).save(tmp_path / "x.tif")
+    assert np.array(read_image(encoded(tmp_path / "x.tif"), (0.0, 1.0)))[0, :, 0].tolist() == [0, 0, 0, 64, 255]
+    values = np.array([np.nan, np.inf, -9999, -9999, 300, 1200, 2850])
+    assert measured_values(values).tolist() == [300, 1200, 2850]
+    assert measured_values(np.array([0.0, 0, 300, 1200, 65535, 65535])).tolist() == [0, 0, 300, 1200]
+    assert measured_values(np.array([0.0, 0, 300, 2850])).tolist() == [0, 0, 300, 2850]
+
+
+def test_an_image_of_one_colour_is_named(tmp_path):
+    save_image(tmp_path / "x.png")
+    image = read_image(encoded(tmp_path / "x.png"))
+    assert error_message(check_contrast, image, encoded(tmp_path / "x.png")).startswith(
+        f"image {tmp_path}/x.png is one colour, (90, 90, 90); look at data.levels"
+    )
