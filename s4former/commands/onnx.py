@@ -4,7 +4,7 @@
 
     import json, onnxruntime
     session = onnxruntime.InferenceSession("model.onnx")
-    facts = json.loads(session.get_modelmeta().custom_metadata_map["s4former"])   # classes, mean, std, short_side
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["s4former"])   # classes, mean, std, levels, short_side
     logits = session.run(None, {"pixel_values": pixels})[0]                       # (B, K, H, W) of (B, 3, H, W)
 
 `pixel_values` are RGB in 0..1 less mean, over std, as the image processor beside the weights gives them. The file is only

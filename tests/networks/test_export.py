@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 import train_semi
 from s4former.config import Model, load
+from s4former.data.images import read_image
 from s4former.errors import ConfigError
 from s4former.method.student import Student
 from s4former.networks import export
@@ -170,6 +171,19 @@ def test_the_card_of_a_supervised_model_claims_no_unlabelled_images(tmp_path):
     network, config = network_and_config(tmp_path, "setr", "method.teacher=none")
     card = export.model_card(config, network, replace(PROVENANCE, method="Sup-Only", role="student"))
     assert "| unlabeled (not used) | 10490 |" in card.text and "semi-supervised" not in card.data.tags
+
+
+def test_the_card_of_a_model_of_12_bits_says_how_an_image_becomes_8(tmp_path):
+    network, config = network_and_config(tmp_path)
+    deep = replace(config, data=replace(config.data, levels=(100.0, 4100.0)))
+    text = export.model_card(deep, network, PROVENANCE).text
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "numpy" in block]
+    values = np.array([[0, 100, 2100, 4100, 60000]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "photo.tif")
+    names = {}
+    exec(code.replace("photo.tif", str(tmp_path / "photo.tif")), names)
+    assert np.array_equal(np.asarray(names["photo"]), np.asarray(read_image({"path": str(tmp_path / "photo.tif"), "bytes": None}, (100, 4100))))
+    assert "more than 8 bits" not in export.model_card(config, network, PROVENANCE).text
 
 
 def test_the_card_of_a_pushed_model_calls_it_by_its_address(tmp_path):
