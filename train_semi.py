@@ -66,7 +66,9 @@ def main() -> int:
             prepare_folder(training)
             with explained_errors(training), closing(RunLog(training)) as log:
                 status = train(training, log)
-        accelerator.end_training()
+        accelerator.end_training()  # together; an upload may take longer than processes wait for each other
+        if training.push is not None and status == 0:
+            training.push.join()
         return status
     except (ConfigError, DataError, DamageError, RunStopped, OSError) as error:
         print(f"\n{Path(sys.argv[0]).name}: {describe_error(error)}", file=sys.stderr)

@@ -21,6 +21,7 @@ from ..data.images import check_contrast, is_scene, read_image
 from ..data.masks import read_pair
 from ..data.sources import NO_EVALUATION_LABEL, PART_NAMES, PARTS, Sources, is_rare
 from ..errors import ConfigError, DataError, join_first, plural
+from ..method.checks import check_batch_norm
 from .cost import Cost, measure_cost
 from .interrupts import describe_out_of_memory
 from .machine import Machine, this_machine, total_memory_gib
@@ -195,7 +196,7 @@ def check_steps(
         training = build_training(config, sources, folder, accelerator)
         for note in training.notes:
             report.add("note", "config", note)
-        cost = measure_cost(training, processes)
+        cost = measure_cost(training, sharing := measurable_processes(config, processes))
     except (ConfigError, DataError) as error:
         return report.add("FAIL", "steps", str(error))
     except torch.OutOfMemoryError as error:
@@ -209,6 +210,9 @@ def check_steps(
     if cost.waiting > 0.2:
         raised = f"raise data.workers from {config.data.workers}, or make the photos smaller"
         report.add("note", "steps", f"the loader is too slow: {raised}")
+    if sharing < processes:
+        share = f"measured with the share of one of {sharing} processes, not {processes}: batch norm needs two images in one process"
+        report.add("note", "steps", f"{share}, while those of {processes} GPUs are joint; the run takes less time and memory")
     total, name = total_memory_gib(device), torch.cuda.get_device_name(device) if device.type == "cuda" else "memory"
     level = "note" if cost.memory_gib > 0.9 * total else "ok"
     report.add(level, "memory", f"{cost.memory_gib:.1f} of {total:.0f} GiB of {name} at the peak")
@@ -259,6 +263,17 @@ def fitting_processes(config: Config, machine: Machine) -> int:
         except ConfigError:
             continue
         return processes
+    return 1
+
+
+def measurable_processes(config: Config, processes: int) -> int:
+    """The most processes, up to so many, whose share of the batch batch norms can train on without the other processes."""
+    for fewer in range(processes, 1, -1):
+        try:
+            check_batch_norm(config, fewer)
+        except ConfigError:
+            continue
+        return fewer
     return 1
 
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 from functools import partial
 from importlib.metadata import version
+from threading import Thread
 from typing import Any
 
 import torch
@@ -113,14 +114,32 @@ def write_model(training: Training, role: str, name: str, *, chosen: bool = Fals
 
 
 def push_model(training: Training, log: RunLog) -> None:
-    """Uploads the model to use to the Hub; a failure is a warning."""
-    role, repository = next(iter(training.networks)), training.config.run.push_to_hub
-    write_model(training, role, ".pushing", address=repository if "/" in repository else "")
-    if training.accelerator.is_main_process:
-        failure = push(training.folder / ".pushing", repository, f"{training.config.method.title} {role}, step {training.step}")
-        shutil.rmtree(training.folder / ".pushing", ignore_errors=True)
-        where = f"{repository} at step {training.step}"
+    """Uploads the model to use to the Hub; a failure is a warning.
+
+    Where there are other processes, in the background: they meet this one at the next step, and NCCL ends a run in which they
+    wait for minutes.
+    """
+    if not training.accelerator.is_main_process:
+        return
+    role, repository, step = next(iter(training.networks)), training.config.run.push_to_hub, training.step
+    before, last = training.push, step == training.config.schedule.steps
+    if before is not None and before.is_alive() and not last:
+        log.say(f"warning: not pushed to {repository} at step {step}: the push before is still under way; raise run.push_every")
+        return
+    folder, message = f".pushing-{step}", f"{training.config.method.title} {role}, step {step}"
+    write_model(training, role, folder, address=repository if "/" in repository else "")
+
+    def upload() -> None:
+        if before is not None:
+            before.join()
+        failure, where = push(training.folder / folder, repository, message), f"{repository} at step {step}"
+        shutil.rmtree(training.folder / folder, ignore_errors=True)
         log.say(f"pushed to {where}" if failure is None else f"warning: could not push to {where}: {failure}")
+
+    training.push = Thread(target=upload, daemon=True)  # a run that is stopped does not wait for it
+    training.push.start()
+    if training.accelerator.num_processes == 1:
+        training.push.join()
 
 
 # ---- what is reported

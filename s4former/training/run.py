@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, Callable, Iterator
 
 import torch
@@ -53,6 +54,7 @@ class Training:
     best: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores and step by role
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the last evaluation by role
     evaluated_at: int = 0  # its step
+    push: Thread | None = None  # the last upload to the Hub that was begun, by the main process
     changes: list[str] = field(default_factory=list)  # of config and lists, when the run was resumed
 
     @property

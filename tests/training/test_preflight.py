@@ -175,6 +175,20 @@ def test_the_cost_is_of_steps_with_the_pool_though_a_run_begins_with_the_labels_
     assert len(terms) > 2 and all("consistency_strong" in each for each in terms)
 
 
+@pytest.mark.parametrize("images, gpus, sharing", [(8, 8, 4), (4, 4, 2)])
+def test_deeplab_is_measured_though_each_gpu_gets_one_image(images, gpus, sharing, capsys, tmp_path, monkeypatch):
+    """On the GPUs their batch norms are joint; the check is one process, in which a batch norm needs two images."""
+    monkeypatch.setattr(preflight_module, "this_machine", lambda: Machine(8, 80.0, 16))
+    model = {"architecture": "deeplabv3plus", "encoder": "resnet50", "pretrained": False, "decoder_channels": 16,
+             "encoder_config": {"channels": [8, 8, 8, 8], "layers": [1, 1, 1, 1], "stem_width": 8}}  # fmt: skip
+    method = {"pasa": "none", "patch_shuffle": False, "mix_from": "second_batch", "threshold": 0.1}
+    batch = {"labeled": images, "unlabeled": images}
+    config = from_dict({**TINY, "model": model, "method": method, "run": {**TINY["run"], "batch": batch}})
+    status, output = check(config, capsys, tmp_path)
+    assert status == 0 and f"--num_processes {gpus} " in output
+    assert f"measured with the share of one of {sharing} processes, not {gpus}: batch norm needs two images in one process" in output
+
+
 def test_the_launch_line_takes_the_gpus_that_the_batch_can_be_shared_among():
     config = from_dict({"run": {"batch": {"labeled": 8, "unlabeled": 8}}})
     assert fitting_processes(config, Machine(3, 24.0, 16)) == 2
