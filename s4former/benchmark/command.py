@@ -2,6 +2,7 @@
 
     s4former benchmark
     s4former benchmark step budget --config configs/voc_92.json run.batch.rounds=2 --json speed.json
+    s4former benchmark bytes --bandwidth 4800 --matrix-rate 790   # counted, not run; an H200
 
 Nothing is downloaded: networks have random weights, and where the data of the config is missing, images are drawn.
 """
@@ -31,6 +32,7 @@ PARTS = {  # name -> the module in which a function of this name yields its comp
     "evaluate": "data_parts",
     "budget": "data_parts",
     "memory": "training_parts",
+    "bytes": "operations",
 }
 
 
@@ -43,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parts, overrides = split_arguments(options.arguments)
         if options.json and not Path(options.json).absolute().parent.is_dir():
             raise ConfigError(f"--json {options.json}: there is no such folder to write it into; make it first")
+        if (options.bandwidth is None) != (options.matrix_rate is None):
+            raise ConfigError("only one of --bandwidth and --matrix-rate is given; the least time of a step needs both")
+        rates = (1e9 * options.bandwidth, 1e12 * options.matrix_rate) if options.bandwidth else None
         config = load([options.config] if options.config else [], overrides)
     except ConfigError as error:
         print(f"\nbenchmark: {error}", file=sys.stderr)
@@ -57,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with tempfile.TemporaryDirectory() as folder:
             config, sources, data = benchmark_inputs(config, Path(folder))
-            benchmark = Benchmark(config=config, sources=sources, timer=Timer(device, options.repeats))
+            benchmark = Benchmark(config=config, sources=sources, timer=Timer(device, options.repeats), rates=rates)
             print(f"{describe_machine(device)}; {data}", flush=True)
             rows = run(benchmark, parts)
     except (ConfigError, DataError, MismatchError) as error:
@@ -78,6 +83,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--config", metavar="FILE", help="default: the paper's setting for VOC")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU where there is one")
     add("--repeats", type=int, default=5, metavar="N", help="timed runs of each implementation (default 5)")
+    add("--bandwidth", type=float, metavar="GB/s", help="of a device's memory, for the least time of a step in `bytes`")
+    add("--matrix-rate", type=float, metavar="TFLOP/s", help="of the same device's matrix products in bfloat16")
     add("--json", metavar="FILE", help="write all numbers")
     return parser.parse_intermixed_args(arguments)
 

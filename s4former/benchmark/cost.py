@@ -8,6 +8,7 @@ leave a tenth of the card free for them.
 import math
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -124,8 +125,10 @@ def peak_memory_of_step(config: Config, sources: Sources, *, autocast: bool = Tr
     return memory.peak
 
 
-def fake_step(config: Config, sources: Sources, *, autocast: bool = True) -> tuple[LiveMemory, Callable[[], None]]:
-    """A training step on fake tensors that can be run repeatedly, and its memory."""
+def fake_step(
+    config: Config, sources: Sources, *, autocast: bool = True, observer: AbstractContextManager | None = None
+) -> tuple[LiveMemory, Callable[[], None]]:
+    """A training step on fake tensors that can be run repeatedly, and its memory. observer: entered for each run."""
     inputs = initialize(config, sources, torch.device("cpu"))
     student, teacher = inputs.student.train(), inputs.teacher if config.method.teacher == "ema" else None
     labeler = pseudo_labeler(student.network, teacher, config, 1)
@@ -143,7 +146,7 @@ def fake_step(config: Config, sources: Sources, *, autocast: bool = True) -> tup
     optimizer = build_optimizer(student, config.optimizer)
 
     def step() -> None:
-        with fake, memory:
+        with fake, memory, observer or nullcontext():
             for _ in range(min(2, config.run.batch.rounds)):  # the second round finds the gradient of the first
                 with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                     terms = train_step(student, labeler, batch, config.method)
@@ -152,5 +155,7 @@ def fake_step(config: Config, sources: Sources, *, autocast: bool = True) -> tup
                 del terms, total
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if teacher is not None:
+                teacher.follow(student.network, config.method.ema)
 
     return memory, step

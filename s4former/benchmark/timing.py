@@ -105,11 +105,15 @@ class Timer:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What every part is given. facts: numbers beside the comparisons, for the JSON. notes: lines below the table."""
+    """What every part is given. facts: numbers beside the comparisons, for the JSON. notes: lines below the table.
+
+    rates: bytes and matrix FLOP per second of a device, for the least time of a step.
+    """
 
     config: Config
     sources: Sources
     timer: Timer
+    rates: tuple[float, float] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
