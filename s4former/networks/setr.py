@@ -12,6 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ViTConfig, ViTModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
@@ -112,6 +113,45 @@ class SetrEncoder(ViTModel):
         self.post_init()
 
 
+# `BilinearTwice` and `enlarge` are the same text in setr.py and dpt.py: each file is saved alone beside the weights.
+# tests/networks/test_model_files.py compares them.
+
+
+class BilinearTwice(torch.autograd.Function):
+    """Bilinear x2 (align_corners False) of maps (B, C, h, w), h and w at least 2, in their own type.
+
+    The gradient of torch scatters with atomic additions; here it is a convolution of stride 2 with fixed weights, which
+    is deterministic. Beyond a border the input repeats, so the gradient there has further terms.
+    """
+
+    @staticmethod
+    def forward(ctx, maps: Tensor) -> Tensor:
+        with torch.autocast(maps.device.type, enabled=False):
+            return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        channels, height, width = gradient.shape[1:]
+        weights = gradient.new_tensor([0.25, 0.75, 0.75, 0.25])
+        square, row = (w.expand(channels, 1, *w.shape) for w in (weights.outer(weights), 0.25 * weights[None]))
+        with torch.autocast(gradient.device.type, enabled=False):
+            result = F.conv2d(gradient, square, stride=2, padding=1, groups=channels)
+            edges = F.pad(gradient[:, :, :: height - 1], (1, 1, 0, 0), mode="replicate")
+            result[:, :, :: height // 2 - 1] += F.conv2d(edges, row, stride=(1, 2), groups=channels)
+            edges = gradient[..., :: width - 1]
+            result[..., :: width // 2 - 1] += F.conv2d(edges, row.mT, stride=(2, 1), padding=(1, 0), groups=channels)
+        return result
+
+
+def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, C, h, w) resized bilinearly. On a CPU the gradient of torch is the faster one, and in float32 the exact one."""
+    doubles = tuple(size) == (2 * maps.shape[-2], 2 * maps.shape[-1]) and min(maps.shape[-2:]) > 1
+    if doubles and maps.device.type != "cpu" and maps.dtype in (torch.float16, torch.bfloat16):
+        return BilinearTwice.apply(maps)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
 class UpHead(nn.Module):
     """LayerNorm, then `convolutions` x [3x3 convolution, batch norm, ReLU, bilinear x `scale`], and a classifier.
 
@@ -154,8 +194,7 @@ class UpHead(nn.Module):
         return self.enlarge(self.classifier(maps))
 
     def enlarge(self, maps: Tensor) -> Tensor:
-        size = [side * self.scale for side in maps.shape[-2:]]
-        return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+        return enlarge(maps, (maps.shape[-2] * self.scale, maps.shape[-1] * self.scale))
 
 
 class SetrForSemanticSegmentation(PreTrainedModel):
