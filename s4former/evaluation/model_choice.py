@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from ..networks.hub import HUB_ERRORS, describe_hub_error, hub_file
+from ..networks.hub import HUB_ERRORS, describe_hub_error, hub_file, is_hub_id, similar_path
 
 RUNS = Path("runs")
 ROLES = ("teacher", "student")  # in order of preference
@@ -48,7 +48,8 @@ def choose_model(checkpoint: str | None, role: str | None = None, best: bool = F
             " train_semi.py wrote, or one of the models in it"
         )
     if not folder.exists() and not is_hub_id(checkpoint):
-        raise CheckpointError(f"there is no folder {folder}; give a run, an exported model, or the id of one on the Hub")
+        hint = similar_path(checkpoint) or "give a run, an exported model, or the id of one on the Hub"
+        raise CheckpointError(f"there is no folder {folder}; {hint}")
     if find_model_file(checkpoint, "config.json") is None:
         raise not_on_the_hub(checkpoint, "no config.json of it")
     found = find_model_file(checkpoint, "s4former.json")
@@ -87,12 +88,6 @@ def is_run(folder: Path) -> bool:
     """Whether the folder's config.json has our sections, not the keys of a transformers model."""
     path = folder / "config.json"
     return path.is_file() and {"method", "schedule"} <= read_json(path).keys()
-
-
-def is_hub_id(text: str) -> bool:
-    """Whether 'name' or 'owner/name' may be on the Hub: no path, and its first part no folder here."""
-    parts = text.split("/")
-    return len(parts) <= 2 and all(part.strip(".~") for part in parts) and not (len(parts) == 2 and Path(parts[0]).exists())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def read_encoder_config(model: Model) -> PreTrainedConfig:
     else:
         try:
             if model.pretrained:
-                check_reachable(source)
+                check_reachable(source, is_id=source != model.encoder)
             config = AutoConfig.from_pretrained(source, local_files_only=not model.pretrained, trust_remote_code=False)
         except (*HUB_ERRORS, KeyError) as error:
             raise unreachable_error(model, error) from error
@@ -123,7 +123,7 @@ def read_tensors(model: Model, config: PreTrainedConfig) -> dict[str, Tensor]:
         return rename_timm(source, read_file(source)[0], config)
     options = {"add_pooling_layer": False} if kind is ViTModel else {}
     try:
-        check_reachable(source)  # the config of a known encoder did not need the Hub
+        check_reachable(source, is_id=source != model.encoder)  # the config of a known encoder did not need the Hub
         encoder, report = kind.from_pretrained(
             source,
             config=config,

@@ -1,5 +1,6 @@
 """Access to the Hugging Face Hub: a time limit, files of a repository, and errors in one line."""
 
+import difflib
 from pathlib import Path
 
 from huggingface_hub import constants, get_session, hf_hub_download, try_to_load_from_cache
@@ -41,14 +42,35 @@ def describe_hub_error(error: BaseException) -> str:
     return hub_response(error) or first_line(error)
 
 
-def check_reachable(source: str | Path) -> None:
+def check_reachable(source: str | Path, *, is_id: bool = False) -> None:
     """Requests the config of a Hub model (any source that is no local path) within the time limit, which transformers lacks.
 
+    Args:
+        is_id: it is surely one, so that a local folder with the name of its owner says nothing.
+
     Raises:
-        OSError, ValueError, HTTPError: the Hub cannot be reached; see `describe_hub_error`.
+        OSError, ValueError, HTTPError: a path that is not there, which is no question to the Hub; or the Hub cannot be
+            reached; see `describe_hub_error`.
     """
     if not Path(source).exists():
+        if not (is_id or is_hub_id(str(source))):
+            raise FileNotFoundError("; ".join(filter(None, [f"there is no folder {source}", similar_path(str(source))])))
         hub_file(str(source), "config.json")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether 'name' or 'owner/name' may be on the Hub: no path, and its first part no folder here."""
+    parts = text.split("/")
+    return len(parts) <= 2 and all(part.strip(".~") for part in parts) and not (len(parts) == 2 and Path(parts[0]).exists())
+
+
+def similar_path(missing: str) -> str:
+    """'did you mean runs/s4_after?' for a path that is not there; empty where nothing has a similar name."""
+    path = Path(missing)
+    first = next(each for each in (*reversed(path.parents), path) if not each.exists())
+    names = [each.name for each in first.parent.iterdir()] if first.parent.is_dir() else []
+    close = difflib.get_close_matches(first.name, names, n=1)
+    return f"did you mean {first.parent / close[0] / path.relative_to(first)}?" if close else ""
 
 
 def hub_file(repository: str, name: str) -> Path | None:

@@ -20,6 +20,9 @@ from .run import Training
 from .trackers import Trackers
 
 
+BAR = "{desc}{percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]"  # with its figures 80 columns
+
+
 class RunLog:
     """The log of a run, written by the main process; on the others every call is silent.
 
@@ -33,7 +36,9 @@ class RunLog:
             drop_lines_after(training.folder / "log.jsonl", training.step)
             self.file = open(training.folder / "log.jsonl", "a", buffering=1)
         steps, shown = training.config.schedule.steps, self.main and sys.stderr.isatty()
-        self.bar = tqdm(total=steps, initial=training.step, disable=not shown, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self.bar = tqdm(
+            total=steps, initial=training.step, disable=not shown, dynamic_ncols=True, smoothing=0.1, bar_format=BAR
+        )  # fmt: skip
         if self.main:
             self.trackers = Trackers(training.accelerator, training.folder, flatten(to_dict(training.config)), self.say)
 
@@ -41,6 +46,10 @@ class RunLog:
         """A line for the reader, above the bar."""
         if self.main:
             self.bar.write(text, file=sys.stderr) if not self.bar.disable else print(text, file=sys.stderr, flush=True)
+
+    def show_phase(self, name: str, refresh: bool = True) -> None:
+        """Writes before the bar what the run does other than training on both sets of images."""
+        self.bar.set_description_str(name and f"{name} ", refresh)
 
     def record(self, kind: str, values: dict) -> None:
         """A line of JSON at the step the run is at, and the numbers among the values for the trackers."""
@@ -53,6 +62,8 @@ class RunLog:
         """Adds the time of a step and the part of it spent waiting for data, and logs images that could not be read."""
         training = self.training
         training.seconds += seconds
+        self.show_phase("burn-in" if training.step <= training.config.method.burn_in else "", refresh=False)
+        self.bar.update()
         self.steps, self.seconds, self.waited = self.steps + 1, self.seconds + seconds, self.waited + waited
         for reason in (reason for batch in rounds for reason in batch.replaced):
             training.replaced += 1
@@ -68,14 +79,13 @@ class RunLog:
         self.steps, self.seconds, self.waited = 0, 0.0, 0.0
         self.record("train", {**values, "images_per_second": speed, "waiting": waiting, "seconds_left": left})
         shown = [f"{name.removeprefix('loss/')} {value:.3f}" for name, value in values.items() if name.startswith("loss/")]
-        shown += [f"confident {values['confident']:.0%}"] if "confident" in values else []
-        shown += [f"{speed:.1f} images/s", f"waiting {waiting:.0%}"]
+        confident = [f"confident {values['confident']:.0%}"] if "confident" in values else []
+        shown += [*confident, f"{speed:.1f} images/s", f"waiting {waiting:.0%}"]
         if self.bar.disable:
             left = tqdm.format_interval(left + 0.5)
             self.say("  ".join([f"step {training.step}/{steps}", *shown, f"{left} left"]))
         else:
-            self.bar.n = training.step
-            self.bar.set_postfix_str("  ".join(shown))
+            self.bar.set_postfix_str(", ".join([f"loss {values['loss/total']:.3f}", *confident, f"{speed:.1f} img/s"]))
         report = training.pseudo_counts.compute(training.step, partial(training.accelerator.reduce, reduction="sum"))
         if report:
             self.record("teacher", report)

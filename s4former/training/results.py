@@ -35,6 +35,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "pillow", "numpy"
 def evaluate(training: Training, log: RunLog) -> None:
     """Scores all networks in one pass over the evaluation images, and exports each that is the best so far."""
     training.finite.raise_if_not_finite()
+    log.show_phase("evaluating")
     matrices, images = count_pixels(training)
     classes, step, precision = training.validation.classes, training.step, training.evaluation_precision
     training.scores = {role: matrices[role].as_dict(classes) for role in training.networks}
@@ -56,6 +57,7 @@ def evaluate(training: Training, log: RunLog) -> None:
         log.trackers.log_images(sorted((training.folder / "panels").glob("evaluation-*")), step)
         write_report(training.folder)
     scores = (f"{role} mIoU {100 * score['mean_iou']:.2f}" for role, score in training.scores.items())
+    log.show_phase("")
     log.say(f"step {step}: {', '.join(scores)} ({precision})")
 
 

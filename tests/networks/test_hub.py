@@ -1,0 +1,26 @@
+import re
+
+import pytest
+
+from s4former.networks import hub
+from s4former.networks.hub import check_reachable, is_hub_id, similar_path
+
+
+def test_a_path_that_is_not_there_is_no_question_to_the_hub(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hub, "hub_file", lambda repository, name: asked.append(repository))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "s4_after" / "student").mkdir(parents=True)
+    for missing, hint in (
+        ("runs/s4_aftr", "there is no folder runs/s4_aftr; did you mean runs/s4_after?"),
+        ("runs/s4_aftr/student", "there is no folder runs/s4_aftr/student; did you mean runs/s4_after/student?"),
+        (str(tmp_path / "rums"), f"did you mean {tmp_path}/runs?"),
+        ("./elsewhere", "there is no folder ./elsewhere"),
+    ):
+        with pytest.raises(FileNotFoundError, match=re.escape(hint)):
+            check_reachable(missing)
+    check_reachable("runs/s4_after")
+    assert asked == []
+    for source, is_id in (("owner/name", False), ("runs/name", True)):
+        check_reachable(source, is_id=is_id)
+    assert asked == ["owner/name", "runs/name"] and not is_hub_id("runs/name") and similar_path("nothing/like/it") == ""
