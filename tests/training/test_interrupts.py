@@ -38,6 +38,7 @@ def test_what_a_closed_terminal_and_batch_systems_send_is_recorded_but_an_ignore
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
     before = {each: signal.getsignal(each) for each in numbers}
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
         signals = Signals(SimpleNamespace(num_processes=1))
         os.kill(os.getpid(), number)
         assert signals.received(may_synchronize=False) and signals.name == number.name
