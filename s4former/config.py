@@ -69,6 +69,8 @@ class Data:
     palette: dict[str, int] = Field(default_factory=dict, description='masks of colours: "#rrggbb" -> id it stands for')
     id_map: dict[str, int] = Field(default_factory=dict, description="id in the masks -> class id (or ignore_index)")
     levels: tuple[float, float] = key((0.0, 0.0), "images of more than 8 bits: the values that become black and white")
+    exif: Literal["upright", "raw"] = key(
+        "upright", "what masks of photos with an EXIF turn were drawn on: the turned photo, or its pixels as they are stored")
     crop: tuple[Count, Count] = key((512, 512), "height, width of a training crop, pixels")
     resize: tuple[Count, Count] = key((2048, 512), "longest, shortest side to fit an image into before ratio, pixels")
     ratio: tuple[PositiveFloat, PositiveFloat] = key((0.5, 2.0), "range of the random scale on top of resize")

@@ -19,7 +19,7 @@ from PIL import Image
 from ..config import Data
 from ..errors import DataError
 from .images import EncodedImage, is_scene, read_header, read_image
-from .masks import check_sizes, read_mask, read_pair
+from .masks import check_sizes, read_pair, read_upright_mask
 
 
 class CacheError(DataError):
@@ -42,8 +42,8 @@ def read_labeled_pair(row: dict[str, Any], data: Data, num_classes: int) -> tupl
     if not data.cache or row["mask"] is None or is_scene(row["image"]):
         return read_pair(row, data, num_classes)
     image = cached_image(row["image"], data, 1.0)
-    settings = ("mask", data.source, data.palette, data.id_map, data.ignore_index, num_classes)
-    mask = cached(row["mask"], data, settings, lambda: read_mask(row["mask"], data, num_classes))
+    settings = ("mask", data.source, data.palette, data.id_map, data.ignore_index, data.exif, num_classes)
+    mask = cached(row["mask"], data, settings, lambda: read_upright_mask(row, data, num_classes))
     check_sizes(row, (image.height, image.width), mask.shape)
     return image, mask
 

@@ -165,6 +165,7 @@ class Header(NamedTuple):
 
     size: tuple[int, int]
     mode: str
+    turn: int = 1  # EXIF orientation, 1 = none
 
 
 def read_header(file: EncodedImage) -> Header:
@@ -172,10 +173,17 @@ def read_header(file: EncodedImage) -> Header:
     try:
         with Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as image:
             mode = deep_mode(image) or image.mode  # first, since a PNG is decoded for its EXIF data
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return Header((image.width, image.height) if turned else (image.height, image.width), mode)
+            turn = image.getexif().get(EXIF_ORIENTATION, 1)
+            return Header((image.width, image.height) if turn >= 5 else (image.height, image.width), mode, turn)
     except DECODE_ERRORS as error:
         raise DataError(f"image {display_name(file)} cannot be read: {error}") from None
+
+
+def turn_upright(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """(H, W) pixels, as they are stored, turned by an EXIF orientation."""
+    picture = Image.fromarray(pixels)
+    picture.getexif()[EXIF_ORIENTATION] = turn
+    return np.asarray(ImageOps.exif_transpose(picture))
 
 
 def is_deep(mode: str) -> bool:

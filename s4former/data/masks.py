@@ -10,7 +10,7 @@ from PIL import Image
 from ..config import IGNORE_INDEX, Data
 from ..errors import DataError, join_first, plural
 from .class_names import CITYSCAPES_TRAIN_IDS
-from .images import EncodedImage, display_name, draw_scene, is_scene, open_image, read_image
+from .images import EncodedImage, display_name, draw_scene, is_scene, open_image, read_header, read_image, turn_upright
 
 MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")  # in order of preference; JPEG would smear the ids
 MASK_FOLDERS = ("masks", "labels", "annotations")  # what a folder of masks beside images may be called
@@ -22,9 +22,15 @@ SMEARED = "; so many colours come from a JPEG or from smoothed edges, which no p
 
 def read_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:
     """Image and mask of a labelled row; `DataError` if they do not have the same size."""
-    image, mask = read_image(row["image"], data.levels), read_mask(row["mask"], data, num_classes)
+    image, mask = read_image(row["image"], data.levels), read_upright_mask(row, data, num_classes)
     check_sizes(row, (image.height, image.width), mask.shape)
     return image, mask
+
+
+def read_upright_mask(row: dict[str, Any], data: Data, num_classes: int) -> np.ndarray:
+    """The mask of a labelled row, turned with its image where `data.exif` says that it was drawn on unturned pixels."""
+    mask = read_mask(row["mask"], data, num_classes)
+    return turn_upright(mask, read_header(row["image"]).turn) if data.exif == "raw" and not is_scene(row["image"]) else mask
 
 
 def check_sizes(row: dict[str, Any], image: tuple[int, int], mask: tuple[int, int]) -> None:
@@ -33,7 +39,7 @@ def check_sizes(row: dict[str, Any], image: tuple[int, int], mask: tuple[int, in
         raise DataError(
             f"image {display_name(row['image'])} is {image[1]}x{image[0]} and its mask {display_name(row['mask'])} is"
             f" {mask[1]}x{mask[0]} (width x height); both must have the same size"
-            + (", and the image is turned by its EXIF orientation" if image == mask[::-1] else "")
+            + (", and the image is turned by its EXIF orientation (data.exif=raw turns masks with it)" if image == mask[::-1] else "")
         )
 
 

@@ -21,7 +21,7 @@ from .hub_datasets import hub
 from .images import read_header
 from .layouts import cityscapes, coco, folder, voc
 from .lists import Sample, SourceParts, find_path, list_fingerprint
-from .masks import check_sizes, read_mask
+from .masks import check_sizes, read_upright_mask
 from .published import identify_list, list_named_by, verify_list
 
 PART_NAMES = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}  # for messages
@@ -206,7 +206,7 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
 
 def checked_mask(row: dict[str, Any], data: Data, num_classes: int) -> np.ndarray:
     """The mask of a row, compared with the size its image states; the image itself is not decoded."""
-    mask = read_mask(row["mask"], data, num_classes)
+    mask = read_upright_mask(row, data, num_classes)
     check_sizes(row, read_header(row["image"]).size, mask.shape)
     return mask
 

@@ -8,16 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from ..config import from_dict
-from ..data.images import is_deep
-from ..data.masks import class_table
+from ..data.images import is_deep, open_image, turn_upright
+from ..data.masks import class_table, ids_of, packed_rgb
 from ..data.sources import class_names
-from ..errors import DataError
+from ..errors import DataError, plural
+from ..evaluation.pictures import overlay
 from ..files import write_text
 from ..training.machine import this_machine
-from .contents import levels_of, read_contents
-from .numbering import count_classes, number_classes, read_classes
-from .pairs import PARTS, drop_duplicates, find_photos, split_validation
+from .contents import Contents, levels_of, read_contents
+from .numbering import Numbering, count_classes, number_classes, read_classes
+from .pairs import PARTS, Photos, drop_duplicates, find_photos, split_validation
 from .proposal import propose
 from .summary import describe_photos, describe_proposal
 
@@ -33,19 +37,23 @@ def write_config(options: Namespace) -> None:
     palette, names = read_classes(root, options.classes, options.palette)
     photos = find_photos(root)
     contents = read_contents(photos, {int(colour[1:], 16): index for colour, index in palette.items()})
+    labeled = bool(photos.parts["labeled"])
     drop_duplicates(photos)
+    if labeled and not photos.parts["labeled"]:
+        raise DataError(f"every labelled image of {root} is also in its evaluation set, by content; put other images there")
     contents = {row.image: contents[row.image] for rows in photos.parts.values() for row in rows}
     numbering = number_classes(contents.values(), names, options.ignore)
     if not photos.parts["validation"]:
         ids = {image: each.pixels for image, each in contents.items()}
         split_validation(photos, ids, options.validation, options.seed)
 
+    exif = orientation(photos, contents, numbering, output.with_name(f"{output.stem}.exif.png"))
     machine, sizes = this_machine(), [each.size for each in contents.values()]
     tree = propose(machine, sizes, len(photos.parts["unlabeled"]), options.encoder)
     deep = [image for image, each in contents.items() if is_deep(each.mode)]
     tree["data"] = {
         "source": "folder", "root": str(root), **{part: str(lists[part]) for part, rows in photos.parts.items() if rows},
-        **numbering.data_keys(), **({"palette": palette} if palette else {}), **({"levels": levels_of(deep)} if deep else {}),
+        **numbering.data_keys(), **({"exif": "raw"} if exif == "raw" else {}), **({"palette": palette} if palette else {}), **({"levels": levels_of(deep)} if deep else {}),
         **tree["data"],
     }  # fmt: skip
     counts = count_classes([contents[row.image] for row in photos.parts["labeled"]], numbering)
@@ -65,6 +73,42 @@ def write_config(options: Namespace) -> None:
     print("\n".join([*describe_photos(root, photos, contents, numbering), *describe_proposal(tree, machine, sizes)]))
     print(f"\nwritten: {options.output} and its lists {output.stem}.*.txt")
     print(f"next:    python train_semi.py --config {options.output} --check")
+
+
+def orientation(photos: Photos, contents: dict[str, Contents], numbering: Numbering, sheet: Path) -> str:
+    """data.exif, as far as the sizes of masks prove it; where they prove nothing, a remark and a picture of both readings."""
+    turned = [(image, each) for image, each in contents.items() if each.mask and each.turn != 1]
+    proofs = {each.fits for _, each in turned} - {"both"}
+    open_cases = [(image, each) for image, each in turned if each.fits == "both"]
+    exif = "raw" if "raw" in proofs else "upright"
+    taken = {"upright": "drawn on the turned photo (data.exif=upright)", "raw": "drawn on the stored pixels (data.exif=raw)"}[exif]
+    if proofs:
+        photos.remarks.append(f"{plural(len(turned), 'photo')} with masks carry an EXIF turn; by their sizes, masks were {taken}")
+    elif open_cases:
+        image, each = open_cases[0]
+        draw_both_ways(image, each, numbering, sheet)
+        photos.remarks.append(
+            f"{plural(len(open_cases), 'photo')} with masks carry an EXIF turn that the sizes of the masks cannot prove, the first:"
+            f" {Path(image).name}; the masks are taken as {taken}. {sheet.name} shows it both ways: if the right one fits, write"
+            " data.exif=raw"
+        )
+    return exif
+
+
+def draw_both_ways(image: str, contents: Contents, numbering: Numbering, path: Path) -> None:
+    """A photo under its mask, as it is and turned with the photo, side by side."""
+    with open_image({"path": image, "bytes": None}, "image") as picture:
+        photo = np.asarray(picture.convert("RGB"))
+    with open_image({"path": contents.mask, "bytes": None}, "mask") as picture:
+        ids = ids_of(picture, False)
+        ids = packed_rgb(picture) if ids is None else ids
+    values = {value: place for place, value in enumerate(np.unique(ids).tolist())}
+    classes = {value: numbering.class_of.get(value, place) for value, place in values.items()} if contents.pixels else values
+    mask = np.vectorize(classes.get, otypes=[np.uint8])(ids)
+    both = [overlay(photo, each, class_names=numbering.classes) for each in (mask, turn_upright(mask, contents.turn))]
+    side = Image.fromarray(np.concatenate([np.asarray(each) for each in both], axis=1))
+    side.thumbnail((1600, 800))
+    side.save(path)
 
 
 def check_output(paths: Sequence[Path]) -> None:

@@ -31,6 +31,8 @@ class Contents:
     shown: dict[int, int] = field(default_factory=dict)  # id -> its colour in the mask's own palette
     stated: dict[str, int] = field(default_factory=dict)  # class name -> id, of a mask that s4former wrote
     mask: str = ""
+    turn: int = 1  # EXIF orientation of the image
+    fits: str = "both"  # the image as it is "upright", its pixels as they are "raw", or both: what has the size of the mask
 
 
 def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents]:
@@ -55,6 +57,9 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
     masks = {image: each for image, each in results.items() if isinstance(each, Contents) and each.mask}
     results |= name_colours(masks, palette) if palette else refuse_odd_colours(masks)
     check_palettes(masks.values())
+    if any(each.fits == "upright" for each in masks.values()):
+        reason = "has the size of its image as it is stored, others that of theirs turned upright by EXIF; make all alike"
+        results |= {image: DataError(f"mask {each.mask} {reason}") for image, each in masks.items() if each.fits == "raw"}
     for part, rows in photos.parts.items():
         errors = {row.image: str(results[row.image]) for row in rows if isinstance(results[row.image], DataError)}
         messages = list(errors.values())
@@ -71,7 +76,7 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
 def contents_of(row: Sample, by_colour: bool) -> Contents:
     """What a pair holds; an image with a mask is decoded, of one without only the header is read."""
     image, mask = ({"path": path, "bytes": None} for path in (row.image, row.mask))
-    size, mode = read_header(image)
+    size, mode, turn = read_header(image)
     if row.mask is None:
         return Contents(size, mode)
     with open_image(image, "image") as picture:
@@ -81,10 +86,12 @@ def contents_of(row: Sample, by_colour: bool) -> Contents:
         kind = "pixels" if values is not None else "colours"
         values = packed_rgb(picture) if values is None else values
         table = np.array(picture.getpalette("RGB")).reshape(-1, 3).tolist() if picture.mode == "P" else []
-    check_sizes({"image": image, "mask": mask}, size, values.shape)
+    turned = turn >= 5 and size[0] != size[1]
+    fits = "both" if not turned else "raw" if values.shape == size[::-1] else "upright"
+    check_sizes({"image": image, "mask": mask}, size, values.shape[::-1] if fits == "raw" else values.shape)
     counts = dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True))))
     shown = {index: int.from_bytes(table[index]) for index in counts if index < len(table)} if kind == "pixels" else {}
-    return Contents(size, mode, **{kind: counts}, shown=shown, stated=stated, mask=row.mask)
+    return Contents(size, mode, **{kind: counts}, shown=shown, stated=stated, mask=row.mask, turn=turn, fits=fits)
 
 
 def name_colours(masks: dict[str, Contents], palette: dict[int, int]) -> dict[str, Contents | DataError]:

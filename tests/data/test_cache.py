@@ -45,7 +45,7 @@ def test_a_cached_pair_is_the_decoded_one_and_ids_that_are_mapped_otherwise_are_
     with pytest.raises(DataError, match="has the id 2, but the 2 classes"):
         read_labeled_pair(row, data, 2)
     monkeypatch.setattr("s4former.data.cache.read_image", None)  # whoever decodes again fails
-    monkeypatch.setattr("s4former.data.cache.read_mask", None)
+    monkeypatch.setattr("s4former.data.cache.read_upright_mask", None)
     assert np.array_equal(read_labeled_pair(row, data, 3)[1], mask)
     photo(row["image"]["path"], 24, 18)
     monkeypatch.undo()

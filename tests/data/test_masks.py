@@ -36,7 +36,7 @@ def test_the_message_about_sizes_mentions_an_exif_orientation_that_may_be_the_ca
     row = {"image": encoded(tmp_path / "x.jpg"), "mask": encoded(tmp_path / "x.png"), "id": "x"}
     assert error_message(read_pair, row, Data(), 3) == (
         f"image {tmp_path}/x.jpg is 16x24 and its mask {tmp_path}/x.png is 24x16 (width x height); both must have the"
-        " same size, and the image is turned by its EXIF orientation"
+        " same size, and the image is turned by its EXIF orientation (data.exif=raw turns masks with it)"
     )
 
 

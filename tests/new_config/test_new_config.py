@@ -3,6 +3,7 @@
 import json
 import shutil
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from folders import HEIGHT, WIDTH, ids, save_mask, save_photo, write
 from PIL import Image
 
 from s4former.config import load
-from s4former.data.masks import read_mask
+from s4former.data.masks import read_mask, read_pair
 from s4former.data.sources import check_masks, load_sources
 from s4former.evaluation.pictures import palette_png
 from s4former.new_config.command import main
@@ -252,6 +253,40 @@ def test_what_pillow_opens_is_read(photos, ending, kind):
     Image.open(path).resize((64, 48)).save(path.with_suffix(f".{ending}"), kind)
     path.unlink()
     assert config_of(photos)[1]["unlabeled"] == ["d", "e", "f", "g"]
+
+
+def turn_photo(path, turn):
+    """Stores an upright photo so that EXIF turns it back."""
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}[turn]
+    with Image.open(path) as picture:
+        picture.transpose(back).save(path.with_suffix(".jpg"), exif=exif, quality=95)
+    path.unlink()
+    return back
+
+
+@pytest.mark.parametrize("turn, proven", [(3, False), (6, True)])
+def test_masks_drawn_on_unturned_pixels_are_proven_by_size_or_shown_both_ways(photos, turn, proven, capsys):
+    path = photos / "labeled/images/b.png"
+    back = turn_photo(path, turn)
+    with Image.open(photos / "labeled/masks/b.png") as mask:
+        mask.transpose(back).save(photos / "labeled/masks/b.png")
+    config, parts = config_of(photos)
+    assert parts["labeled"] == ["a", "b", "c"] and config.data.exif == ("raw" if proven else "upright")
+    said = " ".join(capsys.readouterr().out.split())
+    if not proven:
+        assert "1 photo with masks carry an EXIF turn that the sizes of the masks cannot prove, the first: b.jpg" in said
+        assert (photos.parent / "mine.exif.png").is_file() and "data.exif=raw" in said
+    row = load_sources(config.data).labeled[1]
+    _, mask = read_pair(row, replace(config.data, exif="raw"), 3)
+    assert np.array_equal(mask, ids())
+
+
+def test_labels_that_are_all_in_the_evaluation_set_are_refused(photos, capsys):
+    shutil.rmtree(photos / "val")
+    shutil.copytree(photos / "labeled", photos / "val")
+    assert "every labelled image of" in complaint(capsys, photos)
 
 
 def test_images_of_16_bits_get_their_levels(photos):
