@@ -31,7 +31,7 @@ def main() -> int:
         from s4former.data.sources import check_masks, load_sources
         from s4former.method.checks import drop_ncr_for_two_classes
         from s4former.networks.export import check_repository
-        from s4former.training.engine import build_accelerator, device_notes, needs_cpu, precision
+        from s4former.training.engine import build_accelerator, device_notes, needs_cpu, precision, use_deterministic_operations
         from s4former.training.interrupts import exit_on_signal, handle_signals, ignore_lost_console
         from s4former.training.lock import lock_folder
         from s4former.training.log import RunLog
@@ -44,6 +44,8 @@ def main() -> int:
         disable_progress_bar()  # of transformers, one for every file it writes
         check_repository(config.run.push_to_hub)
         check_trackers(config.run.trackers)
+        if config.run.deterministic:
+            use_deterministic_operations()
         accelerator = build_accelerator(
             precision(config.run.mixed_precision),
             cpu=needs_cpu(),

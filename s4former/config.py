@@ -280,6 +280,7 @@ class Run:
     batch: Batch = Field(default_factory=Batch)
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = key(
         "auto", "auto: that of accelerate launch, else bf16 on a GPU that computes in it")
+    deterministic: bool = key(False, "the same run twice on one GPU ends in the same bytes, at some cost in speed; a CPU does so anyway")
     compile: bool = key(False, "torch.compile for the encoders of both networks; the first step then takes minutes")
     log_every: Count = key(10, "steps between log lines")
     checkpoint_every: Count = key(1000, "steps between checkpoints")

@@ -317,3 +317,16 @@ def test_the_last_evaluation_is_in_float32_as_that_of_evaluate_py_and_those_befo
         report = json.loads(path.read_text())
         assert report["precision"] == "float32" and report["mean_iou"] == last[model]["mean_iou"]
         assert report["iou"] == last[model]["iou"]
+
+
+@pytest.mark.slow
+def test_a_deterministic_run_ends_in_the_same_bytes(tmp_path):
+    """Twice; and on a CPU, where it changes nothing, in those of a run without it."""
+    config = write_config(tmp_path)
+    keys = {"one": "true", "two": "true", "without": "false"}
+    for name, wanted in keys.items():
+        result = train(config, tmp_path / name, f"run.deterministic={wanted}", "run.mixed_precision=bf16", "schedule.steps=3")
+        assert result.returncode == 0, result.stderr
+    for model in ("teacher", "student"):
+        one, *others = ((tmp_path / name / model / "model.safetensors").read_bytes() for name in keys)
+        assert all(other == one for other in others)

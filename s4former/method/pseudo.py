@@ -55,11 +55,21 @@ def count_pseudo(pseudo: Pseudo) -> dict[str, Tensor]:
     """`confident`, the share of valid pixels that are pseudo labels; `pseudo_labels` (K,), how many are of each class; and
     `confidences` (BINS,), how many valid pixels have which confidence. All float32 on the device."""
     classes = pseudo.logits.shape[1]
-    # histc neither waits for the device, as bincount does, nor counts what is outside: ignored labels, padding
-    labels = torch.histc(pseudo.label.float(), classes, min=-0.5, max=classes - 0.5)
-    confidences = torch.histc(pseudo.confidence.float().masked_fill(~pseudo.valid, -1), BINS, min=0, max=1)
+    labels = histogram(pseudo.label.float(), classes, -0.5, classes - 0.5)
+    confidences = histogram(pseudo.confidence.float().masked_fill(~pseudo.valid, -1), BINS, 0, 1)
     confident = labels.sum() / confidences.sum().clamp(min=1)
     return {"confident": confident, "pseudo_labels": labels, "confidences": confidences}
+
+
+def histogram(values: Tensor, bins: int, low: float, high: float) -> Tensor:
+    """(bins,) float32. histc neither waits for the device, as bincount does, nor counts what is outside: ignored labels, padding."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return torch.histc(values, bins, min=low, max=high)
+    torch.use_deterministic_algorithms(False)  # torch refuses histc on a GPU, but whole numbers add up to the same in any order
+    try:
+        return torch.histc(values, bins, min=low, max=high)
+    finally:
+        torch.use_deterministic_algorithms(True)
 
 
 def required_confidence(label: Tensor, threshold: float | Tensor) -> float | Tensor:

@@ -3,9 +3,9 @@
 import copy
 import itertools
 import os
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -83,6 +83,22 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: Confi
         group["lr"] = learning_rate(group["base"], step, config.schedule)
 
 
+@contextmanager
+def nondeterminism_explained() -> Iterator[None]:
+    """Names the operation that torch refuses under `run.deterministic`, in a `ConfigError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        operation, refused, _ = str(error).partition(" does not have a deterministic implementation")
+        if not refused:
+            raise
+        raise ConfigError(
+            f"run.deterministic is true, and on this device {operation} has no deterministic implementation;"
+            " set run.deterministic=false, or leave out the part of the method or network that needs it"
+        ) from error
+
+
+@nondeterminism_explained()
 def update(
     accelerator: Accelerator,
     student: nn.Module,
@@ -222,6 +238,12 @@ def build_accelerator(mixed_precision: str, *, cpu: bool, **options: Any) -> Acc
         dynamo_backend="no",
         **options,
     )
+
+
+def use_deterministic_operations() -> None:
+    """Two runs on one GPU then end in the same bytes; to be called before anything is computed there."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(True)
 
 
 def precision(wanted: str) -> str:

@@ -22,7 +22,7 @@ FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.
 DATA_PATHS = ("data.root", "data.labeled", "data.unlabeled", "data.classes_file")
 # And those that repair a loss that is not finite, a device that is too small or a mask; results.json lists the change.
 REPAIRING = (
-    "optimizer.lr", "optimizer.clip_norm", "run.mixed_precision", "run.batch.rounds", "model.activation_checkpointing",
+    "optimizer.lr", "optimizer.clip_norm", "run.mixed_precision", "run.deterministic", "run.batch.rounds", "model.activation_checkpointing",
     "data.id_map", "data.ignore_index", "data.palette",
 )  # fmt: skip
 COUNTERS = ("step", "seconds", "replaced", "best", "scores", "evaluated_at")  # of `Training`, saved as they are

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,11 +13,12 @@ from torch._dynamo.utils import counters
 from s4former.benchmark.inputs import randomize_classifier
 from s4former.config import Method, Optimizer, from_dict
 from s4former.errors import ConfigError
-from s4former.method.pseudo import COUNTS, pseudo_label
+from s4former.method.pseudo import COUNTS, count_pseudo, pseudo_label
 from s4former.method.step import train_step
 from s4former.method.student import Student, View
 from s4former.networks import adapters, build
 from s4former.networks.build import build_network
+from s4former.training import engine
 from s4former.training.engine import (
     Teacher,
     build_accelerator,
@@ -24,6 +26,7 @@ from s4former.training.engine import (
     device_notes,
     needs_cpu,
     precision,
+    use_deterministic_operations,
     predict_with_student,
     set_learning_rate,
     update,
@@ -370,3 +373,49 @@ def test_apples_gpu_is_left_out_in_one_sentence(monkeypatch):
     assert needs_cpu() and note == "Apple's GPU (mps) has no float64, in which pixels are counted, so the CPU is used"
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
     assert not needs_cpu() and device_notes("no") == ()
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    use_deterministic_operations()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_an_operation_that_is_not_deterministic_is_named(deterministic, monkeypatch):
+    def train_step(*arguments):
+        raise RuntimeError(
+            "upsample_bicubic2d_backward_out_cuda does not have a deterministic implementation, but you set"
+            " 'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation, ..."
+        )
+
+    monkeypatch.setattr(engine, "train_step", train_step)
+    with pytest.raises(ConfigError, match="^run.deterministic is true, and on this device upsample_bicubic2d_backward_out_cuda has no"):
+        run_update(method_of())
+    monkeypatch.setattr(engine, "train_step", lambda *arguments: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        run_update(method_of())
+
+
+def test_an_update_on_a_cpu_is_the_same_to_the_byte_with_deterministic_operations(deterministic):
+    found = []
+    for wanted in (True, True, False):
+        torch.use_deterministic_algorithms(wanted)
+        terms, network, teacher = run_update(method_of())
+        found.append([*network.state_dict().values(), *teacher.state_dict().values(), *terms.values()])
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*found))
+
+
+def test_the_histograms_of_pseudo_labels_are_taken_where_torch_refuses_them(deterministic, monkeypatch):
+    """On a GPU histc is refused there."""
+    histc, pseudo = torch.histc, pseudo_label(torch.randn(2, 5, 4, 6), torch.ones(2, 4, 6, dtype=torch.bool), 0.3)
+
+    def refused(*arguments, **limits):
+        assert not torch.are_deterministic_algorithms_enabled()
+        return histc(*arguments, **limits)
+
+    monkeypatch.setattr(torch, "histc", refused)
+    counts = count_pseudo(pseudo)
+    assert torch.are_deterministic_algorithms_enabled() and counts["confidences"].sum() == 48
