@@ -63,6 +63,8 @@ class Data:
     labeled: str = key("", "list file or subfolder of the labelled training images")
     unlabeled: str = key("", "list file or subfolder of the unlabelled images; empty = the training images not labelled")
     validation: str = key("", "list file or subfolder of the images to evaluate on")
+    image_column: str = key("", "hub: the column of the images; empty = the one that holds images, by its usual names")
+    mask_column: str = key("", "hub: the column of the masks; empty = the other one that holds images, by its usual names")
     classes: tuple[str, ...] = key((), "class names, id 0 first; empty = those of the source")
     classes_file: str = key("", 'instead of classes: a JSON file, a list of names or {"0": "name", ...}')
     ignore_index: int = key(255, "the id in the masks that counts as no label", ge=0, le=65535)

@@ -1,7 +1,7 @@
 """Datasets of the Hub, or in a folder that `datasets` can load: their splits and columns become our tables."""
 
 from pathlib import Path
-from typing import Iterable, Sequence
+from typing import Any, Iterable, Sequence
 
 import datasets
 import pyarrow.compute as pc
@@ -66,21 +66,42 @@ def split_table(data: Data, splits: dict[str, datasets.Dataset], split: str, par
             f"{data.root} has no split {split or 'validation'!r} for data.{part}; it has {join_first(list(splits))}"
         )
     table, columns = splits[split], {}  # columns: theirs -> ours
-    wanted = {"image": IMAGE_COLUMNS} | ({"mask": MASK_COLUMNS} if part != "unlabeled" else {})
-    for name, known in wanted.items():
-        column = next((each for each in known if each in table.column_names), None)
-        if column is None:
-            raise DataError(
-                f"{data.root}, split {split!r}, has no {name} column; it has {join_first(table.column_names)}, and one of"
-                f" {', '.join(known)} is needed"
-            )
-        columns[column] = name
-    ids_in = next((each for each in ID_COLUMNS if each in table.column_names), None)
+    for name in ("image", "mask") if part != "unlabeled" else ("image",):
+        columns[find_column(data, table, split, name, list(columns))] = name
+    # a column of ids is one in which none is there twice
+    ids_in = next((each for each in ID_COLUMNS if each in table.column_names and len(set(table[each])) == len(table)), None)
     ids = [str(name) for name in (table[ids_in] if ids_in else range(len(table)))]
     if not ids:
         raise DataError(f"{data.root}, split {split!r}, is empty")
     check_file_paths(data.root, table, columns)
     return table.select_columns(list(columns)).rename_columns(columns).add_column("id", ids)
+
+
+def find_column(data: Data, table: datasets.Dataset, split: str, kind: str, taken: Sequence[str]) -> str:
+    """The column of images or masks: the key for it, else the only one that holds images, or that of a usual name."""
+    key, known, others = f"data.{kind}_column", IMAGE_COLUMNS, MASK_COLUMNS
+    known, others = (known, others) if kind == "image" else (others, known)
+    if chosen := getattr(data, f"{kind}_column"):
+        if chosen not in table.column_names:
+            raise DataError(f"{key} is {chosen!r}, but {data.root}, split {split!r}, has {join_first(table.column_names)}")
+        return chosen
+    reserved = {*taken, *others, data.image_column, data.mask_column}
+    pictures = [name for name, feature in table.features.items() if holds_images(feature) and name not in reserved]
+    found = [name for name in known if name in pictures] or pictures
+    if not found or len(found) > 1 and found[0] not in known:
+        raise DataError(
+            f"{data.root}, split {split!r}, has {'several columns' if found else 'no column'} that may hold the {kind}s; it has"
+            f" {join_first([f'{name} ({type(feature).__name__})' for name, feature in table.features.items()])}; name the"
+            f" one with {key}=..."
+        )
+    return found[0]
+
+
+def holds_images(feature: Any) -> bool:
+    """Whether a column's type is that of images, or of their bytes."""
+    return isinstance(feature, datasets.Image) or isinstance(feature, dict) and "bytes" in feature or (
+        isinstance(feature, datasets.Value) and feature.dtype == "binary"
+    )
 
 
 def check_file_paths(root: str, table: datasets.Dataset, columns: Iterable[str]) -> None:
@@ -118,6 +139,7 @@ def select_rows(key: str, value: str, table: datasets.Dataset) -> list[int]:
         places = {str(index): index for index in range(len(table))}
     lost = [line for line in lines if line not in places]
     if lost or len(set(lines)) < len(lines):
-        what = f"names {lost[0]}, which is no row of the split train" if lost else "names a row more than once"
+        called = f" (they are called {table['id'][0]} to {table['id'][-1]}; a column of ids has none twice)"
+        what = f"names {lost[0]}, which is no row of the split train{called}" if lost else "names a row more than once"
         raise DataError(f"{key}: {path} {what}")
     return sorted(places[line] for line in lines)

@@ -1,6 +1,7 @@
 """A dataset of the Hub, or in a folder, becomes the same three tables."""
 
 import json
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -52,7 +53,7 @@ def test_labelled_rows_may_be_listed(saved, tmp_path):
     assert (found.labeled["id"][:], found.unlabeled["id"][:]) == (["1", "3"], ["0", "2", "4"])
     write(tmp_path / "rows.txt", "3", "5")
     assert error_message(load_sources, changed) == (
-        f"data.labeled: {tmp_path}/rows.txt names 5, which is no row of the split train"
+        f"data.labeled: {tmp_path}/rows.txt names 5, which is no row of the split train (they are called 0 to 4; a column of ids has none twice)"
     )
 
 
@@ -91,3 +92,32 @@ def test_a_hub_that_cannot_be_reached_is_a_sentence():
     message = error_message(load_sources, Data(source="hub", root="nobody/nothing", labeled="first:1", classes=("a", "b")))
     assert message.startswith("data.root is 'nobody/nothing', and that dataset cannot be loaded: ")
     assert message.endswith("; give the id of a Hub dataset that can be reached from here, or a folder with a dataset")
+
+
+def save_columns(folder, **columns):
+    made = table(4, masks=False)
+    for name, values in columns.items():
+        made = made.add_column(name, values) if not isinstance(values[0], Image.Image) else datasets.Dataset.from_dict(
+            {**{each: made[each][:] for each in made.column_names}, name: values}
+        ).cast_column("image", datasets.Image())
+    datasets.DatasetDict({"train": made, "validation": made}).save_to_disk(str(folder))
+
+
+def test_columns_go_by_their_type_and_a_key_may_name_them(tmp_path):
+    masks = [Image.fromarray(ids())] * 4
+    save_columns(tmp_path / "both", label=[0] * 4, annotation=masks)
+    changed = Data(source="hub", root=str(tmp_path / "both"), labeled="first:2", classes=("a", "b", "c"))
+    assert np.array_equal(read_pair(load_sources(changed).labeled[0], changed, 3)[1], ids())
+    save_columns(tmp_path / "two", first=masks, second=masks)
+    changed = Data(source="hub", root=str(tmp_path / "two"), labeled="first:2", classes=("a", "b", "c"))
+    message = error_message(load_sources, changed)
+    assert "has several columns that may hold the masks" in message and "data.mask_column=..." in message
+    named = replace(changed, mask_column="second")
+    assert np.array_equal(read_pair(load_sources(named).labeled[0], named, 3)[1], ids())
+
+
+def test_a_column_in_which_names_are_there_twice_is_none_of_ids(tmp_path):
+    save_columns(tmp_path / "twice", annotation=[Image.fromarray(ids())] * 4, name=["x", "y", "x", "y"])
+    write(tmp_path / "rows.txt", "x")
+    changed = Data(source="hub", root=str(tmp_path / "twice"), labeled=str(tmp_path / "rows.txt"), classes=("a", "b", "c"))
+    assert "names x, which is no row of the split train (they are called 0 to 3" in error_message(load_sources, changed)
