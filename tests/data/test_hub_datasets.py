@@ -68,8 +68,8 @@ def test_a_dataset_without_masks_is_refused(tmp_path):
     datasets.enable_progress_bars()
     changed = Data(source="hub", root=str(tmp_path / "bare"), labeled="first:1", validation="train", classes=("a", "b"))
     assert error_message(load_sources, changed) == (
-        f"{tmp_path}/bare, split 'train', has no mask column; it has image, and one of mask, label, annotation,"
-        " segmentation, segmentation_mask, semantic_segmentation, labels is needed"
+        f"{tmp_path}/bare, split 'train', has no column that may hold the masks; it has image (Image);"
+        " name the one with data.mask_column=..."
     )
 
 
