@@ -1,12 +1,14 @@
 """Access to the Hugging Face Hub: a time limit, files of a repository, and errors in one line."""
 
 import difflib
+from functools import cache
 from pathlib import Path
 
 from huggingface_hub import constants, get_session, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
 REQUEST_TIMEOUT = 30.0  # seconds; without it huggingface_hub waits forever
+ANSWER_WITHIN = 5.0  # seconds, of a Hub that is reached at all
 HUB_ERRORS = (OSError, ValueError, HTTPError)  # of requests to a Hub; a broken connection is httpx's error alone
 
 
@@ -58,6 +60,17 @@ def check_reachable(source: str | Path, *, is_id: bool = False) -> None:
         hub_file(str(source), "config.json")
 
 
+@cache
+def check_answers(endpoint: str) -> None:
+    """Asks a Hub for anything once: huggingface_hub tries again for minutes where none is reached.
+
+    Raises:
+        HTTPError: no answer within `ANSWER_WITHIN` seconds.
+    """
+    if not constants.HF_HUB_OFFLINE:
+        get_session().head(endpoint, timeout=ANSWER_WITHIN)
+
+
 def is_hub_id(text: str) -> bool:
     """Whether 'name' or 'owner/name' may be on the Hub: no path, and its first part no folder here."""
     parts = text.split("/")
@@ -83,6 +96,7 @@ def hub_file(repository: str, name: str) -> Path | None:
     try:
         cached = try_to_load_from_cache(repository, name)  # a path, a mark that there is none, or None
         if cached is None:
+            check_answers(constants.ENDPOINT)
             return Path(hf_hub_download(repository, name))
         return Path(cached) if isinstance(cached, str) else None
     except LocalEntryNotFoundError:
