@@ -79,7 +79,8 @@ def soft_label_cross_entropy(student: Tensor, teacher: Tensor, labels: Tensor, n
 def pixel_cross_entropy(
     student: Tensor, labels: Tensor, weight: Tensor | None = None, temperature: float = 1.0
 ) -> Tensor:
-    return F.cross_entropy(student / temperature, labels, weight, ignore_index=IGNORE_INDEX, reduction="none")
+    logits = student if temperature == 1 else student / temperature  # one copy of the logits less
+    return F.cross_entropy(logits, labels, weight, ignore_index=IGNORE_INDEX, reduction="none")
 
 
 def negatives_distance(student: Tensor, labels: Tensor, teacher: Tensor, norm: str) -> Tensor:

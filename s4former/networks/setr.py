@@ -100,6 +100,14 @@ class SetrEmbeddings(ViTEmbeddings):
         return self.dropout(tokens + positions)
 
 
+class AutocastLayerNorm(nn.LayerNorm):
+    """Layer norm whose output under autocast is cast once; the three projections of an attention would each cast it."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        result, device = super().forward(input), input.device.type
+        return result.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else result
+
+
 class SetrEncoder(ViTModel):
     """A `ViTModel` whose output is that of its last block: no final norm and no pooler.
 
@@ -110,6 +118,8 @@ class SetrEncoder(ViTModel):
         super().__init__(config, add_pooling_layer=False)
         self.embeddings = SetrEmbeddings(config)
         self.layernorm = nn.Identity()
+        for layer in self.layers:
+            layer.layernorm_before = AutocastLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
 

@@ -10,6 +10,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, ViTConfig, 
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from s4former.benchmark.operations import OperationCounter
 from s4former.networks.setr import SetrConfig, SetrForSemanticSegmentation, UpHead, resize_positions
 
 CLASSES = 5
@@ -56,6 +57,24 @@ def test_features_are_the_hidden_states_of_a_plain_vit_before_its_final_norm():
     plain(x)
     for index, feature in zip(network.config.out_indices, network.encode(x)):
         assert torch.equal(feature, states[index][:, 1:].transpose(1, 2).reshape(2, 32, 4, 6))
+
+
+def test_under_autocast_a_norm_is_cast_once_for_three_projections_and_changes_no_value():
+    network, x = tiny(), images()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), OperationCounter() as counter:
+        features = network.encode(x)
+        for layer in network.vit.layers:  # the stock norm, cast by each of the three
+            plain = torch.nn.LayerNorm(32, eps=1e-6)
+            plain.load_state_dict(layer.layernorm_before.state_dict())
+            layer.layernorm_before = plain
+        casts = cast_count(counter)
+        assert all(torch.equal(own, other) for own, other in zip(features, network.encode(x)))
+    assert cast_count(counter) == 2 * casts + 2 * 3
+    assert network.encode(x)[0].dtype == torch.float32
+
+
+def cast_count(counter):
+    return sum(one.kind == "cast float32 -> bfloat16, activation or gradient" for one in counter.operations)
 
 
 def test_position_embedding_is_resized_bilinearly_between_grids_that_are_not_square():
