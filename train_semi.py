@@ -89,7 +89,9 @@ class HelpConfig(argparse.Action):
 
 
 def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    check = "Looks at data, memory, time and disk of a run, trains three steps and writes nothing: train with --check.\n\n"
+    description = (check if sys.argv[0] == "s4former check" else "") + __doc__
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--config", required=True, action="append", metavar="FILE",
         help="JSON file; what it leaves out is the paper's setting. Given again, the later file goes over the earlier one",

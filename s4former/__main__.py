@@ -1,5 +1,6 @@
 """The console command `s4former`, also `python -m s4former`: one command for each thing to do, each with its own --help."""
 
+import difflib
 import sys
 from importlib import import_module
 from typing import Sequence
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE.format(commands="\n".join(f"  {name:12}{summary}" for name, (_, summary) in COMMANDS.items())))
         return 0
     if name not in COMMANDS:
-        print(f"s4former: there is no command {name!r}; one of {', '.join(COMMANDS)}", file=sys.stderr)
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        repair = f"did you mean {close[0]}?" if close else f"one of {', '.join(COMMANDS)}"
+        print(f"s4former: there is no command {name!r}; {repair}", file=sys.stderr)
         return 2
     # train_semi.py reads sys.argv, since it is a script too
     sys.argv = [f"s4former {name}", *(["--check"] if name == "check" else []), *rest]

@@ -36,11 +36,15 @@ def test_every_command_has_its_own_help_with_an_example(name, capsys, monkeypatc
     assert ended.value.code == 0 and text.startswith(f"usage: s4former {name} ")
     program = "train_semi.py" if COMMANDS[name][0] == "train_semi" else f"s4former {name} "
     assert any(line.startswith("    ") and program in line for line in text.splitlines())
+    assert ("Looks at data, memory, time and disk of a run" in text) == (name == "check")
 
 
 def test_an_unknown_command_is_one_sentence(capsys):
-    assert main(["trian"]) == 2
-    assert capsys.readouterr().err == f"s4former: there is no command 'trian'; one of {', '.join(COMMANDS)}\n"
+    assert main(["evalute"]) == main(["xyz"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "s4former: there is no command 'evalute'; did you mean evaluate?",
+        f"s4former: there is no command 'xyz'; one of {', '.join(COMMANDS)}",
+    ]
 
 
 @pytest.mark.parametrize("name", ["train", "check"])

@@ -21,6 +21,7 @@ from typing import Sequence
 from ..config import from_dict, set_override
 from ..errors import ConfigError, DataError, describe_error
 from ..evaluation.model_choice import CheckpointError, choose_model
+from ..networks.hub import similar_path
 from .pool_ranking import rank, write_list
 
 
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
 
     try:
+        if not Path(options.run).exists():
+            hint = similar_path(options.run) or "give a run, or a model of one"
+            raise CheckpointError(f"there is no folder {options.run}; {hint}")
         choice = choose_model(options.run, best=options.best)
         if not choice.config:
             raise CheckpointError(f"{choice.source} does not say what its pool is (it has no s4former.json); give a run")

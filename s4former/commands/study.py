@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             keep=options.keep, commit=current_commit(),
         ).run_all()  # fmt: skip
     except (ConfigError, DataError, ArchiveError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"s4former study: {error}", file=sys.stderr)
         return 1
     if options.archive.exists() and options.archive.stat().st_size > LARGEST:
         print(f"{options.archive} is larger than {LARGEST // 2**20} MiB; begin another one with --archive", file=sys.stderr)

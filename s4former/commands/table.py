@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             print(results_table([read_results(run) for run in options.runs]))
     except (TableError, ArchiveError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"s4former table: {error}")
     if options.paired:
         print("\nmIoU in percent, bootstrap over draws and test images. A method without a teacher counts by its student.")
     else:

@@ -57,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(figure: str, arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=f"s4former figures {figure}", description=f"Draws {FIGURES[figure]}.")
+    example = next(line for line in __doc__.splitlines() if f" figures {figure} " in line)
+    parser = argparse.ArgumentParser(
+        prog=f"s4former figures {figure}", description=f"Draws {FIGURES[figure]}.\n\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     add = parser.add_argument
     add("sources", nargs="*", metavar="CHECKPOINT | section.key=value", help="checkpoints, and keys to set")
     add("--output", required=True, metavar="FILE", help="without suffix; .png and .pdf are written")

@@ -22,7 +22,7 @@ from transformers import AutoConfig, PreTrainedConfig, ViTConfig, ViTModel
 from ..config import Model
 from ..errors import ConfigError
 from .hub import HUB_ERRORS, check_reachable, describe_hub_error, hub_file
-from .known_encoders import DINO, ENCODER_CLASSES, KNOWN_ENCODERS, RESNETS, encoder_names
+from .known_encoders import DINO, ENCODER_CLASSES, KNOWN_ENCODERS, RESNETS, check_encoder_name, encoder_names
 from .timm_weights import check_complete, infer_config, is_weights_file, read_file, rename_timm
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of RGB in 0..1
@@ -34,6 +34,8 @@ RESERVED_KEYS = ("id2label", "label2id", "image_size", "model_type")  # keys of 
 
 def source_of(model: Model) -> str:
     """A Hub id, a folder or a weights file; a ViT of timm on the Hub is the weights file of its repository."""
+    if "/" not in model.encoder and not is_weights_file(model.encoder):
+        check_encoder_name(model.encoder)
     source = KNOWN_ENCODERS[model.encoder][0] if model.encoder in KNOWN_ENCODERS else model.encoder
     if model.architecture == "setr" and source.startswith("timm/") and not Path(source).exists():
         return timm_file(model, "model.safetensors")
@@ -107,11 +109,14 @@ def override(config: PreTrainedConfig, values: dict[str, Any]) -> None:
 
 def unreachable_error(model: Model, error: Exception) -> ConfigError:
     """The error for an encoder that cannot be read, with the reason in a line and the ways out."""
+    names = encoder_names(model.architecture)
+    downloaded = ", ".join(name for name in names if name != "shapes")
+    packaged = "; without network model.encoder=shapes, whose weights are in the package; or" if "shapes" in names else ", or"
     gated = "; for DINOv3 accept its licence on the page of the model and log in with `hf auth login`"
     return ConfigError(
         f"model.encoder = {model.encoder!r} could not be read ({describe_hub_error(error)}){gated if 'dinov3' in model.encoder else ''};"
-        " give a local folder, a weights file or a Hub id that can be reached, or one of"
-        f" {', '.join(encoder_names(model.architecture))} with model.pretrained=false for random weights"
+        f" give a local folder, a weights file or a Hub id that can be reached{packaged} one of {downloaded}"
+        " with model.pretrained=false for random weights"
     )
 
 

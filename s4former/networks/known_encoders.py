@@ -1,5 +1,6 @@
 """The encoders that a config can name: where their weights are, and their shapes, so that random weights need no network."""
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from transformers import (
     SegformerModel,
     ViTModel,
 )
+
+from ..errors import ConfigError
+from .hub import is_hub_id
 
 
 def vit(width: int, depth: int, image: int = 224) -> dict[str, Any]:
@@ -89,3 +93,15 @@ def encoder_names(architecture: str) -> list[str]:
     """The known encoders that an architecture is built over."""
     types = [kind.config_class.model_type for kind in ENCODER_CLASSES[architecture]] or ["resnet"]
     return [name for name, (_, shape) in KNOWN_ENCODERS.items() if shape.get("model_type", "vit") in types]
+
+
+def check_encoder_name(encoder: str) -> None:
+    """`ConfigError` for what is no known encoder, no file or folder here, and no Hub id with its owner."""
+    if encoder in KNOWN_ENCODERS or Path(encoder).exists() or ("/" in encoder and is_hub_id(encoder)):
+        return
+    close = difflib.get_close_matches(encoder, KNOWN_ENCODERS, n=1)
+    repair = f"did you mean {close[0]}?" if close else f"use one of {', '.join(KNOWN_ENCODERS)}"
+    raise ConfigError(
+        f"model.encoder = {encoder!r} is no known encoder, no file or folder here, and no id on the Hub such as OWNER/NAME;"
+        f" {repair}"
+    )

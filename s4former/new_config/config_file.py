@@ -34,6 +34,10 @@ def write_config(options: Namespace) -> None:
     root, output = Path(options.folder).expanduser().absolute(), Path(options.output).absolute()
     lists = {part: output.with_name(f"{output.stem}.{part}.txt") for part in PARTS}
     check_output([output, *lists.values()])
+    if options.encoder:
+        from ..networks.known_encoders import check_encoder_name  # not at the top: it loads transformers
+
+        check_encoder_name(options.encoder)
     palette, names = read_classes(root, options.classes, options.palette)
     photos = find_photos(root)
     contents = read_contents(photos, {int(colour[1:], 16): index for colour, index in palette.items()})
@@ -71,8 +75,10 @@ def write_config(options: Namespace) -> None:
             write_text(lists[part], "".join("\t".join(pair) + "\n" for pair in paths))
     write_text(output, config_text(tree))
     print("\n".join([*describe_photos(root, photos, contents, numbering), *describe_proposal(tree, machine, sizes)]))
+    if not options.encoder:
+        print(f"\n{tree['model']['encoder']} is downloaded at the first run; without network take --encoder shapes")
     print(f"\nwritten: {options.output} and its lists {output.stem}.*.txt")
-    print(f"next:    python train_semi.py --config {options.output} --check")
+    print(f"next:    s4former check --config {options.output}")
 
 
 def orientation(photos: Photos, contents: dict[str, Contents], numbering: Numbering, sheet: Path) -> str:

@@ -110,7 +110,7 @@ def stated_names(stated: Sequence[dict[str, int]], names: Sequence[str], remarks
 def name_ids(
     ids: Sequence[int], names: Names, ignored: Collection[int], shown_in: dict[int, str], remarks: list[str]
 ) -> dict[int, str]:
-    """The name of every id; an id that gets none is taken as no label. Adds to the remarks what was taken for what."""
+    """The name of every id; 255 or 65535 that gets none is taken as no label. Adds to the remarks what was taken for what."""
     kept = [index for index in ids if index not in ignored]
     top = [index for index in kept if index in TOP_IDS and index >= len(names)]
     below = [index for index in kept if index not in top]
@@ -138,11 +138,12 @@ def name_ids(
             if found != list(range(len(names))):
                 remarks.append(f"the ids {join_first(found)} are given the names in their order")
     strange = [index for index in kept if index not in named and index not in top]
-    if strange and (strange != [len(names)] or top or isinstance(names, dict)):  # the only id without a name, the last, is void
+    if strange:
         raise DataError(
             f"the masks have the id{'s' if len(strange) > 1 else ''} {join_first(strange)} (the first in"
             f" {shown_in[strange[0]]}), and {plural(len(names), 'name')}"
-            f" are given, for {join_first(list(named))}; name every id, or say which is no class with --ignore"
+            f" are given, for {join_first(list(named))}; name every id, or say that it means no label: --ignore"
+            f" {' '.join(map(str, strange[:8]))}"
         )
     return dict(named)
 

@@ -27,25 +27,28 @@ def describe_photos(root: Path, photos: Photos, contents: dict[str, Contents], n
     )
     width = max(12, *(len(name) for name in numbering.classes))
     lines += ["", f"  {'class':{width}}   id   labelled pixels   in images   evaluation pixels"]
-    total, rare = len(photos.parts["labeled"]), []
+    total, rare, absent = len(photos.parts["labeled"]), [], []
     for index, name in [*enumerate(numbering.classes), (IGNORE_INDEX, "(no label)")]:
         (share, images), (held_share, _) = labeled.get(index, (0.0, 0)), held.get(index, (0.0, 0))
         shown = "" if index == IGNORE_INDEX else str(index)
         if shown or share or held_share:
             lines.append(f"  {name:{width}}  {shown:>3}  {share:15.2%}  {images:5d}/{total:<5d}{held_share:17.2%}")
-        if shown and is_rare(images, share, total):
+        if shown and not share and not held_share:
+            absent.append(f"{name} (id {next(raw for raw, each in numbering.class_of.items() if each == index)})")
+        elif shown and is_rare(images, share, total):
             rare.append(name)
-    remarks = [*numbering.remarks, *photos.remarks, *more_remarks(photos, contents, len(numbering.classes), rare)]
+    remarks = [*numbering.remarks, *photos.remarks, *more_remarks(photos, contents, len(numbering.classes), rare, absent)]
     wrap = textwrap.TextWrapper(110, break_long_words=False, initial_indent="  - ", subsequent_indent="    ")
     return [*lines, "", *map(wrap.fill, remarks), *([""] if remarks else [])]
 
 
-def more_remarks(photos: Photos, contents: dict[str, Contents], classes: int, rare: Sequence[str]) -> list[str]:
+def more_remarks(photos: Photos, contents: dict[str, Contents], classes: int, rare: Sequence[str], absent: Sequence[str]) -> list[str]:
     """What should be read before training, a sentence each."""
     modes = {each.mode for each in contents.values()}
     deep = any(map(is_deep, modes))
     held = len(photos.parts["validation"])
     remarks = {
+        f"{join_first(absent)} {'is' if len(absent) == 1 else 'are'} in no mask: are the names and their order right?": absent,
         f"rare among the labels: {join_first(rare)}; more labels of them help most. Otherwise: --class-weights here,"
         " data.repeat_rare=0.5": rare,
         "two classes: NCR would always be 0 and is left out": classes == 2,

@@ -6,6 +6,7 @@ Nothing is written. Each check prints a line: ok, note (training works, but read
 import os
 import shlex
 import shutil
+import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -278,7 +279,11 @@ def measurable_processes(config: Config, processes: int) -> int:
 
 
 def launch_line(machine: Machine, processes: int, command: Sequence[str]) -> str:
-    """The command that starts the run on this machine."""
+    """The command that starts the run on this machine; after `s4former check` it needs no clone of the repository."""
+    installed = sys.argv[0].startswith("s4former ")
+    if installed and processes == 1:
+        return shlex.join(["s4former", "train", *command])
+    script = ["--module", "train_semi"] if installed else ["train_semi.py"]
     threads = [] if machine.gpus else ["--num_cpu_threads_per_process", str(machine.cores)]
     options = ["--num_processes", str(processes), *(["--multi_gpu"] if processes > 1 else []), *threads]
-    return shlex.join(["accelerate", "launch", *options, "train_semi.py", *command])
+    return shlex.join(["accelerate", "launch", *options, *script, *command])

@@ -214,7 +214,8 @@ def finish(training: Training, log: RunLog) -> None:
             " (chosen on the evaluation images)"
         )
     log.say(f"results {folder / 'results.json'}, report {folder / 'report.html'}")
-    log.say(f"evaluate with: python evaluate.py --checkpoint {folder}")
+    evaluate_program = "s4former evaluate" if sys.argv[0].startswith("s4former ") else "python evaluate.py"
+    log.say(f"evaluate with: {evaluate_program} --checkpoint {folder}")
 
 
 def command_line() -> str:

@@ -150,3 +150,9 @@ def test_a_model_without_a_run_is_refused(run, tmp_path, capsys):
         (tmp_path / "plain" / path.name).write_bytes(path.read_bytes())
     assert main([str(tmp_path / "plain"), "-o", str(tmp_path / "pool")]) == 1
     assert "does not say what its pool is" in capsys.readouterr().err
+
+
+def test_a_missing_run_is_not_asked_of_the_hub(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs/min", "-o", "pool"]) == 1
+    assert capsys.readouterr().err == "s4former pool: there is no folder runs/min; give a run, or a model of one\n"

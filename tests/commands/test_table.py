@@ -106,7 +106,7 @@ def test_runs_without_usable_results_are_refused(tmp_path):
 def test_the_command_prints_the_table(tmp_path, capsys):
     main([str(write_run(tmp_path / "one"))])
     assert "| S4Former | 92 " in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="^error: there is no "):
+    with pytest.raises(SystemExit, match="^s4former table: there is no "):
         main([str(tmp_path / "none")])
 
 
@@ -210,7 +210,7 @@ def test_the_command_prints_pairs(tmp_path, capsys):
         append(path, line)
     main(["--paired", "base", str(path), "--images", "0:1"])
     assert "| m | 1 | 50.00 | 40.00 | +10.00 | +10.00 to +10.00 | at 1 of 1 |" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="error: there is no archive .*none.gz; s4former study writes one"):
+    with pytest.raises(SystemExit, match="^s4former table: there is no archive .*none.gz; s4former study writes one"):
         main(["--paired", "base", str(tmp_path / "none.gz")])
 
 

@@ -16,7 +16,7 @@ from s4former.config import Model, from_dict, to_dict
 from s4former.data.batches import validation_set
 from s4former.data.shapes import CLASSES
 from s4former.figures import attention, checkpoints, classes, page, views
-from s4former.figures.command import main
+from s4former.figures.command import FIGURES, main
 from s4former.networks import adapters
 from s4former.networks.adapters import full_size_logits
 from s4former.networks.build import build_network, load_network, save_network
@@ -242,6 +242,13 @@ def test_titles_break_between_words():
     lines = page.wrap_text("Mean Teacher + PatchShuffle + NCR", 1.0, 8)
     assert len(lines) > 1 and " ".join(lines) == "Mean Teacher + PatchShuffle + NCR"
     assert all(page.text_width(line, 8) <= 1.0 for line in lines)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_every_figure_has_its_own_help_with_an_example(figure, capsys):
+    with pytest.raises(SystemExit, match="^0$"):
+        main([figure, "--help"])
+    assert f"\n    s4former figures {figure} " in capsys.readouterr().out
 
 
 def test_without_matplotlib_the_command_says_what_to_install(monkeypatch, capsys):

@@ -258,9 +258,10 @@ def test_class_names_are_in_the_config():
             {"encoder": "mit-b0", "encoder_config": {}},
             "model.encoder = 'mit-b0' is of type 'segformer', and model.architecture = 'setr'.*deit-tiny",
         ),
-        ({"encoder": "nobody/nothing"}, "model.encoder = 'nobody/nothing' could not be read.*model.pretrained=false"),
+        ({"encoder": "nobody/nothing"}, "model.encoder = 'nobody/nothing' could not be read.*without network model.encoder=shapes, .*; or one of .*vit-large with model.pretrained=false"),
         ({"encoder": "nobody/nothing", "pretrained": True}, "model.encoder = 'nobody/nothing' could not be read"),
         ({"pretrained": True, "encoder_config": {}}, "model.encoder = 'deit-tiny' could not be read"),
+        ({"encoder": "shape"}, r"'shape' is no known encoder, .*; did you mean shapes\?"),
         ({"encoder": "missing.pth"}, "model.encoder = 'missing.pth': there is no such file"),
     ],
 )

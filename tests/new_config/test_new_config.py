@@ -69,7 +69,8 @@ def test_subfolders_become_a_config_and_three_lists_that_load(photos, capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "labelled 3 24x16" in said and "unlabelled 4 24x16" in said
     assert "ground 0 23.96% 3/3 23.96%" in said
-    assert "id 255 is taken as no label" in said and "train_semi.py --config" in said and "--check" in said
+    assert "id 255 is taken as no label" in said and "s4former check --config" in said
+    assert " is downloaded at the first run; without network take --encoder shapes" in said
 
 
 def test_images_without_a_mask_are_the_pool_and_some_labels_are_held_out(images, capsys):
@@ -339,6 +340,18 @@ def test_class_weights_are_those_of_enet_with_a_mean_pixel_of_1(photos):
     assert np.dot(weights, share) == pytest.approx(1, abs=1e-3)
     raw = 1 / np.log(1.02 + share)
     assert np.allclose(np.array(weights) / weights[0], raw / raw[0], atol=0.01)
+
+
+def test_a_name_without_a_pixel_is_asked_about(photos, capsys):
+    config_of(photos, "--classes", "ground", "leaf", "bud", "stem", "--ignore", "255")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "stem (id 3) is in no mask: are the names and their order right?" in said and "rare among the labels" not in said
+
+
+@pytest.mark.parametrize("encoder, repair", [("shape", "did you mean shapes?"), ("./no/folder", "use one of deit-tiny, ")])
+def test_an_encoder_that_is_no_name_path_or_id_is_refused(photos, capsys, encoder, repair):
+    said = complaint(capsys, photos, "--encoder", encoder)
+    assert f"model.encoder = {encoder!r} is no known encoder, no file or folder here, and no id on the Hub such as OWNER/NAME; {repair}" in said
 
 
 def test_a_class_of_few_pixels_asks_for_thresholds_of_classes(photos, capsys):

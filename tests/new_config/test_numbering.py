@@ -32,9 +32,13 @@ def test_255_beside_other_ids_is_no_label():
     assert found.remarks == ("id 255 is taken as no label: 25.00% of the pixels, neither learned nor tested",)
 
 
-def test_the_last_id_is_no_label_if_it_alone_has_no_name():
-    found = number_classes(ids(0, 1, 2, 3), ["a", "b", "c"], [])
-    assert found.data_keys() == {"classes": ["a", "b", "c"], "ignore_index": 3} and "id 3" in found.remarks[0]
+def test_an_id_without_a_name_wants_one_or_is_ignored_by_the_user():
+    assert error_message(number_classes, ids(0, 1, 2), ["a", "b"], []) == (
+        "the masks have the id 2 (the first in m.png), and 2 names are given, for 0, 1; name every id, or say that it means"
+        " no label: --ignore 2"
+    )
+    found = number_classes(ids(0, 1, 2), ["a", "b"], [2])
+    assert found.data_keys() == {"classes": ["a", "b"], "ignore_index": 2} and "id 2" in found.remarks[0]
     assert "the masks have the ids 3, 4 (the first in m.png), and 3 names are given, for 0, 1, 2; name every id" in error_message(
         number_classes, ids(0, 1, 2, 3, 4), ["a", "b", "c"], []
     )

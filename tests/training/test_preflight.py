@@ -198,5 +198,11 @@ def test_the_launch_line_takes_the_gpus_that_the_batch_can_be_shared_among():
     assert line == "accelerate launch --num_processes 1 --num_cpu_threads_per_process 2 train_semi.py --config c.json"
 
 
+def test_the_launch_line_of_the_console_command_needs_no_clone(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["s4former check"])
+    assert launch_line(Machine(0, 0.0, 2), 1, ["--config", "c.json"]) == "s4former train --config c.json"
+    assert launch_line(Machine(2, 24.0, 8), 2, ["--config", "c.json"]).endswith("--multi_gpu --module train_semi --config c.json")
+
+
 def test_durations_are_said_as_people_say_them():
     assert [duration(seconds) for seconds in (40, 600, 9000)] == ["40 seconds", "10 minutes", "2.5 hours"]
