@@ -120,13 +120,16 @@ def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Imag
         tiff = content[:4] in (b"II*\0", b"MM\0*")
         why = "it is a TIFF of a kind that is not read; save 1, 3 or 4 of its bands" if tiff else "its content is no image"
         raise DataError(f"{kind} {display_name(file)} cannot be read: {why}") from None
-    except Image.DecompressionBombError:
-        raise DataError(
-            f"{kind} {display_name(file)} has more pixels than Pillow opens, {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million; cut it"
-            " into tiles"
-        ) from None
     except DECODE_ERRORS as error:
-        raise DataError(f"{kind} {display_name(file)} cannot be read: {error}") from None
+        raise unreadable(kind, file, error) from None
+
+
+def unreadable(kind: str, file: EncodedImage, error: Exception) -> DataError:
+    """Why an image or mask cannot be decoded."""
+    if isinstance(error, Image.DecompressionBombError):
+        limit = f"{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million"
+        return DataError(f"{kind} {display_name(file)} has more pixels than Pillow opens, {limit}; cut it into tiles")
+    return DataError(f"{kind} {display_name(file)} cannot be read: {error}")
 
 
 def check_mask_format(image: Image.Image, name: str) -> None:
@@ -176,7 +179,7 @@ def read_header(file: EncodedImage) -> Header:
             turn = image.getexif().get(EXIF_ORIENTATION, 1)
             return Header((image.width, image.height) if turn >= 5 else (image.height, image.width), mode, turn)
     except DECODE_ERRORS as error:
-        raise DataError(f"image {display_name(file)} cannot be read: {error}") from None
+        raise unreadable("image", file, error) from None
 
 
 def turn_upright(pixels: np.ndarray, turn: int) -> np.ndarray:

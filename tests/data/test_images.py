@@ -11,6 +11,7 @@ from PIL import Image
 from s4former.config import Data
 from s4former.data.images import check_contrast, is_deep, measured_values, read_header, read_image
 from s4former.data.masks import read_mask, read_pair
+from s4former.errors import DataError
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
@@ -107,3 +108,11 @@ def test_an_image_of_one_colour_is_named(tmp_path):
     assert error_message(check_contrast, image, encoded(tmp_path / "x.png")).startswith(
         f"image {tmp_path}/x.png is one colour, (90, 90, 90); look at data.levels"
     )
+
+
+@pytest.mark.parametrize("read", [read_image, read_header])
+def test_an_image_over_the_limit_of_pillow_is_to_be_cut(tmp_path, monkeypatch, read):
+    Image.new("RGB", (30, 20)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"large.png has more pixels than Pillow opens, .* million; cut it into tiles"):
+        read({"path": str(tmp_path / "large.png"), "bytes": None})
