@@ -8,7 +8,8 @@ import timm
 import tiny_networks
 import torch
 from safetensors.torch import save_file
-from test_dpt import CONFIGS, images, runs_alone
+from exported import runs_alone
+from test_dpt import CONFIGS, images
 from transformers import AutoModelForSemanticSegmentation
 
 from s4former.config import Method, Model, from_dict, load

@@ -3,15 +3,13 @@
 import inspect
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import tiny_networks
 import torch
 import torch.nn.functional as F
+from exported import runs_alone
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     AttentionInterface,
@@ -371,34 +369,6 @@ def test_a_saved_folder_loads_to_equal_logits(encoder, tmp_path):
     for again in (load_network(tmp_path), AutoModelForSemanticSegmentation.from_pretrained(tmp_path)):
         assert type(again) is type(network) and torch.equal(again(x).logits, network(x).logits)
         assert not [name for name, _ in again.named_parameters() if "mask_token" in name]
-
-
-WITHOUT_THE_PACKAGE = """
-import importlib.util, json, sys
-assert importlib.util.find_spec("s4former") is None
-import torch
-from PIL import Image
-from transformers import pipeline
-segment = pipeline("image-segmentation", model=sys.argv[1], trust_remote_code=True)
-results = segment(Image.new("RGB", (51, 37), (200, 30, 30)))
-logits = segment.model(torch.linspace(-1, 1, 3 * 37 * 51).view(1, 3, 37, 51)).logits
-print(json.dumps({"labels": [result["label"] for result in results], "logits": logits.flatten().tolist()}))
-"""
-
-
-def runs_alone(network, folder):
-    """Whether a saved network gives the same logits in a process that has no s4former."""
-    save_network(network, folder / "model", *IMAGENET, short_side=32)
-    # -I: neither the folder it starts in nor PYTHONPATH is searched
-    command = [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, str(folder / "model")]
-    environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    there = json.loads(done.stdout)
-    assert set(there["labels"]) <= set(network.config.id2label.values())
-    here = network(torch.linspace(-1, 1, 3 * 37 * 51).view(1, 3, 37, 51)).logits
-    torch.testing.assert_close(torch.tensor(there["logits"]), here.flatten())
-    return True
 
 
 @pytest.mark.slow

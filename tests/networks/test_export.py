@@ -12,6 +12,7 @@ import huggingface_hub.utils._http as hub_http
 import numpy as np
 import pytest
 import torch
+from exported import run_without_the_package
 from hub_stub import ROUTES, Hub
 from huggingface_hub import ModelCard, close_session, constants
 from PIL import Image
@@ -194,7 +195,7 @@ def test_the_card_of_a_pushed_model_calls_it_by_its_address(tmp_path):
 
 @pytest.mark.slow
 def test_what_the_cards_show_runs_where_this_package_is_missing(tmp_path):
-    """The code block of each card, as it stands but for the folder; -I: no folder and no PYTHONPATH is searched."""
+    """The code block of each card, as it stands but for the folder."""
     (tmp_path / "photos").mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (37, 51, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photos" / "photo.jpg")
@@ -204,16 +205,7 @@ def test_what_the_cards_show_runs_where_this_package_is_missing(tmp_path):
         (block,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
         assert ("trust_remote_code=True" in block) == (architecture == "setr") and "path/to/this/folder" in block
         blocks.append(block.replace("path/to/this/folder", str(folder)))
-    missing = 'import importlib.util\nassert importlib.util.find_spec("s4former") is None\n'
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", missing + "\n".join(blocks)],
-        cwd=tmp_path / "photos",
-        env={**environment(), "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = run_without_the_package("\n".join(blocks), folder=tmp_path / "photos").splitlines()
     assert len(lines) >= 2 and {line.split()[0] for line in lines} <= set(NAMES.values())
     assert all(line.endswith("(51, 37)") for line in lines)
 

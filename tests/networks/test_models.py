@@ -3,9 +3,6 @@
 import argparse
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from exported import runs_alone
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import (
@@ -542,32 +540,9 @@ def test_the_stock_pipeline_reads_a_saved_folder(architecture, short_side, tmp_p
     assert all(result["mask"].size == (51, 37) for result in results)
 
 
-WITHOUT_THE_PACKAGE = """
-import importlib.util, json, sys
-assert importlib.util.find_spec("s4former") is None
-import torch
-from PIL import Image
-from transformers import pipeline
-segment = pipeline("image-segmentation", model=sys.argv[1], trust_remote_code=True)
-results = segment(Image.new("RGB", (51, 37), (200, 30, 30)))
-logits = segment.model(torch.linspace(-1, 1, 3 * 37 * 51).view(1, 3, 37, 51)).logits
-print(json.dumps({"labels": [result["label"] for result in results], "logits": logits.flatten().tolist()}))
-"""
-
-
 @pytest.mark.slow
 def test_a_saved_setr_works_where_this_package_is_missing(tmp_path):
-    network = build(random_model()).eval()
-    save_network(network, tmp_path / "model", *IMAGENET, short_side=32)
-    # -I: neither the folder it starts in nor PYTHONPATH is searched
-    command = [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, str(tmp_path / "model")]
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    there = json.loads(done.stdout)
-    assert set(there["labels"]) <= set(NAMES.values())
-    here = network(torch.linspace(-1, 1, 3 * 37 * 51).view(1, 3, 37, 51)).logits
-    torch.testing.assert_close(torch.tensor(there["logits"]), here.flatten())
+    assert runs_alone(build(random_model()).eval(), tmp_path)
 
 
 def test_what_is_no_segmentation_network_is_refused(tmp_path):
