@@ -7,6 +7,7 @@ from typing import Sequence
 
 COMMANDS = {  # name -> (module with `main`, what it does)
     "new-config": ("s4former.new_config.command", "look at a folder of your own photos and write a config for them"),
+    "rasterize": ("s4former.rasterize.command", "draw polygons of LabelMe, COCO, YOLO, Supervisely or CVAT as masks"),
     "prepare": ("s4former.prepare.command", "make VOC, Cityscapes or COCO ready to train on, and verify it"),
     "check": ("train_semi", "look at data, memory, time and disk of a run, and write nothing"),
     "train": ("train_semi", "train from labelled and unlabelled images, as train_semi.py does"),

@@ -1,4 +1,7 @@
-"""Facts about the known datasets: the names of their classes, id 0 first, and the ids of Cityscapes."""
+"""Facts about the known datasets: the names of their classes, id 0 first, and the ids of Cityscapes; names of no label."""
+
+# names that mean no label, in any case of letters
+VOID = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown", "dontcare", "don't care", "no label"}
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",

@@ -14,15 +14,16 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Iterable, Sequence
-
-import datasets
+from typing import TYPE_CHECKING, Any, Iterable, Sequence
 
 from ..config import Data
 from ..errors import DataError, plural
 from ..files import read_text
 from .images import IMAGE_ENDINGS
 from .masks import MASK_ENDINGS
+
+if TYPE_CHECKING:  # it takes seconds, and listing files does not need it
+    import datasets
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Sample:
 class SourceParts:
     """What a source has: samples (or ready tables) by part, and what it knows about the classes."""
 
-    parts: dict[str, list[Sample] | datasets.Dataset]
+    parts: "dict[str, list[Sample] | datasets.Dataset]"
     classes: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..config import IGNORE_INDEX
+from ..data.class_names import VOID
 from ..data.lists import read_csv
 from ..data.masks import hex_colour
 from ..errors import DataError, join_first, plural
@@ -17,7 +18,6 @@ from ..files import read_text
 from .contents import Contents
 from .pairs import NAME_FILES, PALETTE_FILES
 
-VOID = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown", "dontcare", "don't care", "no label"}
 TOP_IDS = (255, 65535)  # of masks of 8 and 16 bits
 MOST_CLASSES = 64  # more ids than this without names are no classes
 Names = Sequence[str] | dict[int, str]

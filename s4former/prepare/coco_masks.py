@@ -155,8 +155,8 @@ def decode_rle(segmentation: dict[str, Any]) -> np.ndarray:
         from pycocotools import mask as coco
     except ImportError:
         raise DataError(
-            "COCO's crowd regions are run-length codes, which pycocotools reads, and it is not installed; pip install"
-            ' "s4former[coco]", or draw from the panoptic annotations (--masks panoptic)'
+            "COCO's run-length codes, such as those of crowd regions, are read by pycocotools, which is not installed; pip"
+            ' install "s4former[coco]", or draw COCO itself from the panoptic annotations (--masks panoptic)'
         ) from None
     (height, width), counts = segmentation["size"], segmentation["counts"]
     if isinstance(counts, list) and sum(counts) != height * width:

@@ -118,7 +118,7 @@ def test_run_lengths_as_numbers_and_as_a_string():
 
 def test_without_pycocotools_the_extra_to_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    assert 'it is not installed; pip install "s4former[coco]", or draw from the panoptic annotations' in error_message(
+    assert 'which is not installed; pip install "s4former[coco]", or draw COCO itself from the panoptic' in error_message(
         decode_rle, {"size": [2, 5], "counts": [10]}
     )
 

@@ -1,0 +1,182 @@
+"""The annotations of each tool, one function a format: what was drawn on which image, in the order in which it was drawn.
+
+A reader takes one file. It returns the names of the classes, in their order, where the file has them, and the photos it names.
+"""
+
+import json
+import re
+import unicodedata
+import xml.etree.ElementTree
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from os.path import relpath
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from ..data.images import read_header
+from ..data.lists import find_images, strip_endings
+from ..errors import DataError
+from ..files import read_text
+from .shapes import Drawing, Thing, bitmap, box, coco_runs, disc, polygons, runs
+
+
+class Photo(NamedTuple):
+    """One image and what was drawn on it."""
+
+    name: str  # what the file of annotations calls it
+    id: str | None  # of `Images`; None if there is no such image
+    size: tuple[int, int] | None  # (height, width) that the annotations are of; None if they do not say
+    things: list[Thing]
+
+
+Read = tuple[Sequence[str], list[Photo]]
+
+
+class Images:
+    """The images of a folder, found again under the names that annotations have for them."""
+
+    def __init__(self, root: Path, but: Path):
+        self.root = root
+        self.paths = {name: path for name, path in find_images(root, flat=False).items() if not path.is_relative_to(but)}
+        self.ids_by_name: dict[str, list[str]] = defaultdict(list)
+        for name in self.paths:
+            self.ids_by_name[PurePosixPath(name).name].append(name)
+
+    def find(self, name: str, *places: Path) -> str | None:
+        """The id of an image called `name` in one of the places, or else anywhere, if it is the only one of that name."""
+        name = unicodedata.normalize("NFC", name.replace("\\", "/"))
+        for place in places:
+            whole = Path(relpath(place / name, self.root)).as_posix()
+            if found := next((each for each in (whole, strip_endings(whole)) if each in self.paths), None):
+                return found
+        same = self.ids_by_name[strip_endings(PurePosixPath(name).name)]
+        return same[0] if len(same) == 1 else None
+
+
+def read_labelme(path: Path, images: Images) -> Read:
+    content = json.loads(read_text(path))
+    name = str(content["imagePath"])
+    things = [Thing(str(shape["label"]), kind := shape.get("shape_type") or "polygon", labelme_drawing(kind, shape))
+              for shape in content["shapes"]]  # fmt: skip
+    size = size_of(content.get("imageHeight"), content.get("imageWidth"))
+    return (), [Photo(name, images.find(name, path.parent) or images.find(path.stem, path.parent), size, things)]
+
+
+def labelme_drawing(kind: str, shape: dict[str, Any]) -> Drawing | None:
+    points = shape["points"]
+    if kind == "mask":
+        return bitmap(shape["mask"], *points[0])
+    if kind == "rectangle" and len(points) == 2:
+        return box(*points)
+    if kind == "circle":
+        return disc(*points)
+    return polygons([points]) if kind in ("polygon", "rectangle") else None
+
+
+def read_coco(path: Path, images: Images) -> Read:
+    content = json.loads(read_text(path))
+    names = {each["id"]: str(each["name"]) for each in sorted(content["categories"], key=lambda each: each["id"])}
+    things = defaultdict(list)
+    for each in content["annotations"]:
+        segmentation = each.get("segmentation")
+        kind = "box or point alone" if not segmentation else "run-length code" if isinstance(segmentation, dict) else "polygon"
+        drawing = {"polygon": polygons, "run-length code": coco_runs}.get(kind)
+        things[each["image_id"]].append(
+            Thing(names[each["category_id"]], kind, drawing and drawing(segmentation), crowd=bool(each.get("iscrowd", 0)))
+        )
+    halves = [folder for folder in {path.parent for path in images.paths.values()} if path.stem.endswith(f"_{folder.name}")]
+    places, photos = (path.parent, *halves, images.root, images.root / "images"), []
+    for each in content["images"]:
+        name, size = each["file_name"], size_of(each.get("height"), each.get("width"))
+        photos.append(Photo(name, images.find(name, *places), size, things[each["id"]]))
+    return tuple(names.values()), photos
+
+
+def read_yolo(path: Path, images: Images) -> Read:
+    parts = path.relative_to(images.root).parts
+    place = len(parts) - 1 - parts[::-1].index("labels")
+    folder = images.root.joinpath(*parts[:place], "images", *parts[place + 1 : -1])
+    found = images.find(path.stem, folder, folder.parent)
+    names = yolo_names(path.parent, images.root)
+    size = read_header({"path": str(images.paths[found]), "bytes": None}).size if found else (1, 1)
+    things = []
+    for line in read_text(path).splitlines():
+        if numbers := line.split():
+            corners = [float(number) for number in numbers[1:]]
+            drawing = polygons([corners], scale=size[::-1]) if len(corners) > 5 else None
+            things.append(Thing(names[int(numbers[0])], "polygon" if drawing else "box", drawing))
+    return names.values(), [Photo(path.stem, found, size, things)]
+
+
+@lru_cache
+def yolo_names(folder: Path, root: Path) -> dict[int, str]:
+    """The names of the nearest data.yaml or classes.txt at or above a folder."""
+    import yaml
+
+    for place in (folder, *folder.parents):
+        for path in sorted(place.glob("*.y*ml")):
+            try:
+                names = yaml.safe_load(read_text(path))
+            except yaml.YAMLError as error:
+                raise DataError(f"{path} is no YAML: {error}") from None
+            names = names.get("names") if isinstance(names, dict) else None
+            if names:
+                return {int(index): str(name) for index, name in (names.items() if isinstance(names, dict) else enumerate(names))}
+        if (place / "classes.txt").is_file():
+            return dict(enumerate(filter(None, map(str.strip, read_text(place / "classes.txt").splitlines()))))
+        if place == root:
+            break
+    raise DataError(f'there is no data.yaml in {root} that names the classes; write one with a line  names: ["leaf", "spot"]')
+
+
+def read_supervisely(path: Path, images: Images) -> Read:
+    content = json.loads(read_text(path))
+    things = [Thing(each["classTitle"], each["geometryType"], supervisely_drawing(each)) for each in content["objects"]]
+    name = path.name.removesuffix(".json")
+    size = size_of(content["size"]["height"], content["size"]["width"])
+    return (), [Photo(name, images.find(name, path.parent.parent / "img"), size, things)]
+
+
+def supervisely_drawing(thing: dict[str, Any]) -> Drawing | None:
+    if thing["geometryType"] == "bitmap":
+        return bitmap(thing["bitmap"]["data"], *thing["bitmap"]["origin"])
+    if thing["geometryType"] == "polygon":
+        return polygons([thing["points"]["exterior"]], thing["points"]["interior"])
+    return box(*thing["points"]["exterior"]) if thing["geometryType"] == "rectangle" else None
+
+
+def read_cvat(path: Path, images: Images) -> Read:
+    root = xml.etree.ElementTree.fromstring(path.read_bytes())
+    if root.find("track") is not None:
+        raise DataError("it holds the tracks of a video; export the task as CVAT for images 1.1")
+    photos = []
+    for image in root.iter("image"):
+        things = [Thing(each.attrib["label"], each.tag, cvat_drawing(each), int(each.get("z_order", 0)))
+                  for each in image if "label" in each.attrib and each.tag != "tag"]  # fmt: skip
+        name, size = image.attrib["name"], size_of(image.get("height"), image.get("width"))
+        photos.append(Photo(name, images.find(name, path.parent, path.parent / "images", images.root), size, things))
+    return [str(each.text) for each in root.iterfind("meta//labels/label/name")], photos
+
+
+def cvat_drawing(thing: xml.etree.ElementTree.Element) -> Drawing | None:
+    if thing.tag == "polygon":
+        return polygons([re.split("[,;]", thing.attrib["points"])])
+    if thing.tag == "mask":
+        left, top, width, height = (int(thing.attrib[name]) for name in ("left", "top", "width", "height"))
+        return runs([int(number) for number in thing.attrib["rle"].split(",")], left, top, (height, width))
+    return None
+
+
+def size_of(height: Any, width: Any) -> tuple[int, int] | None:
+    """A size, where there is one."""
+    return (int(height), int(width)) if height and width else None
+
+
+READERS: dict[str, Callable[[Path, Images], Read]] = {
+    "COCO": read_coco,
+    "LabelMe": read_labelme,
+    "Supervisely": read_supervisely,
+    "CVAT": read_cvat,
+    "YOLO": read_yolo,
+}
