@@ -7,13 +7,14 @@ from ..config import Data
 from ..errors import DataError
 from .class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
 from .lists import Layout, Sample, SourceParts, check_samples, data_root, find_images, find_path, read_list
-from .masks import MASK_ENDINGS
+from .masks import MASK_ENDINGS, MASK_FOLDERS
+from .pairing import pair_up, take_masks
 
 
 def folder(data: Data, parts: Sequence[str]) -> SourceParts:
     """images/ and masks/ with list files, or a subfolder for each part; the pool is every other image."""
     root = data_root(data)
-    layout = folder_layout(root, root / "images", root / "masks")
+    layout = folder_layout(root, root / "images" if (root / "images").is_dir() else root, root / "masks")
     found = samples_by_part(data, parts, layout, (root, root / "images"), {"unlabeled": list}, read_folder)
     if "unlabeled" in parts and not data.unlabeled:
         taken = {sample.image for samples in found.values() for sample in samples}
@@ -22,14 +23,20 @@ def folder(data: Data, parts: Sequence[str]) -> SourceParts:
 
 
 def folder_layout(root: Path, images: Path, masks: Path) -> Layout:
-    """The layout of two folders with the same names in them, endings aside."""
-    found = find_images(masks, flat=False, suffixes=MASK_ENDINGS)
-    return Layout(root, find_images(images, flat=False), found, False, images_in=str(images), masks_in=str(masks))
+    """The layout of two folders with the same names in them, endings and tags aside, or of masks beside their images.
+
+    Of images that lie in the root itself, none in its subfolders are meant.
+    """
+    found = {name: path for name, path in find_images(images, flat=False).items() if not path.is_relative_to(masks)}
+    found = {name: path for name, path in found.items() if images != root or "/" not in name}
+    pairs = take_masks(found)
+    pairs |= pair_up(found, find_images(masks, flat=False, suffixes=MASK_ENDINGS))
+    return Layout(root, found, pairs, False, images_in=str(images), masks_in=str(masks))
 
 
 def read_folder(key: str, path: Path, root: Path, masks: bool) -> list[Sample]:
-    """Every image of a subfolder; masks lie in masks/ beside its images/, or in the same place below masks/."""
-    images, masks_folder = path, path / "masks"
+    """Every image of a subfolder; masks lie in masks/ beside its images/, beside the images, or in the same place below masks/."""
+    images, masks_folder = path, next((path / name for name in MASK_FOLDERS if (path / name).is_dir()), path / MASK_FOLDERS[0])
     if (path / "images").is_dir():
         images = path / "images"
     elif path.is_relative_to(root / "images"):
@@ -37,10 +44,7 @@ def read_folder(key: str, path: Path, root: Path, masks: bool) -> list[Sample]:
     layout = folder_layout(root, images, masks_folder)
     if not layout.images:
         raise DataError(f"{key}: there are no images in {images}")
-    # the mask of an image in PATH may lie in PATH/masks, which is then no image
-    names = [name for name, file in layout.images.items() if images != path or not file.is_relative_to(path / "masks")]
-    samples = [layout.sample(name, masks) for name in names]
-    return check_samples(key, images, samples, layout.masks_in if masks else "")
+    return check_samples(key, images, [layout.sample(name, masks) for name in layout.images], layout.masks_in if masks else "")
 
 
 def voc(data: Data, parts: Sequence[str]) -> SourceParts:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..config import IGNORE_INDEX
 from ..data.images import IMAGE_ENDINGS, EncodedImage, read_image
-from ..data.lists import list_images
+from ..data.lists import find_images
 from ..data.masks import MASK_FOLDERS
+from ..data.pairing import take_masks
 from ..data.prefetch import prefetch
 from ..errors import DataError
 from .pictures import contact_sheet, overlay, palette_png
@@ -36,13 +37,16 @@ class Photo:
 def find_photos(pattern: str) -> dict[str, EncodedImage]:
     """The image files of a file name, a folder (with all below it) or a glob by id, in order of their paths.
 
-    In a folder, what lies in a masks/ (labels/, annotations/) beside images/ or beside photos is a mask, and no photo.
+    In a folder, X_mask.png beside X.jpg, and what lies in a masks/ (labels/, annotations/) beside images/ or beside photos,
+    is a mask, and no photo.
     An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
     "/" becomes "__". A DataError if there is no image.
     """
     path = Path(pattern).expanduser()
     if path.is_dir():
-        found = list_images(path)
+        files = find_images(path, flat=False)
+        take_masks(files)
+        found = files.values()
         with_photos = {file.parents[1] if file.parent.name == "images" else file.parent for file in found}
         masks = {folder / name for folder in with_photos for name in MASK_FOLDERS}
         found = sorted(file for file in found if masks.isdisjoint(file.parents))

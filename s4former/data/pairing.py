@@ -1,0 +1,123 @@
+"""Which mask belongs to which image, by their names: in two folders, or side by side in one.
+
+Names are ids as `find_images` gives them: paths below a folder, without ending. A tag is a word at one end of a file name, parted
+from the rest by "_", "-", "." or a space, that tells what a file is and not which one: X_mask.png is the mask of X_image.jpg.
+"""
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import DataError
+from .images import read_header
+from .lists import strip_endings
+from .masks import ID_MODES, MASK_ENDINGS
+
+Files = dict[str, Path]  # id -> file
+# Regular expressions, the first of two that fit equally well is taken. Of the letters alone, case counts.
+BANDS = ("(?i:leftImg8bit)", "(?i:rgb)", "(?i:sat)", "0000")  # beside which there may be others of one image
+HASHES = (r"(?i:jpe?g|png)\.rf\.\w+", "[0-9a-f]{8}")  # of Roboflow and Label Studio
+IMAGE_TAGS = (*BANDS, "(?i:images?)", "(?i:img)", "(?i:photo)", "(?i:training)", *HASHES)
+MASK_TAGS = (
+    "(?i:gtFine_labelTrainIds)", "(?i:gtFine_labelIds)", r"(?i:gtFine_labellevel3Ids)", "(?i:labelTrainIds)", "(?i:labelIds)",
+    r"(?i:manual\d?)", "(?i:labels?)", "(?i:masks?)", "(?i:segmentation)", "(?i:seg)", "(?i:annotations?)", "(?i:gt|groundtruth|ground_truth)",
+    "(?i:lab)", "(?i:target)", "L", "P", *HASHES,
+)  # fmt: skip
+BESIDE = MASK_TAGS[: -len(HASHES)]  # that make a file a mask where it lies among images
+
+
+def remove_tag(name: str, tag: str) -> str:
+    """A name without the tag at an end of its last part; as it is if it has none."""
+    return re.sub(rf"(?<![^/])(?:{tag})[ _.-](?=[^/]+$)|(?<=[^/])[ _.-](?:{tag})$", "", name, count=1) if tag else name
+
+
+def pair_names(images: Collection[str], masks: Collection[str]) -> tuple[dict[str, str], str]:
+    """Image -> its mask, and the tag that the images have.
+
+    Names are equal as they are, without tags, with letters of any case, or, last, without their folders: whichever pairs the most.
+    """
+    best, best_tag = {}, ""
+    for form in (str, str.casefold, lambda name: os.path.basename(name).casefold()):
+        for image_tag in tags_of(images, IMAGE_TAGS):
+            left = unique_names(images, image_tag, form, bool(image_tag))
+            for mask_tag in tags_of(masks, MASK_TAGS):
+                right = unique_names(masks, mask_tag, form, False)
+                found = {left[name]: right[name] for name in left if name in right}
+                if len(found) > len(best):
+                    best, best_tag = found, image_tag
+                if len(best) == min(len(images), len(masks)):
+                    return best, best_tag
+    return best, best_tag
+
+
+def tags_of(names: Collection[str], known: Iterable[str]) -> Iterator[str]:
+    """No tag, the known ones that some names have, and what all names begin or end with, as far as it is no number."""
+    yield ""
+    yield from (tag for tag in known if any(remove_tag(name, tag) != name for name in names))
+    last = [os.path.basename(name) for name in names]
+    for shared in (os.path.commonprefix(last), os.path.commonprefix([name[::-1] for name in last])[::-1]) if len(last) > 1 else ():
+        if word := re.search(r"^[^\W\d_]\D*(?=[ _.-])|(?<=[ _.-])\D*[^\W\d_]$", shared):
+            yield re.escape(word[0])
+
+
+def unique_names(names: Iterable[str], tag: str, form: Callable[[str], str], tagged: bool) -> dict[str, str]:
+    """Name without endings and tag -> name, where it stands for one file; with `tagged`, of those alone that have the tag.
+
+    Names without the tag go before those that have it, and of two files of one stem, the one called by its stem before the other.
+    """
+    found: dict[str, str] = {}
+    twice = set()
+    bare = {name: remove_tag(strip_endings(name), tag) for name in names}
+    for name in sorted(bare, key=lambda name: (bare[name] != strip_endings(name), name)):
+        plain, key = strip_endings(name), form(bare[name])
+        if not (tagged and bare[name] == plain):
+            other = strip_endings(found.setdefault(key, name))
+            if plain != other and (bare[name] != plain) == (form(other) != key):
+                twice.add(key)
+    return {key: name for key, name in found.items() if key not in twice}
+
+
+def pair_up(images: Files, masks: Files) -> Files:
+    """The mask of each image that has one. Another band of an image, X_IRRG beside X_RGB, is taken out of `images`."""
+    found, tag = pair_names(images, masks)
+    if tag in BANDS:
+        known = {remove_tag(name, tag) for name in images if remove_tag(name, tag) != name}
+        for name in [name for name in images if remove_tag(name, tag) == name and re.sub(r"[_. -][^/_. -]+$", "", name) in known]:
+            del images[name]
+    return {image: masks[mask] for image, mask in found.items()}
+
+
+def take_masks(files: Files) -> Files:
+    """Takes the masks out of files that lie side by side with their images: X_mask beside X, X.png of ids beside X.jpg.
+
+    Returns:
+        The mask of each image that has one.
+    """
+    may_be = [name for name, path in files.items() if path.suffix.lower() in MASK_ENDINGS]
+    tags = {name: [tag for tag in BESIDE if remove_tag(name, tag) != name] for name in may_be}
+    photos = {name: path for name, path in files.items() if not tags.get(name)}
+    best: Files = {}
+    for tag in BESIDE:
+        masks = {name: files[name] for name, has in tags.items() if tag in has}
+        if masks and len(found := pair_up(left := dict(photos), masks)) > len(best):
+            best, kept = found, left
+    if best:
+        bare = {remove_tag(name, tag) for name in best for tag in ("", *IMAGE_TAGS)}
+        for name in [name for name, has in tags.items() if any(remove_tag(name, tag) in bare for tag in has)]:
+            del files[name]
+        for name in photos.keys() - kept.keys():
+            del files[name]
+    for name in [name for name in files if strip_endings(name) in files.keys() - {name}]:
+        stem = strip_endings(name)
+        if stem not in best and holds_ids(files[name]) and not holds_ids(files[stem]):
+            best[stem] = files.pop(name)
+    return best
+
+
+def holds_ids(path: Path) -> bool:
+    """Whether a file may be a mask by its ending and its mode; False if it cannot be read."""
+    with suppress(DataError):
+        return path.suffix.lower() in MASK_ENDINGS and read_header({"path": str(path), "bytes": None}).mode in ID_MODES
+    return False
