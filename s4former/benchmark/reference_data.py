@@ -31,14 +31,14 @@ class ReferenceDataset(StepDataset):
         device = torch.device("cpu")
         return super().batch(step, round_).on(device, *mean_and_std(self.config, device))
 
-    def labeled_image(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def labeled_image(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
         seed, data, count = self.config.run.seed, self.config.data, self.config.run.batch.labeled
         index = shuffled_index(seed, Stream.LABELED_ORDER, step * count + position, len(self.sources.labeled))
         image, mask = read_pair(self.sources.labeled[index], data, len(self.sources.classes))
         rng = numpy_generator(seed, Stream.LABELED_IMAGE, step, position)
         geometry = draw_geometry(rng, image.height, image.width, data, mask)
         labels = resize_and_crop(Image.fromarray(mask), geometry, Image.Resampling.NEAREST, IGNORE_INDEX)
-        return distort(resize_and_crop(image, geometry), draw_colour(rng)), labels, valid_pixels(geometry)
+        return distort(resize_and_crop(image, geometry), draw_colour(rng)), labels, valid_pixels(geometry), None
 
     def unlabeled_image(self, step: int, position: int) -> UnlabeledCrop:
         seed, data, pool = self.config.run.seed, self.config.data, self.sources.unlabeled

@@ -5,8 +5,10 @@ by the seed, the step and the position in the *global* batch. How many processes
 ran before, changes nothing. Loader workers deliver whole batches as uint8; normalisation happens on the device.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,8 @@ from ..method.mixing import MIXES, MixContext
 from ..method.patch_shuffle import draw_order
 from ..randomness import Stream, numpy_generator, torch_generator, torch_seed, view_key
 from .cache import CacheError, read_labeled_pair, read_unlabeled_image
-from .colour import STRONG_COLOURS, photometric
+from .colour import STRONG_COLOURS, Colour, apply_colour, draw_colour
+from .device_colour import DEVICE_COLOURS, pack_photometric
 from .geometry import crop_pair
 from .masks import read_mask, read_pair
 from .sources import Sources, load_sources
@@ -85,19 +88,30 @@ def mix_partners(config: Config, positions: list[int]) -> tuple[list[int], list[
 
 @dataclass(frozen=True)
 class UnlabeledCrop:
-    """weak, strong: (H, W, 3) uint8. valid: (H, W) bool. replaced: why images drawn before this one could not be read."""
+    """weak, strong: (H, W, 3) uint8. valid: (H, W) bool. replaced: why images drawn before this one could not be read.
+
+    Where the device gives the colours: strong has their draws, weak is plain, and weak_colour its draw.
+    """
 
     weak: np.ndarray
-    strong: list[np.ndarray]
+    strong: list[Any]
     valid: np.ndarray
     replaced: list[str]
+    weak_colour: Colour | None = None
 
 
 class StepDataset(Dataset):
-    """Maps (step, round) to this process's `Batch`, on the CPU; safe to copy into loader workers."""
+    """Maps (step, round) to this process's `Batch`, on the CPU; safe to copy into loader workers.
 
-    def __init__(self, config: Config, sources: Sources, shuffle_grid: tuple[int, int], process: int, processes: int):
+    device_colour: only draw the colours, where a device can give them (`colour_on_device`).
+    """
+
+    def __init__(
+        self, config: Config, sources: Sources, shuffle_grid: tuple[int, int], process: int, processes: int, *,
+        device_colour: bool = False,
+    ):  # fmt: skip
         self.config, self.sources, self.shuffle_grid = config, sources, shuffle_grid
+        self.device_colour = device_colour and config.method.strong_colour in DEVICE_COLOURS
         self.process = process
         self.labeled_share, self.unlabeled_share = share_of_process(config, processes)
         self.indices = labeled_indices(config, sources)
@@ -117,19 +131,20 @@ class StepDataset(Dataset):
     def batch(self, step: int, round_: int) -> Batch:
         part = self.process * self.config.run.batch.rounds + round_
         labeled = [self.labeled_image(step, part * self.labeled_share + i) for i in range(self.labeled_share)]
-        images, labels, labeled_valid = map(stack, zip(*labeled))
-        images = images.permute(0, 3, 1, 2)
+        *crops, colours = zip(*labeled)
+        images, labels, labeled_valid = map(stack, crops)
+        images, labeled_colours = images.permute(0, 3, 1, 2), pack_colours(colours)
         if self.config.method.teacher == "none" or step < self.config.method.burn_in:
             height, width = self.config.data.crop
             no_images, no_masks = torch.empty(0, 3, height, width, dtype=torch.uint8), torch.empty(0, height, width) > 0
-            return Batch(step, images, labels, labeled_valid, no_images, no_masks, ())
+            return Batch(step, images, labels, labeled_valid, no_images, no_masks, (), labeled_colours=labeled_colours)
         positions = [part * self.unlabeled_share + i for i in range(self.unlabeled_share)]
         borrowed, partner = mix_partners(self.config, positions)
         crops = [self.unlabeled_image(step, position) for position in positions + borrowed]
         weak, valid = stack(crop.weak for crop in crops), stack(crop.valid for crop in crops)
         strong = tuple(
             Strong(
-                images=stack(crop.strong[view] for crop in crops).permute(0, 3, 1, 2),
+                **self.strong_images([crop.strong[view] for crop in crops]),
                 mix=self.mix(step, positions, partner, view),
                 orders=self.orders(step, positions, view),
             )
@@ -140,17 +155,28 @@ class StepDataset(Dataset):
         own = [crop for position, crop in zip(positions + borrowed, crops) if position in positions or position >= total]
         replaced = tuple(name for crop in own for name in crop.replaced)
         seeds = tuple(torch_seed(self.config.run.seed, Stream.PASA_NOISE, step, position) for position in positions)
-        return Batch(step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, seeds, replaced)
+        return Batch(
+            step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, seeds, replaced,
+            labeled_colours=labeled_colours, weak_colours=pack_colours([crop.weak_colour for crop in crops]),
+        )  # fmt: skip
 
-    def labeled_image(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Image (H, W, 3), labels (H, W) and valid (H, W) of one labelled crop."""
+    def strong_images(self, views: list[Any]) -> dict[str, Any]:
+        """The images of a strong view, or the draws of their colours."""
+        if not self.device_colour:
+            return {"images": stack(views).permute(0, 3, 1, 2)}
+        images = torch.empty(0, 3, *self.config.data.crop, dtype=torch.uint8)
+        return {"images": images, "colours": DEVICE_COLOURS[self.config.method.strong_colour].pack(views)}
+
+    def labeled_image(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Colour | None]:
+        """Image (H, W, 3), labels (H, W) and valid (H, W) of one labelled crop; and the colour that the device has to give it."""
         seed, data = self.config.run.seed, self.config.data
         draw = step * self.config.run.batch.labeled + position
         row = self.sources.labeled[self.indices[shuffled_index(seed, Stream.LABELED_ORDER, draw, len(self.indices))]]
         rng = numpy_generator(seed, Stream.LABELED_IMAGE, step, position)
         image, mask = read_labeled_pair(row, data, len(self.sources.classes))
         crop, labels, valid = crop_pair(image, mask, rng, data)
-        return photometric(crop, rng) if self.config.method.labeled_colour else crop, labels, valid
+        crop, colour = self.distort(crop, rng if self.config.method.labeled_colour else None)
+        return crop, labels, valid, colour
 
     def unlabeled_image(self, step: int, position: int) -> UnlabeledCrop:
         """One unlabelled crop, weak and strong."""
@@ -161,10 +187,20 @@ class StepDataset(Dataset):
             numpy_generator(*view_key((seed, Stream.STRONG_COLOUR, step, position), view))
             for view in range(method.strong_views)
         )
-        strong = [STRONG_COLOURS[method.strong_colour](crop, rng) for rng in generators]
-        if method.weak_colour:
-            crop = photometric(crop, numpy_generator(seed, Stream.WEAK_COLOUR, step, position))
-        return UnlabeledCrop(crop, strong, valid, unreadable)
+        if self.device_colour:
+            strong = [DEVICE_COLOURS[method.strong_colour].draw(rng) for rng in generators]
+        else:
+            strong = [STRONG_COLOURS[method.strong_colour](crop, rng) for rng in generators]
+        rng = numpy_generator(seed, Stream.WEAK_COLOUR, step, position) if method.weak_colour else None
+        crop, colour = self.distort(crop, rng)
+        return UnlabeledCrop(crop, strong, valid, unreadable, colour)
+
+    def distort(self, crop: np.ndarray, rng: np.random.Generator | None) -> tuple[np.ndarray, Colour | None]:
+        """The crop under the photometric distortion; or as it is, with the draw that the device has to apply."""
+        if rng is None:
+            return crop, None
+        colour = draw_colour(rng)
+        return (crop, colour) if self.device_colour else (apply_colour(crop, colour), None)
 
     def read_unlabeled(self, step: int, position: int) -> tuple[Image.Image, list[str]]:
         """The image at a position of the global batch or the second one, and why others drawn before could not be read."""
@@ -201,6 +237,11 @@ class StepDataset(Dataset):
         probability = method.shuffle_probability if method.patch_shuffle else 0.0
         keys = [view_key((seed, Stream.SHUFFLE, step, position), view) for position in positions]
         return torch.stack([draw_order(*self.shuffle_grid, probability, torch_generator(*key)) for key in keys])
+
+
+def pack_colours(draws: Sequence[Colour | None]) -> dict[str, Tensor]:
+    """The draws of the photometric distortion, if there are any."""
+    return {} if None in draws else pack_photometric(draws)
 
 
 def stack(arrays) -> Tensor:

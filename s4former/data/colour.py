@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 HUE_STEPS = 255  # of a turn in Pillow, where 255 is red again like 0
+IDENTITY = 3 * list(range(256))  # the table that changes nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,10 @@ class Colour:
     contrast_last: bool = False  # after saturation and hue instead of before them
     saturation: float = 1.0  # factor
     hue: int = 0  # added, in steps of 2 degrees
+
+    @property
+    def changes_hsv(self) -> bool:
+        return self.saturation != 1 or self.hue != 0
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -46,28 +51,37 @@ def draw_colour(rng: np.random.Generator) -> Colour:
 def apply_colour(image: np.ndarray, colour: Colour) -> np.ndarray:
     """Brightness, contrast, saturation, hue and perhaps only then contrast; clipped and truncated after each.
 
+    Args:
+        image: (h, w, 3) uint8 RGB.
+    """
+    first, hsv, last = colour_tables(colour).reshape(3, -1).tolist()
+    picture = Image.fromarray(image)
+    if first != IDENTITY:
+        picture = picture.point(first)
+    if colour.changes_hsv:
+        picture = picture.convert("HSV").point(hsv).convert("RGB")
+    return np.asarray(picture.point(last) if last != IDENTITY else picture)
+
+
+def colour_tables(colour: Colour) -> np.ndarray:
+    """(3, 3, 256) uint8: the new values of each channel in RGB, then in HSV, then in RGB again.
+
     Each change maps 256 values to 256 values, so it is a table, and tables in a row are one. Hue and saturation share
     one trip to HSV and back. The hue circle has 180 steps of 2 degrees in the released code (OpenCV) and 255 in
     Pillow, where 255 is red again like 0; the drawn whole step is scaled to it and rounded.
-
-    Args:
-        image: (h, w, 3) uint8 RGB.
     """
     grey = np.arange(256)
     contrast = truncate(grey * colour.contrast)
     first = truncate(grey + colour.brightness)
-    if not colour.contrast_last:
-        first = contrast[first]
-    picture = Image.fromarray(image)
-    if (first != grey).any():
-        picture = picture.point(first.tolist() * 3)
-    if colour.saturation != 1 or colour.hue != 0:
-        hue = (grey + round(colour.hue * HUE_STEPS / 180)) % HUE_STEPS
-        tables = (hue, truncate(grey * colour.saturation), grey)
-        picture = picture.convert("HSV").point(np.concatenate(tables).tolist()).convert("RGB")
-    if colour.contrast_last:
-        picture = picture.point(contrast.tolist() * 3)
-    return np.asarray(picture)
+    last = contrast if colour.contrast_last else grey
+    first = first if colour.contrast_last else contrast[first]
+    hsv = shift_hues(round(colour.hue * HUE_STEPS / 180)), truncate(grey * colour.saturation), grey
+    return np.stack([[first] * 3, hsv, [last] * 3]).astype(np.uint8)
+
+
+def shift_hues(steps: int) -> np.ndarray:
+    """(256,): Pillow's hues, moved round the circle."""
+    return (np.arange(256) + steps) % HUE_STEPS
 
 
 def truncate(values: np.ndarray) -> np.ndarray:
@@ -78,34 +92,54 @@ def truncate(values: np.ndarray) -> np.ndarray:
 # ---- UniMatch
 
 
-def color_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Colour jitter in four of five images, one in five grey, one in two blurred (UniMatch, CVPR 2023).
+@dataclass(frozen=True, kw_only=True)
+class Jitter:
+    """One draw of UniMatch's colours; the defaults change nothing."""
 
-    Jitter multiplies brightness, contrast and saturation by up to 0.5 to 1.5 and turns the hue by up to a quarter, in a
-    random order.
-    """
-    picture = Image.fromarray(image)
+    order: tuple[int, ...] = ()  # of the changes below: brightness, contrast, saturation, hue
+    factors: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    hue: float = 0.0  # turns
+    grey: bool = False
+    blur: float = 0.0  # standard deviation in pixels
+
+
+def color_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Colour jitter in four of five images, one in five grey, one in two blurred (UniMatch, CVPR 2023)."""
+    return apply_jitter(image, draw_jitter(rng))
+
+
+def draw_jitter(rng: np.random.Generator) -> Jitter:
+    """Brightness, contrast and saturation change by up to 0.5 to 1.5, the hue by up to a quarter, in a random order."""
+    order, factors, hue = (), (1.0, 1.0, 1.0), 0.0
     if rng.random() < 0.8:
-        factors, turn = rng.uniform(0.5, 1.5, 3), rng.uniform(-0.25, 0.25)
-        changes: list[Callable[[Image.Image], Image.Image]] = [
-            lambda x: ImageEnhance.Brightness(x).enhance(factors[0]),
-            lambda x: ImageEnhance.Contrast(x).enhance(factors[1]),
-            lambda x: ImageEnhance.Color(x).enhance(factors[2]),
-            lambda x: shift_hue(x, turn),
-        ]
-        for number in rng.permutation(len(changes)):
-            picture = changes[number](picture)
-    if rng.random() < 0.2:
+        factors, hue = tuple(rng.uniform(0.5, 1.5, 3)), rng.uniform(-0.25, 0.25)
+        order = tuple(rng.permutation(4))
+    grey = rng.random() < 0.2
+    return Jitter(order=order, factors=factors, hue=hue, grey=grey, blur=rng.uniform(0.1, 2.0) if rng.random() < 0.5 else 0.0)
+
+
+def apply_jitter(image: np.ndarray, draw: Jitter) -> np.ndarray:
+    """The changes of a draw on an image (h, w, 3) uint8 RGB, then grey, then blur."""
+    picture = Image.fromarray(image)
+    for number in draw.order:
+        if number < 3:
+            picture = ENHANCERS[number](picture).enhance(draw.factors[number])
+        else:
+            picture = shift_hue(picture, draw.hue)
+    if draw.grey:
         picture = picture.convert("L").convert("RGB")
-    if rng.random() < 0.5:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))
+    if draw.blur:
+        picture = picture.filter(ImageFilter.GaussianBlur(draw.blur))
     return np.array(picture)
+
+
+ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 def shift_hue(picture: Image.Image, turns: float) -> Image.Image:
     """Every colour moved round the hue circle by a number of turns."""
-    hue = (np.arange(256) + round(turns * HUE_STEPS)) % HUE_STEPS
-    return picture.convert("HSV").point([*hue.tolist(), *range(256), *range(256)]).convert("RGB")
+    hues = shift_hues(round(turns * HUE_STEPS)).tolist()
+    return picture.convert("HSV").point(hues + IDENTITY[256:]).convert("RGB")
 
 
 # ---- AugSeg

@@ -1,6 +1,6 @@
 """The batch of a step, as one process sees it: tensors, and nothing about where they come from."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -10,19 +10,16 @@ from torch import Tensor
 class Strong:
     """A strong view of the unlabelled images of a batch, and what is to be done to it.
 
-    images: (B_u, 3, H, W) uint8, followed by those that only give content (see `mix_partners`).
+    images: (B_u, 3, H, W) uint8, followed by those that only give content (see `mix_partners`); empty where `colours` are given.
     mix: tensors, the draw of the mix; which ones, its row in mixing.MIXES knows.
     orders: (B_u, r, c) long, the draw of PatchShuffle.
+    colours: the draw of colours that the device is to give to the weak crops (see data/device_colour.py).
     """
 
     images: Tensor
     mix: dict[str, Tensor]
     orders: Tensor
-
-    def map(self, function) -> "Strong":
-        """The same view with a function applied to every tensor."""
-        mix = {name: function(value) for name, value in self.mix.items()}
-        return Strong(function(self.images), mix, function(self.orders))
+    colours: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,7 @@ class Batch:
     strong: the strong views, the same crops in other colours.
     seeds: one for each unlabelled image, for the noise of PASA's variant 'rand'.
     replaced: ids of unlabelled images that could not be read; others took their places.
+    labeled_colours, weak_colours: draws of colours that the device is to give to them.
     """
 
     step: int
@@ -46,6 +44,8 @@ class Batch:
     strong: tuple[Strong, ...]
     seeds: tuple[int, ...] = ()
     replaced: tuple[str, ...] = ()
+    labeled_colours: dict[str, Tensor] = field(default_factory=dict)
+    weak_colours: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def unlabeled(self) -> int:
@@ -54,9 +54,7 @@ class Batch:
 
     def map(self, function) -> "Batch":
         """The same batch with a function applied to every tensor."""
-        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
-        strong = tuple(view.map(function) for view in self.strong)
-        return replace(self, strong=strong, **{name: function(value) for name, value in tensors.items()})
+        return map_tensors(function, self)
 
     def pin_memory(self) -> "Batch":
         return self.map(lambda tensor: tensor.pin_memory())
@@ -76,6 +74,19 @@ class Batch:
             weak=normalize(moved.weak, mean, std) * valid,
             strong=tuple(replace(view, images=normalize(view.images, mean, std) * valid) for view in moved.strong),
         )
+
+
+def map_tensors(function, value):
+    """The same value with a function applied to every tensor that it holds."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {name: map_tensors(function, each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map_tensors(function, each) for each in value)
+    if isinstance(value, (Batch, Strong)):
+        return replace(value, **{f.name: map_tensors(function, getattr(value, f.name)) for f in fields(value)})
+    return value
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

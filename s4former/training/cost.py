@@ -49,7 +49,9 @@ def measure_cost(training: Training, processes: int = 1) -> Cost:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     network = training.networks["student"]
-    steps = StepDataset(config, training.sources, shuffle_grid(config, network), 0, processes)
+    steps = StepDataset(
+        config, training.sources, shuffle_grid(config, network), 0, processes, device_colour=training.steps.device_colour
+    )
     first = config.method.burn_in  # steps of a burn-in have no unlabelled images, and cost less
     last = first + MEASURED * 1000  # more than will be taken
     with closing(step_loader(steps, first, last, workers=config.data.workers, pin_memory=device.type == "cuda")) as batches:

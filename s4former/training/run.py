@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config import Config, to_dict
 from ..data.batches import StepDataset, ValidationSet
+from ..data.device_colour import colour_on_device
 from ..data.loader import step_loader
 from ..data.sources import Sources
 from ..evaluation.inference import Setting
@@ -95,10 +96,11 @@ class Training:
         return step_loader(self.steps, self.step, self.config.schedule.steps, workers=workers, pin_memory=pin)
 
     def to_device(self, batch: Batch) -> Batch:
-        """A batch of the loader, normalised, where the student is."""
+        """A batch of the loader, coloured and normalised, where the student is."""
         device = self.accelerator.device
         mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.setting.mean, self.setting.std))
-        return batch.on(device, mean, std)
+        batch = batch.map(lambda tensor: tensor.to(device, non_blocking=True))
+        return colour_on_device(batch, self.config.method).on(device, mean, std)
 
 
 def build_training(config: Config, sources: Sources, folder: Path, accelerator: Accelerator) -> Training:
@@ -148,8 +150,9 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
             levels=config.data.levels,
         ),  # fmt: skip
         steps=StepDataset(
-            config, sources, shuffle_grid(config, network), accelerator.process_index, accelerator.num_processes
-        ),
+            config, sources, shuffle_grid(config, network), accelerator.process_index, accelerator.num_processes,
+            device_colour=accelerator.device.type == "cuda",
+        ),  # fmt: skip
         validation=ValidationSet(config, sources, config.evaluation.limit),
         pseudo_counts=PseudoLabelCounts(sources.classes, accelerator.device, config.method.burn_in),
         notes=notes,

@@ -9,16 +9,17 @@ from scripts import TINY
 
 from s4former.config import from_dict
 from s4former.data.batches import StepDataset, ValidationSet, labeled_indices, mix_partners, shuffled_index
+from s4former.data.device_colour import colour_on_device
 from s4former.data.sources import load_sources
 from s4former.errors import DataError
 from s4former.method.mixing import MIXES, gather, mix_pseudo
 from s4former.method.pseudo import pseudo_label
 
 
-def steps_of(process=0, processes=1, **sections):
+def steps_of(process=0, processes=1, device_colour=False, **sections):
     tree = {**TINY, **{name: {**TINY.get(name, {}), **values} for name, values in sections.items()}}
     config = from_dict(tree)
-    return StepDataset(config, load_sources(config.data), (2, 3), process, processes)
+    return StepDataset(config, load_sources(config.data), (2, 3), process, processes, device_colour=device_colour)
 
 
 def same(one, other):
@@ -208,6 +209,19 @@ def test_a_second_batch_comes_in_an_order_of_its_own_and_is_shared_like_the_firs
     for view in (0, 1):
         joint = torch.cat([half.strong[view].mix["boxes"] for half in halves])
         assert torch.equal(joint, whole.strong[view].mix["boxes"])
+
+
+@pytest.mark.parametrize("method", [{"weak_colour": True}, UNIMATCH, {"labeled_colour": False, "strong_colour": "random_intensity"}])
+def test_the_device_gives_the_colours_that_the_host_gives(method):
+    host, device = (steps_of(device_colour=on, method=method) for on in (False, True))
+    for step in range(4):
+        packed = device[step, 0]
+        batch = colour_on_device(packed, device.config.method)
+        assert same(batch, host[step, 0])
+        sizes = {len(view.images) for view in packed.strong}
+        assert sizes == ({len(batch.weak)} if method.get("strong_colour") == "random_intensity" else {0})
+    burning = steps_of(device_colour=True, method={**method, "burn_in": 2})[0, 0]
+    assert torch.equal(colour_on_device(burning, device.config.method).labeled, host[0, 0].labeled)
 
 
 def test_labelled_images_keep_their_colours_where_the_config_says_so():
