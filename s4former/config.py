@@ -29,6 +29,8 @@ from .files import read_text
 # 2: in half precision DINOv3 attends with a bias in half precision; means of method.thresholds=per_class are added up in float64;
 #    method.normalizer=valid counts the pixels of all accumulation rounds; schedule.floor is 0 with adamw unless it is given
 NUMERICS = 2
+NOTE = ".note"  # a file may have "KEY.note" beside a KEY
+FREE_MAPPINGS = ("data.palette", "data.id_map", "model.encoder_config")  # values, not sections
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
 
 Count = Annotated[int, Field(ge=1)]
@@ -261,6 +263,8 @@ class Evaluation:
     batch: Count = key(8, "windows, or images of one size, in one forward pass")
     precision: Literal["float32", "bf16", "fp16"] = key(
         "float32", "of evaluate.py and of the last evaluation of a run; those on the way follow run.mixed_precision")
+    both_modes: bool = key(
+        True, "the last evaluation of a run scores both modes, where images are larger than a window, and says which is better")
     limit: NonNegativeInt = key(0, "during training evaluate only the first images; 0 = all")
 
 
@@ -417,7 +421,18 @@ def read_tree(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds {tree!r}; it must hold sections, like {{\"data\": {{...}}}}")
     tree.pop("$schema", None)  # for editors
-    return tree
+    return {name: without_notes(section, name) for name, section in tree.items()}
+
+
+def without_notes(section: Any, place: str) -> Any:
+    """A section without its notes: beside KEY there may be "KEY.note", a sentence on why the value is what it is."""
+    if place in FREE_MAPPINGS or not isinstance(section, dict):
+        return section
+    notes = [name for name in section if name.removesuffix(NOTE) in section and name.endswith(NOTE)]
+    for name in notes:
+        if not isinstance(section[name], str):
+            raise ConfigError(f"{place}.{name} is {section[name]!r}; a note must be a string")
+    return {name: without_notes(value, f"{place}.{name}") for name, value in section.items() if name not in notes}
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -479,6 +494,10 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a config file, with which editors complete and explain its keys: what configs/schema.json holds."""
     schema = VALIDATOR.json_schema()
+    for section in schema["$defs"].values():  # a note stands beside its key, see `without_notes`
+        keys = list(section["properties"])
+        section["patternProperties"] = {f"^({'|'.join(keys)})\\{NOTE}$": {"type": "string", "description": "why the value is what it is"}}
+        section["dependentRequired"] = {key + NOTE: [key] for key in keys}
     reference = {"$schema": {"type": "string", "description": "where this schema is, for editors"}}
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema, "properties": reference | schema["properties"]}
 

@@ -188,6 +188,30 @@ def test_the_schema_for_editors_is_current_and_explains_every_key():
     assert sections["Method"]["threshold"]["maximum"] == 1 and "cutmix" in sections["Method"]["mix"]["enum"]
 
 
+def test_a_note_beside_a_key_is_read_over_and_nothing_looser_is(tmp_path):
+    def read(**section):
+        (tmp_path / "mine.json").write_text(json.dumps({"method": section}))
+        return load(tmp_path / "mine.json", ["run.seed=3"])
+
+    jsonschema = pytest.importorskip("jsonschema")
+    sound = {"threshold": 0.9, "threshold.note": "a short run"}
+    assert read(**sound).method == Method(threshold=0.9)
+    jsonschema.validate({"method": sound}, json_schema())
+    for section, message in {
+        "note alone": ({"threshold.note": "why"}, "unknown key method.threshold.note; did you mean method.threshold?"),
+        "no sentence": ({**sound, "threshold.note": 3}, "method.threshold.note is 3; a note must be a string"),
+        "of no key": ({"treshold": 0.9, "treshold.note": "why"}, "unknown key method.treshold; did you mean method.threshold?"),
+        "another form": ({"threshold": 0.9, "threshold_note": "why"}, "unknown key method.threshold_note; did you mean method.threshold?"),
+    }.values():  # fmt: skip
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            read(**section)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"method": section}, json_schema())
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"run": {"batch": {"rounds": 2, "rounds.note": "why"}, "batch.note": "why"}}))
+    assert load(path).run.batch.rounds == 2
+
+
 def test_the_help_has_the_default_the_rule_and_the_meaning_of_every_key_as_wide_as_the_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     text = help_config()

@@ -320,6 +320,20 @@ def test_the_last_evaluation_is_in_float32_as_that_of_evaluate_py_and_those_befo
 
 
 @pytest.mark.slow
+def test_the_end_of_a_run_scores_windows_too_as_evaluate_py_does_and_names_the_better_mode(tmp_path):
+    done = train(write_config(tmp_path), tmp_path / "run", "evaluation.short_side=40", "schedule.steps=2", "evaluation.every=1")
+    assert done.returncode == 0, done.stderr
+    last = json.loads((tmp_path / "run" / "results.json").read_text())["last"]
+    whole, windows = last["teacher"]["mean_iou"], last["teacher"]["other_mode"]["mean_iou"]
+    assert last["teacher"]["other_mode"]["mode"] == "sliding" and "other_mode" not in last["student"]
+    flag = " --sliding-window" if windows > whole else ""
+    assert f"windows {100 * windows:.2f}" in done.stderr and f"--checkpoint {tmp_path / 'run'}{flag}\n" in done.stderr
+    script = [sys.executable, str(ROOT / "evaluate.py"), "--checkpoint", str(tmp_path / "run"), "--json", str(tmp_path / "it.json")]
+    assert run([*script, "--sliding-window"]).returncode == 0
+    assert json.loads((tmp_path / "it.json").read_text())["mean_iou"] == windows
+
+
+@pytest.mark.slow
 def test_a_deterministic_run_ends_in_the_same_bytes(tmp_path):
     """Twice; and on a CPU, where it changes nothing, in those of a run without it."""
     config = write_config(tmp_path)

@@ -16,6 +16,7 @@ from ..data.sources import NO_EVALUATION_LABEL
 from ..errors import ConfigError, DataError
 from ..evaluation.inference import PSEUDO_LABELS, evaluate_networks, in_precision
 from ..evaluation.metrics import ConfusionMatrix, ImageCounts
+from ..evaluation.modes import compare_modes, other_setting
 from ..files import write_text
 from ..networks.export import Provenance, export, push
 from ..report.page import write_report
@@ -24,7 +25,7 @@ from .log import RunLog
 from .machine import peak_memory_gib
 from .pseudo_quality import pseudo_label_accuracy
 from .run import Training, eval_mode
-from .sample_pictures import draw_panels, draw_predictions
+from .sample_pictures import draw_panels, draw_predictions, spread
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "pillow", "numpy")
 
@@ -41,6 +42,8 @@ def evaluate(training: Training, log: RunLog) -> None:
     training.scores = {role: matrices[role].as_dict(classes) for role in training.networks}
     if any(score["mean_iou"] is None for score in training.scores.values()):
         raise DataError(NO_EVALUATION_LABEL)
+    if step == training.config.schedule.steps and (other := score_other_mode(training)):
+        training.scores[next(iter(training.networks))]["other_mode"] = other
     training.evaluated_at = step
     for role, score in training.scores.items():
         log.record(f"evaluation/{role}", {**score, "precision": precision})
@@ -82,6 +85,30 @@ def count_pixels(training: Training) -> tuple[dict[str, ConfusionMatrix], ImageC
         reason = str(error).splitlines()[0].rstrip(". ")
         raise ConfigError(f"the evaluation: {reason}; take a smaller evaluation.batch, or evaluation.mode=sliding") from error
     return {name: matrix.reduce(total) for name, matrix in matrices.items()}, images.reduce(total)
+
+
+def score_other_mode(training: Training) -> dict[str, Any] | None:
+    """The scores of the first network in the mode that `evaluation.mode` does not name, over all processes.
+
+    None where the config wants none, no image is larger than a window, or whole images do not fit into memory.
+    """
+    accelerator, validation, role = training.accelerator, training.validation, next(iter(training.networks))
+    sizes = [validation[index].image.shape[-2:] for index in spread(len(validation), 20)]
+    setting = other_setting(training.setting, sizes) if training.config.evaluation.both_modes else None
+    if setting is None:
+        return None
+    share = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
+    matrix, fits = None, torch.ones((), device=accelerator.device)
+    with eval_mode(training.networks) as networks, in_precision(training.evaluation_precision, accelerator.device):
+        try:
+            of_role = {role: networks[role]}
+            matrix = evaluate_networks(of_role, validation, setting, num_classes=len(validation.classes), **share)[role]
+        except torch.OutOfMemoryError:
+            fits *= 0
+    if accelerator.reduce(fits, reduction="sum") < accelerator.num_processes:  # all go on together, or none
+        return None
+    scores = matrix.reduce(partial(accelerator.reduce, reduction="sum")).as_dict(validation.classes)
+    return {"mode": setting.evaluation.mode, **scores}
 
 
 def write_counts(training: Training, matrices: dict[str, ConfusionMatrix], images: ImageCounts) -> None:
@@ -214,8 +241,12 @@ def finish(training: Training, log: RunLog) -> None:
             " (chosen on the evaluation images)"
         )
     log.say(f"results {folder / 'results.json'}, report {folder / 'report.html'}")
+    role = next(iter(training.networks))
+    found, flag = compare_modes(to_dict(config.evaluation), training.scores[role])
+    if found:
+        log.say(f"{role:8s}{found}" + (f"; {flag} reads them so" if flag else ""))
     evaluate_program = "s4former evaluate" if sys.argv[0].startswith("s4former ") else "python evaluate.py"
-    log.say(f"evaluate with: {evaluate_program} --checkpoint {folder}")
+    log.say(" ".join(filter(None, [f"evaluate with: {evaluate_program} --checkpoint {folder}", flag])))
 
 
 def command_line() -> str:

@@ -1,0 +1,39 @@
+"""Whole images or windows: which is better differs by data, so the end of a run measures both."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from .inference import Setting, resize_for_test
+
+MODES = {"whole": "whole images", "sliding": "windows"}
+
+
+def other_setting(setting: Setting, sizes: Iterable[tuple[int, int]]) -> Setting | None:
+    """The setting with the other mode, whole images one at a time; None where no image of these sizes is larger than a window."""
+    evaluation = setting.evaluation
+    fitted = [resize_for_test(*size, short_side=evaluation.short_side, long_side=evaluation.long_side) for size in sizes]
+    larger = any(side > window for size in fitted for side, window in zip(size, setting.window))
+    if not larger or any(step > side for step, side in zip(setting.stride, setting.window)):
+        return None
+    changed = {"mode": "whole", "batch": 1} if evaluation.mode == "sliding" else {"mode": "sliding"}
+    return replace(setting, evaluation=replace(evaluation, **changed))
+
+
+def compare_modes(evaluation: dict[str, Any], score: dict[str, Any]) -> tuple[str, str]:
+    """Both scores of a network, the better one first, and what to add to the command of evaluate.py for it.
+
+    Args:
+        evaluation: the section of the config.
+        score: as in results.json.
+
+    Returns:
+        'windows 58.90 mIoU, whole images 56.40' and '--sliding-window'; empty where only one was measured.
+    """
+    mode, other = evaluation["mode"], score.get("other_mode") or {"mean_iou": None}
+    if other["mean_iou"] is None:
+        return "", ""
+    scores = sorted(((score["mean_iou"], mode), (other["mean_iou"], other["mode"])), key=lambda each: -each[0])  # of equals ours
+    (first, best), (second, worse) = scores
+    flag = "" if best == mode else "--sliding-window" if best == "sliding" else "evaluation.mode=whole"
+    return f"{MODES[best]} {100 * first:.2f} mIoU, {MODES[worse]} {100 * second:.2f}", flag
