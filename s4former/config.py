@@ -28,7 +28,8 @@ from .files import read_text
 # Raised by every change of the code after which the same config gives another digit; part of a run's key in an archive.
 # 2: in half precision DINOv3 attends with a bias in half precision; means of method.thresholds=per_class are added up in float64;
 #    method.normalizer=valid counts the pixels of all accumulation rounds; schedule.floor is 0 with adamw unless it is given
-NUMERICS = 2
+# 3: method.strong_colour=random_intensity posterizes to 4 to 7 bits and solarizes above 1 to 255, as AugSeg does
+NUMERICS = 3
 NOTE = ".note"  # a file may have "KEY.note" beside a KEY
 FREE_MAPPINGS = ("data.palette", "data.id_map", "model.encoder_config")  # values, not sections
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
@@ -119,22 +120,28 @@ class Method:
 
     preset: Literal["paper", "official"] = key(
         "paper", "official: where the released code differs from the paper, its choices; keys that are given win")
+    algorithm: Literal["consistency", "imas"] = key(
+        "consistency", "the step: that of S4Former and all that are rows of its table; iMAS")
     teacher: Literal["ema", "student", "student_in_training", "none"] = key(
         "ema", "gives the pseudo labels: moving average of the student; the student in eval mode, or as it trains; Sup-Only")
     threshold: Share = key(0.95, "a pixel is a pseudo label if its confidence is above")
     thresholds: Literal["fixed", "per_class"] = key(
         "fixed", "the same for every class, or lower where the teacher is less sure of a class (after FreeMatch)")
     strong_views: Count = key(1, "of an unlabelled image, each with its own colours, mix and order")
-    strong_colour: Literal["photometric", "jitter", "random_intensity"] = key(
-        "photometric", "of a strong view: photometric distortion; jitter, grey, blur (UniMatch); 1 to 3 of 11 changes (AugSeg)")
+    strong_colour: Literal["none", "photometric", "jitter", "random_intensity", "randaugment"] = key(
+        "photometric", "of a strong view: photometric distortion; jitter, grey, blur (UniMatch); 1 to 3 of 11 changes (AugSeg); 2 of"
+        " 12 (iMAS)")
     weak_colour: bool = key(False, "photometric distortion on the teacher's view as well")
     labeled_colour: bool = key(True, "photometric distortion on the labelled images")
     mix: Literal[
-        "none", "cutmix", "cutmix_small", "cutout", "classmix", "classmix_half", "mixunmix", "adaptive_cutmix"
-    ] = key("cutmix", "what a strong view receives from other images; cutmix_small: UniMatch's boxes; classmix_half: half of"
+        "none", "cutmix", "cutmix_small", "cutmix_beta", "cutmix_hardness", "cutout", "classmix", "classmix_half", "mixunmix",
+        "adaptive_cutmix",
+    ] = key("cutmix", "what a strong view receives from other images; cutmix_small: UniMatch's boxes; cutmix_beta: PS-MT's;"
+            " cutmix_hardness: iMAS's, between easy and hard images; classmix_half: half of"
             " the classes stay, as in ClassMix's own paper, where classmix keeps one more, as the released code does")
     mix_probability: Share = key(
-        0.5, "of mixing: one draw for a batch; cutmix_small: one per image; mixunmix and adaptive_cutmix always mix")
+        0.5, "of mixing: one draw for a batch; cutmix_small: one per image; mixunmix, adaptive_cutmix and cutmix_beta always mix;"
+        " cutmix_hardness the more often the easier a group is")
     mix_from: Literal["group", "second_batch"] = key(
         "group", "source of the content: the next image of a group, or an image of a second unlabelled batch (UniMatch)")
     mix_group: Count = key(4, "consecutive images of the global batch that exchange content")
@@ -180,10 +187,10 @@ class Method:
     def keeps_groups_whole(self) -> bool:
         """Whether all images of a group have to lie in one process, instead of it borrowing those it takes content from.
 
-        Tiles are unmixed on the features of all of them; adaptive CutMix permutes all of them, and pastes from what they
-        were given themselves; a student in training mode reads only what it trains on.
+        Tiles are unmixed on the features of all of them; adaptive CutMix and others permute all of them, and adaptive CutMix
+        pastes from what they were given themselves; a student in training mode reads only what it trains on.
         """
-        return self.mixes_groups and (self.mix in ("mixunmix", "adaptive_cutmix") or self.teacher == "student_in_training")
+        return self.mixes_groups and (self.mix in WHOLE_GROUPS or self.teacher == "student_in_training")
 
     @property
     def title(self) -> str:
@@ -192,6 +199,8 @@ class Method:
             return "Sup-Only"
         parts = [name for name, on in (("PatchShuffle", self.patch_shuffle), ("PASA", self.pasa != "none")) if on]
         parts += [self.regularizer.upper()] if self.regularizer != "none" else []
+        if self.algorithm != "consistency":
+            return {"imas": "iMAS"}[self.algorithm]
         base = self.base
         if base in ("S4Former-Base", "UniMatch", "AugSeg") and parts == ["PatchShuffle", "PASA", "NCR"]:
             return "S4Former" if base == "S4Former-Base" else f"{base} + S4Former"
@@ -204,11 +213,22 @@ class Method:
             return "UniMatch"
         if self.mix == "adaptive_cutmix" and self.strong_colour == "random_intensity":
             return "AugSeg"
-        mixes = {"none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutout": "CutOut", "classmix": "ClassMix",
+        mixes = {"none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutmix_beta": "CutMix",
+                 "cutmix_hardness": "CutMix by hardness", "cutout": "CutOut", "classmix": "ClassMix",
                  "classmix_half": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix"}  # fmt: skip
         if self.teacher != "ema":
             return "FixMatch" if mixes[self.mix] == "CutMix" else f"FixMatch with {mixes[self.mix] or 'no mix'}"
         return "S4Former-Base" if self.mix == "cutmix" else " + ".join(filter(None, ["Mean Teacher", mixes[self.mix]]))
+
+
+WHOLE_GROUPS = ("mixunmix", "adaptive_cutmix", "cutmix_beta", "cutmix_hardness")  # mixes that permute the images of a group
+
+# What a step function of its own cannot take, and the values that leave it out; and the mixes that it can.
+LEFT_OUT: dict[str, Any] = {
+    "teacher": "ema", "thresholds": "fixed", "strong_views": 1, "patch_shuffle": False, "pasa": "none", "feature_dropout": 0.0,
+    "regularizer": "none", "normalizer": "all",
+}  # fmt: skip
+ALGORITHM_MIXES = {"imas": ("cutmix_hardness",)}
 
 
 # The choices of the released code that change the method; every one is a field, so either preset can be taken apart.
@@ -346,6 +366,7 @@ def check_consistency(config: Config) -> None:
             f"method.burn_in = {method.burn_in} leaves none of the schedule.steps = {config.schedule.steps} for the unlabelled"
             " images; set a smaller method.burn_in (0: none), or method.teacher=none to train on the labels alone"
         )
+    check_algorithm(method)
     if method.mix_from == "second_batch" and method.mix not in ("none", "cutmix", "cutmix_small", "classmix", "classmix_half"):
         raise ConfigError(f"method.mix = {method.mix!r} takes nothing from a second batch; set method.mix_from=group")
     if method.mixes_groups and batch.unlabeled % method.mix_group:
@@ -364,6 +385,21 @@ def check_consistency(config: Config) -> None:
             "method.regularizer_on = 'pasa' names a student pass that method.pasa = 'none' leaves out; set"
             " method.regularizer_on=both, or method.regularizer=none"
         )
+
+
+def check_algorithm(method: Method) -> None:
+    """A step function of its own refuses what it has no use for."""
+    if method.algorithm == "consistency":
+        return
+    found = f"method.algorithm = {method.algorithm!r}"
+    for name, value in LEFT_OUT.items():
+        if getattr(method, name) != value:
+            raise ConfigError(
+                f"{found} knows no method.{name} = {getattr(method, name)!r}; set method.{name}={json.dumps(value).strip(chr(34))},"
+                f" as configs/methods/{method.algorithm}.json does"
+            )
+    if method.mix not in ALGORITHM_MIXES[method.algorithm]:
+        raise ConfigError(f"{found} knows no method.mix = {method.mix!r}; one of {', '.join(ALGORITHM_MIXES[method.algorithm])}")
 
 
 def share_of_process(config: Config, processes: int) -> tuple[int, int]:

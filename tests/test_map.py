@@ -102,7 +102,7 @@ def expected_branches(method):
 @pytest.mark.parametrize("name, title", [
     ("sup_only", "Sup-Only"), ("mean_teacher", "Mean Teacher"), ("base", "S4Former-Base"), ("fixmatch", "FixMatch"),
     ("unimatch", "UniMatch"), ("unimatch_ema", "UniMatch"), ("unimatch_s4former", "UniMatch + S4Former"),
-    ("augseg", "AugSeg"), ("augseg_s4former", "AugSeg + S4Former"), ("official", "S4Former"),
+    ("augseg", "AugSeg"), ("augseg_s4former", "AugSeg + S4Former"), ("official", "S4Former"), ("imas", "iMAS"),
 ])  # fmt: skip
 def test_every_method_file_has_the_title_of_its_row(name, title):
     assert load([CONFIGS / "voc_92.json", CONFIGS / "methods" / f"{name}.json"]).method.title == title

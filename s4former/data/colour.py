@@ -142,23 +142,30 @@ def shift_hue(picture: Image.Image, turns: float) -> Image.Image:
     return picture.convert("HSV").point(hues + IDENTITY[256:]).convert("RGB")
 
 
-# ---- AugSeg
+# ---- AugSeg, iMAS
+
+Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
-# Each with its strength drawn uniformly.
-INTENSITIES: tuple[Callable[[Image.Image, np.random.Generator], Image.Image], ...] = (
-    lambda picture, rng: picture,
-    lambda picture, rng: ImageOps.autocontrast(picture),
-    lambda picture, rng: ImageOps.equalize(picture),
-    lambda picture, rng: picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0))),
-    lambda picture, rng: ImageEnhance.Contrast(picture).enhance(rng.uniform(0.05, 0.95)),
-    lambda picture, rng: ImageEnhance.Brightness(picture).enhance(rng.uniform(0.05, 0.95)),
-    lambda picture, rng: ImageEnhance.Color(picture).enhance(rng.uniform(0.05, 0.95)),
-    lambda picture, rng: ImageEnhance.Sharpness(picture).enhance(rng.uniform(0.05, 0.95)),
-    lambda picture, rng: ImageOps.posterize(picture, int(rng.integers(4, 9))),
-    lambda picture, rng: ImageOps.solarize(picture, int(rng.integers(1, 257))),
-    lambda picture, rng: shift_hue(picture, rng.uniform(-0.5, 0.5)),
-)
+def intensities(least: float) -> tuple[Change, ...]:
+    """The eleven changes, each with its strength drawn uniformly; `least` is the smallest factor of contrast and the like."""
+    return (
+        lambda picture, rng: picture,
+        lambda picture, rng: ImageOps.autocontrast(picture),
+        lambda picture, rng: ImageOps.equalize(picture),
+        lambda picture, rng: picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0))),
+        lambda picture, rng: ImageEnhance.Contrast(picture).enhance(rng.uniform(least, 0.95)),
+        lambda picture, rng: ImageEnhance.Brightness(picture).enhance(rng.uniform(least, 0.95)),
+        lambda picture, rng: ImageEnhance.Color(picture).enhance(rng.uniform(least, 0.95)),
+        lambda picture, rng: ImageEnhance.Sharpness(picture).enhance(rng.uniform(least, 0.95)),
+        lambda picture, rng: ImageOps.posterize(picture, int(rng.integers(4, 8))),
+        lambda picture, rng: ImageOps.solarize(picture, int(rng.integers(1, 256))),
+        lambda picture, rng: shift_hue(picture, rng.uniform(-0.5, 0.5)),
+    )
+
+
+INTENSITIES = intensities(0.05)
+RANDAUGMENT = (*intensities(0.1), lambda picture, rng: ImageOps.invert(picture))
 
 
 def random_intensity(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -169,9 +176,19 @@ def random_intensity(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.array(picture)
 
 
+def randaugment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Two of twelve changes, those of AugSeg and the negative, each drawn anew, of a random strength (iMAS, CVPR 2023)."""
+    picture = Image.fromarray(image)
+    for number in rng.integers(len(RANDAUGMENT), size=2):
+        picture = RANDAUGMENT[number](picture, rng)
+    return np.array(picture)
+
+
 # Config word -> the colours of a strong view.
 STRONG_COLOURS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "none": lambda image, rng: image,
     "photometric": photometric,
     "jitter": color_jitter,
     "random_intensity": random_intensity,
+    "randaugment": randaugment,
 }

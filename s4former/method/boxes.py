@@ -42,13 +42,16 @@ def small_box(height: int, width: int, generator: torch.Generator) -> Tensor:
     return box
 
 
-def square_box(size: tuple[int, int], lam: float, generator: torch.Generator) -> Tensor:
-    """A box of about 1 - lam of the area around a uniform centre, cut off at the border; (H, W) bool."""
+def square_box(size: tuple[int, int], side: float, generator: torch.Generator, margin: int = 8) -> Tensor:
+    """A box of `side` of both lengths around a uniform centre, cut off at the border; (H, W) bool.
+
+    margin: no centre lies in the first 1 / margin of a length (8 in AugSeg and PS-MT, 16 in iMAS).
+    """
     box = torch.zeros(size, dtype=torch.bool)
     spans = []
     for length in size:
-        half = math.floor(length * math.sqrt(1 - lam)) // 2
-        centre = draw_integer(length // 8, length - 1, generator)
+        half = math.floor(length * side) // 2
+        centre = draw_integer(length // margin, length - 1, generator)
         spans.append(slice(max(0, centre - half), min(length, centre + half)))
     box[tuple(spans)] = True
     return box

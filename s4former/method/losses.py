@@ -41,6 +41,11 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Sequence[float] = ())
     return mean_over_pixels(partial(pixel_cross_entropy, weight=weight), logits, labels)
 
 
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy in which every pixel counts by a weight of its own (B, H, W), divided by all pixels."""
+    return mean_over_pixels(pixel_weighted_cross_entropy, logits, labels, weight)
+
+
 def negative_class_ranking(student: Tensor, teacher: Tensor, labels: Tensor, norm: str = "l2sq") -> Tensor:
     """Matches student and teacher over the classes a pixel is *not*.
 
@@ -81,6 +86,10 @@ def pixel_cross_entropy(
 ) -> Tensor:
     logits = student if temperature == 1 else student / temperature  # one copy of the logits less
     return F.cross_entropy(logits, labels, weight, ignore_index=IGNORE_INDEX, reduction="none")
+
+
+def pixel_weighted_cross_entropy(student: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    return weight * pixel_cross_entropy(student, labels)
 
 
 def negatives_distance(student: Tensor, labels: Tensor, teacher: Tensor, norm: str) -> Tensor:

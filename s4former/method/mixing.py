@@ -211,13 +211,56 @@ def unmix(x: Tensor, tiles: Tensor) -> Tensor:
     return gather(x, upsample_nearest(tiles.argsort(dim=0), x.shape[-2:]))
 
 
+# ---- square boxes inside a group: PS-MT's CutMix, and iMAS's between easy and hard images
+
+
+def draw_beta_boxes(context: MixContext) -> Draws:
+    """Square boxes, always; one size for the batch, of Beta(4, 4), and one permutation in every group (PS-MT, CVPR 2022)."""
+    side = math.sqrt(1 - context.numpy_generator(Stream.MIX_COIN).beta(4, 4))
+    boxes = [square_box(context.size, side, generator) for generator in context.generators(Stream.MIX_BOX)]
+    return {"boxes": torch.stack(boxes), "partner": context.group_permutations(1)[:, 0]}
+
+
+def draw_hardness_boxes(context: MixContext) -> Draws:
+    """Square boxes of 0.1 to 0.9 of the sides, one size and one chance for every group (iMAS, CVPR 2023)."""
+    groups = torch.arange(len(context.positions)).view(-1, context.group)
+    boxes, chances = [], []
+    for first in groups[:, 0].tolist():
+        key = (context.seed, Stream.MIX_CHANCE, context.step, context.positions[first])
+        chance, side = torch.rand(2, generator=torch_generator(*view_key(key, context.view))).tolist()
+        chances.append(chance)
+        generators = context.generators(Stream.MIX_BOX)[first : first + context.group]
+        boxes += [square_box(context.size, 0.1 + 0.8 * side, generator, margin=16) for generator in generators]
+    return {"boxes": torch.stack(boxes), "groups": groups, "chance": torch.tensor(chances)}
+
+
+def hardness_mixes(draws: Draws, score: Tensor) -> Tensor:
+    """(B,) bool: whether an image's group is mixed, which it is the likelier the easier (`score`, B) its images are."""
+    mixes = draws["chance"] < score[draws["groups"]].mean(dim=1)
+    return mixes.repeat_interleave(draws["groups"].shape[1])
+
+
+def hardness_cutmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
+    """The easiest image of a group and its hardest exchange content, and so on inwards.
+
+    How easy an image is: draws["score"] (B,) where the step measured it (iMAS), else how sure the teacher is of it.
+    """
+    score = draws["score"] if "score" in draws else image_confidence(pseudo)
+    order = score[draws["groups"]].argsort(dim=1, stable=True)
+    partner = torch.zeros_like(order).scatter(1, order, order.flip(1))
+    partner = draws["groups"].gather(1, partner).flatten()
+    boxes = draws["boxes"] & hardness_mixes(draws, score)[:, None, None]
+    return torch.where(boxes, partner[:, None, None], image_indices(pseudo))
+
+
 # ---- adaptive CutMix (AugSeg, CVPR 2023)
 
 
 def draw_adaptive(context: MixContext) -> Draws:
     """Two boxes and a chance for every image; one size of box for the batch each, one permutation in every group."""
     lambdas = context.numpy_generator(Stream.MIX_COIN).beta((8, 4), (2, 4))
-    boxes = [[square_box(context.size, lam, generator) for lam in lambdas] for generator in context.generators(Stream.MIX_BOX)]
+    generators = context.generators(Stream.MIX_BOX)
+    boxes = [[square_box(context.size, math.sqrt(1 - lam), generator) for lam in lambdas] for generator in generators]
     chances = [torch.rand((), generator=generator) for generator in context.generators(Stream.MIX_CHANCE)]
     permutation = context.group_permutations(1)[:, 0]
     share = context.labeled * context.group // len(context.positions)  # labelled images that a group may take from
@@ -264,6 +307,8 @@ MIXES: dict[str, Mix] = {
     "none": Mix(lambda context: {}, identity),
     "cutmix": Mix(draw_boxes, cutmix),
     "cutmix_small": Mix(draw_small_boxes, cutmix),
+    "cutmix_beta": Mix(draw_beta_boxes, cutmix),
+    "cutmix_hardness": Mix(draw_hardness_boxes, hardness_cutmix),
     "cutout": Mix(draw_boxes, cutout),
     "classmix": Mix(draw_priorities, classmix),
     "classmix_half": Mix(draw_priorities, partial(classmix, more=0)),

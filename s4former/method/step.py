@@ -40,9 +40,7 @@ def train_step(
 
     (labeled, auxiliary), *unlabeled = student(views)
 
-    fitted = [resize_logits(logits, batch.labels.shape[-2:]) for logits in (labeled, *auxiliary)]
-    supervised, *auxiliaries = (factors[0] * cross_entropy(logits, batch.labels, method.class_weights) for logits in fitted)
-    losses = {"supervised": supervised} | ({"auxiliary": sum(auxiliaries)} if auxiliaries else {})
+    losses = supervised_losses(labeled, auxiliary, batch, method, factors[0])
     for (branch, target), (logits, _), factor in zip(targets, unlabeled, factors[1:]):
         share = 1 / method.strong_views if branch == "strong" else 1.0  # of several strong views the mean
         for name, term in compare_with_teacher(logits, target, branch, method).items():
@@ -50,6 +48,15 @@ def train_step(
     if pseudo is not None:
         losses |= count_pseudo(pseudo)
     return losses
+
+
+def supervised_losses(
+    labeled: Tensor, auxiliary: Sequence[Tensor], batch: Batch, method: Method, factor: Tensor | float = 1.0
+) -> dict[str, Tensor]:
+    """The terms on labels, of the logits of the head and of auxiliary heads; `factor` as `normalization_factors` has it."""
+    fitted = [resize_logits(logits, batch.labels.shape[-2:]) for logits in (labeled, *auxiliary)]
+    supervised, *auxiliaries = (factor * cross_entropy(logits, batch.labels, method.class_weights) for logits in fitted)
+    return {"supervised": supervised} | ({"auxiliary": sum(auxiliaries)} if auxiliaries else {})
 
 
 def student_views(

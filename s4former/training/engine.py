@@ -15,7 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import Config, Optimizer, share_of_process
 from ..errors import ConfigError
+from ..method.algorithms import ALGORITHMS
 from ..method.batch import Batch
+from ..method.context import StepContext
 from ..method.step import student_views, total_loss, train_step, valid_pixels
 from ..method.student import Student
 from ..networks.adapters import decode, encode, encoder_depths
@@ -124,6 +126,7 @@ def update(
     if method.normalizer == "valid" and config.run.batch.rounds > 1:
         rounds = list(rounds)
         average, labelers = count_all_rounds(accelerator, rounds, labeler, step, config, current)
+    context = StepContext(predict=partial(predict_with_student, network))
     sums: dict[str, Tensor] = {}
     for round_, (batch, labeler) in enumerate(zip(rounds, labelers)):
         # dropout and drop path: from seed, step and process, so that a step can be replayed
@@ -132,7 +135,10 @@ def update(
         with nullcontext() if last else accelerator.no_sync(student):
             with accelerator.autocast():
                 observed = thresholds.observe(labeler, batch.valid[: batch.unlabeled]) if adaptive else labeler
-                losses = train_step(student, observed, batch, method, average, current)
+                if method.algorithm == "consistency":
+                    losses = train_step(student, observed, batch, method, average, current)
+                else:
+                    losses = ALGORITHMS[method.algorithm](student, labeler, batch, method, context)
                 losses["total"] = total_loss(losses, method)
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():

@@ -12,11 +12,13 @@ from test_geometry import picture
 from s4former.config import Method
 from s4former.data.colour import (
     INTENSITIES,
+    RANDAUGMENT,
     STRONG_COLOURS,
     Colour,
     apply_colour,
     color_jitter,
     draw_colour,
+    randaugment,
     random_intensity,
     shift_hue,
 )
@@ -90,7 +92,7 @@ def test_every_strong_colour_is_a_function_of_its_generator_and_leaves_the_origi
     before = image.copy()
     one, two, other = (STRONG_COLOURS[name](image, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one.shape == image.shape and one.dtype == np.uint8
-    assert np.array_equal(one, two) and not np.array_equal(one, other) and np.array_equal(image, before)
+    assert np.array_equal(one, two) and np.array_equal(one, other) == (name == "none") and np.array_equal(image, before)
 
 
 def is_grey(image):
@@ -131,6 +133,28 @@ def test_random_intensity_makes_one_to_three_changes_of_eleven_each_as_often_as_
         lengths.append(len(seen) - before)
     assert set(lengths) == {1, 2, 3} and min(lengths.count(n) for n in (1, 2, 3)) > 280
     assert len(INTENSITIES) == 11 and all(120 < seen.count(number) < 250 for number in range(11))
+
+
+def test_randaugment_makes_two_of_twelve_changes_one_of_them_the_negative(monkeypatch):
+    from s4former.data import colour
+
+    grey = Image.new("RGB", (3, 2), (10, 20, 30))
+    assert np.array_equal(np.asarray(RANDAUGMENT[-1](grey, None))[0, 0], [245, 235, 225])
+    seen = []
+    counting = [lambda picture, rng, number=number: seen.append(number) or picture for number in range(len(RANDAUGMENT))]
+    monkeypatch.setattr(colour, "RANDAUGMENT", counting)
+    for seed in range(1000):
+        randaugment(np.zeros((2, 3, 3), np.uint8), np.random.default_rng(seed))
+    assert len(seen) == 2000 and len(RANDAUGMENT) == 12 and all(120 < seen.count(number) < 220 for number in range(12))
+
+
+def test_posterizing_keeps_four_to_seven_bits_and_solarizing_starts_above_1_to_255():
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    posterize, solarize = INTENSITIES[8:10]
+    kept = {len(set(posterize(ramp, np.random.default_rng(seed)).tobytes())) for seed in range(40)}
+    assert kept == {16, 32, 64, 128}
+    first = [np.flatnonzero(np.asarray(solarize(ramp, np.random.default_rng(seed))).ravel() != np.arange(256))[0] for seed in range(2000)]
+    assert (min(first), max(first)) == (1, 255)
 
 
 def test_every_intensity_but_the_first_changes_a_picture_and_none_its_size():
