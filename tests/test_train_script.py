@@ -12,6 +12,9 @@ import torch
 from PIL import Image
 from scripts import ROOT, TINY, command, environment, run, train, write_config
 
+from s4former.commands.chosen_model import choose_model
+from s4former.commands.evaluate import main as evaluate
+from s4former.evaluation.model_choice import CheckpointError
 from s4former.training import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -63,6 +66,29 @@ def test_a_run_leaves_models_results_log_picture_and_tracker_files(finished):
         assert picture.width > 400
     assert "step 6/6" in done.stderr and "evaluate with: python evaluate.py" in done.stderr
     assert [path.name for path in checkpoint.complete(folder / "checkpoints")] == ["step-00000004", "step-00000006"]
+
+
+def test_a_run_that_has_not_ended_is_evaluated_by_its_newest_checkpoint(finished, tmp_path):
+    _, folder, _ = finished
+    run = tmp_path / "stopped"
+    shutil.copytree(folder / "checkpoints", run / "checkpoints")
+    shutil.copy(folder / "config.json", run)
+    last = results_of(folder)["last"]
+    for role in ("teacher", "student"):
+        assert evaluate(["--checkpoint", str(run), "--model", role, "--json", str(tmp_path / "report.json")]) == 0
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["model"] == f"{run}: {role} at step 6, the newest checkpoint of a run that has not ended"
+        assert {key: report[key] for key in last[role]} == last[role]
+        exported = run / "checkpoints" / "step-00000006" / role
+        for name in ("config.json", "preprocessor_config.json", "s4former.json"):
+            assert json.loads((exported / name).read_text()) == json.loads((folder / role / name).read_text()), name
+    assert choose_model(str(run)).source == str(run / "checkpoints" / "step-00000006" / "teacher")
+    for path in (run / "checkpoints").glob("*/state.pt"):
+        path.write_bytes(b"")
+    shutil.rmtree(run / "checkpoints" / "step-00000006" / "teacher")
+    shutil.rmtree(run / "checkpoints" / "step-00000006" / "student")
+    with pytest.raises(CheckpointError, match="no checkpoint can be resumed from: .*state.pt has 0 bytes"):
+        choose_model(str(run))
 
 
 def test_a_run_says_what_its_teacher_is_doing(finished):

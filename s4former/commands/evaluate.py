@@ -15,7 +15,8 @@ from typing import Any, Sequence
 
 from ..config import Config, from_dict, read_tree, set_override
 from ..errors import ConfigError, DataError, describe_error
-from ..evaluation.model_choice import ROLES, CheckpointError, ModelChoice, choose_model
+from ..evaluation.model_choice import ROLES, CheckpointError, ModelChoice
+from .chosen_model import choose_model
 
 FLAGS = ("mode", "window", "stride", "short_side", "scales", "flip", "batch", "limit")  # keys of `evaluation`
 

@@ -18,7 +18,8 @@ from typing import Sequence
 
 from ..config import from_dict
 from ..errors import ConfigError, OnnxError, describe_error
-from ..evaluation.model_choice import ROLES, CheckpointError, choose_model, read_mean_std
+from ..evaluation.model_choice import ROLES, CheckpointError, read_mean_std
+from .chosen_model import choose_model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,8 +20,9 @@ from typing import Sequence
 
 from ..config import from_dict, set_override
 from ..errors import ConfigError, DataError, describe_error
-from ..evaluation.model_choice import CheckpointError, choose_model
+from ..evaluation.model_choice import CheckpointError
 from ..networks.hub import similar_path
+from .chosen_model import choose_model
 from .pool_ranking import rank, write_list
 
 

@@ -15,6 +15,14 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says which, why, and what to give instead."""
 
 
+class NoModelYet(CheckpointError):
+    """A run that has checkpoints, and none of the models that are written at its end."""
+
+    def __init__(self, run: Path, name: str):
+        super().__init__(f"{run} has no teacher/ or student/ yet; train_semi.py writes them when it ends, and goes on with --resume")
+        self.run, self.name = run, name
+
+
 @dataclass(frozen=True)
 class ModelChoice:
     """source: the folder of a model, or its id on the Hub. config: what lies beside it; empty if nothing does."""
@@ -30,6 +38,9 @@ def choose_model(checkpoint: str | None, role: str | None = None, best: bool = F
     Args:
         role: teacher or student of a run; by default the teacher where there is one.
         best: the one chosen on the evaluation images, not the last.
+
+    Raises:
+        CheckpointError: there is no such model; a `NoModelYet` if the run has checkpoints.
     """
     if checkpoint is None:
         run = newest_run(RUNS)
@@ -63,6 +74,8 @@ def model_of_run(run: Path, role: str | None, best: bool, name: str) -> ModelCho
     prefix = "best-" if best else ""
     roles = [role for role in ROLES if (run / f"{prefix}{role}" / "config.json").is_file()]
     if not roles:
+        if has_checkpoint(run) and not best:
+            raise NoModelYet(run, name)
         raise CheckpointError(
             f"{run} has no {prefix}teacher/ or {prefix}student/ yet; train_semi.py writes them when it ends, and goes on"
             " with --resume"
@@ -75,13 +88,18 @@ def model_of_run(run: Path, role: str | None, best: bool, name: str) -> ModelCho
 
 
 def newest_run(root: Path) -> Path:
-    """The run below `root` that was started last and has a model."""
+    """The run below `root` that was started last and has a model or a checkpoint."""
     runs = [path.parent for path in root.rglob("config.json") if is_run(path.parent)]
     for run in sorted(runs, key=lambda run: (run / "config.json").stat().st_mtime, reverse=True):
-        if any((run / f"{prefix}{role}" / "config.json").is_file() for role in ROLES for prefix in ("", "best-")):
+        models = (run / f"{prefix}{role}" / "config.json" for role in ROLES for prefix in ("", "best-"))
+        if has_checkpoint(run) or any(path.is_file() for path in models):
             return run
     state = f"the runs below {root}/ have no model yet" if runs else f"there is no run below {root}/"
     raise CheckpointError(f"{state}; train one with train_semi.py, or say which model with --checkpoint")
+
+
+def has_checkpoint(run: Path) -> bool:
+    return any((run / "checkpoints").glob("step-*"))
 
 
 def is_run(folder: Path) -> bool:

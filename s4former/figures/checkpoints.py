@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..commands.chosen_model import choose_model
 from ..config import Config, from_dict, set_override
 from ..data.batches import ValidationSet, validation_set
 from ..data.images import read_image
 from ..evaluation.inference import Setting, normalise, predict, resize_for_test
-from ..evaluation.model_choice import choose_model, read_mean_std
+from ..evaluation.model_choice import read_mean_std
 from ..networks.adapters import full_size_logits
 from ..networks.build import load_network
 

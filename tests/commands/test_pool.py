@@ -72,7 +72,8 @@ def run(tmp_path):
     for part in ("images", "masks"):
         (root / part).mkdir(parents=True)
     for index in range(6):
-        Image.effect_noise((24, 16), 60 + 20 * index).convert("RGB").save(root / "images" / f"{index}.png")
+        noise = np.random.default_rng(index).normal(128, 60 + 20 * index, (16, 24)).clip(0, 255)
+        Image.fromarray(noise.astype(np.uint8)).convert("RGB").save(root / "images" / f"{index}.png")
     for index in range(3):
         Image.new("L", (24, 16), index % 3).save(root / "masks" / f"{index}.png")
     (root / "images" / "5.png").write_bytes(b"no picture")
