@@ -1,7 +1,7 @@
-"""Times the parts of a training against plain reference implementations, after checking that both compute the same.
+"""Times the parts of a training; attention, losses, moving average and windows against plain implementations of the same.
 
     s4former benchmark
-    s4former benchmark step budget --config configs/voc_92.json run.batch.rounds=2 --json speed.json
+    s4former benchmark step losses --config configs/voc_92.json run.batch.rounds=2 --json speed.json
     s4former benchmark bytes --bandwidth 4800 --matrix-rate 790   # counted, not run; an H200
 
 Nothing is downloaded: networks have random weights, and where the data of the config is missing, images are drawn.
@@ -21,16 +21,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from .timing import Benchmark, Comparison, Measurement
+    from .timing import Benchmark, Measurement, Row
 
-PARTS = {  # name -> the module in which a function of this name yields its comparisons
+PARTS = {  # name -> the module in which a function of this name yields its rows
     "step": "training_parts",
     "attention": "training_parts",
     "losses": "training_parts",
     "ema": "training_parts",
     "loader": "data_parts",
-    "evaluate": "data_parts",
-    "budget": "data_parts",
+    "windows": "data_parts",
     "memory": "training_parts",
     "bytes": "operations",
 }
@@ -109,28 +108,31 @@ def describe_machine(device: "torch.device") -> str:
 
 
 def run(benchmark: "Benchmark", parts: Sequence[str]) -> list[dict[str, Any]]:
-    """Runs the parts in order, prints each comparison as soon as it is made, and returns them for the JSON."""
+    """Runs the parts in order, prints each row as soon as it is made, and returns them for the JSON."""
     print(f"{'':66} {'ours':>22} {'against':>26} {'ratio':>7} {'images/s':>9} {'memory':>22}", flush=True)
     rows = []
     for part in parts:
-        for comparison in getattr(import_module(f"{__package__}.{PARTS[part]}"), part)(benchmark):
-            print(table_row(comparison), flush=True)
-            rows.append({"part": part, **as_dict(comparison)})
+        for row in getattr(import_module(f"{__package__}.{PARTS[part]}"), part)(benchmark):
+            print(table_row(row), flush=True)
+            rows.append({"part": part, **as_dict(row)})
     for note in benchmark.notes:
         print(note)
     return rows
 
 
-def table_row(row: "Comparison") -> str:
+def table_row(row: "Row") -> str:
     rate = f"{row.images_per_second:.1f}" if row.images else ""
+    ratio, memory = f"{row.ratio:.2f}x" if row.other else "", " / ".join(format_memory(each) for each in (row.ours, row.other) if each)
     return (
         f"{row.name:66.66} {format_times(row.ours):>22} {row.against[:26]:>26} {format_times(row.other):>22}"
-        f" {f'{row.ratio:.2f}x':>7} {rate:>9} {format_memory(row.ours)} / {format_memory(row.other)}"
+        f" {ratio:>7} {rate:>9} {memory}"
     )
 
 
-def format_times(measurement: "Measurement") -> str:
+def format_times(measurement: "Measurement | None") -> str:
     """'0.51 s (0.5-0.6)': the median and the range."""
+    if measurement is None:
+        return ""
     median = measurement.median
     unit, factor = ("s", 1) if median >= 1 else ("ms", 1000)
     return f"{factor * median:.2f} {unit} ({factor * min(measurement.seconds):.1f}-{factor * max(measurement.seconds):.1f})"
@@ -140,11 +142,11 @@ def format_memory(measurement: "Measurement") -> str:
     return "-" if measurement.peak_bytes is None else f"{measurement.peak_bytes / 2**20:.0f} MiB"
 
 
-def as_dict(row: "Comparison") -> dict[str, Any]:
+def as_dict(row: "Row") -> dict[str, Any]:
     sides = {
         name: {"seconds": list(side.seconds), "median": side.median, "peak_bytes": side.peak_bytes}
-        for name, side in (("ours", row.ours), ("other", row.other))
-    }
+        for name, side in (("ours", row.ours), ("other", row.other)) if side
+    }  # fmt: skip
     return {
         "what": row.name, "against": row.against, **sides, "ratio": row.ratio, "memory_ratio": row.memory_ratio,
         "images_per_second": row.images_per_second,

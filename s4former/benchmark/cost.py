@@ -9,7 +9,6 @@ import math
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from ..config import Config
 from ..data.sources import Sources
-from ..evaluation.inference import Setting, resize_for_test
-from ..evaluation.windows import window_places
 from ..method.step import total_loss, train_step
-from ..networks.adapters import full_size_logits
 from ..training.engine import build_optimizer, pseudo_labeler
 from .inputs import initialize
 from .timing import Run
@@ -55,28 +51,6 @@ def count_flops(run: Run) -> int:
     with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
         run()
     return counter.get_total_flops()
-
-
-def flops_of_step(config: Config, sources: Sources) -> int:
-    """Floating-point operations of a whole step, counted as if in one accumulation round.
-
-    Where a mix group spans several rounds, the teacher reads an image of each round once more; that is left out.
-    """
-    one_round = replace(config, run=replace(config.run, batch=replace(config.run.batch, rounds=1)))
-    return count_flops(fake_step(one_round, sources)[1])
-
-
-def flops_of_evaluation(config: Config, sources: Sources, size: tuple[int, int]) -> int:
-    """Floating-point operations of one network for the class map of one image of `size` = (height, width)."""
-    network, evaluation = initialize(config, sources, torch.device("cpu")).teacher.network, config.evaluation
-    setting, windows = Setting(evaluation=evaluation, crop=config.data.crop, mean=(0.5,) * 3, std=(0.5,) * 3), 1
-    if evaluation.mode == "sliding":
-        windows = len(window_places(size, setting.window, setting.stride, evaluation.windows == "cut"))
-        size = setting.window
-    else:
-        size = resize_for_test(*size, short_side=evaluation.short_side, long_side=evaluation.long_side)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        return windows * count_flops(lambda: full_size_logits(network, torch.empty(1, 3, *size)))
 
 
 # ---- memory

@@ -1,6 +1,5 @@
 """What is benchmarked: networks with random weights and a batch of a config; drawn images where its data is missing."""
 
-import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,9 +62,6 @@ class StepInputs:
     teacher: Teacher
     batch: Batch
 
-    def copy_networks(self) -> tuple[Student, Teacher]:
-        return copy.deepcopy(self.student), copy.deepcopy(self.teacher)
-
 
 def build(config: Config, sources: Sources, device: torch.device) -> StepInputs:
     """The inputs of a step; its threshold is the median confidence, so that half of the pixels are pseudo labels."""
@@ -101,10 +97,3 @@ def randomize_classifier(network: nn.Module) -> None:
             nn.init.normal_(module.weight, std=1.0)
             nn.init.zeros_(module.bias)
 
-
-def disable_dropout(network: nn.Module) -> None:
-    """Dropout and drop path off, whatever else training mode does on."""
-    for module in network.modules():
-        for name in ("p", "drop_prob", "attention_dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from .cost import FLOP_FORMULAS, fake_step
-from .timing import Benchmark, Comparison
+from .timing import Benchmark, Row
 
 SHOWN = 20  # kinds of operations in the table
 FREE = {  # operations that move no bytes, beside those that torch marks as views
@@ -81,8 +81,8 @@ def table(operations: list[Operation]) -> list[str]:
     return lines
 
 
-def bytes(benchmark: Benchmark) -> Iterator[Comparison]:
-    """The operations of a step with bfloat16 autocast, on tensors without values; there is nothing to compare with."""
+def bytes(benchmark: Benchmark) -> Iterator[Row]:
+    """The operations of a step with bfloat16 autocast, on tensors without values."""
     counter = OperationCounter()
     _, step = fake_step(benchmark.config, benchmark.sources, observer=counter)
     step()

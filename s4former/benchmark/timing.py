@@ -1,6 +1,6 @@
-"""Two implementations of one computation: checked for agreement, then compared in memory and time.
+"""A computation in memory and time, or two implementations of one, checked for agreement and then compared.
 
-They run in turn, since the load of a machine changes; reported are the median and the range of each. Peak memory is what
+Two run in turn, since the load of a machine changes; reported are the median and the range of each. Peak memory is what
 one run needs beyond what is allocated when it begins: on a GPU by its allocator, on a CPU in the resident memory of the
 process (Linux only).
 """
@@ -39,25 +39,25 @@ class Measurement:
         return statistics.median(self.seconds)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One row of the report. against: what the second implementation is. images: of one run, 0 = none."""
+@dataclass(frozen=True)
+class Row:
+    """One row of the report. other: a second implementation; against: what it is. images: of one run, 0 = none."""
 
     name: str
     ours: Measurement
-    other: Measurement
-    against: str = "reference"
+    other: Measurement | None = None
+    against: str = ""
     images: int = 0
 
     @property
-    def ratio(self) -> float:
-        """How many times as fast."""
-        return self.other.median / self.ours.median
+    def ratio(self) -> float | None:
+        """How many times as fast as the other."""
+        return self.other.median / self.ours.median if self.other else None
 
     @property
     def memory_ratio(self) -> float | None:
         """Our share of the other's peak; None where either is unknown or below a MiB, which is noise."""
-        ours, other = self.ours.peak_bytes, self.other.peak_bytes
+        ours, other = self.ours.peak_bytes, self.other and self.other.peak_bytes
         return None if ours is None or not other or other < 2**20 else ours / other
 
     @property
@@ -72,16 +72,14 @@ class Timer:
     device: torch.device
     repeats: int
 
-    def compare(self, name: str, ours: Run, other: Run, **details) -> Comparison:
+    def compare(self, name: str, ours: Run, other: Run | None = None, **details) -> Row:
         """Times both in turn, after one run of each that is not timed and gives the peak memory."""
-        runs = ours, other
-        peaks = [peak_memory(run, self.device) for run in runs]
-        seconds: tuple[list[float], list[float]] = ([], [])
+        runs = [run for run in (ours, other) if run]
+        peaks, seconds = [peak_memory(run, self.device) for run in runs], [[] for _ in runs]
         for repeat in range(self.repeats):
-            for i in (0, 1) if repeat % 2 == 0 else (1, 0):
+            for i in range(len(runs))[:: 1 if repeat % 2 == 0 else -1]:
                 seconds[i].append(self.time(runs[i]))
-        measured = [Measurement(tuple(times), peak) for times, peak in zip(seconds, peaks)]
-        return Comparison(name=name, ours=measured[0], other=measured[1], **details)
+        return Row(name, *(Measurement(tuple(times), peak) for times, peak in zip(seconds, peaks)), **details)
 
     def time(self, run: Run) -> float:
         """Seconds of one run."""
@@ -105,7 +103,7 @@ class Timer:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What every part is given. facts: numbers beside the comparisons, for the JSON. notes: lines below the table.
+    """What every part is given. facts: numbers beside the rows, for the JSON. notes: lines below the table.
 
     rates: bytes and matrix FLOP per second of a device, for the least time of a step.
     """

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from s4former.benchmark import timing
-from s4former.benchmark.timing import Comparison, Measurement, MismatchError, Timer, check_close, peak_memory
+from s4former.benchmark.timing import Measurement, MismatchError, Row, Timer, check_close, peak_memory
 
 CPU = torch.device("cpu")
 
@@ -26,8 +26,13 @@ def test_runs_take_turns_and_are_timed_as_often_as_asked():
     assert len(row.ours.seconds) == len(row.other.seconds) == 3
 
 
+def test_a_computation_may_be_timed_alone():
+    row = Timer(CPU, 2).compare("x", lambda: None, images=2)
+    assert len(row.ours.seconds) == 2 and row.other is row.ratio is row.memory_ratio is None
+
+
 def test_the_ratio_is_that_of_medians():
-    row = Comparison(name="x", ours=Measurement((1.0, 1.0, 9.0), 2**20), other=Measurement((2.0, 0.1, 3.0), 2**22))
+    row = Row(name="x", ours=Measurement((1.0, 1.0, 9.0), 2**20), other=Measurement((2.0, 0.1, 3.0), 2**22))
     assert row.ratio == 2 and row.memory_ratio == 0.25
 
 
