@@ -39,6 +39,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
+MIX_NAMES = {
+    "none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutmix_beta": "CutMix",
+    "cutmix_hardness": "CutMix by hardness", "cutout": "CutOut", "classmix": "ClassMix",
+    "classmix_half": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix",
+}  # fmt: skip
+
+
 def key(default: Any, description: str, **limits: Any) -> Any:
     """A key of a section: its default, its meaning for --help-config and editors, and its range."""
     return Field(default, description=description, **limits)
@@ -213,12 +220,9 @@ class Method:
             return "UniMatch"
         if self.mix == "adaptive_cutmix" and self.strong_colour == "random_intensity":
             return "AugSeg"
-        mixes = {"none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutmix_beta": "CutMix",
-                 "cutmix_hardness": "CutMix by hardness", "cutout": "CutOut", "classmix": "ClassMix",
-                 "classmix_half": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix"}  # fmt: skip
         if self.teacher != "ema":
-            return "FixMatch" if mixes[self.mix] == "CutMix" else f"FixMatch with {mixes[self.mix] or 'no mix'}"
-        return "S4Former-Base" if self.mix == "cutmix" else " + ".join(filter(None, ["Mean Teacher", mixes[self.mix]]))
+            return "FixMatch" if MIX_NAMES[self.mix] == "CutMix" else f"FixMatch with {MIX_NAMES[self.mix] or 'no mix'}"
+        return "S4Former-Base" if self.mix == "cutmix" else " + ".join(filter(None, ["Mean Teacher", MIX_NAMES[self.mix]]))
 
 
 WHOLE_GROUPS = ("mixunmix", "adaptive_cutmix", "cutmix_beta", "cutmix_hardness")  # mixes that permute the images of a group

@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.cm import ScalarMappable
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -19,8 +20,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..networks.adapters import attention_grids, coarsest_stride, encode, encoder_of, prefix_tokens
-from .checkpoints import Checkpoint, FigureError, LabeledImage, find_images, open_checkpoints
-from .page import GAP, LINE, MARGIN, SMALL, Page, Panel, Row, grid_page, mask_panel, text_width
+from .checkpoints import Checkpoint, FigureError, find_images, open_checkpoints
+from .page import SMALL, Figure, Panel, grid_figure, mask_panel
 
 RECORDING = "recording"  # the name under which transformers knows the attention function
 COLOURS = "inferno"
@@ -129,41 +130,21 @@ def heat_map(checkpoint: Checkpoint, image: np.ndarray, place: tuple[float, floa
     return ((1 - alpha) * grey + alpha * colour + 0.5).astype(np.uint8)
 
 
-def image_rows(
-    shown: LabeledImage, point: Point, checkpoints: list[Checkpoint], layer: int
-) -> tuple[list[Row], list[np.ndarray]]:
-    """The two rows of an image, and the masks in them."""
-    image, classes = shown.image, checkpoints[0].classes
-    place = relative_position(point, image, checkpoints[0])
-    cross = (place[1] * image.shape[1], place[0] * image.shape[0])
-    masks = [shown.labels, *(checkpoint.predict(image) for checkpoint in checkpoints)]
-    heat = [Panel(heat_map(checkpoint, image, place, layer), cross) for checkpoint in checkpoints]
-    rows = [Row([Panel(image, cross), *heat]), Row([mask_panel(mask, classes) for mask in masks], space=3 * GAP)]
-    return rows, [mask for mask in masks if mask is not None]
-
-
-def scale_bar(page: Page, left: float, top: float) -> None:
-    """What the colours mean."""
-    words = "attention:  0"
-    page.text(left, top, words, va="center_baseline", size=SMALL)
-    left += text_width(words, SMALL) + 0.06
-    axes = page.axes(left, top - 0.05, 0.9, 0.1)
-    axes.imshow(np.linspace(0, 1, 256)[None], cmap=COLOURS, aspect="auto")
-    axes.set_axis_off()
-    page.text(left + 0.96, top, "highest in the panel", va="center_baseline", size=SMALL)
-
-
-def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Page:
+def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Figure:
     if len(options.points) != len(options.image):
         count = f"{len(options.image)} --image and {len(options.points)} --patch or --pixel"
         raise FigureError(f"{count}; give one for each image")
     checkpoints = open_checkpoints(sources, overrides, options.names)
-    rows, masks = [], []
+    rows, masks, classes = [], [], checkpoints[0].classes
     for shown, point in zip(find_images(options.image, checkpoints[0].config), options.points):
-        rows_of_image, masks_of_image = image_rows(shown, point, checkpoints, options.layer)
-        rows += rows_of_image
-        masks += masks_of_image
+        image, place = shown.image, relative_position(point, shown.image, checkpoints[0])
+        cross = (place[1] * image.shape[1], place[0] * image.shape[0])
+        maps = [shown.labels, *(checkpoint.predict(image) for checkpoint in checkpoints)]
+        heat = [Panel(heat_map(checkpoint, image, place, options.layer), cross) for checkpoint in checkpoints]
+        rows += [[Panel(image, cross), *heat], [mask_panel(mask, classes) for mask in maps]]
+        masks += maps
     titles = ["Image / truth", *(checkpoint.name for checkpoint in checkpoints)]
-    page = grid_page(rows, titles, masks, checkpoints[0].classes, foot=LINE)
-    scale_bar(page, MARGIN, page.height - MARGIN - LINE / 2)
-    return page
+    figure = grid_figure(rows, titles, masks, classes)
+    scale = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=figure.axes, shrink=0.4, aspect=8, pad=0.01)
+    scale.set_ticks([0, 1], labels=["no\nattention", "highest in\nthe panel"], fontsize=SMALL)
+    return figure

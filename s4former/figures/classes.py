@@ -6,19 +6,18 @@ pixels on which A and B disagree, whoever is right.
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 
 from ..config import IGNORE_INDEX
 from ..data.batches import validation_set
 from ..evaluation.model_choice import ROLES, choose_model
 from .checkpoints import Checkpoint, FigureError, LabeledImage, evaluation_image, evenly_spaced, open_checkpoints
-from .page import (
-    BLACK, GAP, GREY, LINE, MARGIN, SIZE, SMALL, WIDTH, Grid, Page, Panel, Row, draw_legend, legend_lines, mask_panel,
-    panel_width, text_width, wrap_text,
-)  # fmt: skip
+from .page import GREY, LINE, SMALL, WIDTH, Figure, Panel, draw_grid, draw_legend, grid_height, mask_panel, new_figure
 
 BARS = 3.0  # width of the part with the bars, inches
 BAR = 0.145  # distance from bar to bar
@@ -62,41 +61,33 @@ def most_changed(entries: list[Change], count: int = MAX_BARS) -> list[Change]:
 # ---- the bars
 
 
-def draw_bars(page: Page, entries: list[Change], left: float, top: float, width: float) -> None:
+def draw_bars(figure: FigureBase, entries: list[Change], title: str) -> None:
     """Names on the left, bars with their change, and both IoUs on the right; the mean stands apart, below."""
-    names = max(text_width(name, SMALL) for name, _, _ in entries)
-    numbers = 0.75
-    places = [BAR * (i + 0.5) for i in range(len(entries) - 1)]
-    places.append(places[-1] + 1.6 * BAR)
-    height = places[-1] + 0.5 * BAR
-    axes = page.axes(left + names + 0.06, top, width - names - numbers - 0.06, height)
+    places = [*range(len(entries) - 1), len(entries) - 0.4]
     values = [b - a for _, a, b in entries]
-    axes.barh(places, values, height=0.68 * BAR, color=[UP if value >= 0 else DOWN for value in values])
-    reach = max(0.5, *map(abs, values))
+    axes = figure.subplots()
+    bars = axes.barh(places, values, height=0.68, color=[UP if value >= 0 else DOWN for value in values])
+    axes.bar_label(bars, list(map(format_change, values)), padding=2, fontsize=SMALL)
+    axes.set_title(title, loc="left", pad=6)
+    axes.set_yticks(places, [name for name, *_ in entries], fontsize=SMALL)
+    axes.get_yticklabels()[-1].set_weight("bold")
+    both = axes.secondary_yaxis("right")
+    both.set_yticks(places, [f"{a:.1f} → {b:.1f}" for _, a, b in entries], fontsize=SMALL, color=GREY)
+    for each in (axes, both):
+        each.tick_params(axis="y", length=0)
+        each.spines[:].set_visible(False)
+    axes.axvline(0, color="black", linewidth=0.6)
     low, high = min(0.0, *values), max(0.0, *values)
-    axes.set_xlim(low - 0.6 * reach * (low < 0), high + 0.42 * reach * (high > 0))
-    axes.set_ylim(height, 0)
-    for place, value, (name, a, b) in zip(places, values, entries):
-        side = {"ha": "left" if value >= 0 else "right", "xytext": (2 if value >= 0 else -2, 0)}
-        axes.annotate(format_change(value), (value, place), textcoords="offset points", va="center_baseline", size=SMALL, **side)
-        weight = "bold" if name == "mean" else "normal"
-        page.text(left + names, top + place, name, ha="right", va="center_baseline", size=SMALL, weight=weight)
-        page.text(left + width, top + place, f"{a:.1f} → {b:.1f}", ha="right", va="center_baseline", size=SMALL, color=GREY)
-    axes.axvline(0, color=BLACK, linewidth=0.6)
-    axes.set_yticks([])
+    room = 0.4 * max(high - low, 1.0)  # for the numbers beside the bars
+    axes.set_xlim(low - room * (low < 0), high + room * (high > 0))
+    axes.set_ylim(places[-1] + 0.7, -0.7)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.tick_params(axis="x", length=2, width=0.5, pad=1.5, labelsize=SMALL, color=GREY, labelcolor=GREY)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name == "bottom")
-        spine.set(linewidth=0.5, color=GREY)
+    axes.tick_params(axis="x", length=2, width=0.5, labelsize=SMALL, color=GREY, labelcolor=GREY)
+    axes.spines["bottom"].set_visible(True)
 
 
 def format_change(value: float) -> str:
     return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if abs(value) >= 0.05 else "0.0"
-
-
-def bars_height(entries: list[Change]) -> float:
-    return BAR * (len(entries) + 0.6) + 0.2
 
 
 # ---- the examples
@@ -117,29 +108,23 @@ def largest_disagreements(a: Checkpoint, b: Checkpoint, *, look: int, count: int
 # ---- the page
 
 
-def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Page:
+def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Figure:
     if len(sources) != 2:
         raise FigureError(f"a change is from one run to another; got {len(sources)} runs")
     entries = most_changed(changes(*map(class_iou, sources)))
     a, b = open_checkpoints(sources, overrides, options.names)
-    width = WIDTH - 2 * MARGIN
-    rest = width - BARS - 4 * GAP
-    fitting = max(2, int(bars_height(entries) / (0.72 * panel_width(4, rest))))  # of the usual shape of photos
-    count = fitting if options.examples is None else options.examples
+    height = BAR * (len(entries) + 2) + 2 * LINE
+    count = max(2, int(height / (0.72 * (WIDTH - BARS) / 4))) if options.examples is None else options.examples  # what fits
     examples = largest_disagreements(a, b, look=options.look, count=count) if count else []
-    rows = [
-        Row([Panel(each.image), *(mask_panel(mask, a.classes) for mask in (each.labels, *maps))]) for each, *maps in examples
-    ]
-    titles = ["Image", "Ground truth", a.name, b.name]
-    heading = wrap_text(f"Change of IoU in points, {a.name} → {b.name}", BARS, SIZE)
-    legend = legend_lines([mask for each, *maps in examples for mask in (each.labels, *maps)], a.classes, width)
-    bars = LINE * len(heading) + 0.05 + bars_height(entries)
-    grid = Grid(rows, titles, rest) if rows else None
-    body = max(bars, grid.height if grid else 0)
-    page = Page(WIDTH if rows else BARS + 2 * MARGIN, 2 * MARGIN + body + (0.1 + LINE * len(legend) if legend else 0))
-    page.text(MARGIN, MARGIN, "\n".join(heading), linespacing=1.15)
-    draw_bars(page, entries, MARGIN, MARGIN + LINE * len(heading) + 0.05, BARS)
-    if grid:
-        grid.draw(page, MARGIN + BARS + 4 * GAP, MARGIN)
-    draw_legend(page, legend, MARGIN, MARGIN + body + 0.1)
-    return page
+    rows = [[Panel(each.image), *(mask_panel(mask, a.classes) for mask in (each.labels, *maps))] for each, *maps in examples]
+    title = textwrap.fill(f"Change of IoU in points, {a.name} → {b.name}", 36)
+    if not rows:
+        figure = new_figure(BARS, height)
+        draw_bars(figure, entries, title)
+        return figure
+    figure = new_figure(WIDTH, max(height, grid_height(rows, WIDTH - BARS)) + 2 * LINE)
+    left, right = figure.subfigures(1, 2, width_ratios=[BARS, WIDTH - BARS])
+    draw_bars(left, entries, title)
+    draw_grid(right, rows, ["Image", "Ground truth", a.name, b.name])
+    draw_legend(figure, [mask for each, *maps in examples for mask in (each.labels, *maps)], a.classes)
+    return figure

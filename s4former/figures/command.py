@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import matplotlib  # noqa: F401  (an extra: training does without)
     except ModuleNotFoundError:
-        print("figures: needs matplotlib; pip install matplotlib", file=sys.stderr)
+        print("s4former figures: needs matplotlib; pip install matplotlib", file=sys.stderr)
         return 1
     from transformers.utils.logging import disable_progress_bar
 
@@ -48,9 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not sources and figure != "views":
             raise FigureError("give one checkpoint or more: a run, a model in it, or the id of one on the Hub")
-        written = import_module(f"{__package__}.{figure}").draw(sources, overrides, options).save(options.output)
+        from .page import save_figure
+
+        written = save_figure(import_module(f"{__package__}.{figure}").draw(sources, overrides, options), options.output)
     except (FigureError, CheckpointError, ConfigError, DataError, OSError) as error:
-        print(f"figures: {describe_error(error)}", file=sys.stderr)
+        print(f"s4former figures: {describe_error(error)}", file=sys.stderr)
         return 1
     print("wrote " + " and ".join(map(str, written)))
     return 0

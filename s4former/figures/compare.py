@@ -4,10 +4,10 @@ import argparse
 
 from ..data.batches import validation_set
 from .checkpoints import evaluation_image, evenly_spaced, find_images, open_checkpoints
-from .page import Page, Panel, Row, grid_page, mask_panel
+from .page import Figure, Panel, grid_figure, mask_panel
 
 
-def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Page:
+def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Figure:
     checkpoints = open_checkpoints(sources, overrides, options.names)
     config, classes = checkpoints[0].config, checkpoints[0].classes
     if options.images:
@@ -18,6 +18,6 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
     rows, masks = [], []
     for each in images:
         maps = [each.labels, *(checkpoint.predict(each.image) for checkpoint in checkpoints)]
-        masks += [mask for mask in maps if mask is not None]
-        rows.append(Row([Panel(each.image), *(mask_panel(mask, classes) for mask in maps)]))
-    return grid_page(rows, ["Image", "Ground truth", *(checkpoint.name for checkpoint in checkpoints)], masks, classes)
+        masks += maps
+        rows.append([Panel(each.image), *(mask_panel(mask, classes) for mask in maps)])
+    return grid_figure(rows, ["Image", "Ground truth", *(checkpoint.name for checkpoint in checkpoints)], masks, classes)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Config, load
+from ..config import MIX_NAMES, Config, load
 from ..data.batches import StepDataset
 from ..data.sources import load_sources
 from ..errors import ConfigError
@@ -21,12 +21,8 @@ from ..method.patch_shuffle import patch_shuffle
 from ..method.pseudo import Pseudo, pseudo_label
 from ..networks.build import build_network
 from .checkpoints import Checkpoint, FigureError, open_checkpoint
-from .page import Page, Panel, Row, grid_page
+from .page import Figure, Panel, grid_figure
 
-MIX_NAMES = {
-    "none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutout": "CutOut", "classmix": "ClassMix",
-    "classmix_half": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix",
-}  # fmt: skip
 COLOUR_NAMES = {"photometric": "Colour jitter", "jitter": "Jitter, grey, blur", "random_intensity": "Random intensity"}
 MEAN, STD = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)  # what is erased or padded shows as grey
 
@@ -76,7 +72,7 @@ def to_uint8(image: Tensor) -> np.ndarray:
     return (255 * (image * STD + MEAN)).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
 
-def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Page:
+def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Figure:
     if sources:
         raise FigureError(f"cannot read {sources[0]!r}; write section.key=value")
     config = mix_every_image(load(options.config, overrides))
@@ -87,5 +83,5 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
     titles = ["Weak view", COLOUR_NAMES[config.method.strong_colour], mix, "PatchShuffle", f"PatchShuffle + {mix}"]
     if config.method.mix == "none":
         columns, titles = [columns[i] for i in (0, 1, 3)], [titles[i] for i in (0, 1, 3)]
-    rows = [Row([Panel(to_uint8(column[i])) for column in columns]) for i in range(min(options.count, batch.unlabeled))]
-    return grid_page(rows, titles, [], ())
+    rows = [[Panel(to_uint8(column[i])) for column in columns] for i in range(min(options.count, batch.unlabeled))]
+    return grid_figure(rows, titles, [], ())

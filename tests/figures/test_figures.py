@@ -15,7 +15,7 @@ from transformers.masking_utils import sdpa_mask
 from s4former.config import Model, from_dict, to_dict
 from s4former.data.batches import validation_set
 from s4former.data.shapes import CLASSES
-from s4former.figures import attention, checkpoints, classes, page, views
+from s4former.figures import attention, checkpoints, classes, views
 from s4former.figures.command import FIGURES, main
 from s4former.networks import adapters
 from s4former.networks.adapters import full_size_logits
@@ -238,12 +238,6 @@ def test_equal_names_get_the_ends_of_their_folders():
     assert names == ["S4Former (a)", "S4Former (b/teacher)", "Sup-Only"]
 
 
-def test_titles_break_between_words():
-    lines = page.wrap_text("Mean Teacher + PatchShuffle + NCR", 1.0, 8)
-    assert len(lines) > 1 and " ".join(lines) == "Mean Teacher + PatchShuffle + NCR"
-    assert all(page.text_width(line, 8) <= 1.0 for line in lines)
-
-
 @pytest.mark.parametrize("figure", FIGURES)
 def test_every_figure_has_its_own_help_with_an_example(figure, capsys):
     with pytest.raises(SystemExit, match="^0$"):
@@ -261,7 +255,7 @@ def test_without_matplotlib_the_command_says_what_to_install(monkeypatch, capsys
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(["views", "--config", "x", "--output", "y"]) == 1
-    assert "needs matplotlib; pip install matplotlib" in capsys.readouterr().err
+    assert "s4former figures: needs matplotlib; pip install matplotlib" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
