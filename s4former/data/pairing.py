@@ -6,7 +6,7 @@ from the rest by "_", "-", "." or a space, that tells what a file is and not whi
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from .lists import strip_endings
 from .masks import ID_MODES, MASK_ENDINGS
 
 Files = dict[str, Path]  # id -> file
+Form = Callable[[str], str]
 # Regular expressions, the first of two that fit equally well is taken. Of the letters alone, case counts.
 BANDS = ("(?i:leftImg8bit)", "(?i:rgb)", "(?i:sat)", "0000")  # beside which there may be others of one image
 HASHES = (r"(?i:jpe?g|png)\.rf\.\w+", "[0-9a-f]{8}")  # of Roboflow and Label Studio
@@ -33,13 +34,16 @@ def remove_tag(name: str, tag: str) -> str:
     return re.sub(rf"(?<![^/])(?:{tag})[ _.-](?=[^/]+$)|(?<=[^/])[ _.-](?:{tag})$", "", name, count=1) if tag else name
 
 
-def pair_names(images: Collection[str], masks: Collection[str]) -> tuple[dict[str, str], str]:
+FORMS = (str, str.casefold, lambda name: os.path.basename(name).casefold())  # in which names are compared
+
+
+def pair_names(images: Collection[str], masks: Collection[str], forms: Sequence[Form] = FORMS) -> tuple[dict[str, str], str]:
     """Image -> its mask, and the tag that the images have.
 
     Names are equal as they are, without tags, with letters of any case, or, last, without their folders: whichever pairs the most.
     """
     best, best_tag = {}, ""
-    for form in (str, str.casefold, lambda name: os.path.basename(name).casefold()):
+    for form in forms:
         for image_tag in tags_of(images, IMAGE_TAGS):
             left = unique_names(images, image_tag, form, bool(image_tag))
             for mask_tag in tags_of(masks, MASK_TAGS):
@@ -62,7 +66,7 @@ def tags_of(names: Collection[str], known: Iterable[str]) -> Iterator[str]:
             yield re.escape(word[0])
 
 
-def unique_names(names: Iterable[str], tag: str, form: Callable[[str], str], tagged: bool) -> dict[str, str]:
+def unique_names(names: Iterable[str], tag: str, form: Form, tagged: bool) -> dict[str, str]:
     """Name without endings and tag -> name, where it stands for one file; with `tagged`, of those alone that have the tag.
 
     Names without the tag go before those that have it, and of two files of one stem, the one called by its stem before the other.
@@ -79,9 +83,9 @@ def unique_names(names: Iterable[str], tag: str, form: Callable[[str], str], tag
     return {key: name for key, name in found.items() if key not in twice}
 
 
-def pair_up(images: Files, masks: Files) -> Files:
+def pair_up(images: Files, masks: Files, forms: Sequence[Form] = FORMS) -> Files:
     """The mask of each image that has one. Another band of an image, X_IRRG beside X_RGB, is taken out of `images`."""
-    found, tag = pair_names(images, masks)
+    found, tag = pair_names(images, masks, forms)
     if tag in BANDS:
         known = {remove_tag(name, tag) for name in images if remove_tag(name, tag) != name}
         for name in [name for name in images if remove_tag(name, tag) == name and re.sub(r"[_. -][^/_. -]+$", "", name) in known]:
@@ -101,7 +105,7 @@ def take_masks(files: Files) -> Files:
     best: Files = {}
     for tag in BESIDE:
         masks = {name: files[name] for name, has in tags.items() if tag in has}
-        if masks and len(found := pair_up(left := dict(photos), masks)) > len(best):
+        if masks and len(found := pair_up(left := dict(photos), masks, FORMS[:2])) > len(best):
             best, kept = found, left
     if best:
         bare = {remove_tag(name, tag) for name in best for tag in ("", *IMAGE_TAGS)}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from ..errors import DataError, plural
 from ..evaluation.pictures import overlay
 from ..files import write_text
 from ..training.machine import this_machine
+from .class_files import merge_known, read_classes
 from .contents import Contents, levels_of, read_contents
-from .numbering import Numbering, count_classes, number_classes, read_classes
+from .numbering import Numbering, count_classes, number_classes
 from .pairs import PARTS, Photos, drop_duplicates, find_photos, split_validation
 from .proposal import propose
 from .summary import describe_photos, describe_proposal
@@ -31,25 +33,39 @@ SMALL_CLASS = 0.02
 
 def write_config(options: Namespace) -> None:
     """Reads a folder of photos, writes the config and its lists, and prints what was found and proposed."""
-    root, output = Path(options.folder).expanduser().absolute(), Path(options.output).absolute()
+    output = Path(options.output).absolute()
     lists = {part: output.with_name(f"{output.stem}.{part}.txt") for part in PARTS}
-    check_output([output, *lists.values()])
+    drawn = output.with_name(f"{output.stem}.masks")
+    check_output([output, *lists.values(), drawn])
     if options.encoder:
         from ..networks.known_encoders import check_encoder_name  # not at the top: it loads transformers
 
         check_encoder_name(options.encoder)
-    palette, names = read_classes(root, options.classes, options.palette)
-    photos = find_photos(root)
+    try:
+        write_found(options, output, lists, drawn)
+    except BaseException:
+        shutil.rmtree(drawn, ignore_errors=True)
+        raise
+
+
+def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn: Path) -> None:
+    """Writes the config and its lists. drawn: where masks go that have to be drawn first."""
+    root = Path(options.folder or ".").expanduser().absolute()
+    photos = find_photos(root, drawn, options.images, options.masks)
+    classes = read_classes(root if options.folder and root.is_dir() else photos.root, options.classes, options.palette)
+    palette, root = classes.palette, photos.root
     contents = read_contents(photos, {int(colour[1:], 16): index for colour, index in palette.items()})
     labeled = bool(photos.parts["labeled"])
     drop_duplicates(photos)
     if labeled and not photos.parts["labeled"]:
         raise DataError(f"every labelled image of {root} is also in its evaluation set, by content; put other images there")
     contents = {row.image: contents[row.image] for rows in photos.parts.values() for row in rows}
-    numbering = number_classes(contents.values(), names, options.ignore)
+    ids = {index for each in contents.values() for index in each.pixels}
+    names, void = merge_known(classes, photos.known(ids), ids)
+    numbering = number_classes(contents.values(), names, void | dict.fromkeys(options.ignore, "--ignore"))
     if not photos.parts["validation"]:
-        ids = {image: each.pixels for image, each in contents.items()}
-        split_validation(photos, ids, options.validation, options.seed)
+        shown = {image: each.pixels for image, each in contents.items()}
+        split_validation(photos, shown, options.validation, options.seed)
 
     exif = orientation(photos, contents, numbering, output.with_name(f"{output.stem}.exif.png"))
     machine, sizes = this_machine(), [each.size for each in contents.values()]

@@ -1,29 +1,20 @@
 """Which ids of the masks are which classes: from what the masks hold and the names a user has, to keys of the config."""
 
-import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field, TypeAdapter, ValidationError
+from typing import Any
 
 from ..config import IGNORE_INDEX
 from ..data.class_names import VOID
-from ..data.lists import read_csv
 from ..data.masks import hex_colour
 from ..errors import DataError, join_first, plural
-from ..files import read_text
+from .class_files import Names
 from .contents import Contents
-from .pairs import NAME_FILES, PALETTE_FILES
 
 TOP_IDS = (255, 65535)  # of masks of 8 and 16 bits
 MOST_CLASSES = 64  # more ids than this without names are no classes
-Names = Sequence[str] | dict[int, str]
-THREE_NUMBERS = r"(?<![\w.])(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})(?![\w.])"
-COLOUR_LINE = re.compile(rf"\s*{THREE_NUMBERS}|.*{THREE_NUMBERS}")  # at the beginning of a line, else the last ones in it
-RGB_COLUMNS = (["r", "g", "b"], ["red", "green", "blue"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +40,12 @@ class Numbering:
         return {key: value for key, value in keys.items() if value not in ({}, IGNORE_INDEX)}
 
 
-def number_classes(masks: Iterable[Contents], names: Names, ignored: Collection[int]) -> Numbering:
+def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int, str]) -> Numbering:
     """Decides which ids are classes: all ids are counted first, and N ids for N names are N classes in their order.
 
     Args:
         names: class names, in the order of their ids or by id; empty = not known.
-        ignored: ids that the user says are no class. Negative ids never are.
+        ignored: ids that are no class, with who says so. Negative ids never are.
 
     Raises:
         DataError: the masks hold colours, names and ids do not fit or fit in two ways, or the ids look like grey values.
@@ -69,7 +60,8 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Collection[
         raise DataError(ask_for_palette(colours))
     remarks: list[str] = []
     if stated and not isinstance(names, dict):
-        names, ignored = stated_names(stated, names, remarks), {*ignored, stated[0].get("", IGNORE_INDEX)}
+        names = stated_names(stated, names, remarks)
+        ignored = {stated[0].get("", IGNORE_INDEX): "", **ignored}
     named = name_ids([index for index in sorted(pixels) if index >= 0], names, ignored, images, remarks)
     if len(named) > MOST_CLASSES and not names:
         share = (pixels[0] + pixels[255]) / pixels.total()
@@ -79,12 +71,16 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Collection[
             f" not class ids{smooth}. Save them as PNGs of ids without smoothing, or name the classes with --classes"
         )
     void = {index for index in (*pixels, *named, *ignored) if index in ignored or named.get(index, "void").lower() in VOID}
+    reasons: dict[str, list[int]] = {}
     for index in sorted(void):
-        why = ["--ignore"] if index in ignored else []
+        why = [ignored[index]] if ignored.get(index) else []
         why += [f"and with it the name {named[index]}"] if index in named else []
-        because = f" ({', '.join(why)})" if why else ""
-        share = pixels[index] / pixels.total()
-        remarks.append(f"id {index} is taken as no label{because}: {share:.2%} of the pixels, neither learned nor tested")
+        reasons.setdefault(", ".join(why), []).append(index)
+    for because, indices in reasons.items():
+        which = f"id {indices[0]} is" if len(indices) == 1 else f"ids {join_first(indices)} are"
+        share = sum(pixels[index] for index in indices) / pixels.total()
+        why = f" ({because})" if because else ""
+        remarks.append(f"{which} taken as no label{why}: {share:.2%} of the pixels, neither learned nor tested")
     named = {index: named[index] for index in sorted(named) if index not in void}
     if len(named) < 2:
         raise DataError(
@@ -179,84 +175,3 @@ def count_classes(masks: Iterable[Contents], numbering: Numbering) -> dict[int, 
         pixels.update(counts)
         images.update(counts.keys())
     return {index: (count / pixels.total(), images[index]) for index, count in pixels.items()}
-
-
-# ---- names and colours in files
-
-
-def read_classes(root: Path, options: Sequence[str], palette: str) -> tuple[dict[str, int], Names]:
-    """The palette, "#rrggbb" -> id, and the class names, as far as the options or files in the folder give them."""
-    places = [Path(palette)] if palette else [root / name for name in PALETTE_FILES if (root / name).is_file()]
-    if not places:
-        by_id = [re.fullmatch(r"(\d+)=(.+)", name) for name in options]
-        return {}, {int(each[1]): each[2] for each in by_id} if options and all(by_id) else options or read_names(root)
-    if not places[0].is_file():
-        raise DataError(f"there is no palette file {places[0]}; give one with --palette FILE")
-    colours = read_palette(places[0])
-    names = list(dict.fromkeys(colours.values()))  # several colours may have one name
-    return {colour: names.index(name) for colour, name in colours.items()}, dict(enumerate(names))
-
-
-def read_names(root: Path) -> Names:
-    """The class names of classes.json or classes.txt in a folder, in the order of their ids or by id; none without a file."""
-    path = next((path for name in NAME_FILES for path in sorted(root.glob(name))), None)
-    if path is None:
-        return []
-    if path.suffix == ".txt":
-        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    if path.suffix == ".csv":  # of Roboflow, with a heading: Pixel Value, Class
-        return {int(row[0]): row[1] for row in read_csv(path) if len(row) > 1 and row[0].isdecimal()}
-    names = read_json(path, list[str] | dict[int, str], 'write a list, ["sky", "road"], or {"0": "sky", "1": "road"}')
-    return [names[index] for index in range(len(names))] if set(names) == set(range(len(names))) else names
-
-
-def read_palette(path: Path) -> dict[str, str]:
-    """ "#rrggbb" -> class name, from JSON {"name": "#rrggbb"} or a text with a name and three numbers a line.
-
-    The second is what CamVid's label_colors.txt, CVAT's labelmap.txt and class_dict.csv are.
-    """
-    rule = 'write {"sky": "#8080c0", ...}, or a line for each class with its name, red, green and blue'
-    colours = {}
-    if path.suffix == ".json":
-        content = read_json(path, dict[str, Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]], rule)
-        colours = {colour.lower(): name for name, colour in content.items()}
-    else:
-        for name, numbers in csv_colours(path) if path.suffix.lower() == ".csv" else line_colours(path):
-            if max(numbers) > 255:
-                raise DataError(f"{path} is no palette: {join_first(numbers)} is no colour; {rule}")
-            colours["#" + bytes(numbers).hex()] = name or join_first(numbers)
-    if not colours:
-        raise DataError(f"{path} is no palette: it names no colour; {rule}")
-    return colours
-
-
-def line_colours(path: Path) -> Iterator[tuple[str, list[int]]]:
-    """Name, and red, green and blue, of every line of a text that has three numbers."""
-    for line in read_text(path).splitlines():
-        if (match := COLOUR_LINE.match(line)) and not line.startswith("#"):
-            groups = [place for place in range(1, 7) if match[place]]
-            rest = line[: match.start(groups[0])], line[match.end(groups[-1]) :]
-            before, after = (text.strip(" \t,:;") for text in rest)
-            yield before or after, [int(match[place]) for place in groups]
-
-
-def csv_colours(path: Path) -> Iterator[tuple[str, list[int]]]:
-    """The same of every row of a CSV: by the columns that its heading names, else the last three are the colour."""
-    rows = read_csv(path)
-    header = [cell.lower() for cell in rows[0]] if rows else []
-    colour = next(([header.index(name) for name in names] for names in RGB_COLUMNS if set(names) <= set(header)), None)
-    for row in rows:
-        places = colour or range(len(row) - 3, len(row))
-        others = [cell for place, cell in enumerate(row) if place not in places]
-        if others and all(place < len(row) and row[place].isdecimal() for place in places):
-            yield next((cell for cell in others if not cell.isdecimal()), others[0]), [int(row[place]) for place in places]
-
-
-def read_json(path: Path, kind: Any, rule: str) -> Any:
-    """The content of a JSON file, if it is of this type; `DataError` with the rule else."""
-    try:
-        return TypeAdapter(kind).validate_json(read_text(path))
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        place = "".join(f" {key}:" for key in wrong["loc"] if isinstance(key, str) and "[" not in key)
-        raise DataError(f"{path}:{place} {wrong['msg']}; {rule}") from None

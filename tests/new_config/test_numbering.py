@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 from folders import error_message, write
 
+from s4former.new_config import numbering
+from s4former.new_config.class_files import read_classes, read_palette
 from s4former.new_config.contents import Contents
-from s4former.new_config.numbering import number_classes, read_names, read_palette
 
 
 def masks(counts):
@@ -16,6 +17,14 @@ def masks(counts):
 
 def ids(*values):
     return masks({value: 10 for value in values})
+
+
+def number_classes(masks, names, ignored):
+    return numbering.number_classes(masks, names, dict.fromkeys(ignored, "--ignore"))
+
+
+def read_names(folder):
+    return read_classes(folder, [], "").names or []
 
 
 def test_masks_of_0_and_255_are_one_thing_and_a_background():

@@ -1,0 +1,220 @@
+"""The names and colours of classes in files: those that a user writes, and those of annotation tools and data sets."""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from ..data.lists import read_csv
+from ..errors import DataError, join_first
+from ..files import read_text
+
+Names = Sequence[str] | dict[int, str]  # in the order of the ids, or by id
+THREE_NUMBERS = r"(?<![\w.])(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})(?![\w.])"
+COLOUR_LINE = re.compile(rf"\s*{THREE_NUMBERS}|.*{THREE_NUMBERS}")  # at the beginning of a line, else the last ones in it
+RGB_COLUMNS = (["r", "g", "b"], ["red", "green", "blue"])
+COLOUR = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
+
+
+class Classes(NamedTuple):
+    """What is known of the classes: names, for ids that are no label the reason, and "#rrggbb" -> id for masks of colours."""
+
+    names: Names = ()
+    void: dict[int, str] = {}
+    palette: dict[str, int] = {}
+
+
+def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
+    """The classes as far as the options, or files in the folder or in one below it, tell them."""
+    places = [path for name in CLASS_FILES for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_file()]
+    if palette:
+        if not Path(palette).is_file():
+            raise DataError(f"there is no palette file {palette}; give one with --palette FILE")
+        places, found = [Path(palette)], of_palette(Path(palette))
+    else:
+        readings = ((path, CLASS_FILES[path.name](path)) for path in places)
+        places, found = next((([path], found) for path, found in readings if found.names), ([], Classes()))
+    if not options:
+        return found
+    by_id = [re.fullmatch(r"(\d+)=(.+)", name) for name in options]
+    if not found.palette:
+        return Classes({int(each[1]): each[2] for each in by_id} if all(by_id) else options)
+    known = [*dict(found.names).values()]
+    if set(options) != set(known):
+        raise DataError(
+        f"--classes names {join_first(options)}, and {places[0]} names {join_first(known)}; leave out --classes, or mend the file"
+    )
+    return found
+
+
+def merge_known(classes: Classes, known: Classes, ids: Collection[int]) -> tuple[Names, dict[int, str]]:
+    """Names, and ids that are no label with the reason: those that were given, else those that the layout knows."""
+    if not classes.names:
+        return known.names, known.void
+    void = known.void | classes.void
+    named = classes.names if isinstance(classes.names, dict) else ids if len(classes.names) == len(ids) else ()
+    return classes.names, {index: why for index, why in void.items() if index not in named}
+
+
+def read_palette(path: Path) -> dict[str, str]:
+    """ "#rrggbb" -> class name, from JSON {"name": "#rrggbb"} or a text with a name and three numbers a line.
+
+    The second is what CamVid's label_colors.txt, CVAT's labelmap.txt and class_dict.csv are.
+    """
+    rule = 'write {"sky": "#8080c0", ...}, or a line for each class with its name, red, green and blue'
+    colours = {}
+    if path.suffix == ".json":
+        content = read_json(path, dict[str, COLOUR], rule)
+        colours = {colour.lower(): name for name, colour in content.items()}
+    else:
+        for name, numbers in csv_colours(path) if path.suffix.lower() == ".csv" else line_colours(path):
+            if max(numbers) > 255:
+                raise DataError(f"{path} is no palette: {join_first(numbers)} is no colour; {rule}")
+            colours["#" + bytes(numbers).hex()] = name or join_first(numbers)
+    if not colours:
+        raise DataError(f"{path} is no palette: it names no colour; {rule}")
+    return colours
+
+
+def line_colours(path: Path) -> Iterator[tuple[str, list[int]]]:
+    """Name, and red, green and blue, of every line of a text that has three numbers."""
+    for line in read_text(path).splitlines():
+        if (match := COLOUR_LINE.match(line)) and not line.startswith("#"):
+            groups = [place for place in range(1, 7) if match[place]]
+            rest = line[: match.start(groups[0])], line[match.end(groups[-1]) :]
+            before, after = (text.strip(" \t,:;") for text in rest)
+            yield before or after, [int(match[place]) for place in groups]
+
+
+def csv_colours(path: Path) -> Iterator[tuple[str, list[int]]]:
+    """The same of every row of a CSV: by the columns that its heading names, else the last three are the colour."""
+    rows = read_csv(path)
+    header = [cell.lower() for cell in rows[0]] if rows else []
+    colour = next(([header.index(name) for name in names] for names in RGB_COLUMNS if set(names) <= set(header)), None)
+    for row in rows:
+        places = colour or range(len(row) - 3, len(row))
+        others = [cell for place, cell in enumerate(row) if place not in places]
+        if others and all(place < len(row) and row[place].isdecimal() for place in places):
+            yield next((cell for cell in others if not cell.isdecimal()), others[0]), [int(row[place]) for place in places]
+
+
+def read_json(path: Path, kind: Any, rule: str) -> Any:
+    """The content of a JSON file, if it is of this type; `DataError` with the rule else."""
+    try:
+        return TypeAdapter(kind).validate_json(read_text(path))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = "".join(f" {key}:" for key in wrong["loc"] if isinstance(key, str) and "[" not in key)
+        raise DataError(f"{path}:{place} {wrong['msg']}; {rule}") from None
+
+
+# ---- one function a file
+
+
+def of_palette(path: Path) -> Classes:
+    """Of a palette: ids in the order of the lines. Several colours may have one name."""
+    colours = read_palette(path)
+    names = list(dict.fromkeys(colours.values()))
+    return Classes(dict(enumerate(names)), palette={colour: names.index(name) for colour, name in colours.items()})
+
+
+def of_json(path: Path) -> Classes:
+    names = read_json(path, list[str] | dict[int, str], 'write a list, ["sky", "road"], or {"0": "sky", "1": "road"}')
+    return Classes([names[index] for index in range(len(names))] if set(names) == set(range(len(names))) else names)
+
+
+def of_lines(path: Path) -> Classes:
+    return Classes([line.strip() for line in read_text(path).splitlines() if line.strip()])
+
+
+def of_labelme(path: Path) -> Classes:
+    """Of labelme2voc: a first line __ignore__ is the id -1, which 8 bits store as 255."""
+    names = [*of_lines(path).names]
+    return Classes(dict(enumerate(names[1:]) if names[:1] == ["__ignore__"] else enumerate(names)))
+
+
+def of_roboflow(path: Path) -> Classes:
+    """Of a CSV with a heading: Pixel Value, Class."""
+    return Classes({int(row[0]): row[1] for row in read_csv(path) if len(row) > 1 and row[0].isdecimal()})
+
+
+class Label(BaseModel):
+    readable: str
+
+
+class Mapillary(BaseModel):
+    labels: list[Label]
+
+
+def of_mapillary(path: Path) -> Classes:
+    content = read_json(path, Mapillary, 'the file of Mapillary Vistas has {"labels": [{"readable": "Bird", ...}, ...]}')
+    return Classes({index: label.readable for index, label in enumerate(content.labels)})
+
+
+class NNUNet(BaseModel):
+    labels: dict[str, int] | dict[int, str]
+
+
+def of_nnunet(path: Path) -> Classes:
+    """Of nnU-Net: {"labels": {"background": 0, ...}}, in its first version {"0": "background", ...}."""
+    rule = 'write {"labels": {"background": 0, "leaf": 1}}; labels that are several ids are not known here'
+    if is_other(path, "labels"):
+        return Classes()
+    labels = read_json(path, NNUNet, rule).labels
+    return Classes(labels if isinstance(next(iter(labels), ""), int) else {index: name for name, index in labels.items()})
+
+
+def of_machine_colours(path: Path) -> Classes:
+    """Of Supervisely's masks_machine/: {"leaf": [1, 1, 1], ...}, greys that are the ids; 0 is where nobody drew."""
+    colours = read_json(path, dict[str, tuple[int, int, int]], 'the file of Supervisely has {"leaf": [1, 1, 1], ...}')
+    if any(len({*colour}) > 1 for colour in colours.values()):
+        raise DataError(f"{path} has colours that are no greys; export the masks again with machine masks as greys")
+    return Classes({0: "background"} | {colour[0]: name for name, colour in colours.items()})
+
+
+def is_other(path: Path, key: str) -> bool:
+    """Whether a JSON file with a name that many have lacks the key that it would be read for."""
+    return f'"{key}"' not in read_text(path)
+
+
+class Title(BaseModel):
+    title: str
+
+
+class Supervisely(BaseModel):
+    classes: list[Title]
+
+
+def of_supervisely(path: Path) -> Classes:
+    """Of Supervisely's meta.json; machine masks number the classes in their order, from 1."""
+    if is_other(path, "classes"):
+        return Classes()
+    content = read_json(path, Supervisely, 'the file of Supervisely has {"classes": [{"title": "leaf", ...}, ...]}')
+    return Classes({0: "background"} | {index: each.title for index, each in enumerate(content.classes, 1)})
+
+
+def of_ade20k(path: Path) -> Classes:
+    """Of ADE20K's objectInfo150.txt: a table with an id first and synonyms last; 0 is whatever is none of them."""
+    rows = (re.match(r"\s*(\d+)\s+[\d.]+\s+\d+\s+\d+\s+\d+\s+([^,;]+)", line) for line in read_text(path).splitlines())
+    return Classes({int(row[1]): row[2].strip() for row in rows if row}, {0: "other, in ADE20K"})
+
+
+CLASS_FILES: dict[str, Callable[[Path], Classes]] = {  # the first that is there counts
+    "palette.json": of_palette,
+    "class_dict.csv": of_palette,
+    "labelmap.txt": of_palette,
+    "label_colors.txt": of_palette,
+    "classes.json": of_json,
+    "classes.txt": of_lines,
+    "_classes.csv": of_roboflow,
+    "class_names.txt": of_labelme,
+    "labels.txt": of_labelme,
+    "obj_class_to_machine_color.json": of_machine_colours,
+    "config_v2.0.json": of_mapillary,
+    "config_v1.2.json": of_mapillary,
+    "objectInfo150.txt": of_ade20k,
+    "dataset.json": of_nnunet,
+    "meta.json": of_supervisely,
+}
