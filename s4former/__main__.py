@@ -20,7 +20,6 @@ COMMANDS = {  # name -> (module with `main`, what it does)
     "study": ("s4former.commands.study", "run a grid of methods and seeds side by side"),
     "figures": ("s4former.figures.command", "draw the figures of the paper's supplement"),
     "benchmark": ("s4former.benchmark.command", "time the parts of a training and compute its memory"),
-    "pretrain": ("s4former.commands.pretrain", "pretrain the small encoder of the demo"),
 }
 USAGE = """usage: s4former COMMAND [ARGUMENT ...]
 

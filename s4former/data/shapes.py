@@ -6,9 +6,6 @@ build, size and turn, occlude one another, cast shadows and take the colour of t
 holds unlabelled distractors. Colour is drawn without looking at the class. A mushroom differs from a tree in its form
 and, where light and size let it show, in its pattern; some classes share a pattern but for its pitch, and a few things are
 plain.
-
-There are two worlds that share no class: `CLASSES` is the one to segment, `PRETRAINING_CLASSES` the one an encoder may
-see beforehand, as ImageNet is for real photographs.
 """
 
 import math
@@ -16,11 +13,9 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .things import BODY, PATTERNS, PRETRAINING_THINGS, TARGET_THINGS, band, blob, poly, ring
+from .things import BODY, PATTERNS, THINGS, band, blob, poly, ring
 
-THINGS = TARGET_THINGS | PRETRAINING_THINGS
-CLASSES = ("background", *TARGET_THINGS)
-PRETRAINING_CLASSES = ("background", *PRETRAINING_THINGS)
+CLASSES = ("background", *THINGS)
 
 # Muted, warm, and wide enough in hue that no class can own a colour.
 PAINTS = np.array([
@@ -33,15 +28,12 @@ SUPERSAMPLING = 3  # things are drawn this many times larger and averaged down: 
 PLAIN = 0.12  # share of things without a pattern
 
 
-def scene(seed: int, index: int, *, height: int = 96, width: int = 128, classes=CLASSES):
+def scene(seed: int, index: int, *, height: int = 96, width: int = 128):
     """Picture `index` of the world `seed`, and its mask: a pure function of the arguments.
 
-    Returns (image, mask): (H, W, 3) uint8 RGB and (H, W) uint8, the place of each pixel's class in `classes`; place 0
-    is the background. Raises ValueError for an unknown class.
+    Returns (image, mask): (H, W, 3) uint8 RGB and (H, W) uint8, the place of each pixel's class in `CLASSES`; place 0
+    is the background.
     """
-    unknown = [name for name in classes[1:] if name not in THINGS]
-    if unknown:
-        raise ValueError(f"classes has {unknown[0]!r}, which shapes cannot draw; use names from {', '.join(THINGS)}")
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
     short = min(height, width)
     light = rng.uniform(0, 2 * math.pi)  # the shadows fall this way
@@ -53,8 +45,8 @@ def scene(seed: int, index: int, *, height: int = 96, width: int = 128, classes=
     sizes = short * rng.uniform(.12, .31, crowd)
     places = sample_places(rng, sizes, height, width)
     for row in np.argsort(places[:, 1] + sizes):  # lower on the page is in front
-        label = int(rng.integers(1, len(classes)))
-        thing = THINGS[classes[label]]
+        label = int(rng.integers(1, len(CLASSES)))
+        thing = THINGS[CLASSES[label]]
         draw_thing(canvas, mask, thing.parts(rng.uniform), rng, places[row], sizes[row], light, label, thing)
     return apply_light_and_grain(rng, canvas, light), mask
 
@@ -155,8 +147,6 @@ def with_pattern(colour, rng, thing, turn):
     x, y = np.arange(across, dtype=np.float32), np.arange(down, dtype=np.float32)[:, None]
     u = (x * math.cos(turn) + y * math.sin(turn)) * (2 * math.pi / pitch) + phase[0]
     v = (y * math.cos(turn) - x * math.sin(turn)) * (2 * math.pi / pitch) + phase[1]
-    if thing.pattern == "rings":  # around the middle of the thing, not a corner of its tile
-        u, v = (x - across / 2) * (2 * math.pi / pitch), (y - down / 2) * (2 * math.pi / pitch)
     amount = np.broadcast_to(np.clip(PATTERNS[thing.pattern](u, v) * 1.2, -1, 1) / 2 + .5, colour.shape[:2])
     return colour if plain else blend(colour, shade, strength * amount)
 

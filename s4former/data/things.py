@@ -66,15 +66,11 @@ def ring(count, radius, phase=0.0):
 PATTERNS = {
     "bars": lambda u, v: np.sin(u),
     "bands": lambda u, v: np.sin(v),
-    "slants": lambda u, v: np.sin(.7 * (u + v)),
-    "checks": lambda u, v: 2 * np.sin(.8 * u) * np.sin(.8 * v),
     "dots": lambda u, v: 3 * (np.sin(u) * np.sin(v)) - 1.1,
     "lattice": lambda u, v: 2.2 * np.maximum(np.sin(.7 * (u + v)), np.sin(.7 * (u - v))) - 1.2,
     "zigzag": lambda u, v: np.sin(v + 2.2 * np.arcsin(np.sin(.7 * u))),
     "scales": lambda u, v: 1.6 * np.cos(v - 1.5 * np.abs(np.sin(.5 * u + .5 * math.pi * (np.floor(v / math.pi) % 2)))),
     "bricks": lambda u, v: 3 * np.minimum(np.abs(np.sin(.5 * v)), np.abs(np.sin(.25 * u + .5 * math.pi * (np.floor(v / 2 / math.pi) % 2)))) - 1,
-    "rings": lambda u, v: np.sin(np.hypot(u, v)),
-    "swirl": lambda u, v: np.sin(u + 1.8 * np.sin(.6 * v)),
 }  # fmt: skip
 
 
@@ -104,7 +100,7 @@ def crown_of_leaves(u):
             (oval(shift, -.5, wide, .45), BODY), (oval(shift - .15, -.55, .2, .15), LIGHT)]
 
 
-TARGET_THINGS = {
+THINGS = {
     "fish": Thing("scales", 6, [(.32, .58), (.3, .55)], lambda u, tall, tail: [
         (poly((-.45, 0), (-1, -tail), (-u(.7, .85), 0), (-1, tail)), TRIM),
         (blob((-.3, -tall * .6), (u(-.1, .1), -tall - .3), (.3, -tall * .7)), TRIM),
@@ -144,93 +140,4 @@ TARGET_THINGS = {
               (base - .1, tall * .55)), BODY),
         (blob((-rim, -tall), (rim, -tall), (rim * .97, 0), (base, tall), (-base, tall), (-rim * .97, 0)), BODY),
         (oval(0, -tall, rim, .13), INK), (band(.1, (-rim * .93, .05), (0, .14), (rim * .93, .05)), TRIM)]),
-}  # fmt: skip
-
-PRETRAINING_THINGS = {
-    "apple": Thing("rings", 6, [(.65, .85)], lambda u, wide: [
-        (band(.09, (0, -.5), (u(-.1, .2), -.95)), INK), (oval(.28, -.75, .25, .1, turn=-.5), TRIM),
-        (blob((0, -.5), (.45, -.65), (wide, -.1), (.45, .7), (0, .62), (-.45, .7), (-wide, -.1), (-.45, -.65)), BODY)]),
-    "pear": Thing("rings", 4, [(.5, .7), (.2, .3)], lambda u, wide, neck: [
-        (band(.08, (0, -.7), (u(-.15, .15), -1)), INK),
-        (blob((0, -.8), (neck, -.6), (wide, .3), (.3, .85), (-.3, .85), (-wide, .3), (-neck, -.6)), BODY)]),
-    "leaf": Thing("slants", 4, [(.3, .5)], lambda u, wide: [
-        (blob((-.8, 0), (-.2, -wide), (.5, -wide * .7), (1, 0), (.5, wide * .7), (-.2, wide)), BODY),
-        (band(.07, (-1, 0), (.8, 0)), TRIM),
-        *[(band(.05, (x - .15, 0), (x + .1, s * wide * .7)), TRIM) for x in (-.4, 0, .4) for s in (-1, 1)]]),
-    "butterfly": Thing("checks", 5, [(.4, .55), (.28, .4)], lambda u, upper, lower: [
-        *[(oval(s * .45, y, r, r * .7, turn=s * t), tone) for s in (-1, 1)
-          for y, r, t, tone in ((-.3, upper, -.6, BODY), (.38, lower, .6, TRIM))],
-        (oval(0, 0, .1, .6), INK), *[(oval(s * .5, -.32, .12, .12), LIGHT) for s in (-1, 1)]]),
-    "cat": Thing("swirl", 5, [(.6, .8), (.8, 1)], lambda u, wide, ear: [
-        *[(poly((s * wide * .95, -.1), (s * .62, -ear), (s * .1, -.45)), BODY) for s in (-1, 1)],
-        (oval(0, .1, wide, .6), BODY), (poly((-.1, .2), (.1, .2), (0, .32)), TRIM),
-        *[(oval(s * .28, 0, .09, .13), INK) for s in (-1, 1)],
-        *[(band(.04, (s * .2, .3), (s * .9, u(.15, .45))), LIGHT) for s in (-1, 1)]]),
-    "rabbit": Thing("swirl", 8, [(.4, .5), (.05, .3)], lambda u, ear, lean: [
-        *[(oval(s * .25, -.55, .15, ear, turn=s * lean), BODY) for s in (-1, 1)],
-        (oval(0, .35, u(.45, .6), .5), BODY), (oval(0, .5, .2, .15), LIGHT),
-        *[(oval(s * .2, .2, .07, .09), INK) for s in (-1, 1)]]),
-    "turtle": Thing("lattice", 9, [(.5, .75)], lambda u, tall: [
-        (oval(.85, u(-.1, .15), .2, .16), TRIM), (oval(-.45, .4, .16, .2), TRIM), (oval(.4, .4, .16, .2), TRIM),
-        (poly((-.6, .2), (-1, .35), (-.6, .35)), TRIM), (oval(0, .35, .75, tall + .2, start=.5, stop=1), BODY),
-        (oval(-.25, .05, .14, .14), LIGHT), (oval(.25, .05, .14, .14), LIGHT), (oval(0, -.25, .13, .11), LIGHT)]),
-    "snail": Thing("rings", 9, [(.45, .6)], lambda u, size: [
-        (blob((-1, .75), (-.3, .4), (.5, .5), (.7, -.1), (.95, 0), (.9, .75)), TRIM),
-        (band(.06, (.8, 0), (u(.75, 1.05), -.45)), TRIM), (oval(-.1, .1, size, size), BODY),
-        (band(.09, *[(-.1 + x * k / 9, .1 + y * k / 9) for k, (x, y, _) in enumerate(ring(9, size * .8))]), LIGHT)]),
-    "car": Thing("bands", 8, [(-.55, -.35), (-.6, -.4)], lambda u, roof, left: [
-        (blob((left - .1, 0), (left + .15, roof), (.3, roof), (.6, 0)), TRIM),
-        (blob((-.95, -.02), (.9, -.02), (1, .3), (.95, .42), (-.95, .42), (-1, .2)), BODY),
-        (poly((-.3, -.05), (-.2, roof + .12), (.0, roof + .12), (.0, -.05)), LIGHT),
-        *[(oval(x, .42, r, r), tone) for x in (-.5, .52) for r, tone in ((.24, INK), (.1, LIGHT))]]),
-    "aeroplane": Thing("bars", 8, [(.6, .9), (.14, .22)], lambda u, span, thick: [
-        (poly((.2, 0), (-.25, -span), (-.5, -span), (-.2, 0), (-.5, span), (-.25, span)), TRIM),
-        (poly((-.6, 0), (-1, -.35), (-1, .35)), TRIM), (oval(0, 0, .95, thick), BODY), (oval(.65, 0, .12, .1), INK)]),
-    "rocket": Thing("checks", 8, [(.25, .36), (.5, .7)], lambda u, wide, fin: [
-        (blob((-.15, .6), (.15, .6), (0, u(.95, 1.2))), LIGHT),
-        (poly((-.1, .1), (-fin, .75), (fin, .75), (.1, .1)), TRIM),
-        (blob((0, -1), (wide, -.3), (wide * .8, .6), (-wide * .8, .6), (-wide, -.3)), BODY),
-        (oval(0, -.25, .14, .14), INK)]),
-    "balloon": Thing("slants", 7, [(.5, .65), (.55, .8)], lambda u, wide, low: [
-        (band(.04, (-.25, .1), (-.12, low)), INK), (band(.04, (.25, .1), (.12, low)), INK),
-        (oval(0, -.35, wide, .65), BODY), (oval(0, -.35, wide * .4, .65), TRIM),
-        (poly((-.16, low), (.16, low), (.12, low + .25), (-.12, low + .25)), INK)]),
-    "umbrella": Thing("bars", 6, [(.6, .9)], lambda u, tall: [
-        (band(.08, (0, -.2), (0, .7), (.12, .9), (.28, .7)), INK), (oval(0, 0, .95, tall, start=.5, stop=1), BODY),
-        (poly((-.3, 0), (0, -tall), (.3, 0)), TRIM), *[(oval(x, 0, .16, .09), LIGHT) for x in (-.63, .63)]]),
-    "key": Thing("bands", 3.5, [(.26, .36), (2, 4)], lambda u, size, bits: [
-        (band(.16, *[(-.6 + x, y) for x, y, _ in [*ring(10, size), ring(10, size)[0]]]), BODY),
-        (band(.15, (-.3, 0), (.95, 0)), BODY),
-        *[(poly((x, 0), (x, u(.25, .4)), (x + .12, .3), (x + .12, 0)), BODY) for x in (.8, .55, .3)[: int(bits)]]]),
-    "lamp": Thing("zigzag", 8, [(.2, .35), (.55, .75)], lambda u, top, low: [
-        (band(.1, (0, 0), (0, .85)), INK), (oval(0, .85, u(.3, .45), .12), TRIM),
-        (poly((-top, -.85), (top, -.85), (low, .05), (-low, .05)), BODY), (oval(0, .05, low, .08), LIGHT)]),
-    "bottle": Thing("scales", 9, [(.28, .42), (-.45, -.2)], lambda u, wide, neck: [
-        (box(-.13, -1, .13, -.8), INK),
-        (blob((-.11, -.85), (.11, -.85), (.12, neck), (wide, neck + .35), (wide, .85), (-wide, .85),
-              (-wide, neck + .35), (-.12, neck)), BODY),
-        (box(-wide, .2, wide, .6), LIGHT)]),
-    "hat": Thing("bricks", 9, [(.35, .55), (.8, 1)], lambda u, dome, brim: [
-        (oval(0, .4, brim, .2), BODY),
-        (blob((-dome, .4), (-dome * .9, -.5), (0, u(-.7, -.4)), (dome * .9, -.5), (dome, .4)), BODY),
-        (band(.18, (-dome, .2), (0, .28), (dome, .2)), TRIM)]),
-    "star": Thing("dots", 6, [(5, 7), (.4, .55)], lambda u, spikes, inner: [
-        (poly(*[(x * (1, inner)[k % 2], y * (1, inner)[k % 2])
-                for k, (x, y, _) in enumerate(ring(2 * int(spikes), .95))]), BODY),
-        (oval(0, 0, .22, .22), TRIM)]),
-    "moon": Thing("swirl", 3.5, [(.15, .5)], lambda u, bite: [
-        (blob((.2, -.95), (-.5, -.75), (-.85, 0), (-.5, .75), (.2, .95), (.1 - bite, .5), (-bite, 0), (.1 - bite, -.5)), BODY),
-        (oval(-.55, -.2, .07, .07), INK)]),
-    "cactus": Thing("bars", 3, [(-.2, .2), (-.3, .3)], lambda u, left, right: [
-        (band(.24, (0, left + .3), (-.5, left + .3), (-.55, left - .3)), BODY),
-        (band(.2, (0, right + .2), (.5, right + .2), (.55, right - .3)), BODY), (oval(0, -.1, .24, .85), BODY),
-        (poly((-.45, .6), (.45, .6), (.32, 1), (-.32, 1)), TRIM)]),
-    "crown": Thing("checks", 3.5, [(.45, .75)], lambda u, tall: [
-        (poly((-.8, .5), (-.9, -tall), (-.4, 0), (0, -tall - .15), (.4, 0), (.9, -tall), (.8, .5)), BODY),
-        (box(-.8, .3, .8, .55), TRIM),
-        *[(oval(x, y, .1, .1), LIGHT) for x, y in ((-.9, -tall), (0, -tall - .15), (.9, -tall))]]),
-    "kite": Thing("slants", 10, [(.45, .65), (-.3, 0)], lambda u, wide, arm: [
-        (band(.06, (0, .5), (u(-.3, .3), .8), (0, 1.15)), INK),
-        (poly((0, -1), (wide, arm), (0, .6), (-wide, arm)), BODY),
-        (poly((0, -1), (wide, arm), (0, arm)), TRIM), (poly((0, .6), (-wide, arm), (0, arm)), TRIM)]),
 }  # fmt: skip

@@ -1,9 +1,9 @@
-"""The drawn world: a pure function, disjoint from its pretraining world, and not solvable by colour."""
+"""The drawn world: a pure function, and not solvable by colour."""
 
 import numpy as np
 import pytest
 
-from s4former.data.shapes import CLASSES, PRETRAINING_CLASSES, scene
+from s4former.data.shapes import CLASSES, scene
 
 
 def test_a_scene_depends_on_nothing_but_its_arguments():
@@ -16,18 +16,11 @@ def test_a_scene_depends_on_nothing_but_its_arguments():
     assert not np.array_equal(image, scene(4, 11)[0])
 
 
-def test_the_two_worlds_share_the_background_and_nothing_else():
-    assert set(CLASSES) & set(PRETRAINING_CLASSES) == {"background"}
-    assert CLASSES[0] == PRETRAINING_CLASSES[0] == "background"
-    assert len(set(CLASSES)) == len(CLASSES) and len(set(PRETRAINING_CLASSES)) == len(PRETRAINING_CLASSES)
-
-
-@pytest.mark.parametrize("classes, count", [(CLASSES, 24), (PRETRAINING_CLASSES, 60)], ids=["target", "pretraining"])
-def test_every_class_occurs_early(classes, count):
+def test_every_class_occurs_early():
     seen = set()
-    for index in range(count):
-        seen |= set(np.unique(scene(0, index, height=48, width=64, classes=classes)[1]).tolist())
-    assert seen == set(range(len(classes)))
+    for index in range(24):
+        seen |= set(np.unique(scene(0, index, height=48, width=64)[1]).tolist())
+    assert seen == set(range(len(CLASSES)))
 
 
 @pytest.mark.parametrize("height, width", [(40, 72), (90, 50)])
@@ -54,8 +47,3 @@ def test_the_mean_colour_of_a_thing_does_not_tell_its_class():
     centres = np.stack([colours[:half][labels[:half] == k].mean(axis=0) for k in range(1, len(CLASSES))])
     guess = 1 + np.linalg.norm(colours[half:, None] - centres, axis=2).argmin(axis=1)
     assert (guess == labels[half:]).mean() < 0.3  # chance is 1 in 8
-
-
-def test_an_unknown_class_is_refused():
-    with pytest.raises(ValueError, match="classes has 'unicorn', which shapes cannot draw; use names from fish, bird"):
-        scene(0, 0, classes=("background", "unicorn"))
