@@ -29,7 +29,8 @@ from .files import read_text
 # 2: in half precision DINOv3 attends with a bias in half precision; means of method.thresholds=per_class are added up in float64;
 #    method.normalizer=valid counts the pixels of all accumulation rounds; schedule.floor is 0 with adamw unless it is given
 # 3: method.strong_colour=random_intensity posterizes to 4 to 7 bits and solarizes above 1 to 255, as AugSeg does
-NUMERICS = 3
+# 4: the head of DPT is UniMatch V2's: its last convolution after the last x2, corners aligned, logits for every pixel
+NUMERICS = 4
 NOTE = ".note"  # a file may have "KEY.note" beside a KEY
 FREE_MAPPINGS = ("data.palette", "data.id_map", "model.encoder_config")  # values, not sections
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
@@ -165,6 +166,8 @@ class Method:
     pasa_stages: Literal["last", "all"] = key("last", "SegFormer: only stage 4, or every stage")
     feature_dropout: Share = key(0.0, "share of channels dropped in another student pass; 0 = no such pass")
     feature_view: Literal["strong", "weak"] = key("strong", "colours that the pass of feature_dropout sees")
+    complementary_dropout: bool = key(
+        False, "each of two strong views loses the feature channels that the other keeps, half of the images none (UniMatch V2)")
     regularizer: Literal["none", "ncr", "all_cr", "soft", "soft_labels"] = key(
         "ncr", "beside the cross-entropy on pseudo labels: negative class ranking, all classes, soft cross-entropy")
     regularizer_norm: Literal["l2sq", "l2", "kl"] = key(
@@ -209,7 +212,7 @@ class Method:
         if self.algorithm != "consistency":
             return {"imas": "iMAS"}[self.algorithm]
         base = self.base
-        if base in ("S4Former-Base", "UniMatch", "AugSeg") and parts == ["PatchShuffle", "PASA", "NCR"]:
+        if base in ("S4Former-Base", "UniMatch", "UniMatch V2", "AugSeg") and parts == ["PatchShuffle", "PASA", "NCR"]:
             return "S4Former" if base == "S4Former-Base" else f"{base} + S4Former"
         return " + ".join([base, *parts])
 
@@ -217,7 +220,7 @@ class Method:
     def base(self) -> str:
         """What the parts are added to."""
         if self.strong_views > 1:
-            return "UniMatch"
+            return "UniMatch V2" if self.complementary_dropout else "UniMatch"
         if self.mix == "adaptive_cutmix" and self.strong_colour == "random_intensity":
             return "AugSeg"
         if self.teacher != "ema":
@@ -383,6 +386,11 @@ def check_consistency(config: Config) -> None:
         raise ConfigError(
             f"method.mix = 'adaptive_cutmix' gives each of the {groups} mix groups labelled images of its own, and"
             f" run.batch.labeled = {batch.labeled} cannot be shared by them; use {nearest_multiples(batch.labeled, groups)}"
+        )
+    if method.complementary_dropout and method.strong_views != 2:
+        raise ConfigError(
+            "method.complementary_dropout parts the channels between two strong views, and method.strong_views ="
+            f" {method.strong_views}; set method.strong_views=2, or method.complementary_dropout=false"
         )
     if method.regularizer != "none" and method.regularizer_on == "pasa" and method.pasa == "none":
         raise ConfigError(

@@ -29,6 +29,7 @@ class Stream(IntEnum):
     MIX_CHANCE = 13
     SECOND_ORDER = 14
     PASA_NOISE = 15
+    CHANNELS = 16
     HELD_OUT = 20
 
 

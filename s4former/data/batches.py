@@ -156,8 +156,9 @@ class StepDataset(Dataset):
         replaced = tuple(name for crop in own for name in crop.replaced)
         seeds = tuple(torch_seed(self.config.run.seed, Stream.PASA_NOISE, step, position) for position in positions)
         return Batch(
-            step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, seeds, replaced,
-            labeled_colours=labeled_colours, weak_colours=pack_colours([crop.weak_colour for crop in crops]),
+            step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, seeds, replaced=replaced,
+            channel_seeds=self.channel_seeds(step, positions), labeled_colours=labeled_colours,
+            weak_colours=pack_colours([crop.weak_colour for crop in crops]),
         )  # fmt: skip
 
     def strong_images(self, views: list[Any]) -> dict[str, Any]:
@@ -230,6 +231,14 @@ class StepDataset(Dataset):
             classes=len(self.sources.classes), labeled=self.labeled_share,
         )  # fmt: skip
         return MIXES[method.mix].draw(context)
+
+    def channel_seeds(self, step: int, positions: list[int]) -> tuple[int, ...]:
+        """Those of `Batch`: a random half of the global batch keeps all channels."""
+        if not self.config.method.complementary_dropout:
+            return ()
+        seed, total = self.config.run.seed, self.config.run.batch.unlabeled
+        whole = set(numpy_generator(seed, Stream.CHANNELS, step).permutation(total)[: total // 2].tolist())
+        return tuple(0 if each in whole else torch_seed(seed, Stream.CHANNELS, step, each) for each in positions)
 
     def orders(self, step: int, positions: list[int], view: int = 0) -> Tensor:
         """(B_u, r, c) long: identities where PatchShuffle is off."""

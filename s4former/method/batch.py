@@ -31,6 +31,7 @@ class Batch:
     valid: (B_u, H, W) bool, False on padding; likewise.
     strong: the strong views, the same crops in other colours.
     seeds: one for each unlabelled image, for the noise of PASA's variant 'rand'.
+    channel_seeds: likewise, for `complementary_dropout`, 0 = the image keeps all channels; () = every image does.
     replaced: ids of unlabelled images that could not be read; others took their places.
     labeled_colours, weak_colours: draws of colours that the device is to give to them.
     """
@@ -43,6 +44,7 @@ class Batch:
     valid: Tensor
     strong: tuple[Strong, ...]
     seeds: tuple[int, ...] = ()
+    channel_seeds: tuple[int, ...] = ()
     replaced: tuple[str, ...] = ()
     labeled_colours: dict[str, Tensor] = field(default_factory=dict)
     weak_colours: dict[str, Tensor] = field(default_factory=dict)

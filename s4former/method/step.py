@@ -72,13 +72,14 @@ def student_views(
     pseudo = all_pseudo.first(batch.unlabeled)  # the other images are only pasted from
 
     # Pixels move between images (CutMix), then between places (PatchShuffle); labels follow the first move only.
-    for strong in batch.strong:
+    for number, strong in enumerate(batch.strong):
         mix, tiles = MIXES[method.mix], strong.mix.get("tiles")
         source = mix.source(strong.mix, pseudo, strong.images.shape[-2:])
         labels = batch.labels if mix.takes_labeled else None
         mixed = gather(torch.cat([strong.images, batch.labeled]) if mix.takes_labeled else strong.images, source)
         moved = mix_pseudo(all_pseudo, source, logits=method.regularizer_mixed_teacher, labels=labels)
-        views.append(View(patch_shuffle(mixed, strong.orders), order=strong.orders, tiles=tiles))
+        shuffled = patch_shuffle(mixed, strong.orders)
+        views.append(View(shuffled, order=strong.orders, tiles=tiles, channel_seeds=batch.channel_seeds, complement=number == 1))
         targets.append(("strong", pseudo if tiles is not None else moved))
 
     plain = batch.strong[0].images[: batch.unlabeled]

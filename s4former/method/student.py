@@ -28,6 +28,7 @@ class View:
     confidence: (B, h, w), the teacher's, for the PASA bias of this pass; None = plain attention.
     valid: (B, h, w) bool, False on padding, and seeds: B of them, for the same; see `attention_bias`.
     dropout: the share of feature channels that the decoder does not get (UniMatch's feature perturbation).
+    channel_seeds, complement: see `complementary_dropout`; () = all channels.
     auxiliary: whether the auxiliary heads read the features too.
     """
 
@@ -38,6 +39,8 @@ class View:
     valid: Tensor | None = None
     seeds: tuple[int, ...] = ()
     dropout: float = 0.0
+    channel_seeds: tuple[int, ...] = ()
+    complement: bool = False
     auxiliary: bool = False
 
 
@@ -67,6 +70,8 @@ class Student(nn.Module):
             if view.dropout:  # drawn for every feature map, whether or not the decoder reads it
                 features = tuple(F.dropout2d(x, view.dropout, self.training) for x in features)
             features = decoder_inputs(self.network, features)
+            if view.channel_seeds:
+                features = complementary_dropout(features, view.channel_seeds, view.complement)
             if view.order is not None:
                 features = tuple(patch_shuffle(x, inverse(view.order)) for x in features)
             if view.tiles is not None:
@@ -99,6 +104,23 @@ class Student(nn.Module):
         prefix, method = prefix_tokens(self.network), self.method
         bias = attention_bias(view.confidence, grids, prefix, method.pasa, method.pasa_alpha, view.valid, view.seeds)
         return {"pasa": bias}
+
+
+def complementary_dropout(features: tuple[Tensor, ...], seeds: Sequence[int], complement: bool) -> tuple[Tensor, ...]:
+    """The features of one of two strong views, each channel times m1 = 2 Bernoulli(1/2), or m2 = 2 - m1 (UniMatch V2, TPAMI 2025).
+
+    An image has one mask for all its maps; narrower maps take the first entries. Drawn on the CPU, alike on every device.
+
+    Args:
+        features: (B, C, h, w) each.
+        seeds: one for each image; 0 = its factors are all 1.
+        complement: m2 instead of m1.
+    """
+    width = max(x.shape[1] for x in features)
+    generators = (torch.Generator().manual_seed(seed) if seed else None for seed in seeds)
+    factors = torch.stack([torch.ones(width) if g is None else 2.0 * torch.randint(2, (width,), generator=g) for g in generators])
+    factors = (2 - factors if complement else factors).to(features[0])[..., None, None]
+    return tuple(x * factors[:, : x.shape[1]] for x in features)
 
 
 @contextmanager

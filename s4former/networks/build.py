@@ -26,7 +26,7 @@ from ..config import Model
 from ..errors import ConfigError
 from .adapters import use_activation_checkpointing
 from .deeplab import DeepLabConfig, DeepLabForSemanticSegmentation
-from .dpt import DinoDptConfig, DinoDptForSemanticSegmentation, default_out_indices
+from .dpt import UNIMATCH_V2, DinoDptConfig, DinoDptForSemanticSegmentation, default_out_indices
 from .encoder_weights import fit_resnet, read_encoder_config, read_resnet, read_tensors
 from .hub import HUB_ERRORS, check_reachable, describe_hub_error
 from .setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
@@ -107,6 +107,7 @@ def build_dpt(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedMo
             backbone_config=encoder_config,
             out_indices=tuple(index - 1 for index in encoder_config.out_indices),
             decoder_channels=model.decoder_channels,
+            head_version=UNIMATCH_V2,
             **labels,
         )
     except ValueError as error:

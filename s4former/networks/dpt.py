@@ -5,10 +5,11 @@ imports torch and transformers only: `save_pretrained` copies it beside the weig
 `trust_remote_code=True` where this package is not installed.
 
     network = DinoDptForSemanticSegmentation(DinoDptConfig(num_labels=21))
-    logits = network(pixel_values).logits  # (B, 21, H / 2, W / 2) with patches of 14 px, (B, 21, H / 4, W / 4) with 16
+    logits = network(pixel_values).logits  # (B, 21, H, W)
 """
 
 import math
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 
 ENCODERS = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel, "dinov3_vit": DINOv3ViTModel}
 LEVELS = 4  # feature maps of the head: 4, 2, 1 and 1/2 cells per patch
+UNIMATCH_V2 = 2  # the head's version
+LARGE_WIDTHS = {1024: (256, 512, 1024, 1024), 1536: (1536,) * LEVELS}  # of the levels, by that of the encoder (ViT-L, ViT-g)
 
 
 class DinoDptConfig(PreTrainedConfig):
@@ -34,6 +37,7 @@ class DinoDptConfig(PreTrainedConfig):
         out_indices: four blocks, from 0, whose outputs `encode` returns; the first is read at the finest scale. Empty:
             at default_out_indices of the depth.
         decoder_channels: of the maps that are fused.
+        head_version: 2 is UniMatch V2's head; 1 that of folders written before it was, which do not name it: see `DptHead`.
         kwargs: those of every config, such as `num_labels` or `id2label`.
     """
 
@@ -45,6 +49,7 @@ class DinoDptConfig(PreTrainedConfig):
         backbone_config: PreTrainedConfig | dict | None = None,
         out_indices: tuple[int, ...] = (),
         decoder_channels: int = 256,
+        head_version: int = 1,
         **kwargs,
     ):
         if backbone_config is None:
@@ -62,6 +67,7 @@ class DinoDptConfig(PreTrainedConfig):
         self.backbone_config = backbone_config
         self.out_indices = blocks
         self.decoder_channels = decoder_channels
+        self.head_version = head_version
         super().__init__(**kwargs)
 
     @property
@@ -71,8 +77,10 @@ class DinoDptConfig(PreTrainedConfig):
 
     @property
     def scale(self) -> int:
-        """Logits per patch and side: as many as the head's finest map has, or a few more, for whole pixels per logit."""
+        """Logits per patch and side: one for every pixel; of version 1 as many as its finest map has cells, or a few more."""
         patch = self.backbone_config.patch_size
+        if self.head_version == UNIMATCH_V2:
+            return patch
         return next((cells for cells in range(LEVELS, patch) if patch % cells == 0), patch)
 
 
@@ -134,18 +142,23 @@ class ResidualUnit(nn.Module):
         return maps + self.second(F.relu(self.first(F.relu(maps))))
 
 
-class Fusion(nn.Module):
-    """One level's map joined with the coarser result. The coarsest level has nothing to join."""
+def enlarge_corners(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
 
-    def __init__(self, channels: int, coarsest: bool):
+
+class Fusion(nn.Module):
+    """One level's map joined with the coarser result, resized by `resize`. The coarsest level has nothing to join."""
+
+    def __init__(self, channels: int, coarsest: bool, resize: Callable[[Tensor, tuple[int, int]], Tensor]):
         super().__init__()
+        self.resize = resize
         self.level = None if coarsest else ResidualUnit(channels)
         self.joint = ResidualUnit(channels)
         self.projection = nn.Conv2d(channels, channels, 1)
 
     def forward(self, maps: Tensor, coarser: Tensor | None) -> Tensor:
         if self.level is not None:
-            maps = self.level(maps) + enlarge(coarser, maps.shape[-2:])
+            maps = self.level(maps) + self.resize(coarser, maps.shape[-2:])
         return self.projection(self.joint(maps))  # before the up-sampling, with which a 1x1 convolution commutes
 
 
@@ -153,13 +166,17 @@ class DptHead(nn.Module):
     """Four token maps to logits: reassembled at x4, x2, x1 and 1/2, fused from coarse to fine, classified.
 
     As in UniMatch V2 the class token is not read out and there is no batch norm. The channels of the four levels are
-    1/8, 1/4, 1/2 and the whole of the encoder's width. The last x2 up-sampling of DPT is left to the logits.
+    1/8, 1/4, 1/2 and the whole of the encoder's width (more over ViT-L and ViT-g), the last 3x3 convolution follows the
+    last x2, and every resize aligns corners. Version 1 left the last x2 to the logits, and did not align corners.
     """
 
-    def __init__(self, width: int, channels: int, num_labels: int, scale: int):
+    def __init__(self, width: int, channels: int, num_labels: int, scale: int, version: int):
         super().__init__()
-        self.scale = scale
+        self.scale, self.version = scale, version
+        self.resize = enlarge_corners if version == UNIMATCH_V2 else enlarge
         widths = [max(1, width >> (LEVELS - 1 - level)) for level in range(LEVELS)]
+        if version == UNIMATCH_V2:
+            widths = LARGE_WIDTHS.get(width, widths)
         resizes = [
             nn.ConvTranspose2d(widths[0], widths[0], 4, stride=4),
             nn.ConvTranspose2d(widths[1], widths[1], 2, stride=2),
@@ -170,7 +187,7 @@ class DptHead(nn.Module):
             nn.Sequential(nn.Conv2d(width, own, 1), resize, nn.Conv2d(own, channels, 3, padding=1, bias=False))
             for own, resize in zip(widths, resizes)
         )
-        self.fusions = nn.ModuleList(Fusion(channels, coarsest=level == LEVELS - 1) for level in range(LEVELS))
+        self.fusions = nn.ModuleList(Fusion(channels, level == LEVELS - 1, self.resize) for level in range(LEVELS))
         self.last = nn.Conv2d(channels, channels, 3, padding=1)
         self.classifier = nn.Conv2d(channels, num_labels, 1)
 
@@ -181,9 +198,11 @@ class DptHead(nn.Module):
         maps = None
         for level, fusion in zip(reversed(levels), reversed(self.fusions)):
             maps = fusion(level, maps)
+        if self.version == UNIMATCH_V2:
+            maps = self.resize(maps, (2 * maps.shape[-2], 2 * maps.shape[-1]))
         logits = self.classifier(F.relu(self.last(maps)))
         size = (height * self.scale, width * self.scale)
-        return logits if logits.shape[-2:] == size else enlarge(logits, size)
+        return logits if logits.shape[-2:] == size else self.resize(logits, size)
 
 
 class DinoDptForSemanticSegmentation(PreTrainedModel):
@@ -209,7 +228,7 @@ class DinoDptForSemanticSegmentation(PreTrainedModel):
             del embeddings.mask_token
             embeddings.register_buffer("mask_token", mask_token.detach())
         width = config.backbone_config.hidden_size
-        self.head = DptHead(width, config.decoder_channels, config.num_labels, config.scale)
+        self.head = DptHead(width, config.decoder_channels, config.num_labels, config.scale, config.head_version)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -88,7 +88,7 @@ def test_forward_is_encode_then_decode(encoder):
     features = network.encode(x)
     assert [tuple(f.shape) for f in features] == [(2, 32, 2, 3)] * 4
     assert torch.equal(network.decode(features), network(x).logits)
-    assert network(x).logits.shape == (2, CLASSES, 14, 21)
+    assert network(x).logits.shape == (2, CLASSES, 28, 42)
 
 
 @encoders
@@ -103,29 +103,68 @@ def test_features_are_those_of_the_stock_backbone_after_its_norm(encoder):
 
 @pytest.mark.parametrize("size", [(28, 42), (29, 41), (9, 20), (50, 33)])
 def test_logits_have_the_size_of_any_image(size):
-    assert tiny()(images(*size)).logits.shape == (2, CLASSES, math.ceil(size[0] / 2), math.ceil(size[1] / 2))
+    assert tiny()(images(*size)).logits.shape == (2, CLASSES, *size)
+    half = first_version()(images(*size)).logits
+    assert half.shape == (2, CLASSES, math.ceil(size[0] / 2), math.ceil(size[1] / 2))
     assert adapters.full_size_logits(tiny(), images(*size)).shape == (2, CLASSES, *size)
 
 
 def test_padding_is_cut_off_not_squeezed_in():
     network, x = tiny(), images(29, 41)
     padded = network(F.pad(x, (0, 1, 0, 13))).logits
-    assert torch.equal(network(x).logits, padded[..., :15, :21])
+    assert torch.equal(network(x).logits, padded[..., :29, :41])
 
 
-def test_logits_are_whole_pixels_apart():
+def first_version():
+    """A network with the head as it was before it became UniMatch V2's."""
+    options = tiny().config.to_dict() | {"head_version": 1}
+    return DinoDptForSemanticSegmentation(DinoDptConfig.from_dict(options)).eval()
+
+
+def test_the_first_version_has_logits_whole_pixels_apart():
     scales = {14: 7, 16: 4, 8: 4, 12: 4, 13: 13}  # cells per patch: 2, 4, 2, 3 and 1 px
     for patch, scale in scales.items():
-        config = DinoDptConfig(Dinov2Config(hidden_size=32, num_attention_heads=2, patch_size=patch))
+        options = {"backbone_config": Dinov2Config(hidden_size=32, num_attention_heads=2, patch_size=patch)}
+        config = DinoDptConfig(**options)
         assert config.scale == scale and patch % scale == 0
+        assert DinoDptConfig(**options, head_version=2).scale == patch
 
 
-def test_the_head_resizes_after_the_classifier_as_before_it():
-    head = tiny().double().head
-    maps = torch.randn(2, 16, 8, 12, dtype=torch.float64)
-    before = head.classifier(F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False))
-    after = F.interpolate(head.classifier(maps), scale_factor=2, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(before, after, rtol=0, atol=1e-12)
+def test_a_folder_that_names_no_version_keeps_the_head_it_was_trained_with(tmp_path):
+    network, x = first_version(), images(29, 41)
+    network.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["head_version"]  # as those before it
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    again = load_network(tmp_path)
+    assert again.config.head_version == 1 and torch.equal(again(x).logits, network(x).logits)
+    newer = DinoDptForSemanticSegmentation(DinoDptConfig.from_dict({**config, "head_version": 2})).eval()
+    newer.load_state_dict(network.state_dict())  # the same tensors, another function
+    assert not torch.allclose(F.interpolate(again(x).logits, size=(29, 41), mode="bilinear"), newer(x).logits)
+
+
+def test_the_head_is_that_of_unimatch_v2():
+    """Level by level as its paper's code computes it: 1x1 convolutions after every x2, corners aligned, float64."""
+    network = tiny().double()
+    head, features = network.head, network.encode(images(28, 56, dtype=torch.float64))
+    double = lambda maps: F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=True)  # noqa: E731
+    residual = lambda unit, maps: maps + unit.second(F.relu(unit.first(F.relu(maps))))  # noqa: E731
+    one, two, three, four = (level(maps) for level, maps in zip(head.reassemble, features, strict=True))
+    maps = residual(head.fusions[3].joint, four)
+    maps = head.fusions[3].projection(F.interpolate(maps, size=three.shape[-2:], mode="bilinear", align_corners=True))
+    for fusion, level in ((head.fusions[2], three), (head.fusions[1], two), (head.fusions[0], one)):
+        maps = fusion.projection(double(residual(fusion.joint, maps + residual(fusion.level, level))))
+    logits = head.classifier(F.relu(head.last(maps)))
+    assert logits.shape[-2:] == (2 * 8, 4 * 8)  # eight cells per patch and side
+    expected = F.interpolate(logits, size=(28, 56), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(network.decode(features), expected, rtol=0, atol=1e-12)
+
+
+def test_the_levels_over_a_large_encoder_are_as_wide_as_in_unimatch_v2():
+    for size, widths in (("dinov2-base", [96, 192, 384, 768]), ("dinov2-large", [256, 512, 1024, 1024])):
+        with torch.device("meta"):
+            network = build_network(Model(architecture="dpt", encoder=size, pretrained=False), id2label={0: "a", 1: "b"}, crop=(28, 28))
+        assert [level[0].out_channels for level in network.head.reassemble] == widths
 
 
 def test_the_four_levels_have_four_two_one_and_half_a_cell_per_patch():
@@ -354,7 +393,7 @@ def test_the_config_for_voc_fits_its_network():
     config = load([CONFIGS / "voc_92.json", CONFIGS / "networks" / "dinov2_base.json"], ["model.pretrained=false"])
     with torch.device("meta"):
         network = build_network(config.model, id2label=dict(enumerate("abcde")), crop=config.data.crop)
-    assert network.config.scale == 7 and network.config.out_indices == (2, 5, 8, 11)
+    assert network.config.scale == 14 and network.config.out_indices == (2, 5, 8, 11)
     assert shuffle_grid(config, network) == (4, 4) and config.schedule.floor < config.optimizer.lr
 
 
