@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from s4former.config import help_config, load, share_of_process
+from s4former.data.sources import check_masks, load_sources
 from s4former.errors import ConfigError, DamageError, DataError, RunStopped, describe_error
+from s4former.training.first_checks import check_names
+from s4former.training.lock import check_folder, lock_folder
 
 
 def main() -> int:
@@ -25,24 +28,25 @@ def main() -> int:
         config = load(arguments.config, arguments.overrides)
         folder = Path(config.run.output or Path("runs") / "-".join(Path(file).stem for file in arguments.config))
 
-        # Not at the top: they load torch, transformers and datasets, which takes seconds that no mistake above should wait for.
+        check_names(config)
+        if not arguments.check:
+            check_folder(folder, arguments.resume)
+        sources = load_sources(config.data)
+
+        # Not at the top: they load torch and transformers, which takes seconds that no mistake above should wait for.
         from transformers.utils.logging import disable_progress_bar
 
-        from s4former.data.sources import check_masks, load_sources
         from s4former.method.checks import drop_ncr_for_two_classes
-        from s4former.networks.export import check_repository
         from s4former.training.engine import build_accelerator, device_notes, needs_cpu, precision, use_deterministic_operations
         from s4former.training.interrupts import exit_on_signal, handle_signals, ignore_lost_console
-        from s4former.training.lock import lock_folder
         from s4former.training.log import RunLog
         from s4former.training.preflight import preflight
-        from s4former.training.resume import explained_errors, find_state, refuse_to_overwrite, restore
+        from s4former.training.resume import explained_errors, find_state, restore
         from s4former.training.run import build_training, prepare_folder
         from s4former.training.trackers import check_trackers
 
         ignore_lost_console()
         disable_progress_bar()  # of transformers, one for every file it writes
-        check_repository(config.run.push_to_hub)
         check_trackers(config.run.trackers)
         if config.run.deterministic:
             use_deterministic_operations()
@@ -53,7 +57,6 @@ def main() -> int:
             project_dir=folder,
         )
         share_of_process(config, accelerator.num_processes)
-        sources = load_sources(config.data)
         config, remarks = drop_ncr_for_two_classes(config, len(sources.classes))
         sources = replace(sources, notes=(*sources.notes, *remarks, *device_notes(config.run.mixed_precision)))
         if arguments.check:
@@ -61,7 +64,8 @@ def main() -> int:
         handle_signals(exit_on_signal)
         with lock_folder(folder, accelerator.is_main_process) as remarks:
             sources = replace(sources, notes=(*sources.notes, *remarks, *check_masks(sources, config.data)))
-            state = find_state(folder, config, sources, accelerator) if arguments.resume else refuse_to_overwrite(folder)
+            check_folder(folder, arguments.resume)  # again, now that it is this run's own
+            state = find_state(folder, config, sources, accelerator) if arguments.resume else None
             training = build_training(config, sources, folder, accelerator)
             if state is not None:
                 restore(training, state)

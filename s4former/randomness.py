@@ -5,9 +5,12 @@ machine, whatever was drawn before, in whichever process: that is what makes a s
 """
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # it takes seconds, and what draws with numpy does not need it
+    import torch
 
 
 class Stream(IntEnum):
@@ -47,6 +50,8 @@ def torch_seed(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def torch_generator(*key: int) -> torch.Generator:
+def torch_generator(*key: int) -> "torch.Generator":
     """A generator on the CPU."""
+    import torch
+
     return torch.Generator().manual_seed(torch_seed(*key))

@@ -3,7 +3,8 @@
 import sys
 
 import pytest
-from scripts import ROOT, run
+from folders import make_folder
+from scripts import ROOT, run, write_config
 
 from s4former.__main__ import COMMANDS, main
 
@@ -70,9 +71,36 @@ def test_no_command_loads_a_heavy_library_for_its_help():
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["train"], ["train", "--config", "none.json"], ["predict", "p", "--checkpoint", "no/such/run"], ["pool", "none", "-o", "x"],
-     ["onnx", "none", "x.onnx"], ["study", "none.json"], ["table", "none"], ["report", "none"], ["benchmark", "steps"]],
+     ["onnx", "none", "x.onnx"], ["study", "none.json"], ["table", "none"], ["report", "none"], ["benchmark", "steps"],
+     ["new-config", "none"], ["new-config", "configs", "--encoder", "deit-smal"], ["rasterize", "none"]],
     ids=" ".join,
 )  # fmt: skip
 def test_mistakes_in_arguments_and_config_load_no_heavy_library(arguments):
     start = f"sys.argv = ['s4former', *{arguments!r}]\nrunpy.run_module('s4former', run_name='__main__')"
     assert loaded_by(start) == "loaded []"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("train", ["data.root=nothere"], "data.root is 'nothere', but there is no such folder"),
+        ("check", ["data.root=/nothere", "data.source=hub"], "data.root is '/nothere', but there is no such folder"),
+        ("train", ["data.labeled=lost.txt"], "data.labeled is 'lost.txt', but there is no such list or folder"),
+        ("train", ["data.classes=[]", "data.classes_file=lost.json"], "data.classes_file is 'lost.json', but there is no such list"),
+        ("train", ["run.output=TAKEN"], "already holds a run; add --resume to go on with it"),
+        ("train", ["--resume", "run.output=none"], "there is nothing to resume: "),
+        ("check", ["model.encoder=deit-smal"], "did you mean deit-small?"),
+        ("check", ["model.start_from=./nothere"], "model.start_from is './nothere', but there is no such folder"),
+        ("train", ["run.push_to_hub=a/b/c"], "run.push_to_hub is 'a/b/c': "),
+    ],
+)
+def test_a_wrong_name_or_path_of_a_run_is_answered_before_a_heavy_library_is_loaded(name, overrides, words, tmp_path):
+    root = make_folder(tmp_path)
+    (tmp_path / "run" / "checkpoints" / "step-00000002").mkdir(parents=True)
+    data = {"source": "folder", "root": str(root), "labeled": "labeled.txt", "validation": "test.txt", "classes": ["a", "b", "c"]}
+    config = write_config(tmp_path, tree={"data": data, "run": {"output": str(tmp_path / "new")}})
+    overrides = [word.replace("TAKEN", str(tmp_path / "run")) for word in overrides]
+    done = run([sys.executable, "-c", f"{LOADED}sys.argv = ['s4former', *{[name, '--config', str(config), *overrides]!r}]\n"
+                "runpy.run_module('s4former', run_name='__main__')"], cwd=ROOT)  # fmt: skip
+    assert words in done.stderr and done.stdout.splitlines()[-1] == "loaded []"

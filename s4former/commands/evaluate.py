@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ..config import Config, from_dict, read_tree, set_override
+from ..data.sources import check_root
 from ..errors import ConfigError, DataError, describe_error
 from ..evaluation.model_choice import ROLES, CheckpointError, ModelChoice
 from .chosen_model import choose_model
@@ -52,6 +53,8 @@ def resolve_config(choice: ModelChoice, options: argparse.Namespace) -> Config:
     for override in ["evaluation.limit=0", *options.overrides, *flags]:  # the limit beside a model is that of its training
         set_override(tree, override)
     config = from_dict(tree)
+    if not options.images:
+        check_root(config.data)
     if config.evaluation.mode == "whole" and (options.window or options.stride):
         raise ConfigError("--window and --stride say how windows slide; add --sliding-window")
     if options.images and not options.save_predictions:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Sequence
 
 from ..config import from_dict, set_override
+from ..data.sources import load_sources
 from ..errors import ConfigError, DataError, describe_error
 from ..evaluation.model_choice import CheckpointError
 from ..networks.hub import similar_path
@@ -46,11 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for override in options.overrides:
             set_override(choice.config, override)
         config = from_dict(choice.config)
+        sources = load_sources(config.data)
 
         from .pool_masks import predict_pool  # not before the arguments are checked: torch takes seconds
 
-        pool, classes, unreadable = predict_pool(choice, config, options.output, options.limit)
-        write_list(options.output / "worth_labelling.csv", pool, rank(pool, options.top), classes)
+        pool, unreadable = predict_pool(choice, config, sources, options.output, options.limit)
+        write_list(options.output / "worth_labelling.csv", pool, rank(pool, options.top), sources.classes)
     except (CheckpointError, ConfigError, DataError, OSError) as error:
         print(f"s4former pool: {describe_error(error)}", file=sys.stderr)
         return 1

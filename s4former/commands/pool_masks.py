@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..config import IGNORE_INDEX, Config, Data
 from ..data.masks import packed_palette, raw_ids
-from ..data.sources import load_sources
+from ..data.sources import Sources
 from ..evaluation.inference import Setting, batches_of_one_size, predict_with_confidence
 from ..evaluation.model_choice import CheckpointError, ModelChoice, find_model_file, read_mean_std
 from ..evaluation.photos import file_name, read_photos
@@ -24,9 +24,9 @@ from ..networks.build import load_network
 from .pool_ranking import Pool
 
 
-def predict_pool(choice: ModelChoice, config: Config, folder: Path, limit: int) -> tuple[Pool, tuple[str, ...], list[str]]:
-    """Writes masks/ and confidence/; returns counts, class names, and a message for each image that cannot be read."""
-    sources, pool, unreadable = load_sources(config.data), Pool(), []
+def predict_pool(choice: ModelChoice, config: Config, sources: Sources, folder: Path, limit: int) -> tuple[Pool, list[str]]:
+    """Writes masks/ and confidence/; returns counts, and a message for each image that cannot be read."""
+    pool, unreadable = Pool(), []
     disable_progress_bar()  # of transformers, one for the tensors it loads
     network, classes = load_network(choice.source), len(sources.classes)
     if network.config.num_labels != classes:
@@ -55,7 +55,7 @@ def predict_pool(choice: ModelChoice, config: Config, folder: Path, limit: int) 
                 save_mask(folder / "masks" / name, np.where(pseudo, labels, IGNORE_INDEX), config.data, ids)
                 Image.fromarray(grey).save(folder / "confidence" / name)
             bar.update(len(items))
-    return pool, sources.classes, unreadable
+    return pool, unreadable
 
 
 def save_mask(path: Path, labels: np.ndarray, data: Data, ids: dict[str, int]) -> None:

@@ -43,8 +43,6 @@ def hub(data: Data, parts: Sequence[str]) -> SourceParts:
 def load_splits(root: str) -> dict[str, datasets.Dataset]:
     """The splits by name, loaded from a folder or the Hub."""
     path = Path(root).expanduser()
-    if path.is_absolute() and not path.is_dir():
-        raise DataError(f"data.root is {root!r}, but there is no such folder")
     set_request_timeout()
     try:
         if (path / "state.json").is_file():

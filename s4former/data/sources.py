@@ -8,21 +8,22 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
-import datasets
 import numpy as np
 
 from ..config import IGNORE_INDEX, Data
 from ..errors import DataError, join_first, plural
 from ..files import read_text
 from . import shapes
-from .hub_datasets import hub
 from .images import read_header
 from .layouts import cityscapes, coco, folder, voc
-from .lists import Sample, SourceParts, find_path, list_fingerprint
+from .lists import Sample, SourceParts, data_root, find_path, list_fingerprint
 from .masks import check_sizes, read_upright_mask
 from .published import identify_list, list_named_by, verify_list
+
+if TYPE_CHECKING:  # it takes seconds, which no mistake in a path or list should wait for
+    import datasets
 
 PART_NAMES = {"labeled": "labelled", "unlabeled": "unlabelled", "validation": "evaluation"}  # for messages
 PARTS = tuple(PART_NAMES)
@@ -35,9 +36,9 @@ FIRST_VALIDATION_SCENE = 1_000_000  # so that more training scenes never reach t
 class Sources:
     """What a run trains and is evaluated on. Tables have columns image, id and, but for the pool, mask."""
 
-    labeled: datasets.Dataset
-    unlabeled: datasets.Dataset
-    validation: datasets.Dataset
+    labeled: "datasets.Dataset"
+    unlabeled: "datasets.Dataset"
+    validation: "datasets.Dataset"
     classes: tuple[str, ...]  # names, id 0 first
     notes: tuple[str, ...]  # lines for the log
     lists: dict[str, dict[str, Any]]  # part -> {"images": count, "sha256": of the sorted ids, one a line}
@@ -55,9 +56,7 @@ def load_sources(data: Data, *, training: bool = True) -> Sources:
     Raises:
         DataError: one sentence about the first thing that is wrong.
     """
-    if not data.root and data.source != "shapes":
-        what = "the id or the folder of a dataset" if data.source == "hub" else "the folder that holds the data"
-        raise DataError(f"data.root is empty; write data.root=... with {what}")
+    check_root(data)
     found = SOURCES[data.source](data, PARTS if training else PARTS[2:])
     classes = class_names(data, found.classes)
     notes = list(found.notes)
@@ -71,6 +70,17 @@ def load_sources(data: Data, *, training: bool = True) -> Sources:
     notes += published_notes(ids)
     lists = {part: list_fingerprint(ids[part]) for part in PARTS}
     return Sources(**tables, classes=classes, notes=tuple(notes), lists=lists)
+
+
+def check_root(data: Data) -> None:
+    """`DataError` if data.root is empty, or a folder that is not there."""
+    if data.source == "shapes":
+        return
+    if not data.root:
+        what = "the id or the folder of a dataset" if data.source == "hub" else "the folder that holds the data"
+        raise DataError(f"data.root is empty; write data.root=... with {what}")
+    if data.source != "hub" or Path(data.root).expanduser().is_absolute():
+        data_root(data)
 
 
 def check_named_lists(data: Data, parts: dict[str, list[Sample]]) -> None:
@@ -113,8 +123,10 @@ def published_notes(ids: dict[str, list[str]]) -> list[str]:
     return [f"{what}: {name}" for what, each in lists.items() if (name := identify_list(each))]
 
 
-def to_table(samples: list[Sample] | datasets.Dataset, *, masks: bool) -> datasets.Dataset:
+def to_table(samples: "list[Sample] | datasets.Dataset", *, masks: bool) -> "datasets.Dataset":
     """A `datasets.Dataset` sorted by id, so that the order of a list file changes nothing; images and masks undecoded."""
+    import datasets
+
     table = samples
     if isinstance(samples, list):
         samples = sorted(samples, key=lambda sample: sample.id)
@@ -230,6 +242,13 @@ def drawn_scenes(data: Data, parts: Sequence[str]) -> SourceParts:
 
     found = {part: [sample(part, starts[part] + place) for place in range(getattr(world, part))] for part in parts}
     return SourceParts(parts=found, classes=shapes.CLASSES)
+
+
+def hub(data: Data, parts: Sequence[str]) -> SourceParts:
+    """A dataset of the Hub, or a folder with one."""
+    from . import hub_datasets
+
+    return hub_datasets.hub(data, parts)
 
 
 SOURCES: dict[str, Callable[[Data, Sequence[str]], SourceParts]] = {

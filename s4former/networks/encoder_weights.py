@@ -17,14 +17,21 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig, ViTConfig, ViTModel
+from transformers import (
+    AutoConfig, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel, PreTrainedConfig, PreTrainedModel, SegformerModel,
+    ViTConfig, ViTModel,
+)  # fmt: skip
 
 from ..config import Model
 from ..errors import ConfigError
 from .hub import HUB_ERRORS, check_reachable, describe_hub_error, hub_file
-from .known_encoders import DINO, ENCODER_CLASSES, KNOWN_ENCODERS, RESNETS, check_encoder_name, encoder_names
+from .known_encoders import DINO, ENCODER_TYPES, KNOWN_ENCODERS, RESNETS, check_encoder_name, encoder_names
 from .timm_weights import check_complete, infer_config, is_weights_file, read_file, rename_timm
 
+MODELS: tuple[type[PreTrainedModel], ...] = (ViTModel, SegformerModel, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel)
+ENCODER_CLASSES = {  # by model.architecture; none for a ResNet, which is timm's
+    name: tuple(model for model in MODELS if model.config_class.model_type in types) for name, types in ENCODER_TYPES.items()
+}
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of RGB in 0..1
 IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 IMAGENET_INCEPTION: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the AugReg ViTs
@@ -141,7 +148,7 @@ def read_tensors(model: Model, config: PreTrainedConfig) -> dict[str, Tensor]:
     except (*HUB_ERRORS, safetensors.SafetensorError) as error:
         raise unreachable_error(model, error) from error
     wrong = [f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]]
-    check_complete(source, report["missing_keys"], report["unexpected_keys"], wrong, with_norm=kind in DINO)
+    check_complete(source, report["missing_keys"], report["unexpected_keys"], wrong, with_norm=config.model_type in DINO)
     return encoder.state_dict()
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError, HTTPError  # the last is httpx's, or httpx2's
-from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+from huggingface_hub.errors import HTTPError  # the last is httpx's, or httpx2's
+from huggingface_hub.utils import disable_progress_bars
 from torch import nn
 
 from ..config import IGNORE_INDEX, Config, Model, to_dict
-from ..errors import ConfigError
 from ..files import replace_folder, writing
 from .build import save_network
 from .hub import first_line, hub_response, set_request_timeout
@@ -182,20 +181,6 @@ photo = Image.fromarray((grey.clip(0, 255) + 0.5).astype(numpy.uint8)).convert("
 
 
 # ---- upload to the Hub
-
-
-def check_repository(repository: str) -> None:
-    """Refuses an id that the Hub would refuse; '' means no Hub.
-
-    Raises:
-        ConfigError: what is wrong with it, in words.
-    """
-    try:
-        if repository:
-            validate_repo_id(repository)
-    except HFValidationError as error:
-        reason = str(error).split(f": {repository!r}")[0]
-        raise ConfigError(f"run.push_to_hub is {repository!r}: {reason}; write it as owner/name") from error
 
 
 def push(folder: Path, repository: str, message: str) -> str | None:

@@ -4,15 +4,6 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    Dinov2Model,
-    Dinov2WithRegistersModel,
-    DINOv3ViTModel,
-    PreTrainedModel,
-    SegformerModel,
-    ViTModel,
-)
-
 from ..errors import ConfigError
 from .hub import is_hub_id
 
@@ -78,20 +69,20 @@ KNOWN_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet101": ("timm/resnet101.tv_in1k", {"model_type": "resnet"}),
     "shapes": (str(Path(__file__).parent / "weights" / "shapes_vit"), {}),  # a small ViT; its config lies in the folder
 }
-DINO = (Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel)
-ENCODER_CLASSES: dict[str, tuple[type[PreTrainedModel], ...]] = {  # by model.architecture; a ResNet is timm's
-    "setr": (ViTModel,),
-    "segformer": (SegformerModel,),
+DINO = ("dinov2", "dinov2_with_registers", "dinov3_vit")
+ENCODER_TYPES: dict[str, tuple[str, ...]] = {  # by model.architecture; as transformers calls them, but a ResNet is timm's
+    "setr": ("vit",),
+    "segformer": ("segformer",),
     "dpt": DINO,
     "upernet": DINO,
-    "deeplabv3plus": (),
+    "deeplabv3plus": ("resnet",),
 }
 RESNETS = {6: "resnet50", 23: "resnet101"}  # timm's name by the blocks of the third stage
 
 
 def encoder_names(architecture: str) -> list[str]:
     """The known encoders that an architecture is built over."""
-    types = [kind.config_class.model_type for kind in ENCODER_CLASSES[architecture]] or ["resnet"]
+    types = ENCODER_TYPES[architecture]
     return [name for name, (_, shape) in KNOWN_ENCODERS.items() if shape.get("model_type", "vit") in types]
 
 

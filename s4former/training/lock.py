@@ -1,4 +1,4 @@
-"""One run to a folder: run.lock in it names the host and the process that trains there."""
+"""One run to a folder: none is overwritten, and run.lock in it names the host and the process that trains there."""
 
 import json
 import os
@@ -8,8 +8,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..evaluation.model_choice import has_checkpoint
 
 LOCK = "run.lock"
+
+
+def holds_a_run(folder: Path) -> bool:
+    return has_checkpoint(folder) or (folder / "results.json").exists()
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """`ConfigError` if a folder holds a run that another would overwrite, or none that could be resumed."""
+    if resume and not has_checkpoint(folder):
+        raise ConfigError(
+            f"there is nothing to resume: {(folder / 'checkpoints').absolute()} holds no checkpoint; leave out --resume to begin,"
+            " or say with run.output=... where the run is"
+        )
+    if not resume and holds_a_run(folder):
+        raise ConfigError(
+            f"{folder} already holds a run; add --resume to go on with it, give another folder with run.output=..., or delete it"
+        )
 
 
 @contextmanager

@@ -4,8 +4,10 @@ import os
 import resource
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # it takes seconds; a mistake in what a user gives to new-config is told before
+    import torch
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Machine:
 
 
 def this_machine() -> Machine:
+    import torch
+
     gpus = torch.cuda.device_count()
     memory = [torch.cuda.get_device_properties(index).total_memory / 2**30 for index in range(gpus)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
@@ -36,14 +40,18 @@ def cores_have_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return cpuinfo.is_file() and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpuinfo.read_text().split())
 
 
-def total_memory_gib(device: torch.device) -> float:
+def total_memory_gib(device: "torch.device") -> float:
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_properties(device).total_memory / 2**30
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
-def peak_memory_gib(device: torch.device) -> float:
+def peak_memory_gib(device: "torch.device") -> float:
     """Of the GPU's allocator, or of this process on a CPU."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

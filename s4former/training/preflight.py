@@ -25,8 +25,8 @@ from ..errors import ConfigError, DataError, join_first, plural
 from ..method.checks import check_batch_norm
 from .cost import Cost, measure_cost
 from .interrupts import describe_out_of_memory
+from .lock import holds_a_run
 from .machine import Machine, this_machine, total_memory_gib
-from .resume import holds_a_run
 from .run import build_training
 
 NAMED = 5  # files named one by one

@@ -1,4 +1,4 @@
-"""The state of a run in its checkpoints: what is saved, how a run is resumed, and what stops it from being overwritten."""
+"""The state of a run in its checkpoints: what is saved, and how a run is resumed."""
 
 import sys
 from collections.abc import Iterator
@@ -58,17 +58,12 @@ def find_state(folder: Path, config: Config, sources: Sources, accelerator: Acce
     """The state in the newest checkpoint of a run.
 
     Raises:
-        ConfigError: there is none yet, or it belongs to another config.
+        ConfigError: it belongs to another config.
         DamageError: there are checkpoints, and all of them are damaged.
     """
     state, refused = checkpoint.load_newest(folder / "checkpoints")
     if accelerator.is_main_process:
         print(*refused, sep="\n", end="\n" * bool(refused), file=sys.stderr)
-    if state is None:
-        raise ConfigError(
-            f"there is nothing to resume: {(folder / 'checkpoints').absolute()} holds no checkpoint; leave out --resume to begin,"
-            " or say with run.output=... where the run is"
-        )
     changed = changed_keys(state, config, sources)
     if changed.keys() - set(REPAIRING):
         raise ConfigError(
@@ -119,18 +114,6 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     changes = [*changed_keys(state, training.config, training.sources).values(), *lists]
     training.changes = [*state.get("changes", []), *(f"from step {training.step}: {change}" for change in changes)]
     training.notes += [f"changed {change}" for change in training.changes]
-
-
-def holds_a_run(folder: Path) -> bool:
-    return bool(checkpoint.complete(folder / "checkpoints")) or (folder / "results.json").exists()
-
-
-def refuse_to_overwrite(folder: Path) -> None:
-    if holds_a_run(folder):
-        raise ConfigError(
-            f"{folder} already holds a run; add --resume to go on with it, give another folder with run.output=...,"
-            " or delete it"
-        )
 
 
 @contextmanager

@@ -213,28 +213,6 @@ def test_what_the_cards_show_runs_where_this_package_is_missing(tmp_path):
 # ---- the repository's id
 
 
-@pytest.mark.parametrize("repository", ["", "model", "someone/model", "some-one/My_model.v2"])
-def test_an_id_that_the_hub_takes_passes(repository):
-    export.check_repository(repository)
-
-
-@pytest.mark.parametrize(
-    ("repository", "reason"),
-    [
-        ("a/b/c", "Repo id must be in the form 'repo_name' or 'namespace/repo_name'"),
-        ("someone/my model", "Repo id must use alphanumeric chars"),
-        ("someone/a--b", "Cannot have -- or .. in repo_id"),
-        ("someone/model.git", "Repo_id cannot end by '.git'"),
-        ("https://huggingface.co/someone/model", "Repo id must be in the form"),
-    ],
-)
-def test_an_id_that_the_hub_refuses_is_refused_with_its_key(repository, reason):
-    with pytest.raises(ConfigError) as caught:
-        export.check_repository(repository)
-    assert str(caught.value).startswith(f"run.push_to_hub is {repository!r}: {reason}")
-    assert str(caught.value).endswith("; write it as owner/name") and str(caught.value).count(repository) == 1
-
-
 def test_a_malformed_id_stops_a_run_before_anything_is_written(tmp_path, monkeypatch, capsys):
     arguments = command(write_config(tmp_path), tmp_path / "run", "run.push_to_hub=someone/my model")
     monkeypatch.setattr(sys, "argv", arguments[1:])
