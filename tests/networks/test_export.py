@@ -24,7 +24,6 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 import train_semi
 from s4former.config import Model, load
 from s4former.data.images import read_image
-from s4former.errors import ConfigError
 from s4former.method.student import Student
 from s4former.networks import export
 from s4former.networks import hub as hub_module
