@@ -135,6 +135,8 @@ class Method:
     threshold: Share = key(0.95, "a pixel is a pseudo label if its confidence is above")
     thresholds: Literal["fixed", "per_class"] = key(
         "fixed", "the same for every class, or lower where the teacher is less sure of a class (after FreeMatch)")
+    threshold_spread: Share = key(
+        1.0, "thresholds=per_class: how far they differ; between 0, the same for every class, and 1, FreeMatch's")
     strong_views: Count = key(1, "of an unlabelled image, each with its own colours, mix and order")
     strong_colour: Literal["none", "photometric", "jitter", "random_intensity", "randaugment"] = key(
         "photometric", "of a strong view: photometric distortion; jitter, grey, blur (UniMatch); 1 to 3 of 11 changes (AugSeg); 2 of"
@@ -469,18 +471,18 @@ def read_tree(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds {tree!r}; it must hold sections, like {{\"data\": {{...}}}}")
     tree.pop("$schema", None)  # for editors
-    return {name: without_notes(section, name) for name, section in tree.items()}
+    return without_notes(tree)
 
 
-def without_notes(section: Any, place: str) -> Any:
-    """A section without its notes: beside KEY there may be "KEY.note", a sentence on why the value is what it is."""
-    if place in FREE_MAPPINGS or not isinstance(section, dict):
-        return section
-    notes = [name for name in section if name.removesuffix(NOTE) in section and name.endswith(NOTE)]
+def without_notes(tree: Any, place: str = "") -> Any:
+    """A tree without its notes: in a section there may be "KEY.note" beside KEY, a sentence on why the value is what it is."""
+    if place in FREE_MAPPINGS or not isinstance(tree, dict):
+        return tree
+    notes = [name for name in tree if place and name.endswith(NOTE) and name.removesuffix(NOTE) in tree]
     for name in notes:
-        if not isinstance(section[name], str):
-            raise ConfigError(f"{place}.{name} is {section[name]!r}; a note must be a string")
-    return {name: without_notes(value, f"{place}.{name}") for name, value in section.items() if name not in notes}
+        if not isinstance(tree[name], str):
+            raise ConfigError(f"{place}.{name} is {tree[name]!r}; a note must be a string")
+    return {name: without_notes(value, f"{place}.{name}".lstrip(".")) for name, value in tree.items() if name not in notes}
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,8 @@ class Student(nn.Module):
         self.method = method
         self.auxiliary = auxiliary_heads(network) if method.auxiliary_weight > 0 else nn.ModuleList()
         per_class = method.thresholds == "per_class" and method.teacher != "none"
-        self.thresholds = ClassThresholds(network.config.num_labels, method.threshold) if per_class else None
+        classes = network.config.num_labels
+        self.thresholds = ClassThresholds(classes, method.threshold, method.threshold_spread) if per_class else None
         # Batch statistics must be those of one view; LayerNorm does not depend on the rest of the batch.
         self.shares_encoder = not any(isinstance(module, _BatchNorm) for module in network.base_model.modules())
         if method.pasa != "none" and method.teacher != "none":

@@ -4,7 +4,9 @@ After FreeMatch (Wang et al., ICLR 2023): running means, relative to the largest
 probability of a class over all samples; over pixels that would be the size of the class. Here it is the confidence where
 the teacher predicts the class, so that a class is helped for being difficult and not for being small:
 
-    m_c <- 0.99 m_c + 0.01 (mean confidence of the pixels predicted as c)      threshold_c = threshold * m_c / max(m)
+    m_c <- 0.99 m_c + 0.01 (mean confidence of the pixels predicted as c)      threshold_c = threshold * (m_c / max(m)) ** spread
+
+FreeMatch's spread is 1; with 0 all thresholds are the same.
 """
 
 from typing import Callable
@@ -23,16 +25,16 @@ class ClassThresholds(nn.Module):
     The running means are a buffer, and so part of every checkpoint.
     """
 
-    def __init__(self, classes: int, threshold: float):
+    def __init__(self, classes: int, threshold: float, spread: float = 1.0):
         super().__init__()
-        self.threshold = threshold
+        self.threshold, self.spread = threshold, spread
         self.register_buffer("confidence", torch.zeros(classes))  # running mean by class; 0 = not predicted yet
         self.accumulated: Tensor | None = None  # (2, K) of this step: summed confidence, pixels
 
     def current(self) -> Tensor:
         """(K,): what the confidence of a pixel must exceed; a class never predicted has the plain threshold."""
         relative = self.confidence / self.confidence.max().clamp(min=torch.finfo(self.confidence.dtype).tiny)
-        return self.threshold * relative.where(self.confidence > 0, 1.0)
+        return self.threshold * relative.where(self.confidence > 0, 1.0) ** self.spread
 
     def observe(self, teacher: Callable[[Tensor], Tensor], valid: Tensor) -> Callable[[Tensor], Tensor]:
         """The teacher, whose predictions for the first B images are accumulated; `valid` (B, H, W) is False on padding."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..config import from_dict
+from ..config import IGNORE_INDEX, from_dict, without_notes
 from ..data.images import is_deep, open_image, turn_upright
 from ..data.masks import class_table, ids_of, packed_rgb
 from ..data.sources import class_names
@@ -26,9 +26,6 @@ from .numbering import Numbering, count_classes, number_classes
 from .pairs import PARTS, Photos, drop_duplicates, find_photos, split_validation
 from .proposal import propose
 from .summary import describe_photos, describe_proposal
-
-# share of the labelled pixels below which a class is likely to get no pseudo labels at a fixed threshold, and to be unlearned
-SMALL_CLASS = 0.02
 
 
 def write_config(options: Namespace) -> None:
@@ -69,20 +66,20 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
 
     exif = orientation(photos, contents, numbering, output.with_name(f"{output.stem}.exif.png"))
     machine, sizes = this_machine(), [each.size for each in contents.values()]
-    tree = propose(machine, sizes, len(photos.parts["unlabeled"]), options.encoder)
+    counts = count_classes([contents[row.image] for row in photos.parts["labeled"]], numbering)
+    fewest = min(images for index, (_, images) in counts.items() if index != IGNORE_INDEX)
+    tree = propose(machine, sizes, len(photos.parts["unlabeled"]), options.encoder, fewest)
     deep = [image for image, each in contents.items() if is_deep(each.mode)]
     tree["data"] = {
         "source": "folder", "root": str(root), **{part: str(lists[part]) for part, rows in photos.parts.items() if rows},
         **numbering.data_keys(), **({"exif": "raw"} if exif == "raw" else {}), **({"palette": palette} if palette else {}), **({"levels": levels_of(deep)} if deep else {}),
         **tree["data"],
     }  # fmt: skip
-    counts = count_classes([contents[row.image] for row in photos.parts["labeled"]], numbering)
-    shares = [counts.get(index, (0.0, 0))[0] for index in range(len(numbering.classes))]
-    if photos.parts["unlabeled"] and any(0 < share < SMALL_CLASS for share in shares):
-        tree["method"]["thresholds"] = "per_class"
     if options.class_weights:
-        tree["method"]["class_weights"] = class_weights(shares)
-    data = from_dict(tree).data  # what is written can be read
+        shares = [counts.get(index, (0.0, 0))[0] for index in range(len(numbering.classes))]
+        why = "1 / ln(1.02 + share of the pixels), the mean pixel weighs 1 (ENet)"
+        tree["method"] |= {"class_weights": class_weights(shares), "class_weights.note": why}
+    data = from_dict(without_notes(tree)).data  # what is written can be read
     class_table(data, len(class_names(data, ())), "")
 
     for part, rows in photos.parts.items():

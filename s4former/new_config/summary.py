@@ -86,7 +86,7 @@ def describe_proposal(tree: dict[str, dict[str, Any]], machine: Machine, sizes: 
         f"  steps       {steps}{alone}; evaluated every {tree['evaluation']['every']}",
     ]
     if method.get("thresholds") == "per_class":
-        lines.append("  threshold   lower for classes the teacher is less sure of, since some are small here")
+        lines.append("  threshold   lower for classes the teacher is less sure of")
     if largest > 3 * short:
         lines.append(f"  small things: 30 px of the largest photo become {30 * short / largest:.0f} px; data.resize changes that")
-    return [f"Proposed for {machine.description}:", "", *filter(None, lines)]
+    return [f"Proposed for {machine.description} (beside each value in the file stands why):", "", *filter(None, lines)]

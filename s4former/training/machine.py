@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # it takes seconds; a mistake in what a user gives to new-con
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to train on: GPUs and the memory of the smallest one in GiB (0 without), and CPU cores."""
+    """What there is to train on: GPUs, the memory of the smallest one, or without one the RAM, in GiB, and CPU cores."""
 
     gpus: int
     memory_gib: float
@@ -22,7 +22,7 @@ class Machine:
     @property
     def description(self) -> str:
         if not self.gpus:
-            return f"{self.cores} CPU cores{' with bfloat16' if self.bfloat16 else ''}, no GPU"
+            return f"{self.cores} CPU cores{' with bfloat16' if self.bfloat16 else ''}, {self.memory_gib:.0f} GiB, no GPU"
         return f"{self.gpus} GPU{'s' if self.gpus > 1 else ''} of {self.memory_gib:.0f} GiB, {self.cores} CPU cores"
 
 
@@ -30,9 +30,9 @@ def this_machine() -> Machine:
     import torch
 
     gpus = torch.cuda.device_count()
-    memory = [torch.cuda.get_device_properties(index).total_memory / 2**30 for index in range(gpus)]
+    memory = [total_memory_gib(torch.device("cuda", index)) for index in range(gpus)] or [total_memory_gib(torch.device("cpu"))]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
-    return Machine(gpus, min(memory, default=0.0), cores, cores_have_bfloat16())
+    return Machine(gpus, min(memory), cores, cores_have_bfloat16())
 
 
 def cores_have_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -40,12 +40,15 @@ def cores_have_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return cpuinfo.is_file() and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpuinfo.read_text().split())
 
 
-def total_memory_gib(device: "torch.device") -> float:
+def total_memory_gib(device: "torch.device", limit: Path = Path("/sys/fs/cgroup/memory.max")) -> float:
+    """Of a GPU; else the RAM, or what `limit` leaves of it to a container."""
     if device.type == "cuda":
         import torch
 
         return torch.cuda.get_device_properties(device).total_memory / 2**30
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    allowed = limit.read_text().strip() if limit.is_file() else "max"
+    return min(total, int(allowed) if allowed.isdecimal() else total) / 2**30
 
 
 def peak_memory_gib(device: "torch.device") -> float:

@@ -42,6 +42,17 @@ def test_a_class_the_teacher_is_unsure_of_gets_a_lower_threshold_in_proportion()
     assert torch.allclose(thresholds.confidence, torch.tensor([0.8, expected, 0.0]), atol=1e-3)
 
 
+def test_a_smaller_spread_moves_the_thresholds_together_and_1_changes_no_bit():
+    confidence = torch.tensor([0.8, 0.6, 0.0])
+    found = {}
+    for spread in (1.0, 0.5, 0.0):
+        found[spread] = ClassThresholds(3, 0.9, spread)
+        found[spread].confidence.copy_(confidence)
+    assert torch.equal(found[1.0].current()[:2], 0.9 * (confidence[:2] / confidence.max()))
+    assert torch.allclose(found[0.5].current(), torch.tensor([0.9, 0.9 * 0.75**0.5, 0.9]))
+    assert torch.equal(found[0.0].current(), torch.full((3,), 0.9))
+
+
 def test_the_mean_of_millions_of_pixels_is_right():
     """Added up in float32, 2 million times 0.94 has a mean of 0.9620."""
     thresholds = ClassThresholds(2, 0.9)

@@ -359,18 +359,22 @@ def test_an_encoder_that_is_no_name_path_or_id_is_refused(photos, capsys, encode
     assert f"model.encoder = {encoder!r} is no known encoder, no file or folder here, and no id on the Hub such as OWNER/NAME; {repair}" in said
 
 
-def test_a_class_of_few_pixels_asks_for_thresholds_of_classes(photos, capsys):
-    assert config_of(photos)[0].method.thresholds == "fixed"
-    (photos.parent / "mine.json").unlink()
-    for path in photos.parent.glob("mine.*.txt"):
-        path.unlink()
-    mask = ids()
-    mask[mask == 2] = 0
-    mask[0, :2] = 2  # 2 of 384 pixels in each mask
-    for name in "abc":
-        save_mask(photos / "labeled" / "masks" / f"{name}.png", mask)
-    capsys.readouterr()
-    assert config_of(photos)[0].method.thresholds == "per_class"
+def test_the_share_of_a_small_class_does_not_flip_the_thresholds_and_each_value_has_its_reason_beside_it(photos, capsys):
+    methods = []
+    for pixels in (2, 60):  # of 384 pixels in each mask
+        mask = ids()
+        mask[mask == 2] = 0
+        mask.flat[:pixels] = 2
+        for name in "abc":
+            save_mask(photos / "labeled" / "masks" / f"{name}.png", mask)
+        methods.append(config_of(photos)[0].method)
+        written = json.loads((photos.parent / "mine.json").read_text())["method"]
+        for path in photos.parent.glob("mine*"):
+            path.unlink()
+    assert methods[0] == methods[1] and methods[0].thresholds == "per_class" and methods[0].threshold_spread == 1
+    assert written["threshold_spread.note"].startswith("1 while 30 labelled images or fewer show the rarest class, here 3;")
+    keys = list(written)
+    assert all(keys[place + 1] == f"{key}.note" for place, key in enumerate(keys) if not key.endswith(".note"))
     assert "threshold   lower for classes the teacher is less sure of" in capsys.readouterr().out
 
 

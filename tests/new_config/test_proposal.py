@@ -2,11 +2,12 @@
 
 import pytest
 
-from s4former.config import from_dict, share_of_process
+from s4former.config import from_dict, share_of_process, without_notes
+from s4former.new_config.memory import fit
 from s4former.new_config.proposal import RECIPES, crop_for, propose
 from s4former.training.machine import Machine, cores_have_bfloat16
 
-CPU, CARD, FARM = Machine(0, 0.0, 4), Machine(1, 12.0, 16), Machine(4, 80.0, 64)
+CPU, CARD, FARM = Machine(0, 16.0, 4), Machine(1, 12.0, 16), Machine(4, 80.0, 64)
 
 
 @pytest.mark.parametrize("encoder", ["", "mit-b2", "dinov2-small", "dinov3-small", "resnet50", "shapes", "some/vit"])
@@ -17,7 +18,9 @@ def test_every_proposal_is_a_config_whose_blocks_divide_its_crop(encoder, machin
 
 
 def check(encoder, machine, sizes):
-    config = from_dict({"data": {"source": "shapes"}, **propose(machine, sizes, 500, encoder)})
+    tree = propose(machine, sizes, 500, encoder)
+    config = from_dict({"data": {"source": "shapes"}, **without_notes(tree)})
+    assert all(f"{key}.note" in section for section in tree.values() for key in section if not key.endswith(".note"))
     stride = next(recipe.stride for start, recipe in RECIPES.items() if (encoder or "deit").startswith(start))
     assert config.data.crop[0] % (config.method.block * stride) == 0 and config.data.crop[0] // (config.method.block * stride) == 4
     assert config.evaluation.short_side == config.data.resize[1] and config.evaluation.every <= config.schedule.steps
@@ -25,11 +28,11 @@ def check(encoder, machine, sizes):
 
 
 def test_the_crop_is_as_large_as_photos_and_machine_allow():
-    assert crop_for([(360, 480)], 16, 512) == (320, 360, 720)
-    assert crop_for([(3000, 4000)], 16, 512) == (512, 512, 1024)
-    assert crop_for([(3000, 9000)], 16, 512) == (512, 512, 1536)  # the longer side keeps its proportion
-    assert crop_for([(360, 480)], 16, 192) == (192, 192, 384)
-    assert crop_for([(40, 90)], 16, 512) == (64, 64, 144)  # smaller photos are made as large as the least crop
+    assert crop_for([(360, 480)], 64, 512) == (320, 360, 720)
+    assert crop_for([(3000, 4000)], 64, 512) == (512, 512, 1024)
+    assert crop_for([(3000, 9000)], 64, 512) == (512, 512, 1536)  # the longer side keeps its proportion
+    assert crop_for([(360, 480)], 64, 192) == (192, 192, 384)
+    assert crop_for([(40, 90)], 64, 512) == (64, 64, 144)  # smaller photos are made as large as the least crop
 
 
 def test_the_pool_is_seen_sixty_times_within_what_the_machine_can_do():
@@ -47,7 +50,7 @@ def test_cores_that_multiply_in_bfloat16_are_used_so(flags, there, tmp_path):
     (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
     found = cores_have_bfloat16(tmp_path / "cpuinfo")
     assert found == there and not cores_have_bfloat16(tmp_path / "nothing")
-    run = propose(Machine(0, 0.0, 4, found), [(500, 500)], 500)["run"]
+    run = propose(Machine(0, 16.0, 4, found), [(500, 500)], 500)["run"]
     assert run.get("mixed_precision", "auto") == ("bf16" if there else "auto")
 
 
@@ -55,8 +58,43 @@ def test_a_gpu_finds_out_by_itself():
     assert "mixed_precision" not in propose(Machine(1, 12.0, 16, True), [(500, 500)], 500)["run"]
 
 
-def test_a_short_run_begins_with_the_labels_alone_and_a_long_one_is_the_papers():
-    short, long = (propose(CARD, [(500, 500)], images)["method"] for images in (1000, 10**6))
-    assert short["burn_in"] == 7500 // 2 and short["threshold"] == 0.9
-    assert not {"burn_in", "threshold", "ema"} & long.keys()
+def test_the_labels_come_first_and_short_runs_go_over_to_the_papers_settings():
+    short, long = (propose(CARD, [(500, 500)], images)["method"] for images in (100, 10**6))
+    assert short["burn_in"] == 1000 and short["threshold"] == 0.9 and short["ema"] == 0.99
+    assert long["burn_in"] == 5000 and long["threshold"] == 0.95 and long["ema"] == 0.999
     assert "burn_in" not in propose(CPU, [(500, 500)], 0)["method"]
+
+
+def test_no_setting_jumps_when_there_is_a_little_more_of_something():
+    def settings(images, fewest):
+        method = propose(CARD, [(500, 500)], images, fewest=fewest)["method"]
+        spread = method.get("threshold_spread", 0.0)
+        assert method["thresholds"] == ("per_class" if spread else "fixed")
+        return method["threshold"], method["ema"], method["burn_in"] / 5000, spread
+
+    for one, other in zip(range(100, 12_000, 50), range(150, 12_000, 50)):
+        assert settings(one, 9) == pytest.approx(settings(other, 9), abs=0.05)
+    spreads = [settings(1000, fewest)[-1] for fewest in range(400)]
+    assert max(abs(one - other) for one, other in zip(spreads, spreads[1:])) < 0.025
+    assert spreads[23] == 1 and spreads[92] == pytest.approx(0.51) and spreads[300] == 0
+
+
+@pytest.mark.parametrize(
+    "gib, encoder, rounds",
+    [(4, "deit-tiny", 2), (6, "deit-small", 2), (8, "deit-base", 2), (12, "deit-base", 2), (16, "deit-base", 1), (80, "deit-base", 1)],
+)
+def test_the_encoder_and_the_rounds_fit_into_the_memory_of_a_card(gib, encoder, rounds):
+    tree = propose(Machine(1, float(gib), 16), [(600, 600)], 500)
+    assert (tree["model"]["encoder"], tree["run"]["batch"]["rounds"]) == (encoder, rounds) and tree["data"]["crop"] == [512, 512]
+
+
+def test_a_large_encoder_on_a_small_card_takes_more_rounds_then_computes_blocks_twice_then_a_smaller_crop():
+    fits = [fit(Machine(1, float(gib), 16), "vit-large", 512, 64) for gib in (40, 16, 10, 8)]
+    assert [(each.crop, each.rounds, each.checkpointing) for each in fits[:2]] == [(512, 1, False), (512, 4, False)]
+    assert fits[2].crop == 512 and fits[2].checkpointing and fits[3].crop < 512
+    assert all(each.peak_gib <= each.usable_gib for each in fits)
+
+
+def test_a_small_computer_takes_more_rounds_and_half_precision_needs_fewer():
+    assert [fit(Machine(0, gib, 4), "deit-tiny", 192, 64).rounds for gib in (16.0, 2.0)] == [1, 4]
+    assert fit(Machine(0, 2.0, 4, True), "deit-tiny", 192, 64).rounds == 2
