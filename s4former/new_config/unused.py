@@ -31,7 +31,7 @@ def count_unused(root: Path, used: Iterable[str]) -> list[str]:
     unused = [path for path in unused if str(path) not in used and path.suffix.lower() not in TEXTS]
     hidden = [path for path in unused if any(part.startswith(".") for part in path.relative_to(root).parts)]
     kinds: dict[str, list[Path]] = {"hidden": hidden} if hidden else {}
-    for path in (path for path in unused if path not in hidden and path.name not in CLASS_FILES):
+    for path in (path for path in unused if path not in hidden and path.name not in (*CLASS_FILES, "ids.json")):
         kinds.setdefault(path.suffix.lower() or "without an ending", []).append(path)
     remarks = []
     for kind, paths in sorted(kinds.items()):

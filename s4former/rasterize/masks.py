@@ -60,6 +60,9 @@ def rasterize(options: Namespace) -> list[str]:
         f"written: {plural(len(written), 'mask')} in {folder}, their ids {join_first(numbered)}",
         *describe_pixels([result.pixels for result in results], options),
         *describe(notes),
+        "",
+        f"next:    s4former new-config {options.folder} -o mine.json"
+        + ("" if folder.is_relative_to(root) else f" --images PATTERN --masks PATTERN (without these it looks in {root / 'masks'})"),
     ]
 
 
@@ -125,7 +128,8 @@ def read_annotations(kind: str, images: Images, folder: Path, notes: Notes) -> t
     photos: list[Photo] = []
     for path in tqdm(paths, desc="annotations", unit="file", disable=None):
         if kind != "YOLO" and file_format(path) != kind:
-            notes[f"{ending} files that are no annotations of {kind}, not read"].append(str(path))
+            if path.name != "meta.json":  # of Supervisely
+                notes[f"{ending} files that are no annotations of {kind}, not read"].append(str(path))
             continue
         try:
             names, found = READERS[kind](path, images)

@@ -7,11 +7,12 @@ import zlib
 
 import numpy as np
 import pytest
-from folders import HEIGHT, WIDTH, encoded, save_image, write
+from folders import HEIGHT, WIDTH, encoded, save_image, save_photo, write
 from PIL import Image
 
 from s4former.config import Data
 from s4former.data.masks import read_ids, read_mask, stated_ids
+from s4former.new_config.command import main as new_config
 from s4former.rasterize.command import main
 from s4former.rasterize.shapes import polygons
 
@@ -83,6 +84,8 @@ def test_labelme_polygons_boxes_discs_and_masks_in_the_order_of_the_file(tmp_pat
         f"nobody drew on {100 * undrawn:.1f}% of the pixels: taken as the class background; with --background ignore as no label",
         f"things of several classes overlap on {lap:.2f}% of what is drawn: the later one (--smaller-on-top: the smaller) lies on top",
         "shapes without an area, of the kind point: 1, the first: a.jpg",
+        "",
+        f"next:    s4former new-config {tmp_path} -o mine.json",
     ]
     ids = {"background": 0, "leaf": LEAF, "spot": SPOT, "": 255}
     assert json.loads((tmp_path / "masks" / "ids.json").read_text()) == ids
@@ -120,7 +123,7 @@ def test_coco_parts_run_lengths_and_crowds(tmp_path, capsys):
     assert masks.keys() == {"train2017/a.png", "val2017/a.png"}
     assert np.array_equal(masks["train2017/a.png"], drawn((0, 0, 5, 16, 255), *boxes))
     assert np.array_equal(masks["val2017/a.png"], drawn((0, 0, 24, 2, LEAF)))
-    assert text.splitlines()[3:] == [
+    assert text.splitlines()[3:-2] == [
         f".json files that are no annotations of COCO, not read: 1, the first: {tmp_path}/annotations/captions_val2017.json",
         "images that the annotations name and that are not there: 1, the first: lost.jpg",
         "shapes without an area, of the kind box or point alone: 1, the first: a.jpg",
@@ -307,6 +310,20 @@ def test_what_cannot_be_drawn_at_all_is_one_sentence(kind, tmp_path, capsys):
         write(tmp_path / "labels" / "a.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5")
         words = f"there is no data.yaml in {tmp_path} that names the classes; write one with a line  names:"
     assert words in rasterize(capsys, root, code=1)[0]
+
+
+@pytest.mark.parametrize("tree", ["flat", "nested", "halves"])
+def test_new_config_pairs_the_masks_at_once(tree, tmp_path, capsys):
+    root, where = tmp_path / "photos", {"flat": ("", ""), "nested": ("ds/img/", "ds/img/"), "halves": ("train/", "valid/")}[tree]
+    for index, place in enumerate((where[0], where[0], where[1])):
+        save_photo(root / f"{place}{index}.jpg", index)
+        labelme(root / f"{place}{index}.json", ("leaf", "polygon", corners(3, 2, 12, 10 + index), {}))
+    rasterize(capsys, root)
+    new_config([str(root), "-o", str(tmp_path / "mine.json"), "--encoder", "shapes"])
+    data = json.loads((tmp_path / "mine.json").read_text())["data"]
+    assert data["classes"] == ["background", "leaf"] and "id_map" not in data
+    found = [(tmp_path / f"mine.{part}.txt").read_text().splitlines() for part in ("labeled", "validation")]
+    assert [len(lines) for lines in found] == [2, 1] and all("\tmasks/" in line for lines in found for line in lines)
 
 
 def test_every_mask_is_read_as_a_class_of_the_config(tmp_path, capsys):
