@@ -14,6 +14,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from s4former.commands import evaluate_model
 from s4former.commands.evaluate import main
+from s4former.commands.predict import main as predict
 from s4former.config import from_dict, to_dict
 from s4former.data.batches import validation_set
 from s4former.evaluation.inference import Setting, evaluate_networks
@@ -186,7 +187,7 @@ def test_no_run_at_all_is_an_error_message(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments, message", [(["--images", "runs"], "--save-predictions DIR"), (["--flip=2"], "usage: ")])
+@pytest.mark.parametrize("arguments, message", [(["--images", "runs"], "--save-predictions DIR"), (["--flip=2"], "usage: "), (["--images", "runs", "none", "--save-predictions", "x"], "--images 'runs'")])
 def test_mistakes_in_the_arguments_are_answered_before_torch_is_imported(runs_folder, arguments, message):
     code = (
         "import sys; from s4former.commands.evaluate import main\n"
@@ -262,6 +263,16 @@ def test_one_photo_or_a_glob_of_them_is_read_by_a_model_that_names_no_data(photo
     assert report["images"] == 3 and report["unreadable"] == []
     assert main([*command, "--images", str(photos / "deep" / "a.png")]) == 0
     assert (tmp_path / "out" / "masks" / "a.png").is_file()
+
+
+def test_several_files_and_folders_are_read_at_once_and_keys_may_stand_behind_them(photos, tmp_path, capsys):
+    several = [str(photos / "deep"), str(photos / "c.png"), str(photos / "deep" / "a.png")]
+    assert main(["--save-predictions", str(tmp_path / "one"), "--images", *several, "evaluation.short_side=16"]) == 0
+    assert predict([*several, "evaluation.short_side=16", "-o", str(tmp_path / "two")]) == 0
+    for name in ("one", "two"):  # the file that is named twice is read once
+        assert sorted(path.name for path in (tmp_path / name / "masks").iterdir()) == ["c.png", "deep__a.png", "deep__e.png"]
+    assert predict(["evaluation.short_side=16"]) == 1
+    assert "no photos are given, evaluation.short_side=16 is a key of the config" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
     s4former evaluate                                     the newest run below runs/, its teacher if it has one
     s4former evaluate --checkpoint runs/demo --model student --best
     s4former evaluate --checkpoint FOLDER_OR_HUB_ID --config configs/voc_92.json data.root=/data/VOC
-    s4former evaluate --images photos/ --save-predictions out        no masks: class maps, overlays and a sheet
+    s4former evaluate --images photos/ more/ --save-predictions out  no masks: class maps, overlays and a sheet
     torchrun --nproc_per_node 2 evaluate.py ...           the script does the same; every image counts exactly once
 """
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, Sequence
@@ -17,6 +18,7 @@ from ..config import Config, from_dict, read_tree, set_override
 from ..data.sources import check_root
 from ..errors import ConfigError, DataError, describe_error
 from ..evaluation.model_choice import ROLES, CheckpointError, ModelChoice
+from ..evaluation.photo_files import find_photos
 from .chosen_model import choose_model
 
 FLAGS = ("mode", "window", "stride", "short_side", "scales", "flip", "batch", "limit")  # keys of `evaluation`
@@ -38,7 +40,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, metavar="N", help="images of one size, or windows, at once")
     add("--limit", type=int, metavar="N", help="only the first N images")
     add("--json", metavar="FILE", help="write the report; - for standard output")
-    add("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
 
 
 def resolve_config(choice: ModelChoice, options: argparse.Namespace) -> Config:
@@ -59,6 +60,7 @@ def resolve_config(choice: ModelChoice, options: argparse.Namespace) -> Config:
         raise ConfigError("--window and --stride say how windows slide; add --sliding-window")
     if options.images and not options.save_predictions:
         raise ConfigError("--images says what to read; say where the class maps go with --save-predictions DIR")
+    options.photos = find_photos(options.images) if options.images else {}
     if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
         raise ConfigError(f"--json {options.json}: there is no such folder to write it into; make it first")
     return config
@@ -92,14 +94,20 @@ def format_photos(report: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None, program: str = "s4former evaluate") -> int:
     parser = argparse.ArgumentParser(program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--images", metavar="PATH", help="predict a file, a folder or a 'glob' of photos instead of evaluating")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
+    photos = "predict files, folders or 'globs' of photos instead of evaluating"
+    parser.add_argument("--images", nargs="+", action="extend", default=[], metavar="PATH", help=photos)
     parser.add_argument("--save-predictions", metavar="DIR", help="write palette PNGs and overlays")
     return run(parser.parse_intermixed_args(arguments), program)
 
 
 def run(options: argparse.Namespace, program: str) -> int:
     """Evaluates or predicts, prints the report, and returns the status of the program."""
+    keys = [word for word in options.images if re.match(r"[a-z_]+(\.\w+)+=", word) and not Path(word).exists()]
+    options.images, options.overrides = [word for word in options.images if word not in keys], [*options.overrides, *keys]
     try:
+        if keys and not options.images:
+            raise ConfigError(f"no photos are given, {keys[0]} is a key of the config; name files, folders or globs")
         choice = choose_model(options.checkpoint, options.model, options.best)
         config = resolve_config(choice, options)
 

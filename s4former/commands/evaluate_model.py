@@ -20,7 +20,7 @@ from ..errors import DataError
 from ..evaluation.inference import Setting, batches_of_one_size, in_precision, predict, predictions, update_matrices
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.model_choice import CheckpointError, ModelChoice, read_mean_std
-from ..evaluation.photos import draw_sheet, find_photos, read_photos, save_maps
+from ..evaluation.photos import draw_sheet, read_photos, save_maps
 from ..networks.adapters import full_size_logits
 from ..networks.build import load_network
 from ..training.engine import needs_cpu
@@ -81,7 +81,7 @@ def predict_photos(
 ) -> dict[str, Any]:
     """Writes the class maps of image files; returns how many, and which could not be read."""
     classes = [network.config.id2label[i] for i in range(network.config.num_labels)]
-    photos = dict(list(find_photos(options.images).items())[: config.evaluation.limit or None])
+    photos = dict(list(options.photos.items())[: config.evaluation.limit or None])
     bar.reset(total=len(photos))
     own = list(photos.items())[accelerator.process_index :: accelerator.num_processes]
     # windows of one image fill a batch by themselves; images need not wait for others of their size

@@ -16,7 +16,8 @@ from ..data.masks import packed_palette, raw_ids
 from ..data.sources import Sources
 from ..evaluation.inference import Setting, batches_of_one_size, predict_with_confidence
 from ..evaluation.model_choice import CheckpointError, ModelChoice, find_model_file, read_mean_std
-from ..evaluation.photos import file_name, read_photos
+from ..evaluation.photo_files import file_name
+from ..evaluation.photos import read_photos
 from ..evaluation.pictures import palette, palette_png, stated
 from ..files import write_text
 from ..networks.adapters import full_size_logits

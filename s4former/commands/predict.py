@@ -1,6 +1,6 @@
 """Predicts class maps of photos that need no masks: palette PNGs, overlays and one sheet of all.
 
-    s4former predict photos/ -o predictions                          by the newest run below runs/
+    s4former predict photos/ more/ -o predictions                    by the newest run below runs/
     s4former predict 'photos/*.jpg' -o predictions --checkpoint FOLDER_OR_HUB_ID --flip
 """
 
@@ -12,7 +12,9 @@ from .evaluate import add_options, run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("s4former predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", metavar="PHOTOS", help="a file, a folder or a 'glob'")
+    photos = "files, folders or 'globs'; also section.key=value, to set one key of the config"
+    parser.add_argument("images", nargs="+", metavar="PHOTOS", help=photos)
+    parser.set_defaults(overrides=[])
     parser.add_argument("-o", "--output", dest="save_predictions", default="predictions", metavar="DIR", help="default: predictions")
     add_options(parser)
     return run(parser.parse_intermixed_args(arguments), parser.prog)

@@ -1,8 +1,5 @@
-"""Photos without masks: finding and reading them, and writing their class maps, overlays and a contact sheet."""
+"""Photos without masks: reading them, and writing their class maps, overlays and a contact sheet."""
 
-import glob
-import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Sequence
@@ -13,12 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import IGNORE_INDEX
-from ..data.images import IMAGE_ENDINGS, EncodedImage, read_image
-from ..data.lists import find_images
-from ..data.masks import MASK_FOLDERS
-from ..data.pairing import take_masks
+from ..data.images import EncodedImage, read_image
 from ..data.prefetch import prefetch
 from ..errors import DataError
+from .photo_files import file_name
 from .pictures import contact_sheet, overlay, palette_png
 
 OVERLAY_SIZE = (2048, 2048)  # the largest, pixels
@@ -32,42 +27,6 @@ class Photo:
 
     image: Tensor
     id: str
-
-
-def find_photos(pattern: str) -> dict[str, EncodedImage]:
-    """The image files of a file name, a folder (with all below it) or a glob by id, in order of their paths.
-
-    In a folder, X_mask.png beside X.jpg, and what lies in a masks/ (labels/, annotations/) beside images/ or beside photos,
-    is a mask, and no photo.
-    An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
-    "/" becomes "__". A DataError if there is no image.
-    """
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        files = find_images(path, flat=False)
-        take_masks(files)
-        found = files.values()
-        with_photos = {file.parents[1] if file.parent.name == "images" else file.parent for file in found}
-        masks = {folder / name for folder in with_photos for name in MASK_FOLDERS}
-        found = sorted(file for file in found if masks.isdisjoint(file.parents))
-    else:
-        names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)
-        found = sorted(file for file in map(Path, names) if file.is_file())
-    if not found:
-        what = "the folder has no image below it" if path.is_dir() else "there is no such file or folder, and it matches none"
-        raise DataError(
-            f"--images {pattern!r}: {what}; give a file, a folder with {', '.join(sorted(IMAGE_ENDINGS))} files, or a glob in quotes"
-        )
-    root = path if path.is_dir() else Path(os.path.commonpath([file.parent for file in found]))
-    files = {file.relative_to(root): file for file in found}
-    times = Counter(file.with_suffix("") for file in files)
-    names = [file.with_suffix("") if times[file.with_suffix("")] == 1 else file for file in files]
-    return {file_name(name.as_posix()): {"path": str(file), "bytes": None} for name, file in zip(names, found)}
-
-
-def file_name(id: str) -> str:
-    """Ids of nested folders stay apart, and inside the folder of the results."""
-    return id.replace("/", "__")
 
 
 def read_photos(

@@ -7,7 +7,7 @@ from folders import data, save_mask, save_photo, write
 
 from s4former.data.pairing import pair_up, take_masks
 from s4former.data.sources import load_sources
-from s4former.evaluation.photos import find_photos
+from s4former.evaluation.photo_files import find_photos
 
 
 def files(text):
@@ -91,4 +91,4 @@ def test_lists_of_photos_beside_their_masks_leave_no_mask_in_the_pool(beside, pl
 
 
 def test_masks_beside_their_images_are_no_photos_to_predict(beside):
-    assert list(find_photos(str(beside))) == ["pool__c", "pool__d", "train__a", "train__b", "val__e"]
+    assert list(find_photos([str(beside)])) == ["pool__c", "pool__d", "train__a", "train__b", "val__e"]

@@ -3,7 +3,8 @@
 import pytest
 from PIL import Image
 
-from s4former.evaluation.photos import find_photos, read_photos
+from s4former.evaluation.photo_files import find_photos
+from s4former.evaluation.photos import read_photos
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def folder(tmp_path):
 
 def test_photos_and_messages_on_unreadable_ones_come_in_order(folder):
     unreadable = []
-    read = list(read_photos(find_photos(str(folder)).items(), unreadable))
+    read = list(read_photos(find_photos([str(folder)]).items(), unreadable))
     assert [photo.id for photo in read] == ["1", "2", "3", "5", "6"]
     assert [(tuple(photo.image.shape), int(photo.image[0, 0, 0])) for photo in read] == [((3, 6, 8 + i), i) for i in (1, 2, 3, 5, 6)]
     assert ["0.png" in unreadable[0], "4.png" in unreadable[1], len(unreadable)] == [True, True, 2]
@@ -28,12 +29,12 @@ def test_masks_beside_their_images_are_no_photos(tmp_path):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         Image.new("L", (4, 4)).save(tmp_path / place / "a.png")
     # masks/ and annotations/ alone may be names like any other
-    assert list(find_photos(str(tmp_path))) == ["annotations__a", "flat__a", "labeled__images__a", "masks__a"]
-    assert list(find_photos(str(tmp_path / "labeled" / "masks"))) == ["a"]  # asked for by name
+    assert list(find_photos([str(tmp_path)])) == ["annotations__a", "flat__a", "labeled__images__a", "masks__a"]
+    assert list(find_photos([str(tmp_path / "labeled" / "masks")])) == ["a"]  # asked for by name
 
 
 def test_hidden_files_are_no_photos(tmp_path):
     for name in ("a.png", "._a.png", ".ipynb_checkpoints/a-checkpoint.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    assert list(find_photos(str(tmp_path))) == ["a"]
+    assert list(find_photos([str(tmp_path)])) == ["a"]

@@ -1,0 +1,55 @@
+"""Which files are the photos that a user names: files, folders and globs; imports no torch, so that a typo is told at once."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.images import IMAGE_ENDINGS, EncodedImage
+from ..data.lists import find_images
+from ..data.masks import MASK_FOLDERS
+from ..data.pairing import take_masks
+from ..errors import DataError
+
+
+def find_photos(patterns: Sequence[str]) -> dict[str, EncodedImage]:
+    """The image files of file names, folders (with all below them) and globs by id, in order of their paths.
+
+    In a folder, X_mask.png beside X.jpg, and what lies in a masks/ (labels/, annotations/) beside images/ or beside photos,
+    is a mask, and no photo.
+    An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
+    "/" becomes "__". A DataError if one of the patterns has no image.
+    """
+    found = {file.absolute(): file for pattern in patterns for file in matching_files(pattern)}
+    given = [Path(pattern).expanduser().absolute() for pattern in patterns]
+    root = Path(os.path.commonpath(given if all(path.is_dir() for path in given) else [file.parent for file in found]))
+    files = {file.relative_to(root): found[file] for file in sorted(found)}
+    times = Counter(file.with_suffix("") for file in files)
+    names = [file.with_suffix("") if times[file.with_suffix("")] == 1 else file for file in files]
+    return {file_name(name.as_posix()): {"path": str(file), "bytes": None} for name, file in zip(names, files.values())}
+
+
+def matching_files(pattern: str) -> list[Path]:
+    """The photos of one file name, folder or glob."""
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        files = find_images(path, flat=False)
+        take_masks(files)
+        with_photos = {file.parents[1] if file.parent.name == "images" else file.parent for file in files.values()}
+        masks = {folder / name for folder in with_photos for name in MASK_FOLDERS}
+        found = [file for file in files.values() if masks.isdisjoint(file.parents)]
+    else:
+        names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)
+        found = [file for file in map(Path, names) if file.is_file()]
+    if not found:
+        what = "the folder has no image below it" if path.is_dir() else "there is no such file or folder, and it matches none"
+        raise DataError(
+            f"--images {pattern!r}: {what}; give a file, a folder with {', '.join(sorted(IMAGE_ENDINGS))} files, or a glob in quotes"
+        )
+    return found
+
+
+def file_name(id: str) -> str:
+    """Ids of nested folders stay apart, and inside the folder of the results."""
+    return id.replace("/", "__")
