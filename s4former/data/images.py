@@ -10,14 +10,16 @@ import re
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
 
-from ..errors import DataError
+from ..errors import DataError, plural
 from . import shapes
 
 EncodedImage = dict[str, Any]  # {"path", "bytes"}
@@ -116,10 +118,6 @@ def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Imag
         path = Path(file["path"])
         target = f": it is a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
         raise DataError(f"{kind} {display_name(file)} does not exist{target}") from None
-    except UnidentifiedImageError:
-        tiff = content[:4] in (b"II*\0", b"MM\0*")
-        why = "it is a TIFF of a kind that is not read; save 1, 3 or 4 of its bands" if tiff else "its content is no image"
-        raise DataError(f"{kind} {display_name(file)} cannot be read: {why}") from None
     except DECODE_ERRORS as error:
         raise unreadable(kind, file, error) from None
 
@@ -129,7 +127,25 @@ def unreadable(kind: str, file: EncodedImage, error: Exception) -> DataError:
     if isinstance(error, Image.DecompressionBombError):
         limit = f"{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million"
         return DataError(f"{kind} {display_name(file)} has more pixels than Pillow opens, {limit}; cut it into tiles")
-    return DataError(f"{kind} {display_name(file)} cannot be read: {error}")
+    why = f"{error}"
+    if isinstance(error, UnidentifiedImageError):
+        content = Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"]
+        bands = tiff_bands(content)
+        why = "its content is no image"
+        if bands:
+            why = f"it is a TIFF of {plural(bands, 'band')} in a form that is not read; save it anew with 1, 3 or 4 bands"
+    return DataError(f"{kind} {display_name(file)} cannot be read: {why}")
+
+
+def tiff_bands(content: bytes) -> int:
+    """How many bands a TIFF states; 0 if the content is none."""
+    if content[:4] not in (b"II*\0", b"MM\0*"):
+        return 0
+    directory, stream = TiffImagePlugin.ImageFileDirectory_v2(content[:8]), io.BytesIO(content)
+    with suppress(*DECODE_ERRORS):
+        stream.seek(directory.next)
+        directory.load(stream)
+    return directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
 
 
 def check_mask_format(image: Image.Image, name: str) -> None:
@@ -169,17 +185,37 @@ class Header(NamedTuple):
     size: tuple[int, int]
     mode: str
     turn: int = 1  # EXIF orientation, 1 = none
+    bands: int = 0  # of a TIFF; Pillow reads the first three of five or more, and the first of two
 
 
 def read_header(file: EncodedImage) -> Header:
     """The header of an image, which is not decoded."""
+    with open_header(file, "image") as image:
+        mode = deep_mode(image) or image.mode  # first, since a PNG is decoded for its EXIF data
+        turn = image.getexif().get(EXIF_ORIENTATION, 1)
+        bands = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) if image.format == "TIFF" else 0
+        return Header((image.width, image.height) if turn >= 5 else (image.height, image.width), mode, turn, bands)
+
+
+@contextmanager
+def open_header(file: EncodedImage, kind: str) -> Iterator[Image.Image]:
+    """A file that is opened and not decoded. kind: "image" or "mask", for messages."""
     try:
         with Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as image:
-            mode = deep_mode(image) or image.mode  # first, since a PNG is decoded for its EXIF data
-            turn = image.getexif().get(EXIF_ORIENTATION, 1)
-            return Header((image.width, image.height) if turn >= 5 else (image.height, image.width), mode, turn)
+            yield image
     except DECODE_ERRORS as error:
-        raise unreadable("image", file, error) from None
+        raise unreadable(kind, file, error) from None
+
+
+def check_end(file: EncodedImage) -> None:
+    """`DataError` if a JPEG or PNG was cut short; it is decoded only if its end is not as usual."""
+    with open(file["path"], "rb") as stream:
+        start = stream.read(4)
+        stream.seek(max(0, stream.seek(0, io.SEEK_END) - 64))
+        end = stream.read()
+    usual = {b"\xff\xd8": end.rstrip(b"\0").endswith(b"\xff\xd9"), b"\x89P": b"IEND" in end}
+    if not usual.get(start[:2], True):
+        open_image(file, "image")
 
 
 def turn_upright(pixels: np.ndarray, turn: int) -> np.ndarray:
@@ -187,6 +223,11 @@ def turn_upright(pixels: np.ndarray, turn: int) -> np.ndarray:
     picture = Image.fromarray(pixels)
     picture.getexif()[EXIF_ORIENTATION] = turn
     return np.asarray(ImageOps.exif_transpose(picture))
+
+
+def has_odd_bands(file: EncodedImage) -> bool:
+    """Whether an image is a TIFF of two, or of five or more bands, of which the first one or three are read."""
+    return not is_scene(file) and read_header(file).bands not in (0, 1, 3, 4)
 
 
 def is_deep(mode: str) -> bool:

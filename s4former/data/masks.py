@@ -1,6 +1,8 @@
 """Mask files: what they hold becomes ids, and ids become classes; 255 is ignored."""
 
 import json
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,7 +12,7 @@ from PIL import Image
 from ..config import IGNORE_INDEX, Data
 from ..errors import DataError, join_first, plural
 from .class_names import CITYSCAPES_TRAIN_IDS
-from .images import EncodedImage, display_name, draw_scene, is_scene, open_image, read_header, read_image, turn_upright
+from .images import EncodedImage, display_name, draw_scene, is_scene, open_header, open_image, read_header, read_image, turn_upright
 
 MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")  # in order of preference; JPEG would smear the ids
 MASK_FOLDERS = ("masks", "labels", "annotations")  # what a folder of masks beside images may be called
@@ -136,6 +138,44 @@ def ids_of(mask: Image.Image, by_colour: bool) -> np.ndarray | None:
         if (channels == channels[..., :1]).all() and (alpha == 255).all():
             return channels[..., 0]
     return None
+
+
+def shown_colours(mask: Image.Image, ids: Iterable[int]) -> dict[int, int]:
+    """Id -> its colour in the palette of an indexed mask; nothing of a grey palette, or of a mask that states its ids."""
+    if mask.mode != "P" or stated_ids(mask):
+        return {}
+    table = np.array(mask.getpalette("RGB")).reshape(-1, 3)
+    if (table == np.arange(len(table))[:, None]).all():
+        return {}
+    return {index: int.from_bytes(table[index].tolist()) for index in ids if index < len(table)}
+
+
+def check_palettes(masks: Iterable[tuple[str, dict[int, int]]]) -> None:
+    """Refuses indexed masks, as names and shown colours, if an id has two colours: the palettes were made anew for each file."""
+    first: dict[int, tuple[int, str]] = {}
+    for name, shown in masks:
+        for index, colour in shown.items():
+            other, mask = first.setdefault(index, (colour, name))
+            if other != colour:
+                raise DataError(
+                    f"the id {index} is {hex_colour(other)} in {mask} and {hex_colour(colour)} in {name}: each has a palette"
+                    " of its own, so the ids do not say what is meant; name the colours, in a config with data.palette, for"
+                    f' new-config with --palette FILE (JSON, {{"NAME": "{hex_colour(colour)}", ...}}), or, if the ids are right,'
+                    " save the masks as grey PNGs"
+                )
+
+
+def check_palettes_of(files: Iterable[EncodedImage], data: Data) -> None:
+    """`check_palettes` of mask files that go by id; they are decoded only if their palettes differ at all."""
+    palettes, indexed = set(), []
+    for file in files if not data.palette else ():
+        with suppress(DataError), open_header(file, "mask") as mask:
+            if mask.mode == "P" and not stated_ids(mask):
+                palettes.add(mask.palette.getdata()[1])
+                indexed.append(file)
+    if len(palettes) > 1:
+        masks = ((display_name(file), open_image(file, "mask")) for file in indexed)
+        check_palettes((name, shown_colours(mask, np.unique(mask).tolist())) for name, mask in masks)
 
 
 def stated_ids(mask: Image.Image) -> dict[str, int]:

@@ -19,7 +19,7 @@ from . import shapes
 from .images import read_header
 from .layouts import cityscapes, coco, folder, voc
 from .lists import Sample, SourceParts, data_root, find_path, list_fingerprint
-from .masks import check_sizes, read_upright_mask
+from .masks import check_palettes_of, check_sizes, read_upright_mask
 from .published import identify_list, list_named_by, verify_list
 
 if TYPE_CHECKING:  # it takes seconds, which no mistake in a path or list should wait for
@@ -190,7 +190,7 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
         Lines for the log: the classes that no labelled pixel shows.
 
     Raises:
-        DataError: for the first mask that cannot be used, if the labels show nothing but class 0, or if no evaluation mask
+        DataError: for the first mask that cannot be used, if indexed masks have palettes that contradict each other, if the labels show nothing but class 0, or if no evaluation mask
             has a label (all of them are opened before that is said).
     """
 
@@ -199,6 +199,7 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
 
     if data.source == "shapes":  # exact, and slow to draw
         return ()
+    check_palettes_of((row["mask"] for table in (sources.labeled, sources.validation) for row in table), data)
     count = np.zeros(IGNORE_INDEX + 1, np.int64)
     for row in sources.labeled:
         count += np.bincount(checked_mask(row, data, len(sources.classes)).ravel(), minlength=len(count))

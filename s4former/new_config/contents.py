@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.images import is_deep, measured_values, open_image, read_header, samples_of
+from ..data.images import check_end, is_deep, measured_values, open_image, read_header, samples_of
 from ..data.lists import Sample
-from ..data.masks import SMEARED, check_sizes, hex_colour, ids_of, packed_rgb, stated_ids
+from ..data.masks import SMEARED, check_palettes, check_sizes, hex_colour, ids_of, packed_rgb, shown_colours, stated_ids
 from ..data.sources import PART_NAMES
 from ..errors import DataError, plural
 from .pairs import Photos
@@ -26,6 +26,7 @@ class Contents:
 
     size: tuple[int, int]  # height, width
     mode: str  # of the image, as Pillow calls it
+    bands: int = 0  # of a TIFF
     pixels: dict[int, int] = field(default_factory=dict)  # id -> count
     colours: dict[int, int] = field(default_factory=dict)  # 0xRRGGBB -> count, of a mask of colours without a palette
     shown: dict[int, int] = field(default_factory=dict)  # id -> its colour in the mask's own palette
@@ -56,7 +57,7 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
         results = {row.image: result for row, result in zip(rows, threads.map(read, rows))}
     masks = {image: each for image, each in results.items() if isinstance(each, Contents) and each.mask}
     results |= name_colours(masks, palette) if palette else refuse_odd_colours(masks)
-    check_palettes(masks.values())
+    check_palettes((each.mask, each.shown) for each in masks.values())
     if any(each.fits == "upright" for each in masks.values()):
         reason = "has the size of its image as it is stored, others that of theirs turned upright by EXIF; make all alike"
         results |= {image: DataError(f"mask {each.mask} {reason}") for image, each in masks.items() if each.fits == "raw"}
@@ -76,22 +77,22 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
 def contents_of(row: Sample, by_colour: bool) -> Contents:
     """What a pair holds; an image with a mask is decoded, of one without only the header is read."""
     image, mask = ({"path": path, "bytes": None} for path in (row.image, row.mask))
-    size, mode, turn = read_header(image)
+    size, mode, turn, bands = read_header(image)
     if row.mask is None:
-        return Contents(size, mode)
+        check_end(image)
+        return Contents(size, mode, bands=bands)
     with open_image(image, "image") as picture:
         mode = mode if is_deep(mode) else picture.mode
     with open_image(mask, "mask") as picture:
         values, stated = ids_of(picture, by_colour), stated_ids(picture)
         kind = "pixels" if values is not None else "colours"
         values = packed_rgb(picture) if values is None else values
-        table = np.array(picture.getpalette("RGB")).reshape(-1, 3).tolist() if picture.mode == "P" else []
+        counts = dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True))))
+        shown = shown_colours(picture, counts) if kind == "pixels" else {}
     turned = turn >= 5 and size[0] != size[1]
     fits = "both" if not turned else "raw" if values.shape == size[::-1] else "upright"
     check_sizes({"image": image, "mask": mask}, size, values.shape[::-1] if fits == "raw" else values.shape)
-    counts = dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True))))
-    shown = {index: int.from_bytes(table[index]) for index in counts if index < len(table)} if kind == "pixels" else {}
-    return Contents(size, mode, **{kind: counts}, shown=shown, stated=stated, mask=row.mask, turn=turn, fits=fits)
+    return Contents(size, mode, bands, **{kind: counts}, shown=shown, stated=stated, mask=row.mask, turn=turn, fits=fits)
 
 
 def name_colours(masks: dict[str, Contents], palette: dict[int, int]) -> dict[str, Contents | DataError]:
@@ -127,20 +128,6 @@ def refuse_odd_colours(masks: dict[str, Contents]) -> dict[str, DataError]:
         return {}
     ids = f"while {len(masks) - len(odd)} others hold ids"
     return {image: DataError(f"mask {mask} holds colours, {ids}; save it as ids too") for image, mask in odd.items()}
-
-
-def check_palettes(masks: Iterable[Contents]) -> None:
-    """Refuses indexed masks that show an id in two colours: the palettes were made anew for each file."""
-    first: dict[int, tuple[int, str]] = {}
-    for each in masks:
-        for index, colour in each.shown.items() if not each.stated else ():
-            other, mask = first.setdefault(index, (colour, each.mask))
-            if other != colour:
-                raise DataError(
-                    f"the id {index} is {hex_colour(other)} in {mask} and {hex_colour(colour)} in {each.mask}: each has a palette"
-                    " of its own, so the ids do not say what is meant; name the colours with --palette FILE (JSON,"
-                    f' {{"NAME": "{hex_colour(colour)}", ...}}), or, if the ids are right, save the masks as grey PNGs'
-                )
 
 
 def levels_of(paths: Sequence[str], most: int = 20) -> list[float]:

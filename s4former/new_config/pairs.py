@@ -71,9 +71,6 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
     files = [*pairs.images.values(), *pairs.masks.values()]
     inside = root.is_dir() and all(path.is_relative_to(root) for path in files)
     photos = Photos(root if inside else Path(os.path.commonpath([path.parent for path in files])), {}, pairs=pairs)
-    first = next(iter(pairs.masks))
-    pair = [path.relative_to(photos.root) for path in (pairs.images[first], pairs.masks[first])]
-    photos.remarks.append(f"the first pair: {pair[0]} and its mask {pair[1]}")
     if pairs.spare:
         near = difflib.get_close_matches(pairs.spare[0].stem, images_by_stem := {path.stem: path for path in pairs.images.values()}, n=1)
         photos.remarks.append(
@@ -83,9 +80,12 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
     divide(photos, [path for name in LISTS for path in (root / name, *root.glob(f"*/{name}")) if path.is_file()] if by_layout else [])
     if not photos.parts["labeled"]:
         raise DataError(describe_unpaired(root, pairs, "no image to train on"))
+    first = photos.parts["labeled"][0]
+    pair = [Path(path).relative_to(photos.root) for path in (first.image, first.mask)]
+    photos.remarks.insert(0, f"the first pair: {pair[0]} and its mask {pair[1]}")
     if by_layout:
-        used = (path for rows in photos.parts.values() for row in rows for path in (row.image, row.mask) if path)
-        photos.remarks += count_unused(root, used)
+        listed = (path for row in photos.parts["labeled"] + photos.parts["validation"] for path in (row.image, row.mask))
+        photos.remarks += count_unused(root, {*listed, *map(str, files)})
     return photos
 
 
@@ -127,6 +127,8 @@ def divide(photos: Photos, lists: Sequence[Path]) -> None:
             if word != first and masked:
                 remarks.append(f"{word}/ is left alone, since {first}/ is there: {plural(len(masked), 'image')} with masks")
     pool += [row for row in rows.get("", []) if not row.mask]
+    if masked := sum(bool(row.mask) for row in parts["unlabeled"]):
+        remarks.append(f"{plural(masked, 'mask')} of {words['unlabeled'][0]}/ are not read: images there are the pool")
     parts = {part: [row for row in parts[part] if row.mask] for part in ("labeled", "validation")}
     layout = Layout(photos.root, pairs.images, pairs.masks, False, str(photos.root), str(photos.root))
     for part in parts:

@@ -46,6 +46,7 @@ def more_remarks(photos: Photos, contents: dict[str, Contents], classes: int, ra
     """What should be read before training, a sentence each."""
     modes = {each.mode for each in contents.values()}
     deep = any(map(is_deep, modes))
+    odd = [each for each in contents.values() if each.bands not in (0, 1, 3, 4)]
     held = len(photos.parts["validation"])
     remarks = {
         f"{join_first(absent)} {'is' if len(absent) == 1 else 'are'} in no mask: are the names and their order right?": absent,
@@ -55,6 +56,8 @@ def more_remarks(photos: Photos, contents: dict[str, Contents], classes: int, ra
         f"a score over {plural(held, 'evaluation image')} says little about other photos": held < FEW_EVALUATED,
         "there are no unlabelled images: the config trains on labels alone (method.teacher=none)": not photos.parts["unlabeled"],
         "images of more than 8 bits are read between two grey values (data.levels)": deep,
+        f"{plural(len(odd), 'TIFF')} of {odd[0].bands if odd else 0} bands are read by their first band or three; save what is red, green and blue"
+        " if these are others": odd,
         "grey images are read as RGB with three equal channels": modes & {"L", "1", "LA"} and not deep,
     }
     return [remark for remark, applies in remarks.items() if applies]

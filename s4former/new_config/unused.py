@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from ..data.images import IMAGE_ENDINGS
@@ -24,9 +24,8 @@ CURES = {
 }
 
 
-def count_unused(root: Path, used: Iterable[str]) -> list[str]:
+def count_unused(root: Path, used: Collection[str]) -> list[str]:
     """Remarks on the files of a folder that nothing is taken from, counted by ending, each with what to do."""
-    used = {*used}
     unused = [Path(place, name) for place, _, names in os.walk(root, followlinks=True) for name in names]
     unused = [path for path in unused if str(path) not in used and path.suffix.lower() not in TEXTS]
     hidden = [path for path in unused if any(part.startswith(".") for part in path.relative_to(root).parts)]

@@ -18,8 +18,8 @@ from accelerate import Accelerator
 
 from ..config import IGNORE_INDEX, Config, share_of_process
 from ..data.duplicates import find_duplicates
-from ..data.images import check_contrast, is_scene, read_image
-from ..data.masks import read_pair
+from ..data.images import check_contrast, has_odd_bands, is_scene, read_image
+from ..data.masks import check_palettes_of, read_pair
 from ..data.sources import NO_EVALUATION_LABEL, PART_NAMES, PARTS, Sources, is_rare
 from ..errors import ConfigError, DataError, join_first, plural
 from ..method.checks import check_batch_norm
@@ -98,10 +98,12 @@ def read_all(read: Callable[[Any], Any], rows: Iterable[Any]) -> tuple[list[Any]
 
 def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, np.ndarray]:
     """Opens every image with a mask; returns how many pixels of each id each of them has, (images, 256) by part."""
+    odd: list[str] = []
 
     def count_ids(row: dict[str, Any]) -> np.ndarray:
         image, mask = read_pair(row, config.data, len(sources.classes))
         check_contrast(image, row["image"])
+        odd.extend([row["image"]["path"]] if has_odd_bands(row["image"]) else [])
         return np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
 
     counts = {}
@@ -116,6 +118,13 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
             report.add("FAIL", word, f"there are no {word} images; see data.{part}")
         else:
             report.add("ok", word, f"{pairs} with masks: all readable, as large as their masks, ids in range")
+    try:
+        check_palettes_of((row["mask"] for part in counts for row in getattr(sources, part)), config.data)
+    except DataError as error:
+        report.add("FAIL", "masks", str(error))
+    if odd:
+        which = f"{plural(len(odd), 'TIFF')}, the first {min(odd)}"
+        report.add("note", "bands", f"of two, or of more than four bands, the first one or three are read: {which}")
     return counts
 
 

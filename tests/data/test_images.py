@@ -5,11 +5,11 @@ import zlib
 
 import numpy as np
 import pytest
-from folders import HEIGHT, PALETTE, WIDTH, encoded, error_message, save_image, save_mask
+from folders import HEIGHT, PALETTE, WIDTH, encoded, error_message, save_image, save_mask, save_photo
 from PIL import Image
 
 from s4former.config import Data
-from s4former.data.images import check_contrast, is_deep, measured_values, read_header, read_image
+from s4former.data.images import check_contrast, check_end, has_odd_bands, is_deep, measured_values, read_header, read_image
 from s4former.data.masks import read_mask, read_pair
 from s4former.errors import DataError
 
@@ -116,3 +116,39 @@ def test_an_image_over_the_limit_of_pillow_is_to_be_cut(tmp_path, monkeypatch, r
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"large.png has more pixels than Pillow opens, .* million; cut it into tiles"):
         read({"path": str(tmp_path / "large.png"), "bytes": None})
+
+
+def save_tiff(path, bands):
+    """A photo of 8 bits and so many bands, as Pillow does not write it."""
+    extra, height, width = bands - (3 if bands > 2 else 1), 4, 5
+    start, size = 8 + 2 * bands + 2 * extra, height * width * bands
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, bands, 8 if bands > 2 else 0x80008), (259, 3, 1, 1), (262, 3, 1, 2 if bands > 2 else 1),
+            (273, 4, 1, start), (277, 3, 1, bands), (278, 3, 1, height), (279, 4, 1, size),
+            *([(338, 3, extra, 8 + 2 * bands if extra > 2 else 0)] if extra else [])]  # fmt: skip
+    head = b"II*\0" + struct.pack("<I", start + size) + struct.pack(f"<{bands}H", *[8] * bands) + bytes(2 * extra)
+    pixels = bytes(index % 251 for index in range(size))
+    path.write_bytes(head + pixels + struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4))
+
+
+@pytest.mark.parametrize("bands, said", [(2, ""), (5, ""), (8, "it is a TIFF of 8 bands in a form that is not read; save it anew with 1, 3 or 4")])
+def test_tiffs_of_other_bands_than_one_three_or_four_are_told_apart(tmp_path, bands, said):
+    save_tiff(tmp_path / "x.tif", bands)
+    file = encoded(tmp_path / "x.tif")
+    if said:
+        assert said in error_message(read_image, file) and said in error_message(read_header, file)
+    else:
+        assert has_odd_bands(file) and read_header(file).bands == bands
+    for odd in (3, 4):
+        save_tiff(tmp_path / "y.tif", odd)
+        assert not has_odd_bands(encoded(tmp_path / "y.tif"))
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x.png"])
+def test_a_photo_cut_short_is_found_by_its_end(tmp_path, name):
+    save_photo(tmp_path / name, 0, 64, 96)
+    content = (tmp_path / name).read_bytes()
+    check_end(encoded(tmp_path / name))
+    (tmp_path / name).write_bytes(content + b"a trailer that some cameras write")
+    check_end(encoded(tmp_path / name))
+    (tmp_path / name).write_bytes(content[:-200])
+    assert f"{name} cannot be read: " in error_message(check_end, encoded(tmp_path / name))

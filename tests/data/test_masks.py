@@ -7,7 +7,7 @@ from PIL import Image
 
 from s4former.config import Data
 from s4former.data.images import read_header
-from s4former.data.masks import class_table, raw_ids, read_mask, read_pair
+from s4former.data.masks import check_palettes_of, class_table, raw_ids, read_mask, read_pair
 from s4former.evaluation.pictures import palette_png
 
 
@@ -177,3 +177,28 @@ def test_negative_ids_are_no_label_and_ids_of_more_than_16_bits_are_refused(tmp_
 def test_a_bilevel_mask_has_the_ids_0_and_1(tmp_path):
     Image.fromarray(np.array([[False, True]])).save(tmp_path / "m.png")
     assert read_mask(encoded(tmp_path / "m.png"), Data(), 2).tolist() == [[0, 1]]
+
+
+def indexed(path, values, *colours):
+    picture = Image.fromarray(np.array([values], np.uint8))
+    picture.putpalette([part for colour in colours for part in colour])
+    picture.save(path)
+    return encoded(path)
+
+
+def test_indexed_masks_that_show_an_id_in_two_colours_are_refused(tmp_path):
+    black, red, green = (0, 0, 0), (128, 0, 0), (0, 128, 0)
+    files = [indexed(tmp_path / f"{name}.png", values, *colours) for name, values, colours in (
+        ("a", [0, 1, 1], (black, red, green)),
+        ("b", [0, 1, 2], (black, red, green)),
+        ("c", [0, 1, 1], (black, red)),  # a shorter palette with the same colours
+        ("d", [0, 0, 1], [(index, index, index) for index in range(256)]),  # a grey PNG in other clothes
+    )]  # fmt: skip
+    check_palettes_of(files, Data())
+    files.append(indexed(tmp_path / "e.png", [1, 2, 2], black, green, red))
+    assert error_message(check_palettes_of, files, Data()).startswith(
+        f"the id 1 is #800000 in {tmp_path}/a.png and #008000 in {tmp_path}/e.png: each has a palette of its own, so the ids do not say"
+        " what is meant; name the colours, in a config with data.palette, for new-config with --palette FILE"
+    )
+    check_palettes_of(files, Data(palette={"#000000": 0, "#800000": 1, "#008000": 2}))
+    check_palettes_of([{"path": str(tmp_path / "gone.png"), "bytes": None}], Data())  # told by whoever opens it

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from folders import HEIGHT, WIDTH, data, ids, save_mask, save_photo, write
+from folders import HEIGHT, WIDTH, data, error_message, ids, save_mask, save_photo, write
+from PIL import Image
 from scripts import ROOT, TINY, run, write_config
 
 from s4former.config import from_dict, to_dict
-from s4former.data.sources import load_sources
+from s4former.data.sources import check_masks, load_sources
 from s4former.training import cost as cost_module
 from s4former.training import preflight as preflight_module
 from s4former.training.cost import Cost, measure_cost
@@ -86,6 +87,23 @@ def test_every_bad_mask_is_named_not_the_first_alone(root, capsys, tmp_path):
     assert "FAIL labelled 2 of 2 labelled images cannot be used" in output and "a.png is 25x16" in output and "b.png cannot be read" in output
     assert "e.png has the id 9" in output
     assert "trained on cpu" not in output, "nothing is trained on data that cannot be used"
+
+
+def test_masks_whose_palettes_contradict_each_other_stop_the_check_and_the_run(root, capsys, tmp_path, monkeypatch):
+    with Image.open(root / "masks" / "e.png") as mask:
+        mask.putpalette([0, 0, 0, 0, 128, 0, 128, 0, 0, *[7] * 759])
+        mask.save(root / "masks" / "e.png")
+    config = config_of(root)
+    status, output = check(config, capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 1 and "Not ready: masks." in output
+    assert "FAIL masks the id 1 is #800000 in" in output and "a.png and #008000 in" in output and "data.palette" in output
+    assert error_message(check_masks, load_sources(config.data), config.data).startswith("the id 1 is #800000 in ")
+
+
+def test_a_tiff_of_five_bands_is_noted(root, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight_module, "has_odd_bands", lambda file: file["path"].endswith("b.png"))
+    status, output = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
+    assert status == 0 and f"the first one or three are read: 1 TIFF, the first {root / 'images' / 'b.png'}" in output
 
 
 def test_classes_without_pixels_or_with_few_are_told(root, capsys, tmp_path, monkeypatch):
