@@ -58,7 +58,10 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
         raise DataError(f"every labelled image of {root} is also in its evaluation set, by content; put other images there")
     contents = {row.image: contents[row.image] for rows in photos.parts.values() for row in rows}
     ids = {index for each in contents.values() for index in each.pixels}
-    names, void = merge_known(classes, photos.known(ids), ids)
+    known = photos.known(ids)
+    names, void = merge_known(classes, known, ids)
+    if known.names and names == known.names:
+        photos.remarks.append("the names of the classes are those of the data set that has this layout; --classes gives others")
     numbering = number_classes(contents.values(), names, void | dict.fromkeys(options.ignore, "--ignore"))
     if not photos.parts["validation"]:
         shown = {image: each.pixels for image, each in contents.items()}

@@ -35,6 +35,8 @@ class Pairs:
 def cityscapes(masks: Sequence[Path], ids: Collection[int]) -> Classes:
     """labelIds are mapped as by the official scripts; another data set in the same folders has its own ids and names."""
     ids = set(ids) - {IGNORE_INDEX}
+    if not all(re.match(r"[A-Za-z-]+_\d+_\d+_", path.stem) for path in masks):  # CITY_SEQUENCE_FRAME_
+        return Classes()
     if masks[0].stem.endswith("_labelIds") and max(ids, default=0) < 34:
         names = {int(raw): CITYSCAPES_CLASSES[index] for raw, index in CITYSCAPES_TRAIN_IDS.items() if index != IGNORE_INDEX}
         return Classes(names, {index: "none of the 19 classes of Cityscapes" for index in sorted(ids - names.keys())})
