@@ -112,6 +112,9 @@ class Model:
         "", "a whole segmentation network to start from, a folder or Hub id; its encoder and head replace the other keys"
         " of this section, except architecture, which has to be given")
     freeze: int = key(0, "first encoder blocks that are not trained, embeddings included; -1 = all", ge=-1)
+    train_only: tuple[str, ...] = key(
+        (), "regular expressions: of the encoder only parameters are trained in whose name one is found (attention, position,"
+            " \\.bias$); empty = all")
     pretrained: bool = key(True, "false: the same encoder with random weights, nothing downloaded")
     out_indices: tuple[int, ...] = key(
         (), "SETR, DPT, UperNet: blocks whose outputs feed the heads (SETR: the last one the main head); empty = by depth")

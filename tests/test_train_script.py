@@ -278,7 +278,12 @@ UNIMATCH = {"strong_views": 2, "strong_colour": "jitter", "mix": "cutmix_small",
             "normalizer": "valid", "regularizer_on": "strong"}  # fmt: skip
 
 
-@pytest.mark.parametrize("keys", [{}, {"mix_group": 4}, UNIMATCH], ids=["S4Former", "a group over both", "UniMatch"])
+UNIMATCH_V2 = {"strong_views": 2, "complementary_dropout": True, "mix": "cutmix_small", "normalizer": "valid"}
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"mix_group": 4}, UNIMATCH, UNIMATCH_V2], ids=["S4Former", "a group over both", "UniMatch", "UniMatch V2"]
+)
 def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_path, keys):
     script = ROOT / "tests" / "two_processes.py"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

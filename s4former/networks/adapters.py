@@ -7,7 +7,7 @@ import itertools
 import operator
 import re
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -172,23 +172,44 @@ def encoder_depths(network: PreTrainedModel) -> list[tuple[nn.Parameter, int]]:
     return depths
 
 
-def freeze_encoder(network: PreTrainedModel, blocks: int) -> None:
+def freeze_encoder(network: PreTrainedModel, blocks: int, train_only: Sequence[str] = ()) -> None:
     """Takes the first blocks of the encoder, and what is before them, out of training; -1 takes all of it.
 
+    No graph is built below the first parameter that is trained, and no gradient computed for what is frozen above it.
+
+    Args:
+        train_only: regular expressions; of the rest, parameters in whose name none is found are frozen too. () = none.
+
     Raises:
-        ConfigError: there are fewer blocks, or batch norms, whose statistics would go on changing.
+        ConfigError: there are fewer blocks, or batch norms, whose statistics would go on changing; or an expression that
+            is none or fits no name.
     """
     depths = encoder_depths(network)
     last = max(depth for _, depth in depths)
     if blocks > last:
         raise ConfigError(f"model.freeze is {blocks}; this encoder has {last} blocks, and -1 freezes all of it")
-    if blocks and any(isinstance(module, _BatchNorm) for module in encoder_of(network).modules()):
+    if (blocks or train_only) and any(isinstance(module, _BatchNorm) for module in encoder_of(network).modules()):
+        key = f"freeze is {blocks}" if blocks else f"train_only is {list(train_only)}"
         raise ConfigError(
-            f"model.freeze is {blocks}; the statistics of an encoder with batch norms would go on changing: write 0"
+            f"model.{key}; the statistics of an encoder with batch norms would go on changing: write {'0' if blocks else '[]'}"
         )
-    for parameter, depth in depths:
-        if blocks < 0 or blocks and depth <= blocks:
+    names = [name for name, _ in encoder_of(network).named_parameters()]
+    chosen = {name for pattern in train_only for name in matching_names(pattern, names)}
+    for name, (parameter, depth) in zip(names, depths):
+        if blocks < 0 or blocks and depth <= blocks or train_only and name not in chosen:
             parameter.requires_grad_(False)
+
+
+def matching_names(pattern: str, names: Sequence[str]) -> list[str]:
+    """Those in which an expression of `model.train_only` is found."""
+    examples = f"parameters of this encoder are {', '.join([*names[:2], *names[-8::3]])}, ..."
+    try:
+        found = [name for name in names if re.search(pattern, name)]
+    except re.error as error:
+        raise ConfigError(f"model.train_only has {pattern!r}, which is no regular expression ({error}); {examples}") from error
+    if not found:
+        raise ConfigError(f"model.train_only has {pattern!r}, which is found in no name; {examples}")
+    return found
 
 
 def use_activation_checkpointing(network: PreTrainedModel) -> None:

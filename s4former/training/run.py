@@ -116,7 +116,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         notes.append(note)
     else:
         network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
-    freeze_encoder(network, config.model.freeze)
+    freeze_encoder(network, config.model.freeze, config.model.train_only)
     mean, std = normalization(config.model)
     notes += describe_normalization(config.model)
     if config.schedule.floor >= config.optimizer.lr:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -583,6 +584,61 @@ def test_every_parameter_of_an_encoder_has_the_number_of_its_block(model, blocks
     assert [id(p) for p, _ in depths] == [id(p) for p in adapters.encoder_of(network).parameters()]
     assert {depth for _, depth in depths} == set(range(blocks + 1))
     assert [depth for _, depth in depths] == sorted(depth for _, depth in depths), "in the order of the forward pass"
+
+
+TRAINED = {  # patterns, and the names of SMALL_VIT's first block that they leave in training
+    "attention": ((r"attention|position",), {"attention"}),
+    "biases": ((r"\.bias$",), {"attention", "layernorm_before", "layernorm_after", "mlp"}),
+    "one block": ((r"^layers\.2\.",), set()),
+}
+
+
+@pytest.mark.parametrize("patterns, parts", TRAINED.values(), ids=TRAINED)
+def test_of_the_encoder_only_what_the_patterns_name_is_trained(patterns, parts):
+    network = build(random_model(encoder_config=SMALL_VIT))
+    adapters.freeze_encoder(network, 0, patterns)
+    trained = {name for name, parameter in network.vit.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[2] for name in trained if name.startswith("layers.0.")} == parts
+    assert trained == {name for name, _ in network.vit.named_parameters() if re.search(patterns[0], name)}
+    assert all(parameter.requires_grad for parameter in network.head.parameters())
+    network(images()).logits.sum().backward()
+    assert all((parameter.grad is not None) == parameter.requires_grad for parameter in network.parameters())
+
+
+def test_what_is_trained_gets_the_gradient_it_has_when_all_is_trained_and_blocks_stay_frozen():
+    gradients = []
+    for patterns in ((), ("attention",)):
+        network = build(random_model(encoder_config=SMALL_VIT)).eval()
+        adapters.freeze_encoder(network, 1, patterns)
+        network(images()).logits.square().sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None})
+    everything, attention = gradients
+    assert {name.split(".")[1:4:2][0] for name in attention if name.startswith("vit.")} == {"layers"}
+    assert not [name for name in attention if name.startswith(("vit.layers.0", "vit.embeddings"))]
+    assert 0 < len(attention) < len(everything) and all(torch.equal(grad, everything[name]) for name, grad in attention.items())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_no_graph_is_built_below_the_first_trained_parameter(checkpointing):
+    network = build(random_model(encoder_config=SMALL_VIT, activation_checkpointing=checkpointing)).train()
+    adapters.freeze_encoder(network, 0, (r"layers\.2\.mlp",))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
+        states = network.run_encoder(images()).hidden_states
+    assert [state.requires_grad for state in states] == [False, False, False, True]
+    assert kept and len(kept) <= 12  # of one block's second half, not of its attention
+    adapters.freeze_encoder(network, -1)
+    assert not any(feature.requires_grad for feature in network.encode(images()))
+
+
+def test_patterns_that_name_nothing_are_refused():
+    network = build(random_model(encoder_config=SMALL_VIT))
+    with pytest.raises(ConfigError, match="model.train_only has 'attn', which is found in no name; parameters of this encoder are embeddings"):
+        adapters.freeze_encoder(network, 0, ("attention", "attn"))
+    with pytest.raises(ConfigError, match=r"model.train_only has '\*bias', which is no regular expression \(nothing to repeat"):
+        adapters.freeze_encoder(network, 0, ("*bias",))
+    with pytest.raises(ConfigError, match=r"model.train_only is \['bias'\]; the statistics of .* batch norms would go on changing: write \[\]"):
+        adapters.freeze_encoder(build(Model(architecture="deeplabv3plus", encoder="resnet50", pretrained=False)), 0, ("bias",))
 
 
 def test_frozen_blocks_and_what_is_before_them_are_out_of_training():
