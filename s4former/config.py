@@ -30,7 +30,9 @@ from .files import read_text
 #    method.normalizer=valid counts the pixels of all accumulation rounds; schedule.floor is 0 with adamw unless it is given
 # 3: method.strong_colour=random_intensity posterizes to 4 to 7 bits and solarizes above 1 to 255, as AugSeg does
 # 4: the head of DPT is UniMatch V2's: its last convolution after the last x2, corners aligned, logits for every pixel
-NUMERICS = 4
+# 5: evaluation resizes images as the exported processor does (sides rounded down, pixels rounded to 8 bits), and logits to
+#    the size of the image in one step
+NUMERICS = 5
 NOTE = ".note"  # a file may have "KEY.note" beside a KEY
 FREE_MAPPINGS = ("data.palette", "data.id_map", "model.encoder_config")  # values, not sections
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
@@ -286,6 +288,8 @@ class Evaluation:
     mode: Literal["whole", "sliding"] = key("whole", "the image at once, or windows of it")
     short_side: NonNegativeInt = key(512, "the image is resized to it first, pixels; 0 = original size")
     long_side: Count = key(2048, "and never beyond this, pixels")
+    rounding: Literal["down", "half_up"] = key(
+        "down", "of the longer side: as transformers resizes, or (released code) half up, which no exported processor does")
     window: tuple[NonNegativeInt, NonNegativeInt] = key((0, 0), "sliding: height, width, pixels; 0 = the training crop")
     stride: tuple[NonNegativeInt, NonNegativeInt] = key((0, 0), "sliding: down, across, pixels; 0 = 2/3 of the window")
     windows: Literal["shifted", "cut"] = key(

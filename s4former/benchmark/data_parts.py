@@ -14,7 +14,7 @@ from ..data.batches import StepDataset
 from ..data.loader import step_loader
 from ..evaluation.inference import Setting
 from ..evaluation.windows import sliding_rows
-from ..networks.adapters import full_size_logits
+from ..networks.adapters import forward_logits
 from ..networks.encoder_weights import normalization
 from . import reference
 from .inputs import initialize
@@ -62,7 +62,7 @@ def windows(benchmark: Benchmark, size: tuple[int, int] = (1024, 2048)) -> Itera
     """Logits of one image of Cityscapes' size in windows of the config."""
     config, (mean, std) = benchmark.config, normalization(benchmark.config.model)
     setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=benchmark.device)
-    network = partial(full_size_logits, initialize(config, benchmark.sources, benchmark.device).teacher.network)
+    network = partial(forward_logits, initialize(config, benchmark.sources, benchmark.device).teacher.network)
     image, window = torch.rand(1, 3, *size, device=benchmark.device), setting.window
     stride = tuple(side * 2 // 3 for side in window)
 

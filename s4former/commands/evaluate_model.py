@@ -21,7 +21,7 @@ from ..evaluation.inference import Setting, batches_of_one_size, in_precision, p
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.model_choice import CheckpointError, ModelChoice, read_mean_std
 from ..evaluation.photos import draw_sheet, read_photos, save_maps
-from ..networks.adapters import full_size_logits
+from ..networks.adapters import forward_logits
 from ..networks.build import load_network
 from ..training.engine import needs_cpu
 
@@ -60,7 +60,7 @@ def score_dataset(
         )
     part = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes, "limit": limit}
     matrix, images, start = ConfusionMatrix(len(classes), device=accelerator.device), 0, time.perf_counter()
-    for items, maps in predictions({"model": partial(full_size_logits, network)}, dataset, setting, **part):
+    for items, maps in predictions({"model": partial(forward_logits, network)}, dataset, setting, **part):
         update_matrices({"model": matrix}, items, maps)
         if options.save_predictions:
             save_maps(Path(options.save_predictions), items, maps["model"], classes)
@@ -88,7 +88,7 @@ def predict_photos(
     batch = 1 if config.evaluation.mode == "sliding" else config.evaluation.batch
     folder, unreadable, images, start = Path(options.save_predictions), [], 0, time.perf_counter()
     for items in batches_of_one_size(read_photos(own, unreadable, config.data.levels), batch):
-        maps = predict(partial(full_size_logits, network), torch.stack([item.image for item in items]), setting)
+        maps = predict(partial(forward_logits, network), torch.stack([item.image for item in items]), setting)
         save_maps(folder, items, maps, classes)
         images += len(items)
         bar.update(len(items) * accelerator.num_processes)

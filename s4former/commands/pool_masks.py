@@ -20,7 +20,7 @@ from ..evaluation.photo_files import file_name
 from ..evaluation.photos import read_photos
 from ..evaluation.pictures import palette, palette_png, stated
 from ..files import write_text
-from ..networks.adapters import full_size_logits
+from ..networks.adapters import forward_logits
 from ..networks.build import load_network
 from .pool_ranking import Pool
 
@@ -36,7 +36,7 @@ def predict_pool(choice: ModelChoice, config: Config, sources: Sources, folder: 
     mean, std = read_mean_std(choice.source)
     setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=device)
     thresholds = read_thresholds(choice, config, classes).to(device)
-    compute_logits = partial(full_size_logits, network.to(device).eval())
+    compute_logits = partial(forward_logits, network.to(device).eval())
     for name in ("masks", "confidence"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     raw = raw_ids(config.data, classes)

@@ -1,7 +1,8 @@
 """Class maps of images of any size, predicted whole or in sliding windows, and confusion matrices of a data set.
 
-A `Network` is any function of normalised images (B, 3, H, W) to logits (B, K, H, W), for any H and W, in eval mode;
-`logits_at` of networks/build.py makes one of a model.
+A `Network` is any function of normalised images (B, 3, H, W) to logits (B, K, h, w), for any H and W, in eval mode;
+`forward_logits` of networks/adapters.py makes one of a model. Whole images are resized, read and resized back as the
+image processor of transformers does, so that an exported folder gives the class maps that were scored.
 """
 
 import math
@@ -11,12 +12,13 @@ from functools import partial
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
 
 from ..config import IGNORE_INDEX, Evaluation
 from ..data.prefetch import prefetch
 from ..method.pseudo import required_confidence
+from ..networks.image_processor import processor_size
 from .metrics import ConfusionMatrix, ImageCounts
 from .windows import resized_bands, sliding_rows
 
@@ -65,14 +67,17 @@ class Setting:
         return self.evaluation.mode == "sliding" and self.evaluation.windows == "cut"
 
 
-def resize_for_test(height: int, width: int, *, short_side: int, long_side: int) -> tuple[int, int]:
+def resize_for_test(size: tuple[int, int], evaluation: Evaluation) -> tuple[int, int]:
     """The size, ratio kept, whose shorter side is `short_side` unless the longer one would pass `long_side`.
 
-    500 across and 375 down becomes 683 x 512. Rounded half up, as the released code does; 0 leaves the size as it is.
+    500 across and 375 down becomes 682 x 512, or 683 x 512 where `rounding` is half_up; short_side = 0 leaves it as it is.
     """
-    if not short_side:
-        return height, width
-    return scaled_size((height, width), min(short_side / min(height, width), long_side / max(height, width)))
+    short, long = evaluation.short_side, evaluation.long_side
+    if not short:
+        return size
+    if evaluation.rounding == "down":
+        return processor_size(size, short, long)
+    return scaled_size(size, min(short / min(size), long / max(size)))
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -126,9 +131,9 @@ def predict_scores(network: Network, images: Tensor, setting: Setting) -> Iterat
     They are logits, or where several are averaged probabilities; never more than a few bands are in memory.
     """
     size = tuple(images.shape[-2:])
-    resized = resize_for_test(*size, short_side=setting.evaluation.short_side, long_side=setting.evaluation.long_side)
+    resized = resize_for_test(size, setting.evaluation)
     if len(setting.views) == 1 and setting.evaluation.mode == "whole":
-        pixels = resize_pixels(normalise(images.to(setting.device), setting), scaled_size(resized, setting.views[0][0]))
+        pixels = normalise(resize_pixels(images.to(setting.device), scaled_size(resized, setting.views[0][0])), setting)
         yield from (resized_bands([one], one.shape[-2], size) for one in network(pixels))
         return
     for image in images:
@@ -145,26 +150,21 @@ def view_scores(
 ) -> Iterator[Tensor]:
     """Scores of one view of an image (3, H, W) uint8, whole or in windows, in bands at its own size."""
     size, target = tuple(image.shape[-2:]), scaled_size(resized, scale)
-    image = image.flip(2) if mirrored else image
+    image = resize_pixels(image.flip(2) if mirrored else image, target)
     if setting.evaluation.mode == "whole":
-        rows = [network(resize_pixels(normalise(image[None], setting), target))[0]]
+        rows = [network(normalise(image[None], setting))[0]]
         bands = resized_bands(rows, rows[0].shape[-2], size)
     else:
         options = {"window": setting.window, "stride": setting.stride, "batch": setting.evaluation.batch}
-        if target == size:  # a large photo stays uint8, and is normalised window by window
-            options["normalise"] = partial(normalise, setting=setting)
-        else:
-            image = resize_pixels(normalise(image[None], setting), target)[0]
+        options["normalise"] = partial(normalise, setting=setting)  # window by window: a large photo stays uint8
         rows = sliding_rows(network, image, cut=setting.cut_windows, **options)
         bands = resized_bands(rows, target[0], size)
     return (band.flip(2) for band in bands) if mirrored else bands
 
 
-def resize_pixels(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Normalised images at another size; bilinear with antialiasing, as the training crops are."""
-    if size == tuple(pixels.shape[-2:]):
-        return pixels
-    return F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=True)
+def resize_pixels(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images uint8 at another size; bilinear with antialiasing, rounded to uint8, as the image processor does."""
+    return images if size == tuple(images.shape[-2:]) else vision.resize(images, list(size), antialias=True)
 
 
 def normalise(images: Tensor, setting: Setting) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
+from ..errors import ConfigError
 from ..networks.hub import HUB_ERRORS, describe_hub_error, hub_file, is_hub_id, similar_path
 
 RUNS = Path("runs")
@@ -137,11 +138,16 @@ def not_on_the_hub(source: str, reason: str) -> CheckpointError:
 
 def read_mean_std(source: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation that the weights expect, from the image processor beside them."""
-    found = find_model_file(source, "preprocessor_config.json")
-    settings = read_json(found) if found else {}
-    if not {"image_mean", "image_std"} <= settings.keys():
+    from ..networks.image_processor import PROCESSOR, normalization_of  # it takes seconds; a wrong --checkpoint is told at once
+
+    found = find_model_file(source, PROCESSOR)
+    try:
+        normalization = normalization_of(read_json(found)) if found else None
+    except ConfigError as error:
+        raise CheckpointError(f"{source} cannot be read as it was trained: {error}") from None
+    if normalization is None:
         raise CheckpointError(
-            f"{source} has no preprocessor_config.json with image_mean and image_std; save the model's image processor"
+            f"{source} has no {PROCESSOR} with image_mean and image_std; save the model's image processor"
             " into the folder, since numbers measured with the wrong ones would be too low"
         )
-    return settings["image_mean"], settings["image_std"]
+    return normalization

@@ -12,7 +12,7 @@ MODES = {"whole": "whole images", "sliding": "windows"}
 def other_setting(setting: Setting, sizes: Iterable[tuple[int, int]]) -> Setting | None:
     """The setting with the other mode, whole images one at a time; None where no image of these sizes is larger than a window."""
     evaluation = setting.evaluation
-    fitted = [resize_for_test(*size, short_side=evaluation.short_side, long_side=evaluation.long_side) for size in sizes]
+    fitted = [resize_for_test(size, evaluation) for size in sizes]
     larger = any(side > window for size in fitted for side, window in zip(size, setting.window))
     if not larger or any(step > side for step, side in zip(setting.stride, setting.window)):
         return None

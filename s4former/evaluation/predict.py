@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..config import from_dict, merged
-from ..networks.adapters import full_size_logits
+from ..networks.adapters import forward_logits
 from . import inference
 from .model_choice import choose_model, read_mean_std
 
@@ -41,4 +41,4 @@ def predict(network: nn.Module, image: Image.Image | np.ndarray | Tensor, **eval
     setting = inference.Setting(
         evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=network.device
     )
-    return inference.predict(partial(full_size_logits, network), image, setting)
+    return inference.predict(partial(forward_logits, network), image, setting)

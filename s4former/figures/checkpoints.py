@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from ..commands.chosen_model import choose_model
 from ..config import Config, from_dict, set_override
 from ..data.batches import ValidationSet, validation_set
 from ..data.images import read_image
-from ..evaluation.inference import Setting, normalise, predict, resize_for_test
+from ..evaluation.inference import Setting, normalise, predict, resize_for_test, resize_pixels
 from ..evaluation.model_choice import read_mean_std
-from ..networks.adapters import full_size_logits
+from ..networks.adapters import forward_logits, full_size_logits
 from ..networks.build import load_network
 
 
@@ -35,7 +36,7 @@ class Checkpoint:
     def predict(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 to (H, W) class ids, the way the config evaluates."""
         pixels = torch.from_numpy(image).permute(2, 0, 1)
-        return predict(lambda images: full_size_logits(self.network, images), pixels, self.setting).cpu().numpy()
+        return predict(partial(forward_logits, self.network), pixels, self.setting).cpu().numpy()
 
     def logits(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) of 0 .. 255 to logits (B, K, H, W) on the CPU."""
@@ -44,10 +45,8 @@ class Checkpoint:
 
     def pixels(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 to what the network reads of a whole image: (1, 3, h, w), resized and normalised."""
-        evaluation, size = self.setting.evaluation, image.shape[:2]
-        resized = resize_for_test(*size, short_side=evaluation.short_side, long_side=evaluation.long_side)
-        pixels = normalise(torch.from_numpy(image).permute(2, 0, 1)[None].to(self.setting.device), self.setting)
-        return nn.functional.interpolate(pixels, size=resized, mode="bilinear", align_corners=False, antialias=True)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(self.setting.device)
+        return normalise(resize_pixels(pixels, resize_for_test(image.shape[:2], self.setting.evaluation)), self.setting)
 
 
 def open_checkpoints(sources: Sequence[str], overrides: Sequence[str], names: Sequence[str] | None) -> list[Checkpoint]:

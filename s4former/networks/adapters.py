@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 
 from ..errors import ConfigError
 from .deeplab import STRIDES
-from .upernet import decode_upernet
 
 COMPILER = "inductor"  # backend of torch.compile
 
@@ -58,11 +57,7 @@ ADAPTERS: dict[str, Adapter] = {  # by model.architecture
         reductions=lambda network: list(network.config.sr_ratios),
     ),
     "dpt": Adapter(encoder="encoder"),
-    "upernet": Adapter(
-        encoder="backbone",
-        encode=lambda network, pixel_values, **kwargs: network.backbone(pixel_values, **kwargs).feature_maps,
-        decode=decode_upernet,
-    ),
+    "upernet": Adapter(encoder="backbone"),
     "deeplabv3plus": Adapter(
         encoder="backbone",
         prefix_tokens=lambda network: 0,
@@ -72,9 +67,15 @@ ADAPTERS: dict[str, Adapter] = {  # by model.architecture
 }
 
 
+# By model type; transformers has a "dpt" and an "upernet" of its own.
+ARCHITECTURES = {
+    "setr": "setr", "segformer": "segformer", "dino_dpt": "dpt", "dino_upernet": "upernet", "deeplabv3plus": "deeplabv3plus",
+}  # fmt: skip
+
+
 def architecture_of(network: PreTrainedModel) -> str:
-    """`model.architecture` of a network; transformers has a "dpt" of its own, so the model type of ours is "dino_dpt"."""
-    return network.config.model_type.replace("dino_dpt", "dpt")
+    """`model.architecture` of a network; empty for one that cannot be trained here."""
+    return ARCHITECTURES.get(network.config.model_type, "")
 
 
 def adapter_of(network: PreTrainedModel) -> Adapter:
@@ -106,22 +107,29 @@ def decode(network: PreTrainedModel, features: tuple[Tensor, ...]) -> Tensor:
     return adapter_of(network).decode(network, features)
 
 
-def full_size_logits(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
-    """Logits (B, K, H, W) float32 of images (B, 3, H, W) of any size, by the stock forward and a bilinear resize.
+def forward_logits(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """Logits (B, K, h, w) float32 of images (B, 3, H, W) of any size: those of the network's own forward."""
+    if min(pixel_values.shape[-2:]) < smallest_side(network):
+        return full_size_logits(network, pixel_values)
+    return network(pixel_values=pixel_values).logits.float()
 
-    An image smaller than one cell of the coarsest grid is padded with zeros, which SegFormer does not do by itself. For
-    UperNet every image is padded to whole patches: it would squeeze what is left over into the last of them.
+
+def full_size_logits(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """Logits (B, K, H, W) float32 of images (B, 3, H, W) of any size, by the network's own forward and a bilinear resize.
+
+    An image smaller than `smallest_side` is padded with zeros, which SegFormer does not do by itself.
     """
     height, width = pixel_values.shape[-2:]
-    stride = coarsest_stride(network)
-    if network.config.model_type == "upernet":
-        right, bottom = -width % stride, -height % stride
-    else:
-        right, bottom = max(0, stride - width), max(0, stride - height)
-    padded = F.pad(pixel_values, (0, right, 0, bottom))
+    least = smallest_side(network)
+    padded = F.pad(pixel_values, (0, max(0, least - width), 0, max(0, least - height)))
     logits = network(pixel_values=padded).logits.float()
     logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
     return logits[..., :height, :width]
+
+
+def smallest_side(network: PreTrainedModel) -> int:
+    """Pixels of the smallest image that is not padded: one cell of the coarsest grid."""
+    return coarsest_stride(network) if architecture_of(network) else 32
 
 
 # ---- token grids

@@ -1,7 +1,7 @@
 """The networks: built from a config, saved and loaded.
 
-A network is a `transformers` model for semantic segmentation: stock (SegFormer, UperNet) or one of our own in a file
-saved beside its weights (setr.py, dpt.py, deeplab.py). How one is made is a row of `BUILDERS`; what the method needs to
+A network is a `transformers` model for semantic segmentation: stock (SegFormer) or one of our own in a file saved beside
+its weights (setr.py, dpt.py, upernet.py, deeplab.py). How one is made is a row of `BUILDERS`; what the method needs to
 know of it is a row of `adapters.ADAPTERS`.
 """
 
@@ -16,9 +16,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     SegformerForSemanticSegmentation,
-    SegformerImageProcessor,
-    UperNetConfig,
-    UperNetForSemanticSegmentation,
     ViTConfig,
 )
 
@@ -29,12 +26,14 @@ from .deeplab import DeepLabConfig, DeepLabForSemanticSegmentation
 from .dpt import UNIMATCH_V2, DinoDptConfig, DinoDptForSemanticSegmentation, default_out_indices
 from .encoder_weights import fit_resnet, read_encoder_config, read_resnet, read_tensors
 from .hub import HUB_ERRORS, check_reachable, describe_hub_error
+from .image_processor import PIPELINES, save_processor
 from .setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
-from .upernet import prepare_upernet
+from .upernet import DinoUperNetConfig, DinoUperNetForSemanticSegmentation
 
 for config_class, network_class in (
     (SetrConfig, SetrForSemanticSegmentation),
     (DinoDptConfig, DinoDptForSemanticSegmentation),
+    (DinoUperNetConfig, DinoUperNetForSemanticSegmentation),
     (DeepLabConfig, DeepLabForSemanticSegmentation),
 ):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
@@ -118,15 +117,11 @@ def build_dpt(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedMo
 
 
 def build_upernet(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
-    """The stock UperNet over a DINO, without its auxiliary head; every level has the grid of the patches."""
+    """UperNet over a DINO; every level has the grid of the patches."""
     encoder_config, tensors = read_encoder(model, crop)
-    config = UperNetConfig(
-        backbone_config=truncate_config(encoder_config, model.out_indices),
-        hidden_size=model.decoder_channels,
-        use_auxiliary_head=False,
-        **labels,
-    )
-    network = prepare_upernet(UperNetForSemanticSegmentation(config))
+    backbone_config = truncate_config(encoder_config, model.out_indices)
+    config = DinoUperNetConfig(backbone_config=backbone_config, hidden_size=model.decoder_channels, **labels)
+    network = DinoUperNetForSemanticSegmentation(config)
     load_encoder(network.backbone, tensors)
     return network
 
@@ -201,18 +196,18 @@ BUILDERS: dict[str, Callable[[Model, dict, tuple[int, int]], PreTrainedModel]] =
 
 
 def save_network(
-    network: PreTrainedModel, folder: str | Path, mean: Iterable[float], std: Iterable[float], short_side: int
-) -> None:
-    """Writes config, weights and image processor, for `from_pretrained` and the stock image-segmentation pipeline.
+    network: PreTrainedModel, folder: str | Path, mean: Iterable[float], std: Iterable[float], short_side: int, *,
+    long_side: int = 0, levels: tuple[float, float] = (0.0, 0.0),
+) -> None:  # fmt: skip
+    """Writes config, weights and image processor, for `from_pretrained` and the image-segmentation pipeline.
 
-    Args:
-        mean, std: of RGB in 0..1, those the network was trained with.
-        short_side: to which the processor resizes an image; 0 = it keeps its size.
+    Args: see `save_processor`.
     """
+    vars(network.config).pop("custom_pipelines", None)  # of the folder that training started from
+    if levels[0] != levels[1]:
+        network.config.custom_pipelines = PIPELINES
     network.save_pretrained(folder)
-    resize = {"size": {"shortest_edge": short_side}} if short_side else {"do_resize": False}
-    processor = SegformerImageProcessor(do_reduce_labels=False, image_mean=list(mean), image_std=list(std), **resize)
-    processor.save_pretrained(folder)
+    save_processor(folder, mean, std, short_side=short_side, long_side=long_side, levels=levels)
 
 
 def load_network(source: str | Path, trust_remote_code: bool = False) -> PreTrainedModel:

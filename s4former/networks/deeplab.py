@@ -12,6 +12,10 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.utils.versions import require_version
+
+require_version("transformers>=5.17", "pip install -U transformers")
+
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput

@@ -25,6 +25,7 @@ from transformers import (
 from ..config import Model
 from ..errors import ConfigError
 from .hub import HUB_ERRORS, check_reachable, describe_hub_error, hub_file
+from .image_processor import PROCESSOR, Normalization, normalization_of
 from .known_encoders import DINO, ENCODER_TYPES, KNOWN_ENCODERS, RESNETS, check_encoder_name, encoder_names
 from .timm_weights import check_complete, infer_config, is_weights_file, read_file, rename_timm
 
@@ -32,10 +33,8 @@ MODELS: tuple[type[PreTrainedModel], ...] = (ViTModel, SegformerModel, Dinov2Mod
 ENCODER_CLASSES = {  # by model.architecture; none for a ResNet, which is timm's
     name: tuple(model for model in MODELS if model.config_class.model_type in types) for name, types in ENCODER_TYPES.items()
 }
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of RGB in 0..1
 IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 IMAGENET_INCEPTION: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the AugReg ViTs
-PROCESSOR = "preprocessor_config.json"
 RESERVED_KEYS = ("id2label", "label2id", "image_size", "model_type")  # keys of a transformers config that are set here
 
 
@@ -218,15 +217,13 @@ def find_normalization(model: Model) -> tuple[Normalization, str]:
     source = source_of(model)
     if source != model.encoder and model.encoder.startswith("timm/"):
         timm_file(model, "config.json")  # into the cache, beside the weights
-    for name, section, mean, std in (
-        (PROCESSOR, None, "image_mean", "image_std"),
-        ("config.json", "pretrained_cfg", "mean", "std"),
-    ):
+    for name in (PROCESSOR, "config.json"):
         found = file_beside_weights(model, source, name)
         settings = json.loads(found.read_text()) if found is not None and found.is_file() else {}
-        settings = settings.get(section) or {} if section else settings
-        if mean in settings and std in settings:
-            return (tuple(settings[mean]), tuple(settings[std])), f"from {name} beside the weights"
+        if name != PROCESSOR:  # timm's
+            settings = {f"image_{key}": value for key, value in (settings.get("pretrained_cfg") or {}).items()}
+        if normalization := normalization_of(settings):
+            return normalization, f"from {name} beside the weights"
     if is_weights_file(source) and model.architecture != "deeplabv3plus" and not read_file(source)[1]:
         return IMAGENET_INCEPTION, "as for timm's AugReg ViTs, since the file says nothing of its own"
     return IMAGENET, "those of ImageNet"

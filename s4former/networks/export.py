@@ -14,15 +14,23 @@ from torch import nn
 from ..config import IGNORE_INDEX, Config, Model, to_dict
 from ..files import replace_folder, writing
 from .build import save_network
-from .hub import first_line, hub_response, set_request_timeout
+from .hub import first_line, hub_response, is_hub_id, set_request_timeout
+from .known_encoders import KNOWN_ENCODERS
 
 DATASETS = {"voc": "PASCAL VOC 2012", "shapes": "drawn shapes", "coco": "COCO 2017", "cityscapes": "Cityscapes"}
 # Model types that transformers does not have: the file saved beside the weights, and what it needs.
 MODEL_FILES = {
     "setr": ("setr.py", "torch and transformers"),
     "dino_dpt": ("dpt.py", "torch and transformers"),
+    "dino_upernet": ("upernet.py", "torch and transformers"),
     "deeplabv3plus": ("deeplab.py", "torch, transformers and timm"),
 }
+LEAST_TRANSFORMERS = "5.17"  # also in pyproject.toml and in the first lines of the files above, which check it
+# Licences of known weights, as the Hub names them, by the beginning of their Hub id; "other" is the owner's own.
+LICENCES = {
+    "facebook/deit-": "apache-2.0", "facebook/dinov2-": "apache-2.0", "facebook/dinov3-": "other", "google/vit-": "apache-2.0",
+    "nvidia/mit-": "other", "timm/resnet": "bsd-3-clause",
+}  # fmt: skip
 
 # What huggingface_hub raises when a push fails. Its answers with a status are HTTPErrors and OSErrors at once, a broken,
 # refused or silent connection an HTTPError alone; offline mode, a missing token and a full disk are OSErrors; what is
@@ -63,7 +71,9 @@ def export(
     partial = folder.with_name(f".writing-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     with writing(folder, partial):
-        save_network(network, partial, mean, std, config.evaluation.short_side)
+        evaluation = config.evaluation
+        sides = {"short_side": evaluation.short_side, "long_side": evaluation.long_side}
+        save_network(network, partial, mean, std, **sides, levels=config.data.levels)
         (partial / "s4former.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
         if provenance.thresholds:
             (partial / "thresholds.json").write_text(json.dumps(provenance.thresholds) + "\n")
@@ -92,6 +102,9 @@ def model_card(config: Config, network: nn.Module, provenance: Provenance) -> Mo
         pipeline_tag="image-segmentation",
         tags=["semantic-segmentation", *semi_supervised, "s4former"],
         model_name=f"{provenance.method} {provenance.role} on {name}",
+        license=licence(config.model) or None,
+        base_model=base_model(config.model) or None,
+        datasets=[config.data.root] if config.data.source == "hub" else None,
         eval_results=None if mean_iou is None else [result],
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + card_text(config, network, provenance, name))
@@ -118,9 +131,12 @@ def card_text(config: Config, network: nn.Module, provenance: Provenance, name: 
         for part, entry in provenance.lists.items()
     )
     labels = list(network.config.id2label.values())
-    code = MODEL_FILES.get(network.config.model_type)
-    remote = ", trust_remote_code=True" if code else ""
-    code_note = "\n`trust_remote_code` runs `{}` of this model, which needs nothing but {}.\n".format(*code) if code else ""
+    code, deep = MODEL_FILES.get(network.config.model_type), config.data.levels[0] != config.data.levels[1]
+    files = ([code[0]] if code else []) + (["deep_images.py"] if deep else [])
+    remote = ", trust_remote_code=True" if files else ""
+    code_note = f"\n`trust_remote_code` runs `{'` and `'.join(files)}` of this model.\n" if files else ""
+    needs = f"{code[1] if code else 'torch and transformers'}; transformers {LEAST_TRANSFORMERS} or newer"
+    terms = licence(config.model) or "not stated here; those of the weights it started from and of the data hold"
     versions = ", ".join(f"{package} {version}" for package, version in provenance.versions.items())
     return f"""# {provenance.method} on {name}
 
@@ -130,6 +146,9 @@ The {provenance.role} network after {provenance.step} steps of {provenance.metho
 | | |
 |---|---|
 | architecture | {config.model.architecture}, {initialization_of(config.model)} |
+| base model | {base_model(config.model) or "none on the Hub"} |
+| licence | {terms} |
+| needs | {needs} |
 | data | {name} |
 | evaluation | {evaluation.mode} images, {size}{limit} |
 | seed | {config.run.seed} |
@@ -146,7 +165,7 @@ segment = pipeline("image-segmentation", model="{provenance.address or "path/to/
 for part in segment("photo.jpg"):
     print(part["label"], part["mask"].size)
 ```
-{code_note}{levels_note(config)}
+{code_note}{use_notes(config)}
 ## Training
 
     {provenance.command}
@@ -160,24 +179,30 @@ The whole configuration is in `s4former.json`.
 """
 
 
-def levels_note(config: Config) -> str:
-    """How images of more than 8 bits become what the network was trained on; empty where training had none."""
-    low, high = config.data.levels
-    if low == high:
-        return ""
-    return f"""
-It was trained on images of more than 8 bits, of which {low:g} became black and {high:g} white (`data.levels`). The pipeline
-clips such files at 255, so give it 8-bit images made in the same way:
+def base_model(model: Model) -> str:
+    """The Hub id of the weights that training started from; empty where they are local or random."""
+    source = model.start_from or (KNOWN_ENCODERS.get(model.encoder, (model.encoder,))[0] if model.pretrained else "")
+    return source if "/" in source and is_hub_id(source) and not Path(source).exists() else ""
 
-```python
-import numpy
-from PIL import Image
 
-values = numpy.asarray(Image.open("photo.tif")).astype(float)
-grey = (values - {low:g}) * (255 / ({high:g} - {low:g}))
-photo = Image.fromarray((grey.clip(0, 255) + 0.5).astype(numpy.uint8)).convert("RGB")
-```
-"""
+def licence(model: Model) -> str:
+    """The licence of the weights that training started from, as the Hub names it; empty = not known here."""
+    return next((name for start, name in LICENCES.items() if base_model(model).startswith(start)), "")
+
+
+def use_notes(config: Config) -> str:
+    """Where the pipeline of the folder gives other class maps than those that were scored, and what it does with deep images."""
+    evaluation, (low, high), notes = config.evaluation, config.data.levels, []
+    if evaluation.mode == "sliding" or evaluation.scales != (1.0,) or evaluation.flip:
+        notes.append("The score is that of windows, scales or mirrored images put together; the pipeline reads an image once, whole.")
+    elif evaluation.short_side and evaluation.rounding != "down":
+        notes.append("The longer side was rounded half up for the score; the image processor rounds it down, by a pixel at most.")
+    if low != high:
+        notes.append(
+            f"It was trained on images of more than 8 bits, of which {low:g} became black and {high:g} white (`data.levels`):"
+            " pipeline and image processor take such files as they are, and refuse images of 8 bits."
+        )
+    return "".join(f"\n{note}\n" for note in notes)
 
 
 # ---- upload to the Hub

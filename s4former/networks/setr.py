@@ -13,6 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.utils.versions import require_version
+
+require_version("transformers>=5.17", "pip install -U transformers")
+
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, ViTConfig, ViTModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput

@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from ..config import Model
 from ..errors import ConfigError
-from .adapters import ADAPTERS, architecture_of, use_activation_checkpointing
+from .adapters import ARCHITECTURES, architecture_of, use_activation_checkpointing
 from .build import load_network
-from .upernet import prepare_upernet
+from .upernet import DinoUperNetConfig, DinoUperNetForSemanticSegmentation
 
 
 def start_from(model: Model, classes: Sequence[str]) -> tuple[PreTrainedModel, str]:
@@ -21,7 +21,7 @@ def start_from(model: Model, classes: Sequence[str]) -> tuple[PreTrainedModel, s
     Raises:
         ConfigError: it cannot be loaded, is none of the networks that are trained here, or another than the config says.
     """
-    network = load_network(model.start_from).float().train()
+    network = over_whole_patches(load_network(model.start_from).float()).train()
     check_architecture(model, network)
     known = [network.config.id2label.get(index) for index in range(network.config.num_labels)]
     summary = f"starting from {model.start_from} ({network.config.model_type}): "
@@ -33,18 +33,29 @@ def start_from(model: Model, classes: Sequence[str]) -> tuple[PreTrainedModel, s
         summary += f"all but the last layer of its head, which had {len(known)} classes ({', '.join(map(str, known[:3]))}, ...)"
     if model.activation_checkpointing:
         use_activation_checkpointing(network)
-    return prepare_upernet(network), summary
+    return network, summary
+
+
+def over_whole_patches(network: PreTrainedModel) -> PreTrainedModel:
+    """A stock UperNet over a DINO as the class that is trained here; every other network as it is."""
+    encoder = getattr(getattr(network.config, "backbone_config", None), "model_type", "")
+    if network.config.model_type != "upernet" or not encoder.startswith("dino"):
+        return network
+    options = {key: value for key, value in network.config.to_dict().items() if key not in ("model_type", "architectures")}
+    ours = DinoUperNetForSemanticSegmentation(DinoUperNetConfig(**{**options, "use_auxiliary_head": False}))
+    ours.load_state_dict({name: tensor for name, tensor in network.state_dict().items() if name in ours.state_dict()})
+    return ours
 
 
 def check_architecture(model: Model, network: PreTrainedModel) -> None:
     """The network is one of those trained here, and the one that `model.architecture` says."""
     kind = architecture_of(network)
-    encoder = getattr(getattr(network.config, "backbone_config", None), "model_type", "")
-    if kind not in ADAPTERS or kind == "upernet" and not encoder.startswith("dino"):
-        what = f"{kind} over {encoder}" if encoder else kind
+    if not kind:
+        encoder = getattr(getattr(network.config, "backbone_config", None), "model_type", "")
+        what = network.config.model_type + (f" of transformers over {encoder}" if encoder else "")
         raise ConfigError(
-            f"model.start_from = {model.start_from!r} is a {what}; training goes on from {', '.join(ADAPTERS)} (upernet: over"
-            " a DINO)"
+            f"model.start_from = {model.start_from!r} is a {what}; training goes on from"
+            f" {', '.join(ARCHITECTURES.values())} (dpt and upernet: as they are built here, over a DINO)"
         )
     if kind != model.architecture:
         raise ConfigError(

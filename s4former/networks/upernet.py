@@ -1,22 +1,69 @@
-"""What the stock UperNet of transformers needs beside it to be trained over a DINO."""
+"""UperNet over a DINO: the stock class of transformers, for images that are not made of whole patches too.
+
+The stock one drops what is left over at the bottom and on the right, and stretches its logits over it. The file imports
+torch and transformers only: `save_pretrained` copies it beside the weights, and the folder then loads with
+`trust_remote_code=True` where this package is not installed.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers.utils.versions import require_version
+
+require_version("transformers>=5.17", "pip install -U transformers")
+
+from transformers import UperNetConfig, UperNetForSemanticSegmentation
+from transformers.modeling_outputs import SemanticSegmenterOutput
 
 
-def prepare_upernet(network: PreTrainedModel) -> PreTrainedModel:
-    """The same network with what the stock class leaves open; a network of another kind is returned as it is."""
-    if network.config.model_type == "upernet":
-        network.base_model_prefix = "backbone"  # the stock class names none, and the student asks for the encoder by it
-        network.auxiliary_head = None  # of supervised training alone; DDP stops at parameters without a gradient
-        if network.backbone.embeddings.mask_token is not None:  # never used either
-            network.backbone.embeddings.mask_token.requires_grad_(False)
-    return network
+class DinoUperNetConfig(UperNetConfig):
+    """A `UperNetConfig` whose `backbone_config` is of type dinov2, dinov2_with_registers or dinov3_vit."""
+
+    model_type = "dino_upernet"
+    use_auxiliary_head: bool = False  # of supervised training alone; distributed training stops at unused parameters
 
 
-def decode_upernet(network: PreTrainedModel, features: tuple[Tensor, ...]) -> Tensor:
-    """The stock forward's logits, at the size of the image."""
-    patch = network.config.backbone_config.patch_size
-    size = [side * patch for side in features[0].shape[-2:]]
-    return F.interpolate(network.decode_head(features), size=size, mode="bilinear", align_corners=False)
+class DinoUperNetForSemanticSegmentation(UperNetForSemanticSegmentation):
+    """UperNet: `encode` then `decode`; `forward` is both, for images of any size."""
+
+    config_class = DinoUperNetConfig
+    base_model_prefix = "backbone"
+
+    def __init__(self, config: DinoUperNetConfig):
+        super().__init__(config)
+        if self.backbone.embeddings.mask_token is not None:  # of the pre-training; never used
+            self.backbone.embeddings.mask_token.requires_grad_(False)
+
+    def encode(self, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:
+        """Feature maps (B, D, h, w) of images (B, 3, H, W), whose sides are multiples of the patch size."""
+        return self.backbone(pixel_values, **attention_kwargs).feature_maps
+
+    def decode(self, features: tuple[Tensor, ...]) -> Tensor:
+        """Logits (B, K, H, W)."""
+        size = [side * self.config.backbone_config.patch_size for side in features[0].shape[-2:]]
+        return F.interpolate(self.decode_head(features), size=size, mode="bilinear", align_corners=False)
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs
+    ) -> SemanticSegmenterOutput | tuple:
+        """Logits (B, K, H, W). Images are padded with zeros to whole patches, and the logits are cut back.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalized.
+            labels: (B, H, W) long, 255 = ignore; with them the output has the mean cross-entropy over the other pixels.
+            kwargs: of the stock forward.
+        """
+        patch = self.config.backbone_config.patch_size
+        height, width = pixel_values.shape[-2:]
+        padded = F.pad(pixel_values, (0, -width % patch, 0, -height % patch))
+        stock = super().forward(padded, return_dict=True, **kwargs)
+        logits = stock.logits[..., :height, :width]
+        loss = None if labels is None else F.cross_entropy(logits.float(), labels, ignore_index=255)
+        output = SemanticSegmenterOutput(
+            loss=loss, logits=logits, hidden_states=stock.hidden_states, attentions=stock.attentions
+        )
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+
+DinoUperNetConfig.register_for_auto_class()
+DinoUperNetForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")

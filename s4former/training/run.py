@@ -22,7 +22,7 @@ from ..files import recover_replaced_folders, write_text
 from ..method.batch import Batch
 from ..method.checks import check_batch_norm, check_network, shuffle_grid
 from ..method.student import Student
-from ..networks.adapters import compile_encoder, freeze_encoder, full_size_logits
+from ..networks.adapters import compile_encoder, freeze_encoder, forward_logits
 from ..networks.build import build_network
 from ..networks.encoder_weights import describe_normalization, normalization
 from ..networks.start_from import start_from
@@ -171,14 +171,14 @@ def prepare_folder(training: Training) -> None:
 
 @contextmanager
 def eval_mode(networks: dict[str, nn.Module]) -> Iterator[dict[str, Callable[[Tensor], Tensor]]]:
-    """The networks as functions from images to full-size logits, in eval mode as long as the context lasts.
+    """The networks as functions from images to logits, in eval mode as long as the context lasts.
 
     Never compiled: images of every size would each want a graph of their own.
     """
     modes = {name: network.training for name, network in networks.items()}
     try:
         with torch.compiler.set_stance("force_eager"):
-            yield {name: partial(full_size_logits, network.eval()) for name, network in networks.items()}
+            yield {name: partial(forward_logits, network.eval()) for name, network in networks.items()}
     finally:
         for name, network in networks.items():
             network.train(modes[name])

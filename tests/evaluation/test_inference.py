@@ -58,18 +58,19 @@ def make_items(count: int) -> list[Item]:
 
 
 @pytest.mark.parametrize(
-    "size, sides, expected",
+    "size, sides, down, half_up",
     [
-        ((375, 500), (512, 2048), (512, 683)),
-        ((500, 375), (512, 2048), (683, 512)),
-        ((333, 500), (512, 2048), (512, 769)),
-        ((100, 1000), (512, 2048), (205, 2048)),
-        ((1024, 2048), (0, 1), (1024, 2048)),
-        ((1, 900), (8, 90), (1, 90)),
+        ((375, 500), (512, 2048), (512, 682), (512, 683)),
+        ((500, 375), (512, 2048), (682, 512), (683, 512)),
+        ((333, 500), (512, 2048), (512, 768), (512, 769)),
+        ((100, 1000), (512, 2048), (205, 2048), (205, 2048)),
+        ((1024, 2048), (0, 1), (1024, 2048), (1024, 2048)),
+        ((1, 900), (8, 90), (1, 90), (1, 90)),
     ],
 )
-def test_the_size_for_testing_keeps_the_ratio(size, sides, expected):
-    assert resize_for_test(*size, short_side=sides[0], long_side=sides[1]) == expected
+def test_the_size_for_testing_keeps_the_ratio(size, sides, down, half_up):
+    for rounding, expected in (("down", down), ("half_up", half_up)):
+        assert resize_for_test(size, Evaluation(short_side=sides[0], long_side=sides[1], rounding=rounding)) == expected
 
 
 def test_class_maps_have_the_size_of_the_image_whatever_the_mode():

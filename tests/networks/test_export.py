@@ -23,7 +23,6 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 import train_semi
 from s4former.config import Model, load
-from s4former.data.images import read_image
 from s4former.method.student import Student
 from s4former.networks import export
 from s4former.networks import hub as hub_module
@@ -173,17 +172,59 @@ def test_the_card_of_a_supervised_model_claims_no_unlabelled_images(tmp_path):
     assert "| unlabeled (not used) | 10490 |" in card.text and "semi-supervised" not in card.data.tags
 
 
-def test_the_card_of_a_model_of_12_bits_says_how_an_image_becomes_8(tmp_path):
+def test_the_card_says_where_the_pipeline_cannot_give_what_was_scored(tmp_path):
     network, config = network_and_config(tmp_path)
-    deep = replace(config, data=replace(config.data, levels=(100.0, 4100.0)))
-    text = export.model_card(deep, network, PROVENANCE).text
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "numpy" in block]
-    values = np.array([[0, 100, 2100, 4100, 60000]], np.uint16)
-    Image.fromarray(values).save(tmp_path / "photo.tif")
-    names = {}
-    exec(code.replace("photo.tif", str(tmp_path / "photo.tif")), names)
-    assert np.array_equal(np.asarray(names["photo"]), np.asarray(read_image({"path": str(tmp_path / "photo.tif"), "bytes": None}, (100, 4100))))
-    assert "more than 8 bits" not in export.model_card(config, network, PROVENANCE).text
+    for overrides, sentence in (
+        ({"mode": "sliding"}, "The score is that of windows, scales or mirrored images put together"),
+        ({"rounding": "half_up"}, "The longer side was rounded half up for the score; the image processor rounds it down"),
+        ({}, None),
+    ):
+        changed = replace(config, evaluation=replace(config.evaluation, **overrides))
+        text = export.model_card(changed, network, PROVENANCE).text
+        assert sentence in text if sentence else "The score is" not in text and "half up" not in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["model.encoder=deit-tiny"], (None, None, None)),  # random weights
+        (["model.pretrained=true", "model.encoder=deit-tiny"], ("facebook/deit-tiny-patch16-224", "apache-2.0", None)),
+        (["model.start_from=you/model"], ("you/model", None, None)),
+        (["data.source=hub", "data.root=you/photos"], (None, None, ["you/photos"])),
+    ],
+)
+def test_the_card_names_base_model_licence_and_dataset_and_what_it_needs(overrides, expected, tmp_path):
+    network, config = network_and_config(tmp_path, "setr")
+    config = load(str(tmp_path / "tiny.json"), overrides)
+    card = export.model_card(config, network, PROVENANCE)
+    assert (card.data.base_model, card.data.license, card.data.datasets) == expected
+    assert f"| base model | {expected[0] or 'none on the Hub'} |" in card.text
+    assert f"| licence | {expected[1] or 'not stated here'}" in card.text
+    assert "| needs | torch and transformers; transformers 5.17 or newer |" in card.text
+
+
+def test_the_least_version_of_transformers_is_the_same_everywhere():
+    least = f'"transformers>={export.LEAST_TRANSFORMERS}"'
+    assert least in (ROOT / "pyproject.toml").read_text()
+    for name in [*(file for file, _ in export.MODEL_FILES.values()), "deep_images.py"]:
+        assert f"require_version({least}" in (ROOT / "s4former" / "networks" / name).read_text(), name
+
+
+@pytest.mark.slow
+def test_an_old_transformers_is_told_in_one_sentence(tmp_path):
+    folder = write(tmp_path / "model", *network_and_config(tmp_path))
+    code = """
+import importlib.metadata as metadata
+known = metadata.version
+metadata.version = lambda name: "4.57.1" if name == "transformers" else known(name)
+from transformers import AutoModelForSemanticSegmentation
+try:
+    AutoModelForSemanticSegmentation.from_pretrained(sys.argv[1], trust_remote_code=True)
+except ImportError as error:
+    print(str(error).splitlines()[0])
+"""
+    said = run_without_the_package(code, folder, folder=tmp_path).strip()
+    assert said == "transformers>=5.17 is required for a normal functioning of this module, but found transformers==4.57.1."
 
 
 def test_the_card_of_a_pushed_model_calls_it_by_its_address(tmp_path):

@@ -1,9 +1,10 @@
-"""The stock UperNet over a DINO; what the method asks of it is tested beside DPT, in test_dpt.py."""
+"""UperNet over a DINO; what the method asks of it is tested beside DPT, in test_dpt.py."""
 
 import pytest
 import torch
+from exported import runs_alone
 from test_dpt import SMALL, build, encoders, images, model_of, tiny
-from transformers import AutoModelForSemanticSegmentation, UperNetForSemanticSegmentation
+from transformers import UperNetConfig, UperNetForSemanticSegmentation
 
 from s4former.config import from_dict
 from s4former.errors import ConfigError
@@ -16,10 +17,13 @@ from s4former.networks.encoder_weights import IMAGENET
 @encoders
 def test_decode_of_encode_is_the_stock_forward(encoder):
     network, x = tiny("upernet", encoder), images(28, 56)
-    assert type(network) is UperNetForSemanticSegmentation and network.auxiliary_head is None
+    options = {key: value for key, value in network.config.to_dict().items() if key != "model_type"}
+    stock = UperNetForSemanticSegmentation(UperNetConfig(**options)).eval()
+    stock.load_state_dict(network.state_dict())
     features = adapters.encode(network, x)
     assert [tuple(f.shape) for f in features] == [(2, 32, 2, 4)] * 4
-    assert torch.equal(adapters.decode(network, features), network(pixel_values=x).logits)
+    logits = stock(x).logits
+    assert torch.equal(adapters.decode(network, features), logits) and torch.equal(network(x).logits, logits)
 
 
 def test_any_number_of_rising_blocks_feeds_it():
@@ -38,6 +42,10 @@ def test_images_of_any_size_are_padded_to_whole_patches(size):
     padded = torch.zeros(2, 3, -(-size[0] // 14) * 14, -(-size[1] // 14) * 14)
     padded[..., : size[0], : size[1]] = images(*size)
     assert torch.equal(logits, network(pixel_values=padded).logits[..., : size[0], : size[1]])
+    labels = torch.randint(5, (2, *size))
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    output = network(images(*size), labels=labels, return_dict=False)
+    assert torch.equal(output[0], expected) and torch.equal(output[1], logits)
 
 
 def test_a_crop_of_half_patches_is_refused():
@@ -53,11 +61,16 @@ def test_a_run_fits_it():
 
 
 @pytest.mark.parametrize("encoder", SMALL)
-def test_a_saved_folder_loads_with_the_stock_class_to_equal_weights_and_logits(encoder, tmp_path):
-    network, x = tiny("upernet", encoder), images(28, 42)
+def test_a_saved_folder_loads_to_equal_weights_and_logits_with_nothing_but_its_own_file(encoder, tmp_path):
+    network, x = tiny("upernet", encoder), images(30, 41)
     save_network(network, tmp_path, *IMAGENET, short_side=28)
-    assert not list(tmp_path.glob("*.py"))
-    for again in (load_network(tmp_path), AutoModelForSemanticSegmentation.from_pretrained(tmp_path)):
-        state = again.state_dict()
-        assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
-        torch.testing.assert_close(again(x).logits, network(x).logits)
+    assert [path.name for path in tmp_path.glob("*.py")] == ["upernet.py"]
+    again = load_network(tmp_path)
+    state = again.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+    torch.testing.assert_close(again(x).logits, network(x).logits)
+
+
+@pytest.mark.slow
+def test_a_saved_folder_runs_where_this_package_is_missing(tmp_path):
+    assert runs_alone(tiny("upernet"), tmp_path)
