@@ -6,11 +6,12 @@ from typing import Any, Iterable, Sequence
 import datasets
 import pyarrow.compute as pc
 from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError
 
 from ..config import Data
 from ..errors import DataError, join_first
 from ..files import read_text
-from ..networks.hub import HUB_ERRORS, describe_hub_error, set_request_timeout
+from ..networks.hub import HUB_ERRORS, check_answers, describe_hub_error, set_request_timeout
 from .lists import SourceParts, find_path, list_lines
 
 IMAGE_COLUMNS = ("image", "img", "pixel_values")
@@ -42,8 +43,13 @@ def hub(data: Data, parts: Sequence[str]) -> SourceParts:
 
 def load_splits(root: str) -> dict[str, datasets.Dataset]:
     """The splits by name, loaded from a folder or the Hub."""
-    path = Path(root).expanduser()
+    path, unreachable = Path(root).expanduser(), None
     set_request_timeout()
+    if not path.is_dir():
+        try:
+            check_answers(constants.ENDPOINT)  # datasets tries again for a minute where none is reached
+        except HTTPError as error:
+            unreachable, datasets.config.HF_HUB_OFFLINE = error, True  # what was downloaded before can be used
     try:
         if (path / "state.json").is_file():
             return {"train": datasets.load_from_disk(str(path))}
@@ -52,7 +58,7 @@ def load_splits(root: str) -> dict[str, datasets.Dataset]:
         return datasets.load_dataset(str(path) if path.is_dir() else root)
     except (*HUB_ERRORS, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"data.root is {root!r}, and that dataset cannot be loaded: {describe_hub_error(error)}; give the id of a Hub dataset that can"
+            f"data.root is {root!r}, and that dataset cannot be loaded: {describe_hub_error(unreachable or error)}; give the id of a Hub dataset that can"
             " be reached from here, or a folder with a dataset"
         ) from None
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..config import IGNORE_INDEX, Data
 from ..errors import DataError, join_first, plural
 from ..files import read_text
+from ..networks.hub import is_hub_id
 from . import shapes
 from .images import read_header
 from .layouts import cityscapes, coco, folder, voc
@@ -79,7 +80,7 @@ def check_root(data: Data) -> None:
     if not data.root:
         what = "the id or the folder of a dataset" if data.source == "hub" else "the folder that holds the data"
         raise DataError(f"data.root is empty; write data.root=... with {what}")
-    if data.source != "hub" or Path(data.root).expanduser().is_absolute():
+    if data.source != "hub" or not is_hub_id(data.root):
         data_root(data)
 
 

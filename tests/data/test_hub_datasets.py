@@ -1,17 +1,21 @@
 """A dataset of the Hub, or in a folder, becomes the same three tables."""
 
 import json
+import socket
+import time
 from dataclasses import replace
 
 import datasets
 import numpy as np
 import pytest
 from folders import HEIGHT, PALETTE, WIDTH, error_message, ids, save_image, save_mask, write
+from huggingface_hub import close_session, constants
 from PIL import Image
 
 from s4former.config import Data
 from s4former.data.masks import read_pair
 from s4former.data.sources import check_masks, load_sources
+from s4former.networks import hub
 
 
 def table(count, masks=True):
@@ -121,3 +125,26 @@ def test_a_column_in_which_names_are_there_twice_is_none_of_ids(tmp_path):
     write(tmp_path / "rows.txt", "x")
     changed = Data(source="hub", root=str(tmp_path / "twice"), labeled=str(tmp_path / "rows.txt"), classes=("a", "b", "c"))
     assert "names x, which is no row of the split train (they are called 0 to 3" in error_message(load_sources, changed)
+
+
+def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(hub, "ANSWER_WITHIN", 0.2)
+    monkeypatch.setenv("NO_PROXY", "*")
+    close_session()  # of before NO_PROXY
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes the connection and says nothing
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        message = error_message(load_sources, Data(source="hub", root="someone/leaves", labeled="first:1", classes=("a", "b")))
+    assert time.monotonic() - started < 5
+    assert message.startswith("data.root is 'someone/leaves', and that dataset cannot be loaded: no connection to http://127.0.0.1")
+
+
+def test_a_path_that_is_not_there_is_no_question_to_the_hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sets" / "leaves").mkdir(parents=True)
+    for missing in ("sets/leaf", "./leaf", str(tmp_path / "sets" / "leaf")):
+        message = error_message(load_sources, Data(source="hub", root=missing, labeled="first:1", classes=("a", "b")))
+        assert message.startswith(f"data.root is {missing!r}, but there is no such folder")
