@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable
 
 from ..files import sha256
+from .progress import progress
 
 
 def find_duplicates(paths: Iterable[str | Path]) -> list[list[str]]:
@@ -14,7 +15,7 @@ def find_duplicates(paths: Iterable[str | Path]) -> list[list[str]]:
     A file that cannot be read has no duplicates; the code that opens it next reports it.
     """
     same_size = groups_by(lambda path: path.stat().st_size, dict.fromkeys(map(str, paths)))
-    return groups_by(sha256, [path for group in same_size for path in group])
+    return groups_by(sha256, progress([path for group in same_size for path in group], "files of one size"))
 
 
 def groups_by(key: Callable[[Path], Any], paths: Iterable[str]) -> list[list[str]]:

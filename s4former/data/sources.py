@@ -21,6 +21,7 @@ from .images import read_header
 from .layouts import cityscapes, coco, folder, voc
 from .lists import Sample, SourceParts, data_root, find_path, list_fingerprint
 from .masks import check_palettes_of, check_sizes, read_upright_mask
+from .progress import progress
 from .published import identify_list, list_named_by, verify_list
 
 if TYPE_CHECKING:  # it takes seconds, which no mistake in a path or list should wait for
@@ -202,7 +203,7 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
         return ()
     check_palettes_of((row["mask"] for table in (sources.labeled, sources.validation) for row in table), data)
     count = np.zeros(IGNORE_INDEX + 1, np.int64)
-    for row in sources.labeled:
+    for row in progress(sources.labeled, "labelled masks"):
         count += np.bincount(checked_mask(row, data, len(sources.classes)).ravel(), minlength=len(count))
     if not count[1:IGNORE_INDEX].any():
         raise DataError(
@@ -211,8 +212,9 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
         )
     total = len(sources.validation)
     sample = np.unique(np.linspace(0, total - 1, min(limit, total)).astype(int))
-    found = [has_label(index) for index in sample]
-    if total and not any(found) and not any(map(has_label, np.setdiff1d(np.arange(total), sample))):
+    found = [has_label(index) for index in progress(sample, "evaluation masks")]
+    others = np.setdiff1d(np.arange(total), sample)
+    if total and not any(found) and not any(map(has_label, progress(others, "evaluation masks"))):
         raise DataError(NO_EVALUATION_LABEL)
     absent = [name for name, pixels in zip(sources.classes, count) if not pixels]
     return (f"no labelled pixel shows {join_first(absent)}",) if absent else ()

@@ -12,6 +12,7 @@ import numpy as np
 from ..data.images import check_end, is_deep, measured_values, open_image, read_header, samples_of
 from ..data.lists import Sample
 from ..data.masks import SMEARED, check_palettes, check_sizes, hex_colour, ids_of, packed_rgb, shown_colours, stated_ids
+from ..data.progress import progress
 from ..data.sources import PART_NAMES
 from ..errors import DataError, plural
 from .pairs import Photos
@@ -54,7 +55,7 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
 
     rows = [row for rows in photos.parts.values() for row in rows]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        results = {row.image: result for row, result in zip(rows, threads.map(read, rows))}
+        results = {row.image: result for row, result in zip(rows, progress(threads.map(read, rows), "images and masks", len(rows)))}
     masks = {image: each for image, each in results.items() if isinstance(each, Contents) and each.mask}
     results |= name_colours(masks, palette) if palette else refuse_odd_colours(masks)
     check_palettes((each.mask, each.shown) for each in masks.values())

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count, walk
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..config import IGNORE_INDEX
 from ..data.class_names import VOID
 from ..data.images import DECODE_ERRORS
 from ..data.lists import list_images
+from ..data.progress import progress
 from ..errors import DataError, join_first, plural
 from ..evaluation.pictures import palette_png
 from ..files import write_text, writing
@@ -87,7 +86,7 @@ def write_masks(
         return drawn._replace(mask=None)
 
     with ThreadPoolExecutor(cpu_count()) as threads:
-        return list(tqdm(threads.map(write, photos), total=len(photos), desc="masks", unit="file", disable=None))
+        return list(progress(threads.map(write, photos), "masks", len(photos)))
 
 
 # ---- what to say
@@ -126,7 +125,7 @@ def read_annotations(kind: str, images: Images, folder: Path, notes: Notes) -> t
         paths = [path for path in paths if "labels" in path.relative_to(images.root).parts[:-1]]
     declared: dict[str, None] = {}
     photos: list[Photo] = []
-    for path in tqdm(paths, desc="annotations", unit="file", disable=None):
+    for path in progress(paths, "annotations"):
         if kind != "YOLO" and file_format(path) != kind:
             if path.name != "meta.json":  # of Supervisely
                 notes[f"{ending} files that are no annotations of {kind}, not read"].append(str(path))

@@ -20,6 +20,7 @@ from ..config import IGNORE_INDEX, Config, share_of_process
 from ..data.duplicates import find_duplicates
 from ..data.images import check_contrast, has_odd_bands, is_scene, read_image
 from ..data.masks import check_palettes_of, read_pair
+from ..data.progress import progress
 from ..data.sources import NO_EVALUATION_LABEL, PART_NAMES, PARTS, Sources, is_rare
 from ..errors import ConfigError, DataError, join_first, plural
 from ..method.checks import check_batch_norm
@@ -82,7 +83,7 @@ def preflight(config: Config, sources: Sources, folder: Path, accelerator: Accel
 # ---- the data
 
 
-def read_all(read: Callable[[Any], Any], rows: Iterable[Any]) -> tuple[list[Any], list[str]]:
+def read_all(read: Callable[[Any], Any], rows: Sequence[Any], what: str) -> tuple[list[Any], list[str]]:
     """What `read` returns for each row, and the messages of those it fails for."""
     failures: list[str] = []
 
@@ -93,7 +94,8 @@ def read_all(read: Callable[[Any], Any], rows: Iterable[Any]) -> tuple[list[Any]
             failures.append(str(error))
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return [result for result in threads.map(attempt, rows) if result is not None], sorted(failures)
+        results = progress(threads.map(attempt, rows), what, len(rows))
+        return [result for result in results if result is not None], sorted(failures)
 
 
 def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, np.ndarray]:
@@ -108,7 +110,7 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
 
     counts = {}
     for part in ("labeled", "validation"):
-        good, bad = read_all(count_ids, getattr(sources, part))
+        good, bad = read_all(count_ids, getattr(sources, part), f"{PART_NAMES[part]} images")
         counts[part] = np.array(good).reshape(len(good), IGNORE_INDEX + 1)
         word, pairs = PART_NAMES[part], plural(len(good + bad), f"{PART_NAMES[part]} image")
         if bad:
@@ -183,7 +185,7 @@ def check_unlabeled(sources: Sources, config: Config, report: Report) -> None:
     """Opens a sample of the unlabelled images; training replaces what it cannot read."""
     pool = sources.unlabeled
     places = np.unique(np.linspace(0, len(pool) - 1, min(SAMPLE, len(pool))).astype(int)) if len(pool) else []
-    good, bad = read_all(lambda place: read_image(pool[int(place)]["image"], config.data.levels).size, places)
+    good, bad = read_all(lambda place: read_image(pool[int(place)]["image"], config.data.levels).size, places, "unlabelled images")
     opened = f"{len(places)} of {plural(len(pool), 'unlabelled image')} opened"
     if not good:
         reason = join_first(bad, NAMED) if bad else "data.unlabeled names none; method.teacher=none trains on labels alone"
