@@ -88,13 +88,19 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 def in_precision(name: str, device: torch.device) -> Iterator[None]:
     """Networks compute in `evaluation.precision`; float32 is without autocast and TF32, so a checkpoint scores the same everywhere."""
     dtype = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    with float32_products("ieee"), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        yield
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Matrix products and convolutions of float32 on a GPU are computed in "ieee" or "tf32"."""
     backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
-            backend.fp32_precision = "ieee"
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            yield
+            backend.fp32_precision = precision
+        yield
     finally:
         for backend, value in zip(backends, before):
             backend.fp32_precision = value

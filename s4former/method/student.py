@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import Method
 from ..networks.adapters import attention_grids, decode, decoder_inputs, encode, prefix_tokens
+from ..networks.low_precision import low_precision_weights
 from ..networks.setr import UpHead
 from .mixing import unmix
 from .pasa import ATTENTION, Biases, attention_bias
@@ -66,20 +67,21 @@ class Student(nn.Module):
     def forward(self, views: Sequence[View]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
         """Logits (B, K, h, w) and auxiliary logits of every view."""
         outputs = []
-        for view, features in zip(views, self.encode(views)):
-            auxiliary = tuple(head(x) for head, x in zip(self.auxiliary, features)) if view.auxiliary else ()
-            if view.dropout:  # drawn for every feature map, whether or not the decoder reads it
-                features = tuple(F.dropout2d(x, view.dropout, self.training) for x in features)
-            features = decoder_inputs(self.network, features)
-            if view.channel_seeds:
-                features = complementary_dropout(features, view.channel_seeds, view.complement)
-            if view.order is not None:
-                features = tuple(patch_shuffle(x, inverse(view.order)) for x in features)
-            if view.tiles is not None:
-                features = tuple(unmix(x, view.tiles) for x in features)
-            fixed = outputs and self.method.running_statistics == "labeled"  # the labelled view comes first
-            with fixed_running_statistics(self.network) if fixed else nullcontext():
-                outputs.append((decode(self.network, features), auxiliary))
+        with low_precision_weights(self):
+            for view, features in zip(views, self.encode(views)):
+                auxiliary = tuple(head(x) for head, x in zip(self.auxiliary, features)) if view.auxiliary else ()
+                if view.dropout:  # drawn for every feature map, whether or not the decoder reads it
+                    features = tuple(F.dropout2d(x, view.dropout, self.training) for x in features)
+                features = decoder_inputs(self.network, features)
+                if view.channel_seeds:
+                    features = complementary_dropout(features, view.channel_seeds, view.complement)
+                if view.order is not None:
+                    features = tuple(patch_shuffle(x, inverse(view.order)) for x in features)
+                if view.tiles is not None:
+                    features = tuple(unmix(x, view.tiles) for x in features)
+                fixed = outputs and self.method.running_statistics == "labeled"  # the labelled view comes first
+                with fixed_running_statistics(self.network) if fixed else nullcontext():
+                    outputs.append((decode(self.network, features), auxiliary))
         return outputs
 
     def encode(self, views: Sequence[View]) -> list[tuple[Tensor, ...]]:

@@ -15,12 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import Config, Optimizer, share_of_process
 from ..errors import ConfigError
+from ..evaluation.inference import float32_products
 from ..method.algorithms import ALGORITHMS
 from ..method.batch import Batch
 from ..method.context import StepContext
 from ..method.step import student_views, total_loss, train_step, valid_pixels
 from ..method.student import Student
 from ..networks.adapters import decode, encode, encoder_depths
+from ..networks.low_precision import low_precision_weights
 from ..randomness import Stream, torch_seed
 from .schedules import ema_decay, learning_rate
 
@@ -36,7 +38,8 @@ class Teacher(nn.Module):
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        return decode(self.network, encode(self.network, images))
+        with low_precision_weights(self.network):
+            return decode(self.network, encode(self.network, images))
 
     def train(self, mode: bool = True) -> "Teacher":
         return self  # always in eval mode
@@ -100,6 +103,24 @@ def nondeterminism_explained() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def fast_products(device: torch.device, deterministic: bool) -> Iterator[None]:
+    """On a GPU float32 is multiplied in TF32, and cuDNN tries its algorithms for the sizes of a step, which are always the same.
+
+    Evaluation does neither: its scores are to be the same everywhere, and its images have many sizes.
+    """
+    if device.type != "cuda" or deterministic:
+        yield
+        return
+    before = torch.backends.cudnn.benchmark
+    try:
+        torch.backends.cudnn.benchmark = True
+        with float32_products("tf32"):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 @nondeterminism_explained()
 def update(
     accelerator: Accelerator,
@@ -132,7 +153,7 @@ def update(
         # dropout and drop path: from seed, step and process, so that a step can be replayed
         torch.manual_seed(torch_seed(config.run.seed, Stream.DROPOUT, step, accelerator.process_index, round_))
         last = round_ == config.run.batch.rounds - 1
-        with nullcontext() if last else accelerator.no_sync(student):
+        with fast_products(accelerator.device, config.run.deterministic), nullcontext() if last else accelerator.no_sync(student):
             with accelerator.autocast():
                 observed = thresholds.observe(labeler, batch.valid[: batch.unlabeled]) if adaptive else labeler
                 if method.algorithm == "consistency":
@@ -196,7 +217,8 @@ def predict_with_student(network: nn.Module, images: Tensor, in_training_mode: i
     for part, training in ((images[:in_training_mode], True), (images[in_training_mode:], False)):
         if len(part):
             network.train(training)
-            logits.append(decode(network, encode(network, part)))
+            with low_precision_weights(network):
+                logits.append(decode(network, encode(network, part)))
     network.train(mode)
     return torch.cat(logits)
 

@@ -1,0 +1,63 @@
+"""Weights in the type of autocast, cast together; autocast casts them one after the other, and so their gradients back.
+
+The weights that are trained, averaged and saved stay as they are. Their copies live as long as a forward and its backward,
+so checkpoints know nothing of them, and they are never older than the weights. A recomputation of activation checkpointing
+comes after that and leaves the casts to autocast.
+"""
+
+from contextlib import contextmanager
+from typing import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+PRODUCTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)  # autocast casts their weights and biases; what subclasses do is unknown
+
+
+class CastTogether(torch.autograd.Function):
+    """Tensors in another type, by one grouped copy, and their gradients in their own by another."""
+
+    @staticmethod
+    def forward(ctx, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)  # what a step does not use gets no gradient
+        ctx.save_for_backward(*tensors)
+        return tuple(copy_together([torch.empty_like(tensor, dtype=dtype) for tensor in tensors], tensors))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        found = [(tensor, gradient) for tensor, gradient in zip(ctx.saved_tensors, gradients) if gradient is not None]
+        results = iter(copy_together([torch.empty_like(tensor) for tensor, _ in found], [gradient for _, gradient in found]))
+        return None, *(None if gradient is None else next(results) for gradient in gradients)
+
+
+def copy_together(to: list[Tensor], tensors: list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
+    torch._foreach_copy_(to, tensors)
+    return to
+
+
+@contextmanager
+def low_precision_weights(module: nn.Module) -> Iterator[None]:
+    """Under autocast the layers of `module` have weights of its type for as long as the context lasts; without it, nothing.
+
+    Values and gradients are to the bit those of autocast.
+    """
+    device = next(module.parameters()).device.type
+    enabled = torch.is_autocast_enabled(device)
+    places: dict[tuple[type, bool], list[tuple[nn.Module, str, Tensor]]] = {}  # by kind of layer, which lays its gradients alike
+    for layer in module.modules() if enabled else ():
+        # transformers takes the type of the layer that reads the image for that of images and rotary embeddings
+        if type(layer) in PRODUCTS and getattr(layer, "in_channels", None) != 3:
+            for name, weight in layer.named_parameters(recurse=False):
+                if weight.dtype == torch.float32:
+                    places.setdefault((type(layer), weight.requires_grad), []).append((layer, name, weight))
+    try:
+        for group in places.values():
+            copies = CastTogether.apply(torch.get_autocast_dtype(device), *(weight for *_, weight in group))
+            for (layer, name, _), copy in zip(group, copies):
+                layer._parameters[name] = copy
+        yield
+    finally:
+        for layer, name, weight in (place for group in places.values() for place in group):
+            layer._parameters[name] = weight
