@@ -323,7 +323,7 @@ class Run:
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = key(
         "auto", "auto: that of accelerate launch, else bf16 on a GPU that computes in it")
     deterministic: bool = key(False, "the same run twice on one GPU ends in the same bytes, at some cost in speed; a CPU does so anyway")
-    compile: bool = key(False, "torch.compile for the encoders of both networks; the first step then takes minutes")
+    compile: bool = key(False, "torch.compile for blocks and decoders of both networks; the first step takes longer, of SegFormer minutes")
     log_every: Count = key(10, "steps between log lines")
     checkpoint_every: Count = key(1000, "steps between checkpoints")
     keep: Count = key(2, "newest checkpoints that are kept")

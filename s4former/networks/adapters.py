@@ -7,8 +7,9 @@ import itertools
 import operator
 import re
 from dataclasses import dataclass
-from typing import Callable, Sequence
+from typing import Callable, Iterable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,6 +19,7 @@ from ..errors import ConfigError
 from .deeplab import STRIDES
 
 COMPILER = "inductor"  # backend of torch.compile
+GRAPHS = 256  # at most of one function: a SegFormer has three for every block, since each drops paths at a rate of its own
 
 # A block of an encoder by the beginning of its parameters' names: layers.3. of a ViT, encoder.layer.3. of DINOv2,
 # stages.1.blocks.0. or encoder.block.1.0. of SegFormer, layer1.0. of a ResNet.
@@ -232,10 +234,20 @@ def use_activation_checkpointing(network: PreTrainedModel) -> None:
     enable({"use_reentrant": False})
 
 
-def compile_encoder(network: PreTrainedModel) -> None:
-    """Lets torch compile the encoder's forward, in place: parameters, their names and what is saved stay as they are.
+def compile_network(network: PreTrainedModel) -> None:
+    """Lets torch compile every block of the encoder and the decoder, in place: parameters, their names and what is saved stay.
 
-    Static: a run has a graph for each kind of pass (teacher, plain views, steered view), all traced in its first step.
-    A deep copy of the network is not compiled.
+    Blocks that differ in nothing but their weights share their graphs. Static: there is a graph for each kind of pass
+    (teacher, plain views, view with a bias), all traced in the first step. A deep copy of the network is not compiled.
     """
-    encoder_of(network).compile(backend=COMPILER, dynamic=False)
+    encoder = encoder_of(network)
+    blocks = [m for name, m in encoder.named_modules() if BLOCK.fullmatch(f"{name}.") and not isinstance(m, nn.ModuleList)]
+    compile_each([*blocks, *(child for child in network.children() if child is not encoder)])
+
+
+def compile_each(modules: Iterable[nn.Module]) -> None:
+    """Compiles modules in place, those left out whose batch norms wait for other processes."""
+    torch._dynamo.config.recompile_limit = GRAPHS
+    for module in modules:
+        if not any(isinstance(part, nn.SyncBatchNorm) for part in module.modules()):
+            module.compile(backend=COMPILER, dynamic=False)

@@ -22,7 +22,7 @@ from ..files import recover_replaced_folders, write_text
 from ..method.batch import Batch
 from ..method.checks import check_batch_norm, check_network, shuffle_grid
 from ..method.student import Student
-from ..networks.adapters import compile_encoder, freeze_encoder, forward_logits
+from ..networks.adapters import compile_each, compile_network, forward_logits, freeze_encoder
 from ..networks.build import build_network
 from ..networks.encoder_weights import describe_normalization, normalization
 from ..networks.start_from import start_from
@@ -129,13 +129,14 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         check_network(config, network)
     teacher = Teacher(network) if config.method.teacher == "ema" else None
     student = Student(network, config.method)
-    if config.run.compile:
-        for each in (network, *([teacher.network] if teacher is not None else [])):
-            compile_encoder(each)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
     else:
         check_batch_norm(config, accelerator.num_processes)
+    if config.run.compile:
+        compile_each(student.auxiliary)
+        for each in (student.network, *([teacher.network] if teacher is not None else [])):
+            compile_network(each)
     prepared, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
     return Training(
         config=config,

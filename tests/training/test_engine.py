@@ -24,6 +24,7 @@ from s4former.training.engine import (
     build_accelerator,
     build_optimizer,
     device_notes,
+    fast_products,
     needs_cpu,
     precision,
     use_deterministic_operations,
@@ -257,30 +258,37 @@ def test_layer_decay_slows_every_block_from_the_last_to_the_embeddings():
 
 
 @pytest.mark.slow
-def test_compiled_encoders_train_the_same_without_tracing_again_and_keep_their_names(monkeypatch, tmp_path):
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch looks there, and hides it itself
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_compiled_networks_train_the_same_with_one_graph_for_all_blocks_and_keep_their_names(precision, monkeypatch, tmp_path):
     monkeypatch.setattr(adapters, "COMPILER", "aot_eager")  # traces as inductor does, and writes no code
     config = from_dict({"data": {"source": "shapes"}, "method": {"threshold": 0.21, "mix_group": 2}})
+    batch = batch_of("setr").map(lambda x: x.float() if x.is_floating_point() else x)
     found = []
     for compiled in (False, True):
-        network = network_of("setr")
+        network = network_of("setr").float()
         names = list(network.state_dict())
-        teacher, student = Teacher(network), Student(network, config.method).double()
-        optimizer, accelerator = build_optimizer(student, config.optimizer), Accelerator(cpu=True)
+        teacher, student = Teacher(network), Student(network, config.method)
+        AcceleratorState._reset_state(True)
+        optimizer, accelerator = build_optimizer(student, config.optimizer), Accelerator(cpu=True, mixed_precision=precision)
         if compiled:
             torch.compiler.reset()
             counters.clear()
-            adapters.compile_encoder(network)
-            adapters.compile_encoder(teacher.network)
+            adapters.compile_each(student.auxiliary)
+            adapters.compile_network(network)
+            adapters.compile_network(teacher.network)
         graphs = []
-        for step in range(2):
-            terms = update(accelerator, student, teacher, optimizer, [batch_of("setr")], step, config)
+        for step in range(3):
+            terms = update(accelerator, student, teacher, optimizer, [batch], step, config)
             graphs.append(counters["stats"]["unique_graphs"])
         found.append(torch.cat([value.double().flatten() for value in terms.values()]))
         assert list(network.state_dict()) == names
-    assert graphs == [3, 3]  # the teacher, the plain views, the steered view
-    assert torch.allclose(*found, atol=1e-9)
+    # of a block and of the decoder: the teacher, the plain views (for the decoder labelled ones), the view with a bias;
+    # and the auxiliary head
+    assert graphs == [7, 7, 7] and not counters["graph_break"]
+    assert torch.allclose(*found, rtol=1e-5 if precision == "no" else 1e-2)
     with torch.compiler.set_stance("force_eager"):
-        build.save_network(network.float(), tmp_path, (0.5,) * 3, (0.5,) * 3, 32)
+        build.save_network(network, tmp_path, (0.5,) * 3, (0.5,) * 3, 32)
     assert torch.equal(build.load_network(tmp_path).state_dict()[names[0]], network.state_dict()[names[0]])
 
 
@@ -373,6 +381,18 @@ def test_apples_gpu_is_left_out_in_one_sentence(monkeypatch):
     assert needs_cpu() and note == "Apple's GPU (mps) has no float64, in which pixels are counted, so the CPU is used"
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
     assert not needs_cpu() and device_notes("no") == ()
+
+
+@pytest.mark.parametrize("device, deterministic, fast", [("cuda", False, True), ("cuda", True, False), ("cpu", False, False)])
+def test_a_step_on_a_gpu_takes_tf32_and_tuned_convolutions_and_leaves_evaluation_without(device, deterministic, fast):
+    def settings():
+        return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.benchmark
+
+    before = settings()
+    with pytest.raises(ZeroDivisionError), fast_products(torch.device(device), deterministic):
+        assert settings() == (("tf32", "tf32", True) if fast else before)
+        1 / 0
+    assert settings() == before and not before[-1]
 
 
 @pytest.fixture
