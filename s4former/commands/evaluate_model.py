@@ -63,7 +63,7 @@ def score_dataset(
     for items, maps in predictions({"model": partial(forward_logits, network)}, dataset, setting, **part):
         update_matrices({"model": matrix}, items, maps)
         if options.save_predictions:
-            save_maps(Path(options.save_predictions), items, maps["model"], classes)
+            save_maps(Path(options.save_predictions), items, maps["model"], classes, config.data)
         images += len(items)
         bar.update(len(items) * accelerator.num_processes)
     scores, images = matrix.reduce(accelerator.reduce).as_dict(classes), sum(gather_object([images]))
@@ -89,13 +89,13 @@ def predict_photos(
     folder, unreadable, images, start = Path(options.save_predictions), [], 0, time.perf_counter()
     for items in batches_of_one_size(read_photos(own, unreadable, config.data.levels), batch):
         maps = predict(partial(forward_logits, network), torch.stack([item.image for item in items]), setting)
-        save_maps(folder, items, maps, classes)
+        save_maps(folder, items, maps, classes, config.data)
         images += len(items)
         bar.update(len(items) * accelerator.num_processes)
     seconds = time.perf_counter() - start
     unreadable, images = gather_object(unreadable), sum(gather_object([images]))  # which also waits for the others
     if accelerator.is_main_process:
-        draw_sheet(folder, photos, classes, config.data.levels)
+        draw_sheet(folder, photos, classes, config.data)
     return {
         "images": images, "unreadable": unreadable, "images_per_second": round(images / seconds, 2), "folder": str(folder),
         "evaluation": to_dict(config.evaluation),

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from ..config import IGNORE_INDEX, Config, Data
-from ..data.masks import packed_palette, raw_ids
+from ..data.masks import palette_colours, raw_ids
 from ..data.sources import Sources
 from ..evaluation.inference import Setting, batches_of_one_size, predict_with_confidence
 from ..evaluation.model_choice import CheckpointError, ModelChoice, find_model_file, read_mean_std
@@ -63,10 +63,8 @@ def save_mask(path: Path, labels: np.ndarray, data: Data, ids: dict[str, int]) -
     """Writes (H, W) classes, 255 = no label, in the ids of the data's own masks, or in its colours if it has a palette."""
     raw = raw_ids(data, len(ids) - 1)
     if data.palette:
-        colours, shown = palette(IGNORE_INDEX + 1), {index: colour for colour, index in packed_palette(data).items()}
-        for place in (*range(len(ids) - 1), IGNORE_INDEX):
-            if (colour := shown.get(int(raw[place]))) is not None:
-                colours[place] = (colour >> 16, colour >> 8 & 255, colour & 255)
+        colours, shown = palette(IGNORE_INDEX + 1), palette_colours(data, len(ids) - 1)
+        colours[list(shown)] = list(shown.values())
         palette_png(labels, path, colours=colours)
     elif raw.max() > 255:
         Image.fromarray(raw[labels].astype(np.uint16)).save(path, pnginfo=stated(ids))

@@ -211,6 +211,13 @@ def raw_ids(data: Data, num_classes: int) -> np.ndarray:
     return ids
 
 
+def palette_colours(data: Data, num_classes: int) -> dict[int, tuple[int, int, int]]:
+    """Class -> the colour that stands for it in `data.palette`, at 255 that of no label; without those that have none."""
+    raw, shown = raw_ids(data, num_classes), {index: colour for colour, index in packed_palette(data).items()}
+    found = {place: shown.get(int(raw[place])) for place in (*range(num_classes), IGNORE_INDEX)}
+    return {place: (colour >> 16, colour >> 8 & 255, colour & 255) for place, colour in found.items() if colour is not None}
+
+
 def packed_rgb(mask: Image.Image) -> np.ndarray:
     """(H, W) int64: the colour of every pixel as 0xRRGGBB; transparency is left out."""
     red, green, blue = (channel.astype(np.int64) for channel in np.moveaxis(np.asarray(mask.convert("RGB")), 2, 0))

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..config import IGNORE_INDEX
+from ..config import IGNORE_INDEX, Data
 from ..data.images import EncodedImage, read_image
 from ..data.prefetch import prefetch
 from ..errors import DataError
 from .photo_files import file_name
-from .pictures import contact_sheet, overlay, palette_png
+from .pictures import contact_sheet, display_colours, overlay, palette_png
 
 OVERLAY_SIZE = (2048, 2048)  # the largest, pixels
 SHEET_PHOTOS = 20  # on the contact sheet, at most
@@ -48,30 +48,31 @@ def read_photos(
             unreadable.append(str(photo))
 
 
-def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequence[str]) -> None:
+def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequence[str], data: Data | None = None) -> None:
     """FOLDER/masks/ID.png, class ids (B, H, W) under the palette of PASCAL VOC, and FOLDER/overlays/ID.jpg to look at.
 
-    items: with `image` (3, H, W) uint8, in the size of their maps, and `id`.
+    Args:
+        items: with `image` (3, H, W) uint8, in the size of their maps, and `id`.
+        data: its palette gives the colours, if it has one.
     """
+    colours = display_colours(classes, data) if data is not None and data.palette else None
     for name in ("masks", "overlays"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for item, mask in zip(items, maps.to(torch.uint8).cpu().numpy()):
         name = file_name(item.id)
-        palette_png(mask, folder / "masks" / f"{name}.png", {**dict(zip(classes, range(len(classes)))), "": IGNORE_INDEX})
+        palette_png(mask, folder / "masks" / f"{name}.png", {**dict(zip(classes, range(len(classes)))), "": IGNORE_INDEX}, colours)
         picture, shown = Image.fromarray(item.image.permute(1, 2, 0).numpy()), Image.fromarray(mask)
         picture.thumbnail(OVERLAY_SIZE, Image.Resampling.LANCZOS, reducing_gap=None)
         shown.thumbnail(OVERLAY_SIZE, Image.Resampling.NEAREST, reducing_gap=None)
-        picture = overlay(np.asarray(picture), np.asarray(shown), class_names=classes)
+        picture = overlay(np.asarray(picture), np.asarray(shown), class_names=classes, data=data)
         picture.save(folder / "overlays" / f"{name}.jpg", quality=92)
 
 
-def draw_sheet(
-    folder: Path, photos: dict[str, EncodedImage], classes: Sequence[str], levels: tuple[float, float] = (0.0, 0.0)
-) -> None:
+def draw_sheet(folder: Path, photos: dict[str, EncodedImage], classes: Sequence[str], data: Data) -> None:
     """FOLDER/sheet.png: photo beside class map for photos spread over the list, if any of them has a map."""
     names, pairs = [name for name in photos if (folder / "masks" / f"{name}.png").is_file()], []
     for index in sorted({round(place) for place in np.linspace(0, len(names) - 1, SHEET_PHOTOS)}) if names else []:
-        image = read_image(photos[names[index]], levels)
+        image = read_image(photos[names[index]], data.levels)
         image.thumbnail((600, 600), Image.Resampling.LANCZOS, reducing_gap=None)
         with Image.open(folder / "masks" / f"{names[index]}.png") as mask:
             mask.thumbnail((600, 600), Image.Resampling.NEAREST, reducing_gap=None)
@@ -80,4 +81,4 @@ def draw_sheet(
     if len(pairs) > 3:  # two pairs in a row
         pairs = [left + right for left, right in zip(pairs[::2], pairs[1::2])]
     if pairs:
-        contact_sheet(pairs, ["image", "prediction"] * (len(pairs[0]) // 2), classes, heading).save(folder / "sheet.png")
+        contact_sheet(pairs, ["image", "prediction"] * (len(pairs[0]) // 2), classes, heading, data).save(folder / "sheet.png")

@@ -1,7 +1,8 @@
 """Pictures of class maps: palette PNGs, overlays, and contact sheets.
 
 Everything is numpy in, Pillow out: images (H, W, 3) uint8, masks (H, W) of class ids with 255 = no label. Files that other
-tools read have the palette of PASCAL VOC; pictures to look at have colours of even brightness and chroma.
+tools read have the palette of PASCAL VOC; pictures to look at have colours of even brightness and chroma. Both have those of
+`data.palette` where there is one.
 """
 
 import json
@@ -13,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from ..config import IGNORE_INDEX
-from ..data.masks import STATEMENT
+from ..config import IGNORE_INDEX, Data
+from ..data.masks import STATEMENT, palette_colours
 
 PAPER, TEXT, FAINT, EMPTY = (252, 251, 248), (38, 38, 42), (128, 128, 134), (236, 235, 231)
 BACKGROUND, UNLABELED = (231, 229, 223), (255, 255, 255)  # of masks
@@ -62,8 +63,8 @@ def stated(ids: dict[str, int] | None) -> PngInfo:
     return text
 
 
-def display_colours(class_names: Sequence[str]) -> np.ndarray:
-    """(256, 3) uint8 by id: hues a golden angle apart, so that neighbours in id differ most, in three brightnesses.
+def display_colours(class_names: Sequence[str], data: Data | None = None) -> np.ndarray:
+    """(256, 3) uint8 by id: those of `data.palette`, else hues a golden angle apart, so that neighbours in id differ most, in three brightnesses.
 
     In Oklch, where equal steps look equal, by the matrices of Bjoern Ottosson's Oklab (2020); what sRGB lacks is clipped.
     A class 0 called background is pale, and so is everything unlabelled.
@@ -88,6 +89,9 @@ def display_colours(class_names: Sequence[str]) -> np.ndarray:
         colours = np.roll(colours, 1, axis=0)
         colours[0] = BACKGROUND
     colours[IGNORE_INDEX] = UNLABELED
+    if data is not None and data.palette:
+        own = palette_colours(data, len(class_names))
+        colours[list(own)] = list(own.values())
     return colours
 
 
@@ -96,7 +100,9 @@ def has_background(class_names: Sequence[str]) -> bool:
     return bool(class_names) and class_names[0].lower() == "background"
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, alpha: float = 0.6, *, class_names: Sequence[str] = ()) -> Image.Image:
+def overlay(
+    image: np.ndarray, mask: np.ndarray, alpha: float = 0.6, *, class_names: Sequence[str] = (), data: Data | None = None
+) -> Image.Image:
     """The mask in colours over the image in greys, its segments outlined in white.
 
     alpha: share of the colour, 0 .. 1. Pixels without label, and a class 0 called background, show the image.
@@ -106,7 +112,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, alpha: float = 0.6, *, class_na
         raise ValueError(f"the image is {image.shape[:2]} and its mask {mask.shape}; they must have one size")
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None]
     bare = (mask == IGNORE_INDEX) | ((mask == 0) & has_background(class_names))
-    colour = display_colours(class_names)[mask.astype(np.uint8)]
+    colour = display_colours(class_names, data)[mask.astype(np.uint8)]
     mixed = np.where(bare[..., None], grey, (1 - alpha) * grey + alpha * colour)
     mixed[:, :-1][mask[:, 1:] != mask[:, :-1]] = 255
     mixed[:-1][mask[1:] != mask[:-1]] = 255
@@ -114,8 +120,9 @@ def overlay(image: np.ndarray, mask: np.ndarray, alpha: float = 0.6, *, class_na
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[np.ndarray | None]], titles: Sequence[str], class_names: Sequence[str], heading: str = ""
-) -> Image.Image:
+    rows: Sequence[Sequence[np.ndarray | None]], titles: Sequence[str], class_names: Sequence[str], heading: str = "",
+    data: Data | None = None,
+) -> Image.Image:  # fmt: skip
     """One row per image, (H, W, 3), with its truth and predictions, (H, W) ids or None, under the titles of the columns.
 
     The heading stands above, the colours of the classes that occur below.
@@ -127,9 +134,9 @@ def contact_sheet(
     panel = tuple(max(round(size[side] * scale) for size, scale in zip(sizes, scales)) for side in (0, 1))
     width, top = 2 * MARGIN + len(titles) * (panel[0] + GAP) - GAP, MARGIN + (LINE + GAP if heading else 0)
     below = top + LINE + len(rows) * (panel[1] + GAP) + GAP
-    legend = legend_lines(shown_classes(rows, class_names), width - 2 * MARGIN)
+    legend = legend_lines(shown_classes(rows, class_names, data), width - 2 * MARGIN)
     sheet = Image.new("RGB", (width, below + len(legend) * LINE + MARGIN), PAPER)
-    draw, colours = ImageDraw.Draw(sheet), display_colours(class_names)
+    draw, colours = ImageDraw.Draw(sheet), display_colours(class_names, data)
     draw.text((MARGIN, MARGIN - 6), heading, TEXT, font(19))
     for column, title in enumerate(titles):
         left = MARGIN + column * (panel[0] + GAP)
@@ -157,12 +164,14 @@ def panel_picture(picture: np.ndarray | None, size: tuple[int, int], colours: np
     return ImageOps.pad(Image.fromarray(colours[picture.astype(np.uint8)]), size, Image.Resampling.NEAREST, PAPER)
 
 
-def shown_classes(rows: Sequence[Sequence[np.ndarray | None]], class_names: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
+def shown_classes(
+    rows: Sequence[Sequence[np.ndarray | None]], class_names: Sequence[str], data: Data | None = None
+) -> list[tuple[str, tuple[int, ...]]]:
     """Name and colour of every class in any mask, by id; last, if there are any, the pixels without label."""
     ids = sorted(set().union(*(np.unique(mask).tolist() for row in rows for mask in row if mask is not None and mask.ndim == 2)))
-    colours = [tuple(colour) for colour in display_colours(class_names).tolist()]
+    colours = [tuple(colour) for colour in display_colours(class_names, data).tolist()]
     named = [(class_names[i], colours[i]) for i in ids if i < len(class_names)]
-    return named + ([("no label", UNLABELED)] if IGNORE_INDEX in ids else [])
+    return named + ([("no label", colours[IGNORE_INDEX])] if IGNORE_INDEX in ids else [])
 
 
 def legend_lines(entries: Sequence[tuple[str, tuple[int, ...]]], width: int) -> list[list[tuple[int, str, tuple[int, ...]]]]:

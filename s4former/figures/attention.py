@@ -135,16 +135,16 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
         count = f"{len(options.image)} --image and {len(options.points)} --patch or --pixel"
         raise FigureError(f"{count}; give one for each image")
     checkpoints = open_checkpoints(sources, overrides, options.names)
-    rows, masks, classes = [], [], checkpoints[0].classes
+    rows, masks, classes, data = [], [], checkpoints[0].classes, checkpoints[0].config.data
     for shown, point in zip(find_images(options.image, checkpoints[0].config), options.points):
         image, place = shown.image, relative_position(point, shown.image, checkpoints[0])
         cross = (place[1] * image.shape[1], place[0] * image.shape[0])
         maps = [shown.labels, *(checkpoint.predict(image) for checkpoint in checkpoints)]
         heat = [Panel(heat_map(checkpoint, image, place, options.layer), cross) for checkpoint in checkpoints]
-        rows += [[Panel(image, cross), *heat], [mask_panel(mask, classes) for mask in maps]]
+        rows += [[Panel(image, cross), *heat], [mask_panel(mask, classes, data) for mask in maps]]
         masks += maps
     titles = ["Image / truth", *(checkpoint.name for checkpoint in checkpoints)]
-    figure = grid_figure(rows, titles, masks, classes)
+    figure = grid_figure(rows, titles, masks, classes, data)
     scale = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=figure.axes, shrink=0.4, aspect=8, pad=0.01)
     scale.set_ticks([0, 1], labels=["no\nattention", "highest in\nthe panel"], fontsize=SMALL)
     return figure

@@ -116,7 +116,7 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
     height = BAR * (len(entries) + 2) + 2 * LINE
     count = max(2, int(height / (0.72 * (WIDTH - BARS) / 4))) if options.examples is None else options.examples  # what fits
     examples = largest_disagreements(a, b, look=options.look, count=count) if count else []
-    rows = [[Panel(each.image), *(mask_panel(mask, a.classes) for mask in (each.labels, *maps))] for each, *maps in examples]
+    rows = [[Panel(each.image), *(mask_panel(mask, a.classes, a.config.data) for mask in (each.labels, *maps))] for each, *maps in examples]
     title = textwrap.fill(f"Change of IoU in points, {a.name} → {b.name}", 36)
     if not rows:
         figure = new_figure(BARS, height)
@@ -126,5 +126,5 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
     left, right = figure.subfigures(1, 2, width_ratios=[BARS, WIDTH - BARS])
     draw_bars(left, entries, title)
     draw_grid(right, rows, ["Image", "Ground truth", a.name, b.name])
-    draw_legend(figure, [mask for each, *maps in examples for mask in (each.labels, *maps)], a.classes)
+    draw_legend(figure, [mask for each, *maps in examples for mask in (each.labels, *maps)], a.classes, a.config.data)
     return figure

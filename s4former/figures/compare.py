@@ -19,5 +19,5 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
     for each in images:
         maps = [each.labels, *(checkpoint.predict(each.image) for checkpoint in checkpoints)]
         masks += maps
-        rows.append([Panel(each.image), *(mask_panel(mask, classes) for mask in maps)])
-    return grid_figure(rows, ["Image", "Ground truth", *(checkpoint.name for checkpoint in checkpoints)], masks, classes)
+        rows.append([Panel(each.image), *(mask_panel(mask, classes, config.data) for mask in maps)])
+    return grid_figure(rows, ["Image", "Ground truth", *(checkpoint.name for checkpoint in checkpoints)], masks, classes, config.data)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
+from ..config import Data
 from ..evaluation.pictures import display_colours, shown_classes
 
 WIDTH = 6.9  # inches, of a page with two columns
@@ -46,9 +47,9 @@ class Panel:
     cross: tuple[float, float] | None = None
 
 
-def mask_panel(mask: np.ndarray | None, class_names: Sequence[str]) -> Panel:
+def mask_panel(mask: np.ndarray | None, class_names: Sequence[str], data: Data | None = None) -> Panel:
     """(H, W) ids in the colours of their classes; no mask, an empty place."""
-    return Panel(None if mask is None else display_colours(class_names)[np.asarray(mask).astype(np.uint8)])
+    return Panel(None if mask is None else display_colours(class_names, data)[np.asarray(mask).astype(np.uint8)])
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -91,9 +92,9 @@ def enlarge(picture: np.ndarray, least: int = 900) -> np.ndarray:
     return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def draw_legend(figure: Figure, masks: Sequence[np.ndarray], class_names: Sequence[str]) -> None:
+def draw_legend(figure: Figure, masks: Sequence[np.ndarray], class_names: Sequence[str], data: Data | None = None) -> None:
     """The classes in the masks, below the figure."""
-    entries = shown_classes([[None, *masks]], class_names)
+    entries = shown_classes([[None, *masks]], class_names, data)
     patches = [Patch(facecolor=np.array(colour) / 255, edgecolor=EDGE, linewidth=0.4, label=name) for name, colour in entries]
     columns = max(1, int(figure.get_figwidth() / (0.3 + 0.055 * max((len(name) for name, _ in entries), default=1))))
     if patches:
@@ -101,12 +102,13 @@ def draw_legend(figure: Figure, masks: Sequence[np.ndarray], class_names: Sequen
 
 
 def grid_figure(
-    rows: Sequence[Sequence[Panel]], titles: Sequence[str], masks: Sequence[np.ndarray | None], class_names: Sequence[str]
-) -> Figure:
+    rows: Sequence[Sequence[Panel]], titles: Sequence[str], masks: Sequence[np.ndarray | None], class_names: Sequence[str],
+    data: Data | None = None,
+) -> Figure:  # fmt: skip
     """A grid and a legend of the classes in the masks."""
     figure = new_figure(WIDTH, grid_height(rows, WIDTH) + 3 * LINE)
     draw_grid(figure, rows, titles)
-    draw_legend(figure, [mask for mask in masks if mask is not None], class_names)
+    draw_legend(figure, [mask for mask in masks if mask is not None], class_names, data)
     return figure
 
 

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import tostring
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..config import Config, flatten, to_dict
+from ..config import Config, flatten, from_dict, to_dict
 from ..evaluation.pictures import display_colours, has_background
 from ..files import write_text
 from .charts import Series, curves, format_number, histogram, matrix, sparkline, stacked
@@ -45,7 +45,9 @@ def render_report(run: Run) -> str:
     )  # fmt: skip
     environment.filters |= FILTERS
     environment.globals |= {"curves": curves, "stacked": stacked, "histogram": histogram, "sparkline": sparkline, "matrix": matrix}
-    colours = ["#%02x%02x%02x" % tuple(colour) for colour in display_colours(run.classes).tolist()]
+    keys = ("source", "palette", "id_map", "ignore_index")
+    data = from_dict({"data": {key: value for key, value in run.config["data"].items() if key in keys}}).data
+    colours = ["#%02x%02x%02x" % tuple(colour) for colour in display_colours(run.classes, data).tolist()]
     classes = [Series(name, run.curve("teacher", "share", name), colour) for name, colour in zip(run.classes, colours)]
     start, starts, defaults = run.last("start"), len(run.entries["start"]), flatten(to_dict(Config()))
     steps = run.config["schedule"]["steps"]

@@ -29,8 +29,9 @@ SIDE = 320  # longest side of a panel, pixels
 
 def draw_panels(training: Training) -> None:
     """Evaluation images with truth and predictions, and images of the pool with the pseudo labels of this step."""
-    folder, setting, classes = training.folder / "panels", training.setting, training.sources.classes
+    folder, setting = training.folder / "panels", training.setting
     validation, pool = training.validation, training.sources.unlabeled
+    colours = display_colours(training.sources.classes, training.config.data)
     folder.mkdir(exist_ok=True)
     with eval_mode(training.networks) as networks:
         for number, index in enumerate(spread(len(validation), PANELS)):
@@ -38,7 +39,7 @@ def draw_panels(training: Training) -> None:
             save_photo(item.image, folder / f"{name}-image.jpg")
             maps = {role: predict(network, item.image, setting) for role, network in networks.items()}
             for column, labels in {"truth": item.labels, **maps}.items():
-                save_labels(labels, classes, folder / f"{name}-{column}.png")
+                save_labels(labels, colours, folder / f"{name}-{column}.png")
         role, threshold = training.pseudo_labeler or ("", 0.0)
         for number, index in enumerate(spread(len(pool), PANELS) if role else []):
             try:
@@ -49,7 +50,7 @@ def draw_panels(training: Training) -> None:
             save_photo(pixels, folder / f"unlabeled-{number}-image.jpg")
             labels, confidence = predict_with_confidence(networks[role], pixels, setting)
             pseudo = labels.masked_fill(confidence <= required_confidence(labels, threshold), IGNORE_INDEX)
-            save_labels(pseudo, classes, folder / f"unlabeled-{number}-{training.step:08d}.png")
+            save_labels(pseudo, colours, folder / f"unlabeled-{number}-{training.step:08d}.png")
 
 
 def draw_predictions(training: Training) -> None:
@@ -60,7 +61,7 @@ def draw_predictions(training: Training) -> None:
             maps = [predict(network, item.image, training.setting).cpu().numpy() for network in networks.values()]
             rows.append([item.image.permute(1, 2, 0).numpy(), item.labels.numpy(), *maps])
     heading = f"{training.config.method.title} after {training.step} steps"
-    sheet = contact_sheet(rows, ["image", "truth", *training.networks], validation.classes, heading)
+    sheet = contact_sheet(rows, ["image", "truth", *training.networks], validation.classes, heading, training.config.data)
     sheet.save(training.folder / "predictions.png")
 
 
@@ -76,9 +77,9 @@ def save_photo(image: Tensor, path: Path) -> None:
     picture.save(path, quality=85)
 
 
-def save_labels(labels: Tensor, classes: Sequence[str], path: Path) -> None:
-    """An indexed PNG of (H, W) class ids."""
+def save_labels(labels: Tensor, colours: np.ndarray, path: Path) -> None:
+    """An indexed PNG of (H, W) class ids; colours: (256, 3) uint8."""
     mask = Image.fromarray(labels.to(torch.uint8).cpu().numpy())
-    mask.putpalette(display_colours(classes).tobytes())
+    mask.putpalette(colours.tobytes())
     mask.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
     mask.save(path, transparency=IGNORE_INDEX)

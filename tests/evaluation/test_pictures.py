@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s4former.evaluation.pictures import contact_sheet, display_colours, overlay, palette, palette_png
+from s4former.config import Data
+from s4former.evaluation.pictures import PANEL, contact_sheet, display_colours, overlay, palette, palette_png
 
 NAMES = ("background", "fish", "boat")
 
@@ -50,6 +51,18 @@ def test_an_overlay_shows_the_picture_where_there_is_background_or_no_label():
     assert np.array_equal(solid[4, 4], display_colours(NAMES)[1])
     with pytest.raises(ValueError, match="they must have one size"):
         overlay(image, mask[1:])
+
+
+def test_the_colours_of_a_palette_are_those_of_pictures_legends_and_overlays():
+    data = Data(palette={"#ff0000": 1, "#00ff00": 2, "#0000ff": 7}, id_map={"7": 0, "9": 255}, ignore_index=9)
+    colours = display_colours(("ground", "leaf", "bud", "stem"), data)
+    assert colours[:3].tolist() == [[0, 0, 255], [255, 0, 0], [0, 255, 0]]
+    assert np.array_equal(colours[3:], display_colours(("ground", "leaf", "bud", "stem"))[3:])  # without a colour of their own
+    mask = np.ones((4, 4), np.uint8)
+    solid = np.asarray(overlay(np.zeros((4, 4, 3), np.uint8), mask, 1.0, class_names=("ground", "leaf", "bud"), data=data))
+    assert (solid == (255, 0, 0)).all()
+    sheet = contact_sheet([(np.zeros((9, 9, 3), np.uint8), mask)], ("image", "truth"), ("ground", "leaf", "bud"), "", data)
+    assert (np.asarray(sheet).reshape(-1, 3) == (255, 0, 0)).all(axis=1).sum() > 4 * PANEL[1]
 
 
 def test_display_colours_of_the_first_classes_are_far_apart():
