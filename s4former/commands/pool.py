@@ -6,6 +6,12 @@
          ids.json                which id is which class, "" is no label; every mask states it too, and is read in no other ids
          confidence/ID.png       grey, 255 = certain
          worth_labelling.csv     the images to label next, the best first
+         worth_labelling.png     the first of them to look at
+
+    s4former pool runs/demo -o pool --top 20 --copy-to next        # and copies of them with masks that tools can correct
+
+    next/JPEGImages/ID.jpg, ID.json         the image, and the prediction as polygons of LabelMe: labelme next/JPEGImages
+         SegmentationClass/ID.png, ...      the prediction as "Segmentation mask 1.1", for CVAT: next/cvat.zip
 
 The threshold is method.threshold, or after a run with method.thresholds=per_class the last one of each class.
 
@@ -33,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--best", action="store_true", help="the best of the run, not the last")
     parser.add_argument("--top", type=int, default=100, metavar="N", help="length of the list; default 100")
+    parser.add_argument("--copy-to", type=Path, metavar="DIR", help="copy the images of the list, with pre-labels for CVAT and LabelMe")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images of the pool")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
     options = parser.parse_intermixed_args(arguments)
@@ -49,15 +56,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = from_dict(choice.config)
         sources = load_sources(config.data)
 
-        from .pool_masks import predict_pool  # not before the arguments are checked: torch takes seconds
+        if options.copy_to and options.copy_to.exists() and any(options.copy_to.iterdir()):
+            raise DataError(f"{options.copy_to} is not empty; give another folder to copy to, since labels may lie in it")
 
-        pool, unreadable = predict_pool(choice, config, sources, options.output, options.limit)
-        write_list(options.output / "worth_labelling.csv", pool, rank(pool, options.top), sources.classes)
+        from .pool_masks import load_predictor, predict_pool  # not before the arguments are checked: torch takes seconds
+        from .pool_sheet import copy_for_tools, draw_sheet
+
+        predictor = load_predictor(choice, config, sources)
+        pool, unreadable = predict_pool(predictor, config, sources, options.output, options.limit)
+        ranked = rank(pool, options.top)
+        write_list(options.output / "worth_labelling.csv", pool, ranked, sources.classes)
+        draw_sheet(options.output / "worth_labelling.png", pool, ranked, predictor, config.data, sources)
+        if options.copy_to:
+            copy_for_tools(options.copy_to, pool, ranked, predictor, config.data, sources)
     except (CheckpointError, ConfigError, DataError, OSError) as error:
         print(f"s4former pool: {describe_error(error)}", file=sys.stderr)
         return 1
     files = f"pseudo masks of {len(pool.ids)} images in {options.output}"
-    print(f"{choice.description}: {files}; worth_labelling.csv says what to label next")
+    print(f"{choice.description}: {files}; worth_labelling.csv and .png say what to label next")
+    if options.copy_to:
+        print(f"to correct: labelme {options.copy_to / 'JPEGImages'}, or {options.copy_to / 'cvat.zip'} as Segmentation mask 1.1 in CVAT")
     for message in unreadable:
         print(f"not read: {message}", file=sys.stderr)
     return 1 if unreadable else 0

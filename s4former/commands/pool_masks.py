@@ -1,6 +1,7 @@
 """Predicts the unlabelled pool: its pseudo masks and confidence as PNGs, and the pixel counts that `pool` ranks by."""
 
 import json
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from ..config import IGNORE_INDEX, Config, Data
 from ..data.masks import palette_colours, raw_ids
 from ..data.sources import Sources
-from ..evaluation.inference import Setting, batches_of_one_size, predict_with_confidence
+from ..evaluation.inference import Network, Setting, batches_of_one_size, predict_with_confidence
 from ..evaluation.model_choice import CheckpointError, ModelChoice, find_model_file, read_mean_std
 from ..evaluation.photo_files import file_name
 from ..evaluation.photos import read_photos
@@ -25,9 +26,20 @@ from ..networks.build import load_network
 from .pool_ranking import Pool
 
 
-def predict_pool(choice: ModelChoice, config: Config, sources: Sources, folder: Path, limit: int) -> tuple[Pool, list[str]]:
-    """Writes masks/ and confidence/; returns counts, and a message for each image that cannot be read."""
-    pool, unreadable = Pool(), []
+@dataclass(frozen=True)
+class Predictor:
+    """A network, how it reads images, and what the confidence of a class has to exceed to be a pseudo label, (K,)."""
+
+    logits: Network
+    setting: Setting
+    thresholds: Tensor
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes and confidence, (B, H, W) each, of (B, 3, H, W) uint8."""
+        return predict_with_confidence(self.logits, images, self.setting)
+
+
+def load_predictor(choice: ModelChoice, config: Config, sources: Sources) -> Predictor:
     disable_progress_bar()  # of transformers, one for the tensors it loads
     network, classes = load_network(choice.source), len(sources.classes)
     if network.config.num_labels != classes:
@@ -36,7 +48,12 @@ def predict_pool(choice: ModelChoice, config: Config, sources: Sources, folder: 
     mean, std = read_mean_std(choice.source)
     setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=device)
     thresholds = read_thresholds(choice, config, classes).to(device)
-    compute_logits = partial(forward_logits, network.to(device).eval())
+    return Predictor(partial(forward_logits, network.to(device).eval()), setting, thresholds)
+
+
+def predict_pool(predictor: Predictor, config: Config, sources: Sources, folder: Path, limit: int) -> tuple[Pool, list[str]]:
+    """Writes masks/ and confidence/; returns counts, and a message for each image that cannot be read."""
+    pool, unreadable, classes = Pool(), [], len(sources.classes)
     for name in ("masks", "confidence"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     raw = raw_ids(config.data, classes)
@@ -47,9 +64,9 @@ def predict_pool(choice: ModelChoice, config: Config, sources: Sources, folder: 
     photos = read_photos(((row["id"], row["image"]) for row in rows), unreadable, config.data.levels)
     with tqdm(total=count, unit="image", disable=None) as bar:
         for items in batches_of_one_size(photos, 1 if config.evaluation.mode == "sliding" else config.evaluation.batch):
-            maps = predict_with_confidence(compute_logits, torch.stack([item.image for item in items]), setting)
+            maps = predictor(torch.stack([item.image for item in items]))
             for item, labels, confidence in zip(items, *maps):
-                pseudo = (confidence > thresholds[labels]).cpu().numpy()
+                pseudo = (confidence > predictor.thresholds[labels]).cpu().numpy()
                 labels, grey = labels.cpu().numpy(), (255 * confidence.clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
                 pool.add(item.id, labels, confidence.cpu().numpy(), pseudo, classes)
                 name = f"{file_name(item.id)}.png"

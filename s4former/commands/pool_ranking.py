@@ -61,6 +61,12 @@ def write_list(path: Path, pool: Pool, ranked: Sequence[tuple[int, float]], clas
         writer = csv.writer(file)
         writer.writerow(["rank", "id", "worth", "doubt", "pseudo_labels", "doubts_about"])
         for place, (index, worth) in enumerate(ranked, start=1):
-            doubts, pseudo = pool.doubts[index], float(pool.pseudo[index].sum())
-            about = [classes[k] for k in np.argsort(-doubts, kind="stable")[:3] if doubts[k] > 0]
-            writer.writerow([place, pool.ids[index], f"{worth:.4f}", f"{doubts.sum():.4f}", f"{pseudo:.4f}", " ".join(about)])
+            doubt, pseudo = float(pool.doubts[index].sum()), float(pool.pseudo[index].sum())
+            about = " ".join(doubted_classes(pool, index, classes))
+            writer.writerow([place, pool.ids[index], f"{worth:.4f}", f"{doubt:.4f}", f"{pseudo:.4f}", about])
+
+
+def doubted_classes(pool: Pool, index: int, classes: Sequence[str]) -> list[str]:
+    """The three classes that most of the doubt about an image is about."""
+    doubts = pool.doubts[index]
+    return [classes[k] for k in np.argsort(-doubts, kind="stable")[:3] if doubts[k] > 0]

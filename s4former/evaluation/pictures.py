@@ -121,11 +121,11 @@ def overlay(
 
 def contact_sheet(
     rows: Sequence[Sequence[np.ndarray | None]], titles: Sequence[str], class_names: Sequence[str], heading: str = "",
-    data: Data | None = None,
+    data: Data | None = None, captions: Sequence[Sequence[str]] = (),
 ) -> Image.Image:  # fmt: skip
     """One row per image, (H, W, 3), with its truth and predictions, (H, W) ids or None, under the titles of the columns.
 
-    The heading stands above, the colours of the classes that occur below.
+    The heading stands above, the colours of the classes that occur below, and captions, where there are some, below each panel.
     """
     if not rows or any(len(row) != len(titles) for row in rows):
         raise ValueError(f"a sheet wants rows of {len(titles)} pictures, one for each title; got {[len(r) for r in rows]}")
@@ -133,7 +133,8 @@ def contact_sheet(
     scales = [min(PANEL[0] / width, PANEL[1] / height) for width, height in sizes]
     panel = tuple(max(round(size[side] * scale) for size, scale in zip(sizes, scales)) for side in (0, 1))
     width, top = 2 * MARGIN + len(titles) * (panel[0] + GAP) - GAP, MARGIN + (LINE + GAP if heading else 0)
-    below = top + LINE + len(rows) * (panel[1] + GAP) + GAP
+    step = panel[1] + GAP + (LINE if captions else 0)
+    below = top + LINE + len(rows) * step + GAP
     legend = legend_lines(shown_classes(rows, class_names, data), width - 2 * MARGIN)
     sheet = Image.new("RGB", (width, below + len(legend) * LINE + MARGIN), PAPER)
     draw, colours = ImageDraw.Draw(sheet), display_colours(class_names, data)
@@ -142,7 +143,9 @@ def contact_sheet(
         left = MARGIN + column * (panel[0] + GAP)
         draw.text((left, top - 2), title, FAINT, font(14))
         for index, row in enumerate(rows):
-            sheet.paste(panel_picture(row[column], panel, colours), (left, top + LINE + index * (panel[1] + GAP)))
+            sheet.paste(panel_picture(row[column], panel, colours), (left, top + LINE + index * step))
+            for line in captions[index : index + 1]:
+                draw.text((left, top + LINE + index * step + panel[1] + 3), shorten(line[column], panel[0]), TEXT, font(14))
     for number, line in enumerate(legend):
         middle = below + number * LINE + LINE // 2
         for left, name, colour in line:
@@ -150,6 +153,13 @@ def contact_sheet(
             draw.rounded_rectangle((MARGIN + left, middle - 8, MARGIN + left + 16, middle + 8), 4, colour, outline=edge)
             draw.text((MARGIN + left + 24, middle), name, TEXT, font(14), anchor="lm")
     return sheet
+
+
+def shorten(text: str, width: int) -> str:
+    """The text, or its beginning with an ellipsis, in at most `width` pixels."""
+    while len(text) > 1 and font(14).getlength(text) > width:
+        text = text.removesuffix("…")[:-1] + "…"
+    return text
 
 
 def panel_picture(picture: np.ndarray | None, size: tuple[int, int], colours: np.ndarray) -> Image.Image:

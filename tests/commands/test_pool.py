@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from s4former.commands.pool import main
 from s4former.commands.pool_ranking import FLOOR, Pool, rank
 from s4former.commands.pool_masks import save_mask
+from s4former.commands.pool_sheet import labelme
 from s4former.config import Data, from_dict, to_dict
 from s4former.data.masks import raw_ids, read_mask
 from s4former.networks.build import save_network
+from s4former.rasterize.command import main as rasterize_main
 
 
 def pool_of(**images):
@@ -157,3 +160,39 @@ def test_a_missing_run_is_not_asked_of_the_hub(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["runs/min", "-o", "pool"]) == 1
     assert capsys.readouterr().err == "s4former pool: there is no folder runs/min; give a run, or a model of one\n"
+
+
+def test_the_list_is_drawn_and_copied_with_prelabels_that_labelling_tools_load(run, tmp_path, capsys):
+    assert main([str(run), "-o", str(tmp_path / "pool"), "--copy-to", str(tmp_path / "next")]) == 1  # one image is broken
+    assert f"to correct: labelme {tmp_path / 'next' / 'JPEGImages'}" in capsys.readouterr().out
+    with Image.open(tmp_path / "pool" / "worth_labelling.png") as sheet:
+        assert sheet.width > 600
+    images = tmp_path / "next" / "JPEGImages"
+    assert sorted(path.name for path in images.iterdir()) == ["3.json", "3.png", "4.json", "4.png"]
+    assert (images / "3.png").read_bytes() == (run.parent / "photos" / "images" / "3.png").read_bytes()
+    assert (tmp_path / "next" / "labelmap.txt").read_text().splitlines()[:2] == ["# label:color_rgb:parts:actions", "background:0,0,0::"]
+    with zipfile.ZipFile(tmp_path / "next" / "cvat.zip") as archive:
+        assert sorted(archive.namelist()) == [
+            "ImageSets/Segmentation/default.txt", "SegmentationClass/3.png", "SegmentationClass/4.png", "labelmap.txt",
+        ]  # fmt: skip
+        assert sorted(archive.read("ImageSets/Segmentation/default.txt").split()) == [b"3", b"4"]
+    content = json.loads((images / "3.json").read_text())
+    assert content["imagePath"] == "3.png" and (content["imageHeight"], content["imageWidth"]) == (16, 24)
+    assert {shape["label"] for shape in content["shapes"]} <= {"ground", "leaf", "bud"} and content["shapes"]
+    assert main([str(run), "-o", str(tmp_path / "pool"), "--copy-to", str(tmp_path / "next")]) == 1
+    assert f"{tmp_path / 'next'} is not empty; give another folder to copy to" in capsys.readouterr().err
+
+
+def test_a_mask_as_labelme_and_drawn_again_by_rasterize_is_the_same(tmp_path):
+    classes, mask = ("background", "leaf", "bud"), np.zeros((60, 80), np.uint8)
+    mask[10:50, 20:70] = 1
+    mask[20:40, 30:60] = 0  # a hole, and in it an island
+    mask[25:35, 40:50] = 2
+    mask[:12, :12] = 2
+    (tmp_path / "a.json").write_text(json.dumps(labelme(mask, classes, "a.png")))
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.png")
+    assert [shape["label"] for shape in json.loads((tmp_path / "a.json").read_text())["shapes"]] == ["leaf", "background", "bud", "bud"]
+    assert rasterize_main([str(tmp_path), "-o", str(tmp_path / "masks")]) == 0
+    with Image.open(tmp_path / "masks" / "a.png") as drawn:
+        ids = json.loads(drawn.info["s4former"])
+        assert np.array_equal(np.array(drawn), np.array([ids[name] for name in classes])[mask])
