@@ -7,7 +7,6 @@ They are small, with the colours of pictures.py; what has no label is transparen
 """
 
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 import torch
