@@ -3,6 +3,7 @@
     s4former benchmark
     s4former benchmark step losses --config configs/voc_92.json run.batch.rounds=2 --json speed.json
     s4former benchmark bytes --bandwidth 4800 --matrix-rate 790   # counted, not run; an H200
+    s4former benchmark gpu --minutes 5                            # measures a GPU whole, within a time; see its --help
 
 Nothing is downloaded: networks have random weights, and where the data of the config is missing, images are drawn.
 """
@@ -36,6 +37,11 @@ PARTS = {  # name -> the module in which a function of this name yields its rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["gpu"]:
+        from . import gpu
+
+        return gpu.main(arguments[1:])
     options = parse(arguments)
     from ..config import load, to_dict
     from ..errors import ConfigError, DataError

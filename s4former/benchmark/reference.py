@@ -1,7 +1,7 @@
 """Plain implementations of parts of a step, as a reader of the paper would write them first, to be compared with ours.
 
 Softmax over a dense mask repeated for every head, a loop over classes for NCR, over parameters for the moving average, over
-windows for an image.
+windows for an image; and a whole step of UniMatch V2.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import IGNORE_INDEX
+from ..config import IGNORE_INDEX, Method
 from ..evaluation.windows import window_places
+from ..method.batch import Batch
+from ..networks.adapters import decode, encode
 
 
 def dense_attention(module, query, key, value, attention_mask=None, *, pasa=None, scaling=None, dropout=0.0, **kwargs):
@@ -36,6 +38,44 @@ def negative_class_ranking(student: Tensor, teacher: Tensor, labels: Tensor) -> 
         difference = teacher[:, others].softmax(dim=1) - student[:, others].softmax(dim=1)
         total = total + difference.square().sum(dim=1)[labels == k].sum()
     return total / labels.numel()
+
+
+def unimatch_v2_step(
+    student: nn.Module, teacher: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, method: Method
+) -> float:
+    """A step of UniMatch V2 in float32 as its paper describes it; the loss."""
+    size = batch.labels.shape[-2:]
+
+    def resized(logits: Tensor) -> Tensor:
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+
+    with torch.no_grad():
+        confidence, labels = resized(decode(teacher, encode(teacher, batch.weak))).softmax(dim=1).max(dim=1)
+    images, targets, certain = [], [], []
+    for view in batch.strong:
+        parts = [view.images.clone(), labels.clone(), confidence.clone()]
+        for image, partner in enumerate(view.mix["partner"].tolist()):
+            inside = view.mix["boxes"][image]
+            for part, source in zip(parts, (view.images, labels, confidence)):
+                part[image][..., inside] = source[partner][..., inside]
+        for collected, part in zip((images, targets, certain), parts):
+            collected.append(part)
+    logits = resized(decode(student, encode(student, batch.labeled)))
+    features = encode(student, torch.cat(images))
+    count = len(images[0])
+    kept = 2.0 * torch.randint(2, (count, features[0].shape[1], 1, 1), device=logits.device)
+    kept[torch.randperm(count)[: count // 2]] = 1.0
+    masks = torch.cat([kept, 2 - kept])
+    strong = resized(decode(student, tuple(maps * masks for maps in features))).chunk(2)
+    loss = F.cross_entropy(logits, batch.labels, ignore_index=IGNORE_INDEX)
+    for each, target, sure in zip(strong, targets, certain):
+        error = F.cross_entropy(each, target, reduction="none")
+        loss = loss + (error * (sure >= method.threshold)).sum() / error.numel() / 2
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    update_ema(teacher, student, method.ema)
+    return loss.item()
 
 
 @torch.no_grad()

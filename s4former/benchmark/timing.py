@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,10 @@ class Timer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    @lru_cache
     def matmul_flops_per_second(self, dtype: torch.dtype) -> float:
         """Of a large square matrix product, the best of a few runs."""
-        side = 8192 if self.device.type == "cuda" else 2048
+        side = 8192 if self.device.type == "cuda" else 1024
         left, right = (torch.randn(side, side, device=self.device).to(dtype) for _ in range(2))
         self.time(lambda: left @ right)
         return 2 * side**3 / min(self.time(lambda: left @ right) for _ in range(max(3, self.repeats)))
