@@ -133,8 +133,8 @@ class Method:
 
     preset: Literal["paper", "official"] = key(
         "paper", "official: where the released code differs from the paper, its choices; keys that are given win")
-    algorithm: Literal["consistency", "imas"] = key(
-        "consistency", "the step: that of S4Former and all that are rows of its table; iMAS")
+    algorithm: Literal["consistency", "imas", "u2pl"] = key(
+        "consistency", "the step: that of S4Former and all that are rows of its table; iMAS; U2PL")
     teacher: Literal["ema", "student", "student_in_training", "none"] = key(
         "ema", "gives the pseudo labels: moving average of the student; the student in eval mode, or as it trains; Sup-Only")
     threshold: Share = key(0.95, "a pixel is a pseudo label if its confidence is above")
@@ -182,6 +182,11 @@ class Method:
     regularizer_weight: NonNegativeFloat = key(1.0, "beside the cross-entropy of the same branch")
     regularizer_on: Literal["both", "strong", "pasa"] = key("both", "the student branches it is applied to")
     regularizer_mixed_teacher: bool = key(True, "mix the teacher's logits with the same boxes as the image")
+    unreliable: Share = key(
+        0.2, "U2PL: share of pixels of the highest entropy that are no pseudo labels but negatives; falls linearly to 0")
+    memory: Count = key(30_000, "U2PL: negatives that are kept of every class, 1 KiB each")
+    prototype_momentum: Share = key(
+        0.0, "U2PL: of a class centre; 0 = that of the step alone (paper); the released code has 0.999 as an option")
     normalizer: Literal["all", "valid"] = key(
         "all", "divides a loss: all pixels, or (UniMatch) those of labels and of no padding, over all processes and rounds of a step")
     running_statistics: Literal["all", "labeled"] = key(
@@ -217,7 +222,7 @@ class Method:
         parts = [name for name, on in (("PatchShuffle", self.patch_shuffle), ("PASA", self.pasa != "none")) if on]
         parts += [self.regularizer.upper()] if self.regularizer != "none" else []
         if self.algorithm != "consistency":
-            return {"imas": "iMAS"}[self.algorithm]
+            return {"imas": "iMAS", "u2pl": "U2PL"}[self.algorithm]
         base = self.base
         if base in ("S4Former-Base", "UniMatch", "UniMatch V2", "AugSeg") and parts == ["PatchShuffle", "PASA", "NCR"]:
             return "S4Former" if base == "S4Former-Base" else f"{base} + S4Former"
@@ -242,7 +247,9 @@ LEFT_OUT: dict[str, Any] = {
     "teacher": "ema", "thresholds": "fixed", "strong_views": 1, "patch_shuffle": False, "pasa": "none", "feature_dropout": 0.0,
     "regularizer": "none", "normalizer": "all",
 }  # fmt: skip
-ALGORITHM_MIXES = {"imas": ("cutmix_hardness",)}
+OF_ALL_PIXELS = ("u2pl",)  # algorithms whose terms are no sum over images
+PLAIN_MIXES = ("none", "cutmix", "cutmix_small", "cutmix_beta", "classmix", "classmix_half")
+ALGORITHM_MIXES = {"imas": ("cutmix_hardness",), "u2pl": PLAIN_MIXES}
 
 
 # The choices of the released code that change the method; every one is a field, so either preset can be taken apart.
@@ -382,7 +389,7 @@ def check_consistency(config: Config) -> None:
             f"method.burn_in = {method.burn_in} leaves none of the schedule.steps = {config.schedule.steps} for the unlabelled"
             " images; set a smaller method.burn_in (0: none), or method.teacher=none to train on the labels alone"
         )
-    check_algorithm(method)
+    check_algorithm(method, batch)
     if method.mix_from == "second_batch" and method.mix not in ("none", "cutmix", "cutmix_small", "classmix", "classmix_half"):
         raise ConfigError(f"method.mix = {method.mix!r} takes nothing from a second batch; set method.mix_from=group")
     if method.mixes_groups and batch.unlabeled % method.mix_group:
@@ -408,7 +415,7 @@ def check_consistency(config: Config) -> None:
         )
 
 
-def check_algorithm(method: Method) -> None:
+def check_algorithm(method: Method, batch: Batch) -> None:
     """A step function of its own refuses what it has no use for."""
     if method.algorithm == "consistency":
         return
@@ -421,6 +428,11 @@ def check_algorithm(method: Method) -> None:
             )
     if method.mix not in ALGORITHM_MIXES[method.algorithm]:
         raise ConfigError(f"{found} knows no method.mix = {method.mix!r}; one of {', '.join(ALGORITHM_MIXES[method.algorithm])}")
+    if method.algorithm in OF_ALL_PIXELS and batch.rounds > 1:
+        raise ConfigError(
+            f"{found} compares the pixels of a whole step, which run.batch.rounds = {batch.rounds} takes apart; set"
+            " run.batch.rounds=1, and more processes or smaller batches where memory is short"
+        )
 
 
 def share_of_process(config: Config, processes: int) -> tuple[int, int]:

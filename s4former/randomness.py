@@ -33,6 +33,8 @@ class Stream(IntEnum):
     SECOND_ORDER = 14
     PASA_NOISE = 15
     CHANNELS = 16
+    LABELED_NOISE = 17
+    SHARED = 18
     HELD_OUT = 20
 
 

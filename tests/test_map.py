@@ -87,8 +87,9 @@ def test_every_row_builds_and_takes_a_step(table, cells, numbers, rest, tmp_path
     config = load([split_file("92"), *files], [*keys, *SMALL, *NARROW[config.model.architecture]])
     training = build_training(config, load_sources(config.data), tmp_path, Accelerator(cpu=True))
     before = [parameter.clone() for parameter in training.student.parameters()]
-    batch = training.to_device(training.steps.batch(0, 0))
-    terms = update(training.accelerator, training.student, training.teacher, training.optimizer, [batch], 0, config)
+    step = config.method.burn_in
+    batch = training.to_device(training.steps.batch(step, 0))
+    terms = update(training.accelerator, training.student, training.teacher, training.optimizer, [batch], step, config)
     assert all(torch.isfinite(term).all() for term in terms.values())
     assert any(not torch.equal(a, b) for a, b in zip(before, training.student.parameters()))
     branches = {name.split("_")[-1] for name in terms if name.startswith("consistency_")}
@@ -105,7 +106,7 @@ def expected_branches(method):
     ("sup_only", "Sup-Only"), ("mean_teacher", "Mean Teacher"), ("base", "S4Former-Base"), ("fixmatch", "FixMatch"),
     ("unimatch", "UniMatch"), ("unimatch_ema", "UniMatch"), ("unimatch_s4former", "UniMatch + S4Former"),
     ("unimatch_v2", "UniMatch V2"), ("unimatch_v2_s4former", "UniMatch V2 + S4Former"),
-    ("augseg", "AugSeg"), ("augseg_s4former", "AugSeg + S4Former"), ("official", "S4Former"), ("imas", "iMAS"),
+    ("augseg", "AugSeg"), ("augseg_s4former", "AugSeg + S4Former"), ("official", "S4Former"), ("imas", "iMAS"), ("u2pl", "U2PL"),
 ])  # fmt: skip
 def test_every_method_file_has_the_title_of_its_row(name, title):
     assert load([CONFIGS / "voc_92.json", CONFIGS / "methods" / f"{name}.json"]).method.title == title

@@ -276,14 +276,15 @@ def test_bad_input_is_one_sentence_before_anything_is_written(tmp_path):
 
 UNIMATCH = {"strong_views": 2, "strong_colour": "jitter", "mix": "cutmix_small", "mix_from": "second_batch",
             "normalizer": "valid", "regularizer_on": "strong"}  # fmt: skip
-
+PLAIN = {"patch_shuffle": False, "pasa": "none", "regularizer": "none"}
+IMAS = {"algorithm": "imas", "mix": "cutmix_hardness", "strong_colour": "randaugment", **PLAIN}
+U2PL = {"algorithm": "u2pl", "threshold": 0.0, "memory": 2000, **PLAIN}
 
 UNIMATCH_V2 = {"strong_views": 2, "complementary_dropout": True, "mix": "cutmix_small", "normalizer": "valid"}
+METHODS = {"S4Former": {}, "a group over both": {"mix_group": 4}, "UniMatch": UNIMATCH, "UniMatch V2": UNIMATCH_V2, "iMAS": IMAS, "U2PL": U2PL}
 
 
-@pytest.mark.parametrize(
-    "keys", [{}, {"mix_group": 4}, UNIMATCH, UNIMATCH_V2], ids=["S4Former", "a group over both", "UniMatch", "UniMatch V2"]
-)
+@pytest.mark.parametrize("keys", METHODS.values(), ids=METHODS)
 def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_path, keys):
     script = ROOT / "tests" / "two_processes.py"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -302,6 +303,22 @@ def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_pa
     assert one["gradients"].keys() == two["gradients"].keys()
     for name, gradient in one["gradients"].items():
         assert torch.allclose(gradient, two["gradients"][name], atol=1e-10), name
+    for name, value in one["state"].items():
+        assert torch.allclose(value, two["state"][name], atol=1e-10), name
+
+
+@pytest.mark.parametrize("keys", [IMAS, U2PL], ids=["iMAS", "U2PL"])
+def test_an_algorithm_of_its_own_is_resumed_to_the_same_bits_in_two_processes_too(tmp_path, keys):
+    config = write_config(tmp_path, tree={**TINY, "method": {**TINY["method"], **keys, "burn_in": 1}, "schedule": {"steps": 4, "floor": 0.0}})
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = run([*launch, *command(config, tmp_path / "whole")[1:]])
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-00000004")  # as if it had been killed after step 2
+    (tmp_path / "parts" / "results.json").unlink()
+    done = run([*launch, *command(config, tmp_path / "parts")[1:], "--resume"])
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
 
 
 def test_two_processes_train_and_stay_together(finished, tmp_path):

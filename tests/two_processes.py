@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from s4former.config import from_dict
 from s4former.data.batches import StepDataset
 from s4former.data.sources import load_sources
+from s4former.method.algorithms import ALGORITHMS
 from s4former.method.checks import shuffle_grid
+from s4former.method.context import StepContext
+from s4former.method.representation import Memory
 from s4former.method.step import total_loss, train_step
 from s4former.method.student import Student
 from s4former.networks.build import build_network
-from s4former.training.engine import Teacher
+from s4former.training.engine import Teacher, predict_with_student
 
 accelerator = Accelerator(cpu=True)
 model = {**TINY["model"], "encoder_config": {**TINY["model"]["encoder_config"], "hidden_dropout_prob": 0.0,
@@ -34,6 +37,8 @@ torch.manual_seed(0)
 network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop).double()
 teacher = Teacher(network)
 student = Student(network, config.method).double()
+if student.representation is not None:
+    teacher.memory = Memory(student.representation, len(sources.classes), config.method.memory).double()
 for module in student.modules():
     if isinstance(module, nn.BatchNorm2d):
         module.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
@@ -42,7 +47,13 @@ batch = StepDataset(config, sources, grid, accelerator.process_index, accelerato
 wrapped = accelerator.prepare(student)
 mean = std = torch.full((3, 1, 1), 0.5, dtype=torch.float64)
 average = partial(accelerator.reduce, reduction="mean")
-losses = train_step(wrapped, teacher, batch.on(accelerator.device, mean, std), config.method, average)
+batch_here = batch.on(accelerator.device, mean, std)
+if config.method.algorithm == "consistency":
+    losses = train_step(wrapped, teacher, batch_here, config.method, average)
+else:
+    context = StepContext(predict=partial(predict_with_student, network), progress=0.5, seed=1, average=average,
+                          processes=accelerator.num_processes, gather=accelerator.gather)  # fmt: skip
+    losses = ALGORITHMS[config.method.algorithm](wrapped, teacher, batch_here, config.method, context)
 accelerator.backward(total_loss(losses, config.method))
 
 tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)} 
@@ -51,6 +62,7 @@ parts = gather_object([tensors])
 if accelerator.is_main_process:
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     gradients = {name: parameter.grad for name, parameter in student.named_parameters()}
-    torch.save({"processes": accelerator.num_processes, "batch": whole, "gradients": gradients}, sys.argv[1])
+    state = {name: tensor for name, tensor in teacher.state_dict().items() if not name.startswith("network.")}
+    torch.save({"processes": accelerator.num_processes, "batch": whole, "gradients": gradients, "state": state}, sys.argv[1])
 accelerator.wait_for_everyone()
 accelerator.end_training()

@@ -134,10 +134,15 @@ class StepDataset(Dataset):
         *crops, colours = zip(*labeled)
         images, labels, labeled_valid = map(stack, crops)
         images, labeled_colours = images.permute(0, 3, 1, 2), pack_colours(colours)
+        seed, places = self.config.run.seed, range(part * self.labeled_share, (part + 1) * self.labeled_share)
+        of_labeled = {
+            "labeled_colours": labeled_colours,
+            "labeled_seeds": tuple(torch_seed(seed, Stream.LABELED_NOISE, step, place) for place in places),
+        }
         if self.config.method.teacher == "none" or step < self.config.method.burn_in:
             height, width = self.config.data.crop
             no_images, no_masks = torch.empty(0, 3, height, width, dtype=torch.uint8), torch.empty(0, height, width) > 0
-            return Batch(step, images, labels, labeled_valid, no_images, no_masks, (), labeled_colours=labeled_colours)
+            return Batch(step, images, labels, labeled_valid, no_images, no_masks, (), **of_labeled)
         positions = [part * self.unlabeled_share + i for i in range(self.unlabeled_share)]
         borrowed, partner = mix_partners(self.config, positions)
         crops = [self.unlabeled_image(step, position) for position in positions + borrowed]
@@ -154,10 +159,10 @@ class StepDataset(Dataset):
         total = self.config.run.batch.unlabeled
         own = [crop for position, crop in zip(positions + borrowed, crops) if position in positions or position >= total]
         replaced = tuple(name for crop in own for name in crop.replaced)
-        seeds = tuple(torch_seed(self.config.run.seed, Stream.PASA_NOISE, step, position) for position in positions)
+        seeds = tuple(torch_seed(seed, Stream.PASA_NOISE, step, position) for position in positions)
         return Batch(
             step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, seeds, replaced=replaced,
-            channel_seeds=self.channel_seeds(step, positions), labeled_colours=labeled_colours,
+            channel_seeds=self.channel_seeds(step, positions), **of_labeled,
             weak_colours=pack_colours([crop.weak_colour for crop in crops]),
         )  # fmt: skip
 

@@ -8,9 +8,10 @@ from typing import Callable
 
 from torch import Tensor
 
-from . import imas
+from . import imas, u2pl
 
 # By method.algorithm; `consistency` is step.train_step.
 ALGORITHMS: dict[str, Callable[..., dict[str, Tensor]]] = {
     "imas": imas.train_step,
+    "u2pl": u2pl.train_step,
 }

@@ -30,7 +30,7 @@ class Batch:
     weak: (B_u, 3, H, W) uint8, a crop of every unlabelled image, followed by those that only give content.
     valid: (B_u, H, W) bool, False on padding; likewise.
     strong: the strong views, the same crops in other colours.
-    seeds: one for each unlabelled image, for the noise of PASA's variant 'rand'.
+    seeds, labeled_seeds: one for each unlabelled and labelled image, for what is drawn for it on the device.
     channel_seeds: likewise, for `complementary_dropout`, 0 = the image keeps all channels; () = every image does.
     replaced: ids of unlabelled images that could not be read; others took their places.
     labeled_colours, weak_colours: draws of colours that the device is to give to them.
@@ -46,6 +46,7 @@ class Batch:
     seeds: tuple[int, ...] = ()
     channel_seeds: tuple[int, ...] = ()
     replaced: tuple[str, ...] = ()
+    labeled_seeds: tuple[int, ...] = ()
     labeled_colours: dict[str, Tensor] = field(default_factory=dict)
     weak_colours: dict[str, Tensor] = field(default_factory=dict)
 

@@ -8,9 +8,19 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """The same on every process.
+    """Of one process.
 
     predict: images (B, 3, H, W) to the student's own logits in eval mode, without gradient.
+    progress: the share of the run's steps that are done.
+    seed: of what all processes draw alike in this step.
+    processes: how many there are.
+    average: of numbers over the processes.
+    gather: a tensor of every process, of equal shapes, joined along the first dimension; without gradient.
     """
 
     predict: Callable[[Tensor], Tensor]
+    progress: float = 0.0
+    seed: int = 0
+    processes: int = 1
+    average: Callable[[Tensor], Tensor] = lambda numbers: numbers
+    gather: Callable[[Tensor], Tensor] = lambda tensor: tensor

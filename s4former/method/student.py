@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import Method
-from ..networks.adapters import attention_grids, decode, decoder_inputs, encode, prefix_tokens
+from ..networks.adapters import attention_grids, decode, decoder_channels, decoder_inputs, encode, prefix_tokens
 from ..networks.low_precision import low_precision_weights
 from ..networks.setr import UpHead
 from .mixing import unmix
 from .pasa import ATTENTION, Biases, attention_bias
 from .patch_shuffle import inverse, patch_shuffle
+from .representation import RepresentationHead
 from .thresholds import ClassThresholds
 
 
@@ -31,6 +32,7 @@ class View:
     dropout: the share of feature channels that the decoder does not get (UniMatch's feature perturbation).
     channel_seeds, complement: see `complementary_dropout`; () = all channels.
     auxiliary: whether the auxiliary heads read the features too.
+    represent: whether U2PL's representation head does; what it returns stands last among the auxiliary outputs.
     """
 
     images: Tensor
@@ -43,6 +45,7 @@ class View:
     channel_seeds: tuple[int, ...] = ()
     complement: bool = False
     auxiliary: bool = False
+    represent: bool = False
 
 
 class Student(nn.Module):
@@ -56,6 +59,7 @@ class Student(nn.Module):
         self.network = network
         self.method = method
         self.auxiliary = auxiliary_heads(network) if method.auxiliary_weight > 0 else nn.ModuleList()
+        self.representation = RepresentationHead(decoder_channels(network)) if method.algorithm == "u2pl" else None
         per_class = method.thresholds == "per_class" and method.teacher != "none"
         classes = network.config.num_labels
         self.thresholds = ClassThresholds(classes, method.threshold, method.threshold_spread) if per_class else None
@@ -65,7 +69,7 @@ class Student(nn.Module):
             network.base_model.set_attn_implementation(ATTENTION)
 
     def forward(self, views: Sequence[View]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
-        """Logits (B, K, h, w) and auxiliary logits of every view."""
+        """Logits (B, K, h, w) and auxiliary outputs of every view."""
         outputs = []
         with low_precision_weights(self):
             for view, features in zip(views, self.encode(views)):
@@ -79,6 +83,8 @@ class Student(nn.Module):
                     features = tuple(patch_shuffle(x, inverse(view.order)) for x in features)
                 if view.tiles is not None:
                     features = tuple(unmix(x, view.tiles) for x in features)
+                if view.represent:
+                    auxiliary = (*auxiliary, self.representation(features))
                 fixed = outputs and self.method.running_statistics == "labeled"  # the labelled view comes first
                 with fixed_running_statistics(self.network) if fixed else nullcontext():
                     outputs.append((decode(self.network, features), auxiliary))

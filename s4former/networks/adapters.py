@@ -100,6 +100,16 @@ def decoder_inputs(network: PreTrainedModel, features: tuple[Tensor, ...]) -> tu
     return features[-1:] if adapter_of(network).decodes_last else features
 
 
+def decoder_channels(network: PreTrainedModel) -> list[int]:
+    """How many channels each of the `decoder_inputs` has, by a small pass in eval mode."""
+    mode, some = network.training, next(network.parameters())
+    side = 4 * coarsest_stride(network)
+    with torch.no_grad():
+        features = encode(network.eval(), torch.zeros(1, 3, side, side, device=some.device, dtype=some.dtype))
+    network.train(mode)
+    return [x.shape[1] for x in decoder_inputs(network, features)]
+
+
 def decode(network: PreTrainedModel, features: tuple[Tensor, ...]) -> Tensor:
     """Logits (B, K, h', w') at the resolution of the head; `decode(encode(x))` is the stock forward.
 

@@ -13,15 +13,16 @@ from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..config import Config, Optimizer, share_of_process
+from ..config import Config, Method, Optimizer, share_of_process
 from ..errors import ConfigError
 from ..evaluation.inference import float32_products
 from ..method.algorithms import ALGORITHMS
 from ..method.batch import Batch
 from ..method.context import StepContext
+from ..method.representation import Memory
 from ..method.step import student_views, total_loss, train_step, valid_pixels
 from ..method.student import Student
-from ..networks.adapters import decode, encode, encoder_depths
+from ..networks.adapters import decode, decoder_inputs, encode, encoder_depths
 from ..networks.low_precision import low_precision_weights
 from ..randomness import Stream, torch_seed
 from .schedules import ema_decay, learning_rate
@@ -36,22 +37,42 @@ class Teacher(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.memory: Memory | None = None  # U2PL's
 
     def forward(self, images: Tensor) -> Tensor:
         with low_precision_weights(self.network):
             return decode(self.network, encode(self.network, images))
 
+    def represent(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and the features of U2PL's representation head, (B, D, h', w')."""
+        with low_precision_weights(self):
+            features = decoder_inputs(self.network, encode(self.network, images))
+            return decode(self.network, features), self.memory.head(features)
+
     def train(self, mode: bool = True) -> "Teacher":
         return self  # always in eval mode
 
-    @torch.no_grad()
     def follow(self, network: nn.Module, decay: float) -> None:
-        """theta_T <- decay theta_T + (1 - decay) theta_S, running statistics included, counters left alone."""
-        pairs = [(own, other) for own, other in zip(self.network.parameters(), network.parameters())]
-        for own, other in zip(batch_norms(self.network), batch_norms(network)):
-            pairs += [(own.running_mean, other.running_mean), (own.running_var, other.running_var)]
-        own, other = zip(*pairs)
-        torch._foreach_lerp_(list(own), [tensor.detach() for tensor in other], 1 - decay)
+        """theta_T <- decay theta_T + (1 - decay) theta_S."""
+        move_average(self.network, network, decay)
+
+
+@torch.no_grad()
+def move_average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Moves an average of a module's weights, running statistics included, counters left alone."""
+    pairs = [(own, other) for own, other in zip(average.parameters(), module.parameters())]
+    for own, other in zip(batch_norms(average), batch_norms(module)):
+        pairs += [(own.running_mean, other.running_mean), (own.running_var, other.running_var)]
+    own, other = zip(*pairs)
+    torch._foreach_lerp_(list(own), [tensor.detach() for tensor in other], 1 - decay)
+
+
+def update_teacher(teacher: Teacher, student: Student, step: int, method: Method) -> None:
+    """The teacher follows the student, after or before the optimizer step."""
+    decay = ema_decay(step, method)
+    teacher.follow(student.network, decay)
+    if teacher.memory is not None:
+        move_average(teacher.memory.head, student.representation, decay)
 
 
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
@@ -135,19 +156,23 @@ def update(
 
     `student` is the prepared `Student`. Nothing here waits for the device.
     """
-    method, network = config.method, accelerator.unwrap_model(student).network
+    method, bare = config.method, accelerator.unwrap_model(student)
+    network = bare.network
     set_learning_rate(optimizer, step, config)
     if teacher is not None and method.ema_order == "before":
-        teacher.follow(network, ema_decay(step, method))
+        update_teacher(teacher, bare, step, method)
     labeler = pseudo_labeler(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None
-    thresholds = accelerator.unwrap_model(student).thresholds
+    thresholds = bare.thresholds
     adaptive = thresholds is not None and labeler is not None
     current = thresholds.current() if adaptive else None
     average, labelers = partial(accelerator.reduce, reduction="mean"), itertools.repeat(labeler)
     if method.normalizer == "valid" and config.run.batch.rounds > 1:
         rounds = list(rounds)
         average, labelers = count_all_rounds(accelerator, rounds, labeler, step, config, current)
-    context = StepContext(predict=partial(predict_with_student, network))
+    context = StepContext(
+        predict=partial(predict_with_student, network), progress=step / config.schedule.steps, average=average,
+        seed=torch_seed(config.run.seed, Stream.SHARED, step), processes=accelerator.num_processes, gather=accelerator.gather,
+    )  # fmt: skip
     sums: dict[str, Tensor] = {}
     for round_, (batch, labeler) in enumerate(zip(rounds, labelers)):
         # dropout and drop path: from seed, step and process, so that a step can be replayed
@@ -169,9 +194,10 @@ def update(
     sums["gradient"] = clip(accelerator, student, config.optimizer.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    average_running_statistics(accelerator, network)
+    for module in filter(None, (network, bare.representation)):  # what the teacher averages
+        average_running_statistics(accelerator, module)
     if teacher is not None and method.ema_order == "after":
-        teacher.follow(network, ema_decay(step, method))
+        update_teacher(teacher, bare, step, method)
     return sums
 
 

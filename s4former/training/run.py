@@ -21,6 +21,7 @@ from ..evaluation.inference import Setting
 from ..files import recover_replaced_folders, write_text
 from ..method.batch import Batch
 from ..method.checks import check_batch_norm, check_network, shuffle_grid
+from ..method.representation import Memory
 from ..method.student import Student
 from ..networks.adapters import compile_each, compile_network, forward_logits, freeze_encoder
 from ..networks.build import build_network
@@ -129,6 +130,8 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         check_network(config, network)
     teacher = Teacher(network) if config.method.teacher == "ema" else None
     student = Student(network, config.method)
+    if teacher is not None and student.representation is not None:
+        teacher.memory = Memory(student.representation, len(sources.classes), config.method.memory).to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
     else:
