@@ -40,15 +40,20 @@ FORMS = (str, str.casefold, lambda name: os.path.basename(name).casefold())  # i
 def pair_names(images: Collection[str], masks: Collection[str], forms: Sequence[Form] = FORMS) -> tuple[dict[str, str], str]:
     """Image -> its mask, and the tag that the images have.
 
-    Names are equal as they are, without tags, with letters of any case, or, last, without their folders: whichever pairs the most.
+    Names are equal as they are, without tags, or with letters of any case, whichever pairs the most; or, if nothing is, without
+    their folders.
     """
     best, best_tag = {}, ""
     for form in forms:
+        if best and form is FORMS[-1]:
+            break
+        drawn: dict[str, dict[str, str]] = {}  # tag -> masks without it
         for image_tag in tags_of(images, IMAGE_TAGS):
             left = unique_names(images, image_tag, form, bool(image_tag))
-            for mask_tag in tags_of(masks, MASK_TAGS):
-                right = unique_names(masks, mask_tag, form, False)
-                found = {left[name]: right[name] for name in left if name in right}
+            for mask_tag in drawn if image_tag else tags_of(masks, MASK_TAGS):
+                if mask_tag not in drawn:
+                    drawn[mask_tag] = unique_names(masks, mask_tag, form, False)
+                found = {left[name]: drawn[mask_tag][name] for name in left if name in drawn[mask_tag]}
                 if len(found) > len(best):
                     best, best_tag = found, image_tag
                 if len(best) == min(len(images), len(masks)):

@@ -208,6 +208,7 @@ CLASS_FILES: dict[str, Callable[[Path], Classes]] = {  # the first that is there
     "label_colors.txt": of_palette,
     "classes.json": of_json,
     "classes.txt": of_lines,
+    "codes.txt": of_lines,
     "_classes.csv": of_roboflow,
     "class_names.txt": of_labelme,
     "labels.txt": of_labelme,

@@ -91,14 +91,12 @@ class Layout:
                 taken = {*masks.values()}
                 photos = {name: path for name, path in move_out(files, images).items() if path not in taken}
                 found = pair_up(photos, masks)
-                if not images:  # whatever lies beside a folder of masks, but not in other folders
-                    tops = {os.path.dirname(name).partition("/")[0] for name in found}
-                    photos = {name: path for name, path in photos.items() if os.path.dirname(name).partition("/")[0] in tops}
                 used = {*found.values()}
-                yield Pairs(photos, found, [path for path in masks.values() if path not in used], self.known)
+                spare = [path for path in masks.values() if path not in used]
+                yield Pairs(photos if images else beside(photos, found), found, spare, self.known)
         if not self.masks:
-            masks = take_masks(images := dict(files))
-            yield Pairs(images, masks, known=self.known)
+            found = take_masks(photos := dict(files))
+            yield Pairs(beside(photos, found), found, known=self.known)
 
 
 BEFORE, AFTER = r"(?:(\w+?)[_-])?", r"(?:[_-](?:dir|png|jpe?g|tiff?))?(?:[_-]?(train\w*|val\w*|test\w*|Tr|Ts))?"
@@ -124,6 +122,12 @@ def find_pairs(folder: Path) -> Pairs:
     found = [pairs for layout in LAYOUTS for pairs in layout.pairs(files)]
     best = max(found, key=lambda pairs: len(pairs.masks))
     return best if best.masks else Pairs(move_out(files, IMAGES[0]) or files, {})
+
+
+def beside(photos: Files, found: Collection[str]) -> Files:
+    """The images in those folders of the first level in which some have a mask."""
+    tops = {os.path.dirname(name).partition("/")[0] for name in found}
+    return {name: path for name, path in photos.items() if os.path.dirname(name).partition("/")[0] in tops}
 
 
 def move_out(files: Files, folder: str) -> Files:

@@ -77,7 +77,7 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
             f"without an image: {plural(len(pairs.spare), 'mask')} of {pairs.spare[0].parent}, the first: {pairs.spare[0].name}"
             + (f"; the image that comes nearest is {images_by_stem[near[0]].name}" if near else "")
         )
-    divide(photos, [path for name in LISTS for path in (root / name, *root.glob(f"*/{name}")) if path.is_file()] if by_layout else [])
+    divide(photos, [path for name in LISTS for level in ("", "*/", "*/*/") for path in root.glob(level + name)] if by_layout else [])
     if not photos.parts["labeled"]:
         raise DataError(describe_unpaired(root, pairs, "no image to train on"))
     first = photos.parts["labeled"][0]
@@ -128,7 +128,7 @@ def divide(photos: Photos, lists: Sequence[Path]) -> None:
                 remarks.append(f"{word}/ is left alone, since {first}/ is there: {plural(len(masked), 'image')} with masks")
     pool += [row for row in rows.get("", []) if not row.mask]
     if masked := sum(bool(row.mask) for row in parts["unlabeled"]):
-        remarks.append(f"{plural(masked, 'mask')} of {words['unlabeled'][0]}/ are not read: images there are the pool")
+        remarks.append(f"{plural(masked, 'mask')} of {words['unlabeled'][0]}/ {'is' if masked == 1 else 'are'} not read: images there are the pool")
     parts = {part: [row for row in parts[part] if row.mask] for part in ("labeled", "validation")}
     layout = Layout(photos.root, pairs.images, pairs.masks, False, str(photos.root), str(photos.root))
     for part in parts:

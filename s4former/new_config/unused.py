@@ -36,7 +36,7 @@ def count_unused(root: Path, used: Collection[str]) -> list[str]:
     for kind, paths in sorted(kinds.items()):
         cure = next((cure for endings, cure in CURES.items() if kind in endings), "no kind of file that is read here")
         cure = "hidden files are no photos" if kind == "hidden" else cure
-        cure = "neither a photo of a part nor the mask of one" if kind in IMAGE_ENDINGS else cure
+        cure = "neither a photo of a part (such as unlabeled/) nor the mask of one" if kind in IMAGE_ENDINGS else cure
         remarks.append(f"not used: {plural(len(paths), 'file')} ({kind}), the first: {paths[0].name}; {cure}")
     return remarks
 

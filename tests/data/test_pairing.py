@@ -30,6 +30,7 @@ def files(text):
         ("IMG_A IMG_B", "img_a img_b", "IMG_A:img_a IMG_B:img_b"),
         ("site/a site/b", "a b", "site/a:a site/b:b"),
         ("u/a v/a v/b", "a b", "v/b:b"),  # which a is meant cannot be told
+        ("u/a v/b", "u/a w/b", "u/a:u/a"),  # where folders are the same on both sides, they are part of the name
         ("a_jpg.rf.0f1e2d3c4b5a6978", "a", "a_jpg.rf.0f1e2d3c4b5a6978:a"),
         ("0f1e2d3c-leaf", "leaf", "0f1e2d3c-leaf:leaf"),
         ("s2019_1 s2019_2", "s2020_1 s2020_2", ""),  # a number is no tag

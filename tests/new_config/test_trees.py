@@ -414,3 +414,13 @@ def test_a_config_that_is_refused_leaves_no_masks_behind(tmp_path, capsys):
     label_studio(tmp_path / "set")
     assert main([str(tmp_path / "set"), "-o", str(tmp_path / "mine.json"), "--classes", "a"]) == 1
     assert not list(tmp_path.glob("mine*"))
+
+
+def test_pictures_in_other_folders_than_the_pairs_are_no_pool_and_are_counted(tmp_path, capsys):
+    photo(tmp_path, *(f"set/in/{name}.jpg" for name in "abc"), "set/overlays/a.jpg", "set/pool/d.jpg")
+    mask(tmp_path, "set/in/a_mask.png", "set/in/b_mask.png", "set/pool/d_mask.png")
+    pairs, pool = told_pairs(tmp_path, str(tmp_path / "set"))
+    assert pairs == {(f"set/in/{name}.jpg", f"set/in/{name}_mask.png") for name in "ab"} and pool == ["set/in/c.jpg", "set/pool/d.jpg"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not used: 1 file (.jpg), the first: a.jpg; neither a photo of a part (such as unlabeled/) nor the mask of one" in said
+    assert "1 mask of pool/ is not read: images there are the pool" in said
