@@ -38,7 +38,8 @@ def draw_label_studio(root: Path, folder: Path) -> Pairs | None:
     labels = sorted({match[3] for match in layers.values()})
     ids = {"background": 0, **{label: index for index, label in enumerate(labels, 1)}}
     names = task_names(root, photos)
-    pairs = Pairs(photos, {}, [drawn[max(drawn)][0] for task, drawn in tasks.items() if task not in names])
+    spare = [drawn[max(drawn)][0] for task, drawn in tasks.items() if task not in names]
+    pairs = Pairs(photos, {}, spare, layout="Label Studio")
     for task, drawn in tasks.items():
         if name := names.get(task):
             pairs.masks[name] = folder / f"{name}.png"
@@ -46,8 +47,8 @@ def draw_label_studio(root: Path, folder: Path) -> Pairs | None:
             palette_png(draw_layers({path: ids[layers[path][3]] for path in drawn[max(drawn)]}), pairs.masks[name], ids)
     if not pairs.masks:
         raise DataError(
-            f"{root} holds labels of Label Studio, but nothing says which image the tasks {join_first(sorted(tasks))} are: export them as"
-            " JSON, too, and put that file and the images beside them, or call an image by its task, 1.jpg"
+            f"{root} holds labels of Label Studio, but nothing says which image the tasks {join_first(sorted(tasks))} are: export"
+            " them as JSON, too, and put that file and the images beside them, or call an image by its task, 1.jpg"
         )
     return pairs
 
@@ -67,8 +68,9 @@ def draw_layers(layers: Mapping[Path, int]) -> np.ndarray:
 
 def task_names(root: Path, photos: Files) -> dict[int, str]:
     """Task -> name of its image: by an export as JSON in the folder, else by images that are called by their task."""
-    by_file = {path.name: name for name, path in photos.items()} | {remove_tag(path.name, HASHES[1]): name for name, path in photos.items()}
-    found = {int(match[1]): name for name, path in photos.items() if (match := re.fullmatch(r"(?:task[-_])?(\d+)", path.stem))}
+    by_file = {file: name for name, path in photos.items() for file in (path.name, remove_tag(path.name, HASHES[1]))}
+    called = {name: re.fullmatch(r"(?:task[-_])?(\d+)", path.stem) for name, path in photos.items()}
+    found = {int(match[1]): name for name, match in called.items() if match}
     for path in (*sorted(root.glob("*.json")), *sorted(root.glob("*/*.json"))):
         with suppress(DataError):
             for task in read_json(path, list[dict[str, Any]], ""):

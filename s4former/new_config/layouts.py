@@ -5,13 +5,13 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from glob import has_magic
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..config import IGNORE_INDEX
 from ..data.class_names import CITYSCAPES_CLASSES, CITYSCAPES_TRAIN_IDS, VOC_CLASSES
 from ..data.lists import csv_lines, find_images, list_lines, strip_endings
 from ..data.masks import MASK_FOLDERS
-from ..data.pairing import Files, pair_up, take_masks
+from ..data.pairing import IMAGE_TAGS, Files, pair_up, remove_tag, take_masks
 from ..errors import DataError
 from ..files import read_text
 from .class_files import Classes
@@ -27,6 +27,7 @@ class Pairs:
     masks: Files
     spare: list[Path] = field(default_factory=list)
     known: Knowledge = lambda masks, ids: Classes()
+    layout: str = "as told"
 
 
 # ---- what is known of some layouts
@@ -60,7 +61,8 @@ def pets(masks: Sequence[Path], ids: Collection[int]) -> Classes:
 
 
 def segnet(masks: Sequence[Path], ids: Collection[int]) -> Classes:
-    return Classes(void={11: "void, in SegNet's folders of CamVid"} if max(set(ids) - {IGNORE_INDEX}, default=0) == 11 else {})
+    official = max(set(ids) - {IGNORE_INDEX}, default=0) == 11
+    return Classes(void={11: "void, in SegNet's folders of CamVid"} if official else {})
 
 
 def loveda(masks: Sequence[Path], ids: Collection[int]) -> Classes:
@@ -91,17 +93,18 @@ class Layout:
                 taken = {*masks.values()}
                 photos = {name: path for name, path in move_out(files, images).items() if path not in taken}
                 found = pair_up(photos, masks)
-                used = {*found.values()}
-                spare = [path for path in masks.values() if path not in used]
-                yield Pairs(photos if images else beside(photos, found), found, spare, self.known)
+                yield Pairs(photos if images else beside(photos, found), found, spare(photos, masks, found), self.known, self.name)
         if not self.masks:
             found = take_masks(photos := dict(files))
-            yield Pairs(beside(photos, found), found, known=self.known)
+            yield Pairs(beside(photos, found), found, known=self.known, layout=self.name)
 
 
 BEFORE, AFTER = r"(?:(\w+?)[_-])?", r"(?:[_-](?:dir|png|jpe?g|tiff?))?(?:[_-]?(train\w*|val\w*|test\w*|Tr|Ts))?"
 IMAGES = (rf"{BEFORE}(?:images?|imgs?|photos?|pictures?|rgb|org-img){AFTER}", "")
-MASKS = (*MASK_FOLDERS, "mask", "label", "annot(?:ation)?", "ann", "gts?|ground_?truths?", "(?:label|mask)_?(?:img|image)s?", "segmentations?|segs?|semantic", "[12]st_manual")  # fmt: skip
+MASKS = (
+    *MASK_FOLDERS, "mask", "label", "annot(?:ation)?", "ann", "gts?|ground_?truths?", "(?:label|mask)[_-]?(?:img|image)s?",
+    "segmentations?|segs?|semantic", "[12]st_manual",
+)  # fmt: skip
 LAYOUTS = (
     Layout("Cityscapes", ("leftImg8bit",), ("gtFine", "gtCoarse"), cityscapes),
     Layout("PASCAL VOC", ("JPEGImages",), tuple(f"SegmentationClass{which}" for which in ("", "PNG", "Aug")), voc),
@@ -111,8 +114,8 @@ LAYOUTS = (
     Layout("Oxford pets", ("images",), ("annotations/trimaps",), pets),
     Layout("ADE20K", ("images",), ("annotations",), ade20k),
     Layout("SegNet", ("",), (r"(\w+)annot",), segnet),
-    Layout("two folders", IMAGES, tuple(f"{BEFORE}(?:{masks}){AFTER}" for masks in MASKS)),
-    Layout("one folder"),
+    Layout("a folder of masks", IMAGES, tuple(f"{BEFORE}(?:{masks}){AFTER}" for masks in MASKS)),
+    Layout("masks beside images"),
 )
 
 
@@ -125,9 +128,20 @@ def find_pairs(folder: Path) -> Pairs:
 
 
 def beside(photos: Files, found: Collection[str]) -> Files:
-    """The images in those folders of the first level in which some have a mask."""
-    tops = {os.path.dirname(name).partition("/")[0] for name in found}
-    return {name: path for name, path in photos.items() if os.path.dirname(name).partition("/")[0] in tops}
+    """The images in those folders in which some have a mask, or below them: of the first level that is not the same for all."""
+    folders = {os.path.dirname(name) for name in found}
+    depth = len(PurePosixPath(os.path.commonpath(folders) if folders else "").parts) + 1
+    tops = {PurePosixPath(folder).parts[:depth] for folder in folders}
+    return {name: path for name, path in photos.items() if PurePosixPath(name).parent.parts[:depth] in tops}
+
+
+def spare(photos: Files, masks: Files, found: Files) -> list[Path]:
+    """Masks that belong to no image; X_color beside X_label is another one of X."""
+    bare = {remove_tag(name, tag) for name in photos for tag in ("", *IMAGE_TAGS)}
+    used = {*found.values()}
+    left = {name: path for name, path in masks.items() if path not in used}
+    starts = {name: (name[: match.start()] for match in re.finditer(r"[_. -]|$", name)) for name in left}
+    return [path for name, path in left.items() if bare.isdisjoint(starts[name])]
 
 
 def move_out(files: Files, folder: str) -> Files:
@@ -136,9 +150,9 @@ def move_out(files: Files, folder: str) -> Files:
         return files
     found: Files = {}
     for name, path in files.items():
-        rest, there = re.subn(rf"(?i)(?<![^/]){folder}/", lambda match: "/".join([*filter(None, match.groups()), ""]), name, count=1)
-        if there:
-            found.setdefault(rest, path)
+        if there := re.search(rf"(?i)(?<![^/]){folder}/", name):
+            kept = "".join(f"{group}/" for group in there.groups() if group)
+            found.setdefault(f"{name[: there.start()]}{kept}{name[there.end() :]}", path)
     return found
 
 
@@ -150,29 +164,33 @@ def pairs_of_globs(images: str, masks: str, root: Path) -> Pairs:
     found = []
     for key, pattern in (("--images", images), ("--masks", masks)):
         if not has_magic(pattern):
-            raise DataError(f"{key} is {pattern!r}; write a pattern in quotes, such as 'photos/*.jpg', with * for what both have in common")
+            raise DataError(
+                f"{key} is {pattern!r}; write a pattern in quotes, such as 'photos/*.jpg', with * for what both have in common"
+            )
         whole = pattern if os.path.isabs(pattern) else f"{root}/{pattern}"
         start = Path(re.split(r"[^/]*[*?[]", whole, maxsplit=1)[0])
         parts = {"**/": "(?:(.*)/)?", "**": "(.*)", "*": "([^/]*)", "?": "([^/])"}
         regex = re.compile("".join(parts.get(part) or re.escape(part) for part in re.split(r"(\*\*/|\*\*|\*|\?)", whole)))
-        files = {match: path for path in find_images(start, flat=False).values() if (match := regex.fullmatch(path.as_posix()))}
+        files = {path: match for path in find_images(start, flat=False).values() if (match := regex.fullmatch(path.as_posix()))}
         if not files:
             raise DataError(f"{key} is {pattern!r}; no image below {start} has such a name")
-        found.append({"/".join(filter(None, match.groups())): path for match, path in files.items()})
+        found.append({"/".join(filter(None, match.groups())): path for path, match in files.items()})
     photos, drawn = found
     used = {*drawn.values()}
     photos = {name: path for name, path in photos.items() if path not in used}
-    return Pairs(photos, {name: drawn[name] for name in photos if name in drawn}, [path for name, path in drawn.items() if name not in photos])
+    pairs = {name: drawn[name] for name in photos if name in drawn}
+    return Pairs(photos, pairs, [path for name, path in drawn.items() if name not in photos])
 
 
 def pairs_of_list(path: Path) -> Pairs:
-    """The images and masks of a list: an image, or an image, a tab (in a CSV, a comma) and its mask a line, as paths from the list."""
+    """The images and masks of a list with an image, or an image, a tab (in a CSV, a comma) and its mask in each line."""
     images, masks = {}, {}
     for line in list_lines(csv_lines(path) or read_text(path).splitlines()):
         image, *mask = [Path(os.path.abspath(path.parent / name.strip())) for name in line.split("\t")]
         for each in (image, *mask):
             if not each.is_file():
-                raise DataError(f"{path}: there is no file {each}; a line is an image, a tab, and its mask, as paths from the list or whole")
+                rule = "a line is an image, a tab, and its mask, as paths from the list or whole"
+                raise DataError(f"{path}: there is no file {each}; {rule}")
         name = strip_endings(image.as_posix().lstrip("/"))
         images[name] = image
         masks |= {name: mask[0]} if mask else {}

@@ -23,8 +23,8 @@ PARTS = {  # what the folder of a part may be called, numbers at the end aside; 
     "unlabeled": ("unlabeled", "unlabelled", "pool"),
     "validation": ("val", "validation", "valid", "test", "testing", "ts"),
 }
-TESTS = ("test", "testing", "ts")  # images without masks that may be learned from; those of val/ are somebody's to evaluate on
-LISTS = ("labeled.txt", "labelled.txt", "validation.txt", "val.txt", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt")
+TESTS = ("test", "testing", "ts")  # their images without masks go into the pool, those of val/ do not
+LISTS = ("labeled.txt", "labelled.txt", "validation.txt", "val.txt", *(f"ImageSets/Segmentation/{part}.txt" for part in ("train", "val")))
 
 
 @dataclass
@@ -72,17 +72,18 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
     inside = root.is_dir() and all(path.is_relative_to(root) for path in files)
     photos = Photos(root if inside else Path(os.path.commonpath([path.parent for path in files])), {}, pairs=pairs)
     if pairs.spare:
-        near = difflib.get_close_matches(pairs.spare[0].stem, images_by_stem := {path.stem: path for path in pairs.images.values()}, n=1)
+        by_stem = {path.stem: path.name for path in pairs.images.values()}
+        near = difflib.get_close_matches(pairs.spare[0].stem, by_stem, n=1)
         photos.remarks.append(
             f"without an image: {plural(len(pairs.spare), 'mask')} of {pairs.spare[0].parent}, the first: {pairs.spare[0].name}"
-            + (f"; the image that comes nearest is {images_by_stem[near[0]].name}" if near else "")
+            + (f"; the image that comes nearest is {by_stem[near[0]]}" if near else "")
         )
     divide(photos, [path for name in LISTS for level in ("", "*/", "*/*/") for path in root.glob(level + name)] if by_layout else [])
     if not photos.parts["labeled"]:
         raise DataError(describe_unpaired(root, pairs, "no image to train on"))
     first = photos.parts["labeled"][0]
     pair = [Path(path).relative_to(photos.root) for path in (first.image, first.mask)]
-    photos.remarks.insert(0, f"the first pair: {pair[0]} and its mask {pair[1]}")
+    photos.remarks.insert(0, f"layout: {pairs.layout}; the first pair: {pair[0]} and its mask {pair[1]}")
     if by_layout:
         listed = (path for row in photos.parts["labeled"] + photos.parts["validation"] for path in (row.image, row.mask))
         photos.remarks += count_unused(root, {*listed, *map(str, files)})
@@ -106,7 +107,7 @@ def part_word(name: str) -> str:
 
 
 def divide(photos: Photos, lists: Sequence[Path]) -> None:
-    """What each image is for: by the folder it lies in, else by lists; what has a mask is labelled, what has none is the pool."""
+    """What each image is for, by its folder or by lists; else what has a mask is labelled, and what has none is the pool."""
     pairs, remarks = photos.pairs, photos.remarks
     rows: dict[str, list[Sample]] = {}  # word -> samples
     for name, path in pairs.images.items():
@@ -121,8 +122,8 @@ def divide(photos: Photos, lists: Sequence[Path]) -> None:
             bare, masked = ([row for row in rows[word] if bool(row.mask) == has] for has in (False, True))
             left_out = part == "validation" and word == first and word not in TESTS
             if bare:
-                fate = "left out" if left_out else "put into the pool"
-                remarks.append(f"without a mask, so {fate}: {plural(len(bare), 'image')} of {word}/, the first: {Path(bare[0].image).name}")
+                fate, which = "left out" if left_out else "put into the pool", plural(len(bare), "image")
+                remarks.append(f"without a mask, so {fate}: {which} of {word}/, the first: {Path(bare[0].image).name}")
             pool += [] if left_out else bare
             if word != first and masked:
                 remarks.append(f"{word}/ is left alone, since {first}/ is there: {plural(len(masked), 'image')} with masks")

@@ -42,9 +42,9 @@ def count_unused(root: Path, used: Collection[str]) -> list[str]:
 
 
 def describe_unpaired(root: Path, pairs: Pairs, which: str) -> str:
-    """Why no image has a mask: what was found, what comes nearest to a pair, and what would make it one. which: "no image"."""
+    """Why no image has a mask: what was found, what comes nearest to a pair, and the rule. which: "no image"."""
     if root.is_dir() and (kind := polygon_format(root)):
-        return f"{root} holds annotations of {kind} and no masks; draw them first: s4former rasterize {root}, then new-config again"
+        return f"{root} holds annotations of {kind} and no masks; draw them first: s4former rasterize {root}, then this again"
     used = {path for name in pairs.masks for path in (pairs.images[name], pairs.masks[name])}
     files = [path for path in list_images(root) if path not in used]
     rule = (
@@ -56,20 +56,25 @@ def describe_unpaired(root: Path, pairs: Pairs, which: str) -> str:
     photos = [path for path in files if path not in set(masks)]
     if not masks or not photos:
         there = ", ".join(f"{name}/" for name in list_names(root)[:8] if (root / name).is_dir())
-        what = f"{plural(len(photos), 'image')} and no file that may be a mask" if not masks else f"{plural(len(masks), 'mask')}, but not their images"
+        what = f"{plural(len(masks), 'mask')}, but not their images"
+        what = what if masks else f"{plural(len(photos), 'image')} and no file that may be a mask"
         return f"{which} in {root} has a mask; found: {what}{f' (folders: {there})' if there else ''}; {rule}"
     by_stem = {path.stem: path for path in photos}
     mask, photo = next(
-        ((mask, by_stem[near[0]]) for mask in masks[:50] if (near := difflib.get_close_matches(mask.stem, by_stem, n=1, cutoff=0.3))),
+        (
+            (mask, by_stem[near[0]])
+            for mask in masks[:50]
+            if (near := difflib.get_close_matches(mask.stem, by_stem, n=1, cutoff=0.3))
+        ),
         (masks[0], photos[0]),
     )
     same = difflib.SequenceMatcher(None, photo.stem, mask.stem).find_longest_match()
     patterns = [
-        f"{path.parent.relative_to(root).as_posix()}/{path.stem[:start]}*{path.stem[start + same.size :]}{path.suffix}".removeprefix("./")
+        (path.parent.relative_to(root) / f"{path.stem[:start]}*{path.stem[start + same.size :]}{path.suffix}").as_posix()
         for path, start in ((photo, same.a), (mask, same.b))
     ]
     return (
-        f"{which} in {root} has a mask; the nearest are the image {photo.relative_to(root)} and the mask {mask.relative_to(root)};"
-        f" {rule}. Else say it with patterns, * for the same text in both: new-config {root} --images '{patterns[0]}' --masks"
+        f"{which} in {root} has a mask; the nearest are the image {photo.relative_to(root)} and the mask"
+        f" {mask.relative_to(root)}; {rule}. Else say it with patterns, * for the same text in both: new-config {root} --images '{patterns[0]}' --masks"
         f" '{patterns[1]}', or give a list file of lines image<TAB>mask instead of the folder"
     )

@@ -291,7 +291,7 @@ def test_a_tree_of_polygons_is_told_the_command_that_draws_them(kind, tmp_path, 
     photo(tmp_path / "set", *photos)
     text(tmp_path / "set", file, content)
     assert main([str(tmp_path / "set"), "-o", str(tmp_path / "mine.json")]) == 1
-    assert f"holds annotations of {name} and no masks; draw them first: s4former rasterize {tmp_path / 'set'}, then" in capsys.readouterr().err
+    assert f"holds annotations of {name} and no masks; draw them first: s4former rasterize {tmp_path / 'set'}, then this again" in capsys.readouterr().err
 
 
 def test_what_rasterize_draws_is_found(tmp_path, capsys):
