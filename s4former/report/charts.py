@@ -31,25 +31,37 @@ class Series:
 
 @dataclass(frozen=True)
 class Axes:
-    """Axes of a chart: x from 0, y from `low`."""
+    """Axes of a chart: x from 0, y from `low`, with `log` as logarithms."""
 
     right: float
     top: float
     low: float = 0.0
+    log: bool = False
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """The place of a value in the chart, SVG units."""
-        across, up = x / (self.right or 1), (y - self.low) / ((self.top - self.low) or 1)
+        """The place of a value in the chart, SVG units; on the axis, where it is below."""
+        low, top, y = (math.log(value) if self.log else value for value in (self.low, self.top, max(y, self.low)))
+        across, up = x / (self.right or 1), (y - low) / ((top - low) or 1)
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
-    def draw(self, chart: Element, percent: bool) -> Element:
-        """Adds grid lines, and numbers along both axes; returns the chart."""
-        for value in ticks(self.low, self.top):
+    def draw(self, chart: Element, percent: bool, burn_in: float = 0) -> Element:
+        """Adds grid lines, numbers along both axes, and where the pool comes in; returns the chart."""
+        phases = []
+        if 0 < burn_in < self.right:
+            x = self.at(burn_in, self.low)[0]
+            box = {"x": LEFT, "y": TOP, "width": x - LEFT, "height": HEIGHT - TOP - BOTTOM}
+            add(chart, "rect", title=f"burn-in: labels alone until step {burn_in:g}", class_="burn-in", **box)
+            add(chart, "line", class_="pool", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM)
+            phases = [("labels alone", LEFT + 5, burn_in), ("with the pool", x + 5, self.right - burn_in)]
+            phases = [(words, left) for words, left, length in phases if length > 0.2 * self.right]  # else there is no room
+        for value in log_ticks(self.low, self.top) if self.log else ticks(self.low, self.top):
             y = self.at(0, value)[1]
             add(chart, "line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y)
             add(chart, "text", format_number(value, percent), x=LEFT - 8, y=y + 4, text_anchor="end")
         for value in ticks(0, self.right, 5):
-            add(chart, "text", format_number(value), x=self.at(value, 0)[0], y=HEIGHT - 8, text_anchor="middle")
+            add(chart, "text", format_number(value), x=self.at(value, self.low)[0], y=HEIGHT - 8, text_anchor="middle")
+        for words, left in phases:
+            add(chart, "text", words, class_="phase", x=left, y=TOP + 9)
         return chart
 
 
@@ -61,6 +73,13 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.7 * rough)
     return [round(number * step, 10) for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten from low to high, the powers alone where there are many."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(powers) < 4 else (1,)
+    return [value for power in powers for factor in factors if low <= (value := factor * 10.0**power) <= high]
 
 
 def downsample(points: Points, most: int = MAX_POINTS) -> Points:
@@ -94,23 +113,40 @@ def path(points: Points) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def curves(series: Sequence[Series], *, percent: bool = False, until: float = 0) -> Element | None:
-    """Curves over steps from 0 to `until`, with dots where there are few points; None without points."""
+def curves(
+    series: Sequence[Series], *, percent: bool = False, until: float = 0, burn_in: float = 0, scale: str = "zero"
+) -> Element | None:
+    """Curves over steps from 0 to `until`, with dots where there are few points; None without points.
+
+    scale: of the y axis. "zero": from 0. "late": so that what the later half of the points does fills the chart, and what lies
+    below is cut off. "log": logarithms, over three powers of ten at most.
+    """
     values = [value for each in series for _, value in each.points]
     if not values:
         return None
     axes = Axes(until, max(values) * 1.08 or 1.0, min(0, *values))
-    chart = axes.draw(svg(), percent)
+    if scale == "late":
+        late = [value for each in series for _, value in each.points[len(each.points) // 2 :]]
+        low, high = min(late), max(values)
+        axes = Axes(until, high + 0.1 * (high - low or 1e-3), max(0.0, low - 0.25 * (high - low or 1e-3)))
+    elif scale == "log" and max(values) > 0:
+        axes = Axes(until, max(values) * 1.3, max(min(value for value in values if value > 0) / 1.3, max(values) / 1e3), log=True)
+    chart = axes.draw(svg(), percent, burn_in)
     for each in series:
-        places = [axes.at(*point) for point in downsample(each.points)]
+        points = downsample(each.points)
+        above = [value >= axes.low for _, value in points]
+        # a line ends on the axis where it goes below, and does not run along it
+        points = [point for place, point in enumerate(points) if any(above[max(0, place - 1) : place + 2])]
+        places = [axes.at(*point) for point in points]
         add(chart, "polyline", class_="curve", style=f"stroke:{each.colour}", points=path(places))
-        for (x, y), (step, value) in zip(places, each.points if len(each.points) <= 40 else []):
-            title = f"{each.name}, step {step:g}: {format_number(value, percent)}"
-            add(chart, "circle", title=title, cx=x, cy=y, r=3, style=f"fill:{each.colour}")
+        for (x, y), (step, value) in zip(places, points if len(points) <= 40 else []):
+            if value >= axes.low:
+                title = f"{each.name}, step {step:g}: {format_number(value, percent)}"
+                add(chart, "circle", title=title, cx=x, cy=y, r=3, style=f"fill:{each.colour}")
     return chart
 
 
-def stacked(series: Sequence[Series], until: float) -> Element:
+def stacked(series: Sequence[Series], until: float, burn_in: float = 0) -> Element:
     """Shares stacked over common steps up to `until`, the first series at the bottom."""
     steps, layers = [x for x, _ in downsample(series[0].points)], [[y for _, y in downsample(each.points)] for each in series]
     axes, chart, floor = Axes(until, max(map(sum, zip(*layers))) * 1.05 or 1.0), svg(), [0.0] * len(steps)
@@ -119,7 +155,7 @@ def stacked(series: Sequence[Series], until: float) -> Element:
         outline = [axes.at(*place) for place in [*zip(steps, ceiling), *reversed([*zip(steps, floor)])]]
         add(chart, "polygon", title=each.name, style=f"fill:{each.colour}", points=path(outline))
         floor = ceiling
-    return axes.draw(chart, percent=True)
+    return axes.draw(chart, percent=True, burn_in=burn_in)
 
 
 def histogram(shares: Sequence[float], threshold: float, before: Sequence[float]) -> Element:

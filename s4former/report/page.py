@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..config import Config, flatten, from_dict, to_dict
+from ..evaluation.modes import compare_modes
 from ..evaluation.pictures import display_colours, has_background
 from ..files import write_text
 from .charts import Series, curves, format_number, histogram, matrix, sparkline, stacked
@@ -50,10 +51,12 @@ def render_report(run: Run) -> str:
     colours = ["#%02x%02x%02x" % tuple(colour) for colour in display_colours(run.classes, data).tolist()]
     classes = [Series(name, run.curve("teacher", "share", name), colour) for name, colour in zip(run.classes, colours)]
     start, starts, defaults = run.last("start"), len(run.entries["start"]), flatten(to_dict(Config()))
-    steps = run.config["schedule"]["steps"]
+    steps, method = run.config["schedule"]["steps"], run.config["method"]
+    modes, flag = compare_modes(run.config["evaluation"], run.last(f"evaluation/{run.roles[0]}")) if run.roles else ("", "")
     resumed = [("resumed", f"{starts - 1} times")] if starts > 1 else []
     return environment.get_template("page.html").render(
-        run=run, start=start, until=max(steps, run.step), steps=steps, **curve_series(run), role_colours=ROLE_COLOURS,
+        run=run, start=start, until=max(steps, run.step), steps=steps, modes=modes, flag=flag,
+        burn_in=method["burn_in"] if method["teacher"] != "none" else 0, **curve_series(run), role_colours=ROLE_COLOURS,
         classes=classes, background=run.classes[0] if has_background(run.classes) else None,
         pseudo_steps=pseudo_steps(run), mistakes=most_frequent_mistakes(run), folder=shlex.quote(str(run.folder)),
         role_columns=[(role, f"{role}.png") for role in run.roles], written=time.strftime("%Y-%m-%d %H:%M"),
@@ -80,6 +83,7 @@ def pseudo_steps(run: Run) -> list[tuple[str, str]]:
     """Column titles and file endings of pseudo labels at steps evenly spaced, at most MAX_STEPS."""
     steps = sorted({path.stem.rsplit("-", 1)[1] for path in (run.folder / "panels").glob("unlabeled-*.png")})
     steps = [step for step in steps if int(step) <= run.step]  # a run that was resumed from before has later ones
+    steps = [step for step in steps if int(step) > run.config["method"]["burn_in"]] or steps[-1:]  # before, there are hardly any
     count = min(MAX_STEPS, len(steps))
     steps = [steps[round(i * (len(steps) - 1) / max(1, count - 1))] for i in range(count)]
     return [(f"step {int(step)}", f"{step}.png") for step in steps]

@@ -1,6 +1,6 @@
 """Pictures of fixed images: some evaluation images, and some of the unlabelled pool with their pseudo labels over time.
 
-    panels/evaluation-0-image.jpg   -truth.png   -teacher.png   -student.png     of the last evaluation
+    panels/evaluation-0-image.jpg   -truth.png   -teacher.png   -student.png   -wrong.jpg   of the last evaluation
            unlabeled-0-image.jpg    -00000400.png  -00000800.png                 pseudo labels by step
 
 They are small, with the colours of pictures.py; what has no label is transparent.
@@ -24,6 +24,7 @@ from .run import Training, eval_mode
 PANELS = 4  # images of either kind
 ROWS = 6  # of predictions.png
 SIDE = 320  # longest side of a panel, pixels
+WRONG = (206, 46, 32)  # red, of pixels that are predicted wrongly
 
 
 def draw_panels(training: Training) -> None:
@@ -39,6 +40,8 @@ def draw_panels(training: Training) -> None:
             maps = {role: predict(network, item.image, setting) for role, network in networks.items()}
             for column, labels in {"truth": item.labels, **maps}.items():
                 save_labels(labels, colours, folder / f"{name}-{column}.png")
+            first = maps[next(iter(networks))].cpu()
+            save_photo(wrong_pixels(item.image, item.labels, first), folder / f"{name}-wrong.jpg")
         role, threshold = training.pseudo_labeler or ("", 0.0)
         for number, index in enumerate(spread(len(pool), PANELS) if role else []):
             try:
@@ -74,6 +77,13 @@ def save_photo(image: Tensor, path: Path) -> None:
     picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     picture.save(path, quality=85)
+
+
+def wrong_pixels(image: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
+    """The image (3, H, W) uint8 in pale greys, and red where it has a label (H, W) and another is predicted."""
+    grey = (0.45 * image.float().mean(dim=0) + 140).clamp(max=255).expand(3, -1, -1)
+    wrong, red = (labels != IGNORE_INDEX) & (labels != predicted), torch.tensor(WRONG)[:, None, None]
+    return torch.where(wrong, 0.25 * grey + 0.75 * red, grey).round().to(torch.uint8)
 
 
 def save_labels(labels: Tensor, colours: np.ndarray, path: Path) -> None:

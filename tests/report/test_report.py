@@ -14,7 +14,7 @@ from PIL import Image
 
 from s4former.config import from_dict, to_dict
 from s4former.report.command import main
-from s4former.report.charts import Series, curves, downsample, format_number, histogram, matrix, stacked, ticks
+from s4former.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Series, curves, downsample, format_number, histogram, matrix, stacked, ticks
 from s4former.report.page import render_report, write_report
 from s4former.report.run import ReportError, read_run
 
@@ -106,6 +106,26 @@ def test_a_curve_goes_through_its_points():
     assert curves([Series("a", [], "red")]) is None
 
 
+def test_a_late_axis_shows_what_the_later_half_does_and_a_logarithmic_one_ratios():
+    points = [(1, 0.05), (2, 0.3), (3, 0.5), (4, 0.52), (5, 0.51), (6, 0.53)]
+    (first, *_, near, last) = places(curves([Series("a", points, "red")], until=6, scale="late").find("polyline"))
+    plain = places(curves([Series("a", points, "red")], until=6).find("polyline"))
+    assert near[1] - last[1] > 5 * (plain[-2][1] - plain[-1][1]) > 0
+    assert first[1] == HEIGHT - BOTTOM  # what lies below is cut off
+    chart = curves([Series("a", [(0, 1.0), (1, 0.1), (2, 0.01), (3, 0.0)], "red")], until=3, scale="log")
+    ys = [y for _, y in places(chart.find("polyline"))]
+    assert ys[1] - ys[0] == pytest.approx(ys[2] - ys[1], abs=0.2) and ys[3] == HEIGHT - BOTTOM
+    assert {"1", "0.1", "0.01"} <= {text.text for text in chart.findall("text")}
+
+
+def test_the_burn_in_is_marked_on_the_time_axis():
+    chart = curves([Series("a", [(0, 0.0), (10, 1.0)], "red")], until=10, burn_in=5)
+    (band,), (line,) = ([each for each in chart if each.get("class") == kind] for kind in ("burn-in", "pool"))
+    assert float(band.get("x")) + float(band.get("width")) == float(line.get("x1")) == pytest.approx((LEFT + WIDTH - RIGHT) / 2)
+    assert {"with the pool", "labels alone"} <= {each.text for each in chart.findall("text")}
+    assert not [each for each in curves([Series("a", [(0, 0.0), (10, 1.0)], "red")], until=10) if each.get("class") == "burn-in"]
+
+
 def test_stacked_shares_lie_on_each_other():
     series = [Series("a", [(0, 0.2), (4, 0.4)], "red"), Series("b", [(0, 0.2), (4, 0.0)], "blue")]
     lower, upper = stacked(series, until=4).findall("polygon")
@@ -151,7 +171,17 @@ def test_the_report_holds_scores_cost_lists_versions_config_and_commands(run):
 
 def test_a_run_that_is_training_or_was_killed_shows_its_step_and_how_to_resume(tmp_path):
     text = text_of(write_run(tmp_path / "run", steps=400, until=3))
-    assert "step 3 of 400 when this was written" in text and "python train_semi.py --config mine.json --resume" in text
+    assert "step 3 of 400 at 20" in text and '<meta http-equiv="refresh"' in text and "python train_semi.py --config mine.json --resume" in text
+
+
+def test_the_end_of_a_run_names_the_better_way_of_reading_images_with_its_flag(run):
+    assert "--sliding-window" not in text_of(run) and "refresh" not in text_of(run)
+    lines = (run / "log.jsonl").read_text().splitlines()[:-1]
+    last = {**score(0.45), "other_mode": {"mode": "sliding", "mean_iou": 0.5}}
+    (run / "log.jsonl").write_text("\n".join([*lines, json.dumps({"kind": "evaluation/teacher", "step": 4, "time": 0.0, **last})]) + "\n")
+    text = text_of(run)
+    assert "Teacher on windows 50.00 mIoU, whole images 45.00: better with <code>--sliding-window</code>." in text
+    assert text.count(" --sliding-window</pre>") == 2
 
 
 def test_a_run_without_a_teacher_has_a_report_without_one(tmp_path):
