@@ -17,17 +17,16 @@ from .lists import list_fingerprint, list_lines, strip_endings
 
 
 class Published(NamedTuple):
-    """What identifies a list, and where UniMatch's repository keeps it below its folder splits/, if it does."""
+    """What identifies a list."""
 
     images: int
     sha256: str
-    unimatch: str = ""
 
 
 # The names are those of the files below ROOT/splits, as the configs have them. In each family, the number is that of
 # the labelled images; COCO's lists go by their share of train2017.
 PUBLISHED = {
-    row["name"]: Published(int(row["images"]), row["sha256"], row["unimatch"])
+    row["name"]: Published(int(row["images"]), row["sha256"])
     for row in csv.DictReader(read_text(Path(__file__).with_name("published_lists.csv")).splitlines())
 }
 
@@ -45,7 +44,7 @@ def parse_ids(lines: Iterable[str]) -> list[str]:
 def identify_list(ids: Iterable[str]) -> str | None:
     """The name of the published list that has exactly these ids, in any order; None if there is none."""
     fingerprint = list_fingerprint(image_id(name) for name in ids if name.strip())
-    same = (name for name, known in PUBLISHED.items() if known[:2] == (fingerprint["images"], fingerprint["sha256"]))
+    same = (name for name, known in PUBLISHED.items() if known == (fingerprint["images"], fingerprint["sha256"]))
     return next(same, None)
 
 

@@ -1,7 +1,7 @@
 """Makes a benchmark ready to train on, and verifies it.
 
     s4former prepare voc --download --lists my/splits
-    s4former prepare cityscapes --archives ~/Downloads --lists-url https://...
+    s4former prepare cityscapes --archives ~/Downloads --lists my/splits
     s4former prepare coco --root data/coco --masks instances
 
 It takes what is there, unpacks or downloads what is missing, makes the masks, counts, and puts the published lists that
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         prepared = PREPARE[options.benchmark](options)
-        lists = collect_lists(options.benchmark, prepared, options.lists, options.lists_url)
+        lists = collect_lists(options.benchmark, prepared, options.lists)
     except (DataError, OSError) as error:  # OSError: a disk that is full, a folder that cannot be written
         print(f"prepare: {describe_error(error)}", file=sys.stderr)
         return 1
@@ -50,8 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--root", type=expanded, help="where the data lie or shall lie (data; data/cityscapes; data/coco)")
     add("--archives", type=expanded, help="the folder of the downloaded archives (the root)")
     add("--download", action="store_true", help="fetch missing archives (VOC 1.9 GiB; COCO 19 GiB)")
-    add("--lists", type=expanded, help="a folder with published lists, in any layout; found by content")
-    add("--lists-url", default="", help="an address with published lists, ours or UniMatch's layout")
+    add("--lists", type=expanded, help="a folder with published lists, in any layout, such as a checkout of UniMatch; found by content")
     add("--sbd", type=expanded, help="voc: SBD's archive or folder, or a SegmentationClassAug folder; for blend lists only")
     add("--masks", choices=("instances", "panoptic"), default="instances", help="coco: annotations to draw from")
     add("--processes", type=int, default=os.cpu_count() or 1, help="how many make masks (one for each core)")
@@ -76,7 +75,7 @@ def summary(benchmark: str, prepared: Any, lists: Sequence[str]) -> str:
     if lists:
         lines.append("published lists, verified: " + ", ".join(lists))
     if absent := [name for name in lists_of_benchmark(benchmark) if name not in lists]:
-        lines.append("not here (--lists FOLDER or --lists-url URL brings them): " + ", ".join(absent))
+        lines.append("not here (--lists FOLDER brings them): " + ", ".join(absent))
     if any(name.startswith("voc_blend") for name in lists) and not (prepared.root / "SegmentationClassAug").is_dir():
         lines.append("the voc_blend lists need the masks of SBD too: --sbd brings them; voc_classic does not")
     lines.append(f"train: accelerate launch train_semi.py --config {BENCHMARKS[benchmark][1]} data.root={prepared.root}")

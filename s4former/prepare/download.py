@@ -26,7 +26,6 @@ BLOCK = 1 << 20  # bytes read at a time
 ATTEMPTS = 5  # connections that may break off without a byte of progress
 TIMEOUT = 60  # seconds without a byte after which a connection counts as broken
 PAUSE = 2.0  # seconds before a broken connection is tried again
-LARGEST_TEXT = 1 << 23  # bytes; the longest published list is a hundredth of it
 CONNECTION_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 ARCHIVE_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
 
@@ -121,19 +120,6 @@ def size_of(path: Path) -> int:
 
 def reason_of(error: Exception) -> str:
     return str(getattr(error, "reason", error)) or type(error).__name__
-
-
-def read_url(url: str) -> str | None:
-    """A short text from the web; None if there is no such file (404)."""
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-            return answer.read(LARGEST_TEXT).decode()
-    except (*CONNECTION_ERRORS, ValueError) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
-            if error.code == 404:
-                return None
-        raise DataError(f"{url} cannot be read: {reason_of(error)}; check the address and the connection") from None
 
 
 # ---- unpacking

@@ -8,7 +8,7 @@ from folders import error_message
 from web_server import packed, serving
 
 from s4former.prepare import download
-from s4former.prepare.download import Archive, check_space, fetch, read_url, unpack
+from s4former.prepare.download import Archive, check_space, fetch, unpack
 
 CONTENT = bytes(range(256)) * 40
 
@@ -98,16 +98,6 @@ def test_the_disk_is_looked_at_first(archive, server, tmp_path, monkeypatch):
     )
     assert not server.asked
     assert check_space(tmp_path, 5 * 2**20, "masks") is None
-
-
-def test_texts_are_read_and_a_missing_one_is_none(server, tmp_path):
-    (tmp_path / "web" / "92.txt").write_text("a\nb\n")
-    assert read_url(f"{server.url}/92.txt") == "a\nb\n"
-    assert read_url(f"{server.url}/93.txt") is None
-    assert "127.0.0.1:9/92.txt cannot be read: [Errno 111]" in error_message(read_url, "http://127.0.0.1:9/92.txt")
-    assert error_message(read_url, "lists/92.txt") == (
-        "lists/92.txt cannot be read: unknown url type: 'lists/92.txt'; check the address and the connection"
-    )
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])

@@ -40,7 +40,7 @@ def known(monkeypatch):
     lists = {"voc_classic/1464": TRAIN, "voc_val_1449": VAL, "voc_classic/92": TRAIN[:1], "voc_classic/183": TRAIN[1:]}
     pool = {"voc_train_aug_10582": [*TRAIN, "2007_000004"]}
     for name, names in (lists | pool).items():
-        monkeypatch.setitem(PUBLISHED, name, Published(**list_fingerprint(names), unimatch=PUBLISHED[name].unimatch))
+        monkeypatch.setitem(PUBLISHED, name, Published(**list_fingerprint(names)))
 
 
 def in_memory(picture, kind="PNG"):
@@ -84,7 +84,7 @@ def test_voc_is_downloaded_unpacked_and_trained_on_without_sbd(voc_archive, serv
     assert list(prepared.splits.values()) == [TRAIN, VAL]
     write(tmp_path / "mine" / "pascal" / "92" / "labeled.txt", f"JPEGImages/{TRAIN[0]}.jpg SegmentationClass/x.png")
     write(tmp_path / "mine" / "pascal" / "92" / "unlabeled.txt", TRAIN[1], "2007_000004")
-    lists = collect_lists("voc", prepared, tmp_path / "mine", "")
+    lists = collect_lists("voc", prepared, tmp_path / "mine")
     assert lists == ["voc_classic/92", "voc_classic/1464", "voc_train_aug_10582", "voc_val_1449"]
     data = Data(
         source="voc", root=str(tmp_path / "data" / "VOCdevkit"), labeled="splits/voc_classic/92.txt",
@@ -132,24 +132,6 @@ def test_an_archive_with_other_files_is_refused(voc_archive, tmp_path):
     message = error_message(voc, options(tmp_path / "data", archives=tmp_path / "web"), voc_archive, counts)
     assert message.startswith("after unpacking VOCtrainval_11-May-2012.tar, other files are there than expected: ")
     assert message.endswith("/JPEGImages/*.jpg: 4 of 5; get it again")
-
-
-def test_lists_come_from_an_address_and_a_wrong_one_is_refused(voc_archive, server, known, tmp_path):
-    prepared = voc(options(tmp_path / "data", archives=tmp_path / "web"), voc_archive, VOC_COUNTS)
-    web = tmp_path / "web" / "splits"
-    write(web / "voc_classic" / "183.txt", *TRAIN[1:])  # our layout
-    write(web / "pascal" / "92" / "labeled.txt", f"JPEGImages/{TRAIN[0]}.jpg SegmentationClass/x.png")  # UniMatch's
-    write(web / "pascal" / "92" / "unlabeled.txt", TRAIN[1], "2007_000004")
-    lists = collect_lists("voc", prepared, None, f"{server.url}/splits/")
-    assert lists[:2] == ["voc_classic/92", "voc_classic/183"] and "voc_train_aug_10582" in lists
-    assert (prepared.root / "splits" / "voc_classic" / "92.txt").read_text() == f"{TRAIN[0]}\n"
-    write(web / "voc_classic" / "183.txt", *TRAIN[:1])
-    assert error_message(collect_lists, "voc", prepared, None, f"{server.url}/splits").startswith(
-        f"{server.url}/splits/voc_classic/183.txt: this is voc_classic/92, not voc_classic/183; "
-    )
-    assert f"--lists-url is '{server.url}/none', but no published list of voc is there" in error_message(
-        collect_lists, "voc", prepared, None, f"{server.url}/none"
-    )
 
 
 # ---- Cityscapes
@@ -297,7 +279,7 @@ def test_the_command_prepares_and_says_how_to_go_on(voc_archive, known, tmp_path
         "       1 images  data/VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt",
     ]
     assert lines[4] == "published lists, verified: voc_classic/1464, voc_val_1449"
-    assert lines[5].startswith("not here (--lists FOLDER or --lists-url URL brings them): voc_classic/92, ")
+    assert lines[5].startswith("not here (--lists FOLDER brings them): voc_classic/92, ")
     assert lines[6] == "train: accelerate launch train_semi.py --config configs/voc_92.json data.root=data/VOCdevkit/VOC2012"
 
 
