@@ -11,6 +11,10 @@ HEIGHT, WIDTH = 16, 24
 PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0] + [7] * 759
 
 
+def picture(height=20, width=31, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
 def save_image(path, height=HEIGHT, width=WIDTH):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(path)

@@ -7,6 +7,7 @@ import torch
 from s4former.config import Method, Model, from_dict
 from s4former.method.batch import Batch, Strong
 from s4former.method.boxes import cutmix_box
+from s4former.method.mixing import MixContext
 from s4former.networks.build import build_network
 
 CLASSES = {i: f"class {i}" for i in range(5)}
@@ -70,3 +71,12 @@ def method_of(shuffle=True, pasa=True, ncr=True, **fields):
 
 def config_of(**sections):
     return from_dict({"data": {"source": "shapes", "crop": [32, 64]}, **sections})
+
+
+def partners(batch, group):
+    return torch.tensor([first + (i + 1) % group for first in range(0, batch, group) for i in range(group)])
+
+
+def place(mix="cutmix", positions=4, group=4, seed=0, step=0, probability=1.0, size=(16, 24)):
+    return MixContext(seed=seed, step=step, positions=list(range(positions)), partner=partners(positions, group).tolist(), size=size,
+                 group=group, probability=probability, classes=5, labeled=3)  # fmt: skip

@@ -1,11 +1,12 @@
 import collections
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from folders import HEIGHT, WIDTH, save_image, save_mask, write
 from scripts import TINY
+from tiny_batches import parts, same, steps_of
 
 from s4former.config import from_dict
 from s4former.data.batches import StepDataset, ValidationSet, labeled_indices, mix_partners, shuffled_index
@@ -14,28 +15,6 @@ from s4former.data.sources import load_sources
 from s4former.errors import DataError
 from s4former.method.mixing import MIXES, gather, mix_pseudo
 from s4former.method.pseudo import pseudo_label
-
-
-def steps_of(process=0, processes=1, device_colour=False, **sections):
-    tree = {**TINY, **{name: {**TINY.get(name, {}), **values} for name, values in sections.items()}}
-    config = from_dict(tree)
-    return StepDataset(config, load_sources(config.data), (2, 3), process, processes, device_colour=device_colour)
-
-
-def same(one, other):
-    return all(
-        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-        for a, b in zip(parts(one).values(), parts(other).values(), strict=True)
-    )
-
-
-def parts(batch):
-    """Every part of a batch by name, those of the strong views with the view's number."""
-    flat = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "strong"}
-    for number, view in enumerate(batch.strong):
-        flat |= {f"images{number}": view.images, f"orders{number}": view.orders}
-        flat |= {f"{name}{number}": value for name, value in view.mix.items()}
-    return flat
 
 
 def test_a_batch_is_a_function_of_seed_and_step():

@@ -7,7 +7,7 @@ import typing
 import numpy as np
 import pytest
 from PIL import Image
-from test_geometry import picture
+from folders import picture
 
 from s4former.config import Method
 from s4former.data.colour import (

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from folders import picture
 from PIL import Image
 
 from s4former.config import Data
@@ -9,10 +10,6 @@ from s4former.data.colour import photometric
 from s4former.data.geometry import crop_image, crop_mask, crop_pair, draw_geometry, resized_size, shows_several_classes
 
 SMALL = Data(crop=(16, 24), resize=(96, 24))
-
-
-def picture(height=20, width=31, seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def halves(height=20, width=31):

@@ -2,7 +2,7 @@
 
 import signal
 
-from test_batches import same, steps_of
+from tiny_batches import same, steps_of
 
 from s4former.data.loader import SIGTERM_GRACE, set_worker_signals, step_loader
 

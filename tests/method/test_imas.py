@@ -3,8 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_mixing import place
-from tiny_networks import batch_of, changed
+from tiny_networks import batch_of, changed, place
 
 from s4former.config import ConfigError, Method, from_dict
 from s4former.method import imas

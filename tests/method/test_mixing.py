@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_networks import partners, place
 
 from s4former.config import IGNORE_INDEX
 from s4former.method.mixing import (
     ERASED,
     MIXES,
-    MixContext,
     adaptive_cutmix,
     cutmix,
     cutmix_box,
@@ -25,10 +25,6 @@ def boxes_of(batch, height, width, seed=0):
     return torch.stack([cutmix_box(height, width, generator) for _ in range(batch)])
 
 
-def partners(batch, group):
-    return torch.tensor([first + (i + 1) % group for first in range(0, batch, group) for i in range(group)])
-
-
 def mix_source(boxes, partner):
     """CutMix's map; what the teacher said does not matter to it."""
     return cutmix({"boxes": boxes, "partner": partner}, random_pseudo(len(boxes)), boxes.shape[-2:])
@@ -39,11 +35,6 @@ def random_pseudo(batch=4, height=16, width=24, classes=5):
     return pseudo_label(
         5 * torch.randn(batch, classes, height, width, generator=generator), torch.ones(batch, height, width) > 0, 0.5
     )
-
-
-def place(mix="cutmix", positions=4, group=4, seed=0, step=0, probability=1.0, size=(16, 24)):
-    return MixContext(seed=seed, step=step, positions=list(range(positions)), partner=partners(positions, group).tolist(), size=size,
-                 group=group, probability=probability, classes=5, labeled=3)  # fmt: skip
 
 
 def coded(batch=4, height=16, width=24):

@@ -9,7 +9,7 @@ import tiny_networks
 import torch
 from safetensors.torch import save_file
 from exported import runs_alone
-from test_dpt import CONFIGS, images
+from tiny_dino import CONFIGS, images
 from transformers import AutoModelForSemanticSegmentation
 
 from s4former.config import Method, Model, from_dict, load

@@ -1,15 +1,14 @@
 """DINOv2, DINOv2 with registers and DINOv3 under DPT; and what the method asks of them there and under UperNet."""
 
-import inspect
 import json
 import math
-from pathlib import Path
 
 import pytest
 import tiny_networks
 import torch
 import torch.nn.functional as F
 from exported import runs_alone
+from tiny_dino import CLASSES, CONFIGS, PREFIX, SHAPE, SMALL, build, encoders, images, model_of, needs_keywords, tiny
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     AttentionInterface,
@@ -22,7 +21,6 @@ from transformers import (
     DINOv3ViTConfig,
 )
 from transformers.masking_utils import sdpa_mask
-from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 
 from s4former.config import Method, Model, from_dict, load
 from s4former.errors import ConfigError
@@ -37,41 +35,7 @@ from s4former.networks.dpt import DinoDptConfig, DinoDptForSemanticSegmentation,
 from s4former.networks.encoder_weights import IMAGENET
 from s4former.training.engine import Teacher, build_optimizer
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
-CLASSES = 5
-SHAPE = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2, "patch_size": 14}
-SMALL = {
-    "dinov2-small": {**SHAPE, "mlp_ratio": 2},
-    "dinov2-reg-small": {**SHAPE, "mlp_ratio": 2},
-    "dinov3-small": {**SHAPE, "intermediate_size": 64},
-}
-PREFIX = {"dinov2-small": 1, "dinov2-reg-small": 5, "dinov3-small": 5}
-encoders = pytest.mark.parametrize("encoder", SMALL)
 architectures = pytest.mark.parametrize("architecture", ["dpt", "upernet"])
-
-
-def model_of(architecture="dpt", encoder="dinov2-small", **changes):
-    options = {"encoder_config": SMALL[encoder], "decoder_channels": 16, "out_indices": (0, 1, 2, 3), **changes}
-    return Model(architecture=architecture, encoder=encoder, pretrained=False, **options)
-
-
-def build(model, crop=(28, 42)):
-    torch.manual_seed(0)
-    return build_network(model, id2label={index: f"class {index}" for index in range(CLASSES)}, crop=crop)
-
-
-def tiny(architecture="dpt", encoder="dinov2-small", **changes):
-    return build(model_of(architecture, encoder, **changes)).eval()
-
-
-def images(height=28, width=42, batch=2, **kwargs):
-    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1), **kwargs)
-
-
-def needs_keywords(encoder):
-    """Skips where transformers (5.17) hands no keyword to the blocks of a DINOv2; `check_bias_has_effect` refuses PASA there."""
-    if "dinov2" in encoder and "kwargs" not in inspect.signature(Dinov2Layer.forward).parameters:
-        pytest.skip("this transformers passes no keyword to the blocks of a DINOv2")
 
 
 def blocks_of(network):

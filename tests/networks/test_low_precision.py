@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import test_deeplab
 import torch
-from test_dpt import model_of
+from tiny_dino import model_of
 from tiny_networks import SEGFORMER, SETR
 from torch import nn
 

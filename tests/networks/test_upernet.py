@@ -3,7 +3,7 @@
 import pytest
 import torch
 from exported import runs_alone
-from test_dpt import SMALL, build, encoders, images, model_of, tiny
+from tiny_dino import SMALL, build, encoders, images, model_of, tiny
 from transformers import UperNetConfig, UperNetForSemanticSegmentation
 
 from s4former.config import from_dict
