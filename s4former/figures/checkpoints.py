@@ -13,13 +13,14 @@ from ..commands.chosen_model import choose_model
 from ..config import Config, from_dict, set_override
 from ..data.batches import ValidationSet, validation_set
 from ..data.images import read_image
+from ..errors import UserError
 from ..evaluation.inference import Setting, normalise, predict, resize_for_test, resize_pixels
 from ..evaluation.model_choice import read_mean_std
 from ..networks.adapters import forward_logits, full_size_logits
 from ..networks.build import load_network
 
 
-class FigureError(ValueError):
+class FigureError(UserError):
     """A figure that cannot be drawn; the message says why, and what to give instead."""
 
 
@@ -116,8 +117,3 @@ def find_images(wanted: Sequence[str], config: Config) -> list[LabeledImage]:
 def evaluation_image(dataset: ValidationSet, index: int) -> LabeledImage:
     item = dataset[index]
     return LabeledImage(item.image.permute(1, 2, 0).numpy(), item.labels.numpy(), item.id)
-
-
-def evenly_spaced(length: int, count: int) -> list[int]:
-    """At most `count` numbers below `length`."""
-    return sorted({round(place) for place in np.linspace(0, length - 1, min(count, length))})

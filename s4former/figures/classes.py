@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from ..config import IGNORE_INDEX
 from ..data.batches import validation_set
 from ..evaluation.model_choice import ROLES, choose_model
-from .checkpoints import Checkpoint, FigureError, LabeledImage, evaluation_image, evenly_spaced, open_checkpoints
+from ..training.sample_pictures import spread
+from .checkpoints import Checkpoint, FigureError, LabeledImage, evaluation_image, open_checkpoints
 from .page import GREY, LINE, SMALL, WIDTH, Figure, Panel, draw_grid, draw_legend, grid_height, mask_panel, new_figure
 
 BARS = 3.0  # width of the part with the bars, inches
@@ -96,7 +97,7 @@ def format_change(value: float) -> str:
 def largest_disagreements(a: Checkpoint, b: Checkpoint, *, look: int, count: int) -> list[tuple[LabeledImage, np.ndarray, np.ndarray]]:
     """The images, among `look` evenly spaced ones, with the largest share of labelled pixels where A and B disagree."""
     dataset, found = validation_set(a.config), []
-    for index in evenly_spaced(len(dataset), look):
+    for index in spread(len(dataset), look):
         each = evaluation_image(dataset, index)
         maps = a.predict(each.image), b.predict(each.image)
         labelled = each.labels != IGNORE_INDEX

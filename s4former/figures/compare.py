@@ -3,7 +3,8 @@
 import argparse
 
 from ..data.batches import validation_set
-from .checkpoints import evaluation_image, evenly_spaced, find_images, open_checkpoints
+from ..training.sample_pictures import spread
+from .checkpoints import evaluation_image, find_images, open_checkpoints
 from .page import Figure, Panel, grid_figure, mask_panel
 
 
@@ -14,7 +15,7 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
         images = find_images(options.images, config)
     else:
         dataset = validation_set(config)
-        images = [evaluation_image(dataset, index) for index in evenly_spaced(len(dataset), options.count)]
+        images = [evaluation_image(dataset, index) for index in spread(len(dataset), options.count)]
     rows, masks = [], []
     for each in images:
         maps = [each.labels, *(checkpoint.predict(each.image) for checkpoint in checkpoints)]

@@ -9,6 +9,8 @@ import shutil
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -29,6 +31,7 @@ from .interrupts import describe_out_of_memory
 from .lock import holds_a_run
 from .machine import Machine, this_machine, total_memory_gib
 from .run import build_training
+from .sample_pictures import spread
 
 NAMED = 5  # files named one by one
 SAMPLE = 200  # unlabelled images that are opened
@@ -184,8 +187,8 @@ def check_overlap(sources: Sources, report: Report) -> None:
 def check_unlabeled(sources: Sources, config: Config, report: Report) -> None:
     """Opens a sample of the unlabelled images; training replaces what it cannot read."""
     pool = sources.unlabeled
-    places = np.unique(np.linspace(0, len(pool) - 1, min(SAMPLE, len(pool))).astype(int)) if len(pool) else []
-    good, bad = read_all(lambda place: read_image(pool[int(place)]["image"], config.data.levels).size, places, "unlabelled images")
+    places = spread(len(pool), SAMPLE)
+    good, bad = read_all(lambda place: read_image(pool[place]["image"], config.data.levels).size, places, "unlabelled images")
     opened = f"{len(places)} of {plural(len(pool), 'unlabelled image')} opened"
     if not good:
         reason = join_first(bad, NAMED) if bad else "data.unlabeled names none; method.teacher=none trains on labels alone"
@@ -269,23 +272,20 @@ def check_disk(config: Config, folder: Path, cost: Cost, report: Report) -> None
 
 def fitting_processes(config: Config, machine: Machine) -> int:
     """The most processes, one for each GPU, that the batch can be divided over."""
-    for processes in range(machine.gpus, 1, -1):
-        try:
-            share_of_process(config, processes)
-        except ConfigError:
-            continue
-        return processes
-    return 1
+    return most_processes(machine.gpus, partial(share_of_process, config))
 
 
 def measurable_processes(config: Config, processes: int) -> int:
     """The most processes, up to so many, whose share of the batch batch norms can train on without the other processes."""
-    for fewer in range(processes, 1, -1):
-        try:
-            check_batch_norm(config, fewer)
-        except ConfigError:
-            continue
-        return fewer
+    return most_processes(processes, partial(check_batch_norm, config))
+
+
+def most_processes(most: int, check: Callable[[int], object]) -> int:
+    """The most processes, at most so many, for which `check` raises no `ConfigError`."""
+    for processes in range(most, 1, -1):
+        with suppress(ConfigError):
+            check(processes)
+            return processes
     return 1
 
 
