@@ -1,10 +1,12 @@
 """The errors that a user sees: sentences that say what was found, what the rule is, and how to mend it."""
 
 import errno
+import functools
 import os
 import re
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +22,27 @@ REPAIRS = {
 }
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+    """An error whose message tells a user what was found, what the rule is, and what to do instead."""
+
+
+class ConfigError(UserError):
     """A config that cannot be used; the message says which key, which value, and what to write instead."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used; the message says which file, which rule, and what to do instead."""
 
 
-class OnnxError(RuntimeError):
+class OnnxError(UserError):
     """A network that cannot be exported; the message says why, and what to do instead."""
 
 
-class DamageError(ValueError):
+class DamageError(UserError):
     """No checkpoint of a run is what it was when written; the message names them."""
 
 
-class RunStopped(RuntimeError):
+class RunStopped(UserError):
     """A run that cannot go on; the message says why, what is saved, and how it is resumed."""
 
 
@@ -70,6 +76,23 @@ def describe_os_error(error: OSError, path: Path | None) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and folder:
         reason += f" ({gibibytes(shutil.disk_usage(folder).free)} free)"
     return f"{reason}; {REPAIRS[error.errno]}" if error.errno in REPAIRS else reason
+
+
+def reports_errors(program: str) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
+    """Makes the main function of a command print the errors that a user sees as one sentence, and return its exit status."""
+
+    def decorate(main: Callable[..., int | None]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def run(*arguments: Any) -> int:
+            try:
+                return main(*arguments) or 0
+            except (UserError, OSError) as error:  # OSError: a disk that is full, a folder that cannot be written
+                print(f"{program}: {describe_error(error)}", file=sys.stderr)
+                return 1
+
+        return run
+
+    return decorate
 
 
 def gibibytes(size: int) -> str:

@@ -88,8 +88,13 @@ def recover_replaced_folders(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically."""
     beside = path.with_name(f".writing-{path.name}")
     with writing(path, beside):
-        beside.write_text(text, encoding="utf-8")
+        beside.write_bytes(content)
         flush(beside)
         beside.replace(path)

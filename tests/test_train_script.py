@@ -18,7 +18,7 @@ from s4former.evaluation.model_choice import CheckpointError
 from s4former.training import checkpoint
 
 pytestmark = pytest.mark.slow
-from s4former.training.archive import unpack
+from s4former.evaluation.packed_counts import unpack_counts
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +334,7 @@ def test_two_processes_train_and_stay_together(finished, tmp_path):
     assert first[0] == first[1]  # what both processes looked at is what one would have
     images, matrices = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("image_counts", "confusion"))
     for role in ("teacher", "student"):
-        matrix, counts = np.array(matrices["counts"][role]), unpack(images["counts"][role], len(images["classes"]))
+        matrix, counts = np.array(matrices["counts"][role]), unpack_counts(images["counts"][role], len(images["classes"]))
         assert (counts.sum(axis=0) == [matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)]).all()
         assert (counts[:, 2].sum(axis=1) == 40 * 56).all() and len(counts) == len(images["ids"]) == 5
 

@@ -19,6 +19,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import load, to_dict
+from ..errors import ConfigError, reports_errors
+
 if TYPE_CHECKING:
     import torch
 
@@ -36,6 +39,7 @@ PARTS = {  # name -> the module in which a function of this name yields its rows
 }
 
 
+@reports_errors("s4former benchmark")
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["gpu"]:
@@ -43,36 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return gpu.main(arguments[1:])
     options = parse(arguments)
-    from ..config import load, to_dict
-    from ..errors import ConfigError, DataError
-
-    try:
-        parts, overrides = split_arguments(options.arguments)
-        if options.json and not Path(options.json).absolute().parent.is_dir():
-            raise ConfigError(f"--json {options.json}: there is no such folder to write it into; make it first")
-        if (options.bandwidth is None) != (options.matrix_rate is None):
-            raise ConfigError("only one of --bandwidth and --matrix-rate is given; the least time of a step needs both")
-        rates = (1e9 * options.bandwidth, 1e12 * options.matrix_rate) if options.bandwidth else None
-        config = load([options.config] if options.config else [], overrides)
-    except ConfigError as error:
-        print(f"\nbenchmark: {error}", file=sys.stderr)
-        return 1
+    parts, overrides = split_arguments(options.arguments)
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise ConfigError(f"--json {options.json}: there is no such folder to write it into; make it first")
+    if (options.bandwidth is None) != (options.matrix_rate is None):
+        raise ConfigError("only one of --bandwidth and --matrix-rate is given; the least time of a step needs both")
+    rates = (1e9 * options.bandwidth, 1e12 * options.matrix_rate) if options.bandwidth else None
+    config = load([options.config] if options.config else [], overrides)
 
     import torch  # not before the arguments are checked: it takes seconds
 
     from .inputs import benchmark_inputs
-    from .timing import Benchmark, MismatchError, Timer
+    from .timing import Benchmark, Timer
 
-    try:
-        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        with tempfile.TemporaryDirectory() as folder:
-            config, sources, data = benchmark_inputs(config, Path(folder))
-            benchmark = Benchmark(config=config, sources=sources, timer=Timer(device, options.repeats), rates=rates)
-            print(f"{describe_machine(device)}; {data}", flush=True)
-            rows = run(benchmark, parts)
-    except (ConfigError, DataError, MismatchError) as error:
-        print(f"\nbenchmark: {error}", file=sys.stderr)
-        return 1
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        config, sources, data = benchmark_inputs(config, Path(folder))
+        benchmark = Benchmark(config=config, sources=sources, timer=Timer(device, options.repeats), rates=rates)
+        print(f"{describe_machine(device)}; {data}", flush=True)
+        rows = run(benchmark, parts)
     if options.json:
         report = {"machine": describe_machine(device), "config": to_dict(config), "rows": rows, "facts": benchmark.facts}
         Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
@@ -96,8 +89,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The parts, in the order of PARTS, and the overrides."""
-    from ..errors import ConfigError
-
     overrides = [argument for argument in arguments if "=" in argument]
     named = [argument for argument in arguments if "=" not in argument]
     for name in named:

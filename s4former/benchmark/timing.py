@@ -20,11 +20,12 @@ from torch import Tensor
 
 from ..config import Config
 from ..data.sources import Sources
+from ..errors import UserError
 
 Run = Callable[[], object]
 
 
-class MismatchError(ValueError):
+class MismatchError(UserError):
     """The two implementations do not compute the same, so their times cannot be compared."""
 
 

@@ -10,13 +10,12 @@
 import argparse
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any, Sequence
 
 from ..config import Config, from_dict, read_tree, set_override
 from ..data.sources import check_root
-from ..errors import ConfigError, DataError, describe_error
+from ..errors import ConfigError, reports_errors
 from ..evaluation.model_choice import ROLES, CheckpointError, ModelChoice
 from ..evaluation.photo_files import find_photos
 from .chosen_model import choose_model
@@ -98,28 +97,24 @@ def main(arguments: Sequence[str] | None = None, program: str = "s4former evalua
     photos = "predict files, folders or 'globs' of photos instead of evaluating"
     parser.add_argument("--images", nargs="+", action="extend", default=[], metavar="PATH", help=photos)
     parser.add_argument("--save-predictions", metavar="DIR", help="write palette PNGs and overlays")
-    return run(parser.parse_intermixed_args(arguments), program)
+    return reports_errors(program)(run)(parser.parse_intermixed_args(arguments))
 
 
-def run(options: argparse.Namespace, program: str) -> int:
+def run(options: argparse.Namespace) -> int:
     """Evaluates or predicts, prints the report, and returns the status of the program."""
     keys = [word for word in options.images if re.match(r"[a-z_]+(\.\w+)+=", word) and not Path(word).exists()]
     options.images, options.overrides = [word for word in options.images if word not in keys], [*options.overrides, *keys]
-    try:
-        if keys and not options.images:
-            raise ConfigError(f"no photos are given, {keys[0]} is a key of the config; name files, folders or globs")
-        choice = choose_model(options.checkpoint, options.model, options.best)
-        config = resolve_config(choice, options)
+    if keys and not options.images:
+        raise ConfigError(f"no photos are given, {keys[0]} is a key of the config; name files, folders or globs")
+    choice = choose_model(options.checkpoint, options.model, options.best)
+    config = resolve_config(choice, options)
 
-        from .evaluate_model import evaluate_model  # not before the arguments are checked: torch takes seconds
+    from .evaluate_model import evaluate_model  # not before the arguments are checked: torch takes seconds
 
-        report, is_main_process = evaluate_model(choice, config, options)
-        if is_main_process:
-            text = json.dumps(report, indent=2)
-            print(text if options.json == "-" else format_photos(report) if options.images else format_scores(report))
-            if options.json not in (None, "-"):
-                Path(options.json).write_text(text + "\n")
-    except (CheckpointError, ConfigError, DataError, OSError) as error:
-        print(f"{program}: {describe_error(error)}", file=sys.stderr)
-        return 1
+    report, is_main_process = evaluate_model(choice, config, options)
+    if is_main_process:
+        text = json.dumps(report, indent=2)
+        print(text if options.json == "-" else format_photos(report) if options.images else format_scores(report))
+        if options.json not in (None, "-"):
+            Path(options.json).write_text(text + "\n")
     return 1 if report.get("unreadable") else 0

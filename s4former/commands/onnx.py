@@ -12,17 +12,17 @@ kept if onnxruntime computes the same logits as torch at sizes it was not traced
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Sequence
 
 from ..config import from_dict
-from ..errors import ConfigError, OnnxError, describe_error
-from ..evaluation.model_choice import ROLES, CheckpointError, read_mean_std
+from ..errors import reports_errors
+from ..evaluation.model_choice import ROLES, read_mean_std
 from .chosen_model import choose_model
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@reports_errors("s4former onnx")
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("s4former onnx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="a run, a model in it, or a Hub id")
     parser.add_argument("file", type=Path, metavar="FILE.onnx")
@@ -30,26 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--best", action="store_true", help="the best of the run, chosen on the evaluation images, not the last")
     options = parser.parse_args(arguments)
 
-    try:
-        choice = choose_model(options.checkpoint, options.model, options.best)
-        mean, std = read_mean_std(choice.source)
+    choice = choose_model(options.checkpoint, options.model, options.best)
+    mean, std = read_mean_std(choice.source)
 
-        from transformers.utils.logging import disable_progress_bar  # not before the arguments are checked: it takes seconds
+    from transformers.utils.logging import disable_progress_bar  # not before the arguments are checked: it takes seconds
 
-        from ..networks.build import load_network
-        from .onnx_export import export_onnx
+    from ..networks.build import load_network
+    from .onnx_export import export_onnx
 
-        disable_progress_bar()  # of transformers, one for the tensors it loads
-        network = load_network(choice.source)
-        metadata = {
-            "classes": [network.config.id2label[i] for i in range(network.config.num_labels)],
-            "mean": list(mean), "std": list(std), "levels": list(from_dict(choice.config).data.levels),
-            "short_side": from_dict(choice.config).evaluation.short_side, "model": choice.description,
-        }  # fmt: skip
-        difference = export_onnx(network, options.file, metadata)
-    except (CheckpointError, ConfigError, OnnxError, OSError) as error:
-        print(f"s4former onnx: {describe_error(error)}", file=sys.stderr)
-        return 1
+    disable_progress_bar()  # of transformers, one for the tensors it loads
+    network = load_network(choice.source)
+    metadata = {
+        "classes": [network.config.id2label[i] for i in range(network.config.num_labels)],
+        "mean": list(mean), "std": list(std), "levels": list(from_dict(choice.config).data.levels),
+        "short_side": from_dict(choice.config).evaluation.short_side, "model": choice.description,
+    }  # fmt: skip
+    difference = export_onnx(network, options.file, metadata)
     size = f"{options.file.stat().st_size / 2**20:.0f} MiB"
     print(f"{choice.description}: {options.file}, {size}; differs from torch by {difference:.0e} of the largest logit")
-    return 0

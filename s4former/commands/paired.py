@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..training.archive import ArchiveError, unpack
+from ..evaluation.packed_counts import unpack_counts
+from .archive import ArchiveError
 
 RESAMPLES, SEED, LEVEL = 2000, 0, 95
 NETWORKS = ("student", "teacher", "mean")
@@ -65,7 +66,7 @@ def counts_of(record: dict[str, Any], network: str, images: slice) -> Counts:
     """Pixel counts of the networks that are scored; a run without a teacher is scored by its student."""
     packed, classes = record["images"]["counts"], len(record["images"]["classes"])
     wanted = list(packed) if network == "mean" else [network if network in packed else "student"]
-    counts = [unpack(packed[name], classes)[images] for name in wanted]
+    counts = [unpack_counts(packed[name], classes)[images] for name in wanted]
     if not len(counts[0]):
         raise ArchiveError(f"--images leaves none of the {len(record['images']['ids'])} evaluation images")
     return counts

@@ -26,13 +26,14 @@ from typing import Sequence
 
 from ..config import from_dict, set_override
 from ..data.sources import load_sources
-from ..errors import ConfigError, DataError, describe_error
+from ..errors import DataError, reports_errors
 from ..evaluation.model_choice import CheckpointError
 from ..networks.hub import similar_path
 from .chosen_model import choose_model
 from .pool_ranking import rank, write_list
 
 
+@reports_errors("s4former pool")
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("s4former pool", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="a run, or a model of one")
@@ -44,34 +45,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
     options = parser.parse_intermixed_args(arguments)
 
-    try:
-        if not Path(options.run).exists():
-            hint = similar_path(options.run) or "give a run, or a model of one"
-            raise CheckpointError(f"there is no folder {options.run}; {hint}")
-        choice = choose_model(options.run, best=options.best)
-        if not choice.config:
-            raise CheckpointError(f"{choice.source} does not say what its pool is (it has no s4former.json); give a run")
-        for override in options.overrides:
-            set_override(choice.config, override)
-        config = from_dict(choice.config)
-        sources = load_sources(config.data)
+    if not Path(options.run).exists():
+        hint = similar_path(options.run) or "give a run, or a model of one"
+        raise CheckpointError(f"there is no folder {options.run}; {hint}")
+    choice = choose_model(options.run, best=options.best)
+    if not choice.config:
+        raise CheckpointError(f"{choice.source} does not say what its pool is (it has no s4former.json); give a run")
+    for override in options.overrides:
+        set_override(choice.config, override)
+    config = from_dict(choice.config)
+    sources = load_sources(config.data)
 
-        if options.copy_to and options.copy_to.exists() and any(options.copy_to.iterdir()):
-            raise DataError(f"{options.copy_to} is not empty; give another folder to copy to, since labels may lie in it")
+    if options.copy_to and options.copy_to.exists() and any(options.copy_to.iterdir()):
+        raise DataError(f"{options.copy_to} is not empty; give another folder to copy to, since labels may lie in it")
 
-        from .pool_masks import load_predictor, predict_pool  # not before the arguments are checked: torch takes seconds
-        from .pool_sheet import copy_for_tools, draw_sheet
+    from .pool_masks import load_predictor, predict_pool  # not before the arguments are checked: torch takes seconds
+    from .pool_sheet import copy_for_tools, draw_sheet
 
-        predictor = load_predictor(choice, config, sources)
-        pool, unreadable = predict_pool(predictor, config, sources, options.output, options.limit)
-        ranked = rank(pool, options.top)
-        write_list(options.output / "worth_labelling.csv", pool, ranked, sources.classes)
-        draw_sheet(options.output / "worth_labelling.png", pool, ranked, predictor, config.data, sources)
-        if options.copy_to:
-            copy_for_tools(options.copy_to, pool, ranked, predictor, config.data, sources)
-    except (CheckpointError, ConfigError, DataError, OSError) as error:
-        print(f"s4former pool: {describe_error(error)}", file=sys.stderr)
-        return 1
+    predictor = load_predictor(choice, config, sources)
+    pool, unreadable = predict_pool(predictor, config, sources, options.output, options.limit)
+    ranked = rank(pool, options.top)
+    write_list(options.output / "worth_labelling.csv", pool, ranked, sources.classes)
+    draw_sheet(options.output / "worth_labelling.png", pool, ranked, predictor, config.data, sources)
+    if options.copy_to:
+        copy_for_tools(options.copy_to, pool, ranked, predictor, config.data, sources)
     files = f"pseudo masks of {len(pool.ids)} images in {options.output}"
     print(f"{choice.description}: {files}; worth_labelling.csv and .png say what to label next")
     if options.copy_to:

@@ -7,6 +7,7 @@
 import argparse
 from typing import Sequence
 
+from ..errors import reports_errors
 from .evaluate import add_options, run
 
 
@@ -17,4 +18,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(overrides=[])
     parser.add_argument("-o", "--output", dest="save_predictions", default="predictions", metavar="DIR", help="default: predictions")
     add_options(parser)
-    return run(parser.parse_intermixed_args(arguments), parser.prog)
+    return reports_errors(parser.prog)(run)(parser.parse_intermixed_args(arguments))

@@ -23,13 +23,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
 
-from ..errors import ConfigError, DataError
+from ..errors import reports_errors
 from ..files import write_text
-from ..training.archive import ArchiveError, append, identity, read_archive
+from .archive import append, identity, read_archive
 from .grid import Run, expand_grid, read_grid
 
 SCRIPT = Path(__file__).parent.parent.parent / "train_semi.py"
@@ -91,17 +92,6 @@ def current_commit() -> str:
 
 
 @dataclass
-class Job:
-    """A run in progress: its process, and the lock, which the process holds too, so that the lock outlives this one."""
-
-    run: Run
-    folder: Path
-    lock: int
-    process: subprocess.Popen
-    started: float = field(default_factory=time.monotonic)
-
-
-@dataclass
 class Study:
     """Runs the runs, `max_jobs` at a time."""
 
@@ -112,69 +102,52 @@ class Study:
     threads: int  # of each run
     keep: bool
     commit: str
-    jobs: list[Job] = field(default_factory=list)
-    failed: list[Job] = field(default_factory=list)
+    processes: set[subprocess.Popen] = field(default_factory=set)
+    failed: list[Run] = field(default_factory=list)
     locked: list[Run] = field(default_factory=list)  # by another process, which runs them
     signal: int = 0
 
     def run_all(self) -> int:
         """Returns the exit status when every run is archived or has failed, or after a signal."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.forward_signal)
-        waiting = list(self.runs)
-        try:
-            while self.jobs or (waiting and not self.signal):
-                while waiting and len(self.jobs) < self.max_jobs and not self.signal:
-                    self.start(waiting.pop(0))
-                time.sleep(0.1)
-                for job in [job for job in self.jobs if job.process.poll() is not None]:
-                    self.jobs.remove(job)
-                    self.finish(job)
-        finally:  # an archive that cannot be written must not leave processes behind
-            for job in self.jobs:
-                job.process.terminate()
-            for job in self.jobs:
-                job.process.wait()
+            signal.signal(number, self.stop)
+        with ThreadPoolExecutor(self.max_jobs) as pool:
+            for run in [pool.submit(self.run_one, run) for run in self.runs]:
+                run.result()
         if self.signal:
             print(f"stopped by {signal.Signals(self.signal).name}; the same command resumes", flush=True)
             return 128 + self.signal
-        for job in self.failed:
-            print(f"failed: {job.run.title}, see {job.folder}.log: {last_log_line(job.folder)}", file=sys.stderr)
+        for run in self.failed:
+            print(f"failed: {run.title}, see {self.folder(run)}.log: {last_log_line(self.folder(run))}", file=sys.stderr)
         for run in self.locked:
             print(f"left to the process that runs it already: {run.title}", file=sys.stderr)
         return 1 if self.failed else 0
 
-    def forward_signal(self, number: int, frame: object) -> None:
+    def stop(self, number: int, frame: object = None) -> None:
+        """Begins no further run, and lets those that train save their state."""
         self.signal = self.signal or number
-        for job in self.jobs:
-            job.process.send_signal(signal.SIGTERM)
-
-    def start(self, run: Run) -> None:
-        """Starts a run, unless it is archived or another process runs it."""
-        folder = self.work / run.key[:16]
-        lock = os.open(f"{folder}.lock", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            self.locked.append(run)
-            return
-        if self.is_archived(run):
-            os.close(lock)
-            return
-        config = Path(f"{folder}.json")
-        write_text(config, json.dumps(run.tree, indent=2) + "\n")
-        command = [sys.executable, str(SCRIPT), "--config", str(config), f"run.output={folder}"]
-        command += ["--resume"] if any(folder.glob("checkpoints/step-*")) else []
-        ended = (folder / "results.json").exists()  # stopped between its end and its archiving: only to be archived
-        with open(f"{folder}.log", "ab") as log:
-            process = subprocess.Popen(
-                ["true"] if ended else command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock],
-                env={**os.environ, "OMP_NUM_THREADS": str(self.threads)},
-            )  # fmt: skip
-        self.jobs.append(Job(run, folder, lock, process))
-        if self.signal:  # it came after the check in run_all
+        for process in list(self.processes):
             process.send_signal(signal.SIGTERM)
+
+    def folder(self, run: Run) -> Path:
+        return self.work / run.key[:16]
+
+    def run_one(self, run: Run) -> None:
+        """Trains and archives a run, unless it is archived, or another process runs it."""
+        if self.signal:
+            return
+        with open(f"{self.folder(run)}.lock", "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.locked.append(run)
+                return
+            try:
+                if not self.is_archived(run):
+                    self.finish(run, *self.train(run, lock.fileno()))
+            except BaseException:  # an archive that cannot be written, say, must not leave processes behind
+                self.stop(signal.SIGTERM)
+                raise
 
     def is_archived(self, run: Run) -> bool:
         """Whether the archive has the run; where that is under another name, a short record is added."""
@@ -183,22 +156,42 @@ class Study:
             append(self.archive, {**run.record, "same": True})
         return same is not None
 
-    def finish(self, job: Job) -> None:
+    def train(self, run: Run, lock: int) -> tuple[int, float]:
+        """The exit status of its process and its seconds. The process holds the lock too, which so outlives this one."""
+        folder, started = self.folder(run), time.monotonic()
+        if (folder / "results.json").exists():  # stopped between its end and its archiving
+            return 0, 0.0
+        config = Path(f"{folder}.json")
+        write_text(config, json.dumps(run.tree, indent=2) + "\n")
+        command = [sys.executable, str(SCRIPT), "--config", str(config), f"run.output={folder}"]
+        command += ["--resume"] if any(folder.glob("checkpoints/step-*")) else []
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        with open(f"{folder}.log", "ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock], env=environment
+            )
+        self.processes.add(process)
+        if self.signal:  # it came since run_one began
+            process.send_signal(signal.SIGTERM)
+        status = process.wait()
+        self.processes.discard(process)
+        return status, time.monotonic() - started
+
+    def finish(self, run: Run, status: int, seconds: float) -> None:
         """Archives a run that has ended, or notes that it failed."""
-        status = job.process.returncode
+        folder = self.folder(run)
         if status == 0:
-            record = finished_record(job.run, job.folder, self.commit)
+            record = finished_record(run, folder, self.commit)
             append(self.archive, record)
             scores = ", ".join(f"{role} {100 * score['mean_iou']:.2f}" for role, score in record["last"].items())
-            print(f"{job.run.title}: {scores}; {time.monotonic() - job.started:.0f} s", flush=True)
+            print(f"{run.title}: {scores}; {seconds:.0f} s", flush=True)
             if not self.keep:
-                shutil.rmtree(job.folder, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
                 for suffix in ("log", "json", "lock"):
-                    Path(f"{job.folder}.{suffix}").unlink(missing_ok=True)
+                    Path(f"{folder}.{suffix}").unlink(missing_ok=True)
         elif not self.signal:
-            print(f"{job.run.title}: failed with status {status}", flush=True)
-            self.failed.append(job)
-        os.close(job.lock)
+            print(f"{run.title}: failed with status {status}", flush=True)
+            self.failed.append(run)
 
 
 def last_log_line(folder: Path) -> str:
@@ -237,25 +230,22 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@reports_errors("s4former study")
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    try:
-        runs = expand_grid(read_grid(options.grid), options.set)
-        archived = {record["key"] for record in read_archive(options.archive)}
-        print(f"{len(runs)} runs, {sum(run.key in archived for run in runs)} of them in {options.archive}", flush=True)
-        if options.dry_run:
-            print("\n".join(f"{run.key[:16]}  {'done' if run.key in archived else 'to do'}  {run.title}" for run in runs))
-            return 0
-        cores = len(os.sched_getaffinity(0))
-        jobs = options.jobs or default_jobs(cores)
-        options.work.mkdir(parents=True, exist_ok=True)
-        status = Study(
-            runs=runs, archive=options.archive, work=options.work.absolute(), max_jobs=jobs, threads=max(1, cores // jobs),
-            keep=options.keep, commit=current_commit(),
-        ).run_all()  # fmt: skip
-    except (ConfigError, DataError, ArchiveError, OSError) as error:
-        print(f"s4former study: {error}", file=sys.stderr)
-        return 1
+    runs = expand_grid(read_grid(options.grid), options.set)
+    archived = {record["key"] for record in read_archive(options.archive)}
+    print(f"{len(runs)} runs, {sum(run.key in archived for run in runs)} of them in {options.archive}", flush=True)
+    if options.dry_run:
+        print("\n".join(f"{run.key[:16]}  {'done' if run.key in archived else 'to do'}  {run.title}" for run in runs))
+        return 0
+    cores = len(os.sched_getaffinity(0))
+    jobs = options.jobs or default_jobs(cores)
+    options.work.mkdir(parents=True, exist_ok=True)
+    status = Study(
+        runs=runs, archive=options.archive, work=options.work.absolute(), max_jobs=jobs, threads=max(1, cores // jobs),
+        keep=options.keep, commit=current_commit(),
+    ).run_all()  # fmt: skip
     if options.archive.exists() and options.archive.stat().st_size > LARGEST:
         print(f"{options.archive} is larger than {LARGEST // 2**20} MiB; begin another one with --archive", file=sys.stderr)
     return status

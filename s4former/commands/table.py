@@ -11,12 +11,12 @@ mIoU in percent. "best" was chosen on the evaluation images and is no estimate o
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any, Sequence
 
 from ..config import flatten
-from ..training.archive import ArchiveError, read_archive
+from ..errors import UserError, reports_errors
+from .archive import read_archive
 from .paired import NETWORKS, paired_table
 
 # What may differ between the runs of one row: the draw, and what has no influence on the numbers.
@@ -28,7 +28,7 @@ WITHOUT_INFLUENCE = (
 COLUMNS = (("student", "last"), ("student", "best"), ("teacher", "last"), ("teacher", "best"))
 
 
-class TableError(ValueError):
+class TableError(UserError):
     """Runs that cannot be put into a table; the message says which and why."""
 
 
@@ -123,6 +123,7 @@ def image_range(text: str) -> slice:
     return slice(*(int(end) if end else None for end in (first, last)))
 
 
+@reports_errors("s4former table")
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("s4former table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a finished run, or its results.json")
@@ -135,17 +136,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.paired and len(options.runs) > 1:
         parser.error("--paired reads one archive")
-    try:
-        if options.paired:
-            archive = Path(options.runs[0])
-            if not archive.is_file():
-                raise TableError(f"there is no archive {archive}; s4former study writes one")
-            print(paired_table(read_archive(archive), options.paired, options.network, options.images))
-        else:
-            print(results_table([read_results(run) for run in options.runs]))
-    except (TableError, ArchiveError) as error:
-        sys.exit(f"s4former table: {error}")
     if options.paired:
+        archive = Path(options.runs[0])
+        if not archive.is_file():
+            raise TableError(f"there is no archive {archive}; s4former study writes one")
+        print(paired_table(read_archive(archive), options.paired, options.network, options.images))
         print("\nmIoU in percent, bootstrap over draws and test images. A method without a teacher counts by its student.")
     else:
+        print(results_table([read_results(run) for run in options.runs]))
         print("\nmIoU in percent, mean ± sample standard deviation (runs). best: chosen on the evaluation images.")

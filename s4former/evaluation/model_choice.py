@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UserError
 from ..networks.hub import HUB_ERRORS, describe_hub_error, hub_file, is_hub_id, similar_path
 
 RUNS = Path("runs")
 ROLES = ("teacher", "student")  # in order of preference
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be used; the message says which, why, and what to give instead."""
 
 

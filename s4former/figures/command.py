@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from ..errors import UserError, reports_errors
+
 FIGURES = {
     "attention": "to what one patch attends (Figure S1)",
     "classes": "change of IoU per class between two runs (Figure S2)",
@@ -23,7 +25,8 @@ FIGURES = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@reports_errors("s4former figures")
+def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="s4former figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -36,26 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import matplotlib  # noqa: F401  (an extra: training does without)
     except ModuleNotFoundError:
-        print("s4former figures: needs matplotlib; pip install matplotlib", file=sys.stderr)
-        return 1
+        raise UserError("needs matplotlib; pip install matplotlib") from None
     from transformers.utils.logging import disable_progress_bar
 
-    from ..errors import ConfigError, DataError, describe_error
-    from ..evaluation.model_choice import CheckpointError
     from .checkpoints import FigureError
+    from .page import save_figure
 
     disable_progress_bar()  # of transformers, one for the tensors it loads
-    try:
-        if not sources and figure != "views":
-            raise FigureError("give one checkpoint or more: a run, a model in it, or the id of one on the Hub")
-        from .page import save_figure
-
-        written = save_figure(import_module(f"{__package__}.{figure}").draw(sources, overrides, options), options.output)
-    except (FigureError, CheckpointError, ConfigError, DataError, OSError) as error:
-        print(f"s4former figures: {describe_error(error)}", file=sys.stderr)
-        return 1
+    if not sources and figure != "views":
+        raise FigureError("give one checkpoint or more: a run, a model in it, or the id of one on the Hub")
+    written = save_figure(import_module(f"{__package__}.{figure}").draw(sources, overrides, options), options.output)
     print("wrote " + " and ".join(map(str, written)))
-    return 0
 
 
 def parse(figure: str, arguments: Sequence[str]) -> argparse.Namespace:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import reports_errors
+
 BENCHMARKS = {  # name -> default of --root, and a config
     "voc": ("data", "configs/voc_92.json"),
     "cityscapes": ("data/cityscapes", "configs/cityscapes_186.json"),
@@ -22,20 +24,17 @@ BENCHMARKS = {  # name -> default of --root, and a config
 }
 
 
+@reports_errors("s4former prepare")
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    from ..errors import DataError, describe_error
     from .lists import collect_lists
     from .trees import PREPARE
 
     try:
         prepared = PREPARE[options.benchmark](options)
         lists = collect_lists(options.benchmark, prepared, options.lists)
-    except (DataError, OSError) as error:  # OSError: a disk that is full, a folder that cannot be written
-        print(f"prepare: {describe_error(error)}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print("prepare: interrupted; run the command again and it goes on", file=sys.stderr)
+        print("s4former prepare: interrupted; run the command again and it goes on", file=sys.stderr)
         return 130
     print(summary(options.benchmark, prepared, lists))
     return 0

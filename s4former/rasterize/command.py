@@ -11,14 +11,14 @@ later ones, on top. Holes are left open, crowd regions are no label. Pixels that
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from ..errors import DataError, describe_error
+from ..errors import reports_errors
 from .formats import MARKS
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@reports_errors("s4former rasterize")
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         "s4former rasterize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,9 +34,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     from .masks import rasterize  # not before the arguments are parsed
 
-    try:
-        print("\n".join(rasterize(options)))
-    except (DataError, OSError) as error:
-        print(f"s4former rasterize: {describe_error(error)}", file=sys.stderr)
-        return 1
-    return 0
+    print("\n".join(rasterize(options)))

@@ -4,21 +4,16 @@
 """
 
 import argparse
-import sys
 from typing import Sequence
 
-from .run import ReportError
+from ..errors import reports_errors
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@reports_errors("s4former report")
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("s4former report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of the run")
     folder = parser.parse_args(arguments).run
     from .page import write_report  # not before the arguments are parsed
 
-    try:
-        print(write_report(folder))
-    except ReportError as error:
-        print(f"s4former report: {error}", file=sys.stderr)
-        return 1
-    return 0
+    print(write_report(folder))

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
+
 Entry = dict[str, Any]
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """A folder of which no report can be made; the message says why, and what to give instead."""
 
 

@@ -16,11 +16,11 @@ from ..data.sources import NO_EVALUATION_LABEL
 from ..errors import ConfigError, DataError
 from ..evaluation.inference import PSEUDO_LABELS, evaluate_networks, in_precision
 from ..evaluation.metrics import ConfusionMatrix, ImageCounts
+from ..evaluation.packed_counts import pack_counts
 from ..evaluation.modes import compare_modes, other_setting
 from ..files import write_text
 from ..networks.export import Provenance, export, push
 from ..report.page import write_report
-from .archive import pack
 from .log import RunLog
 from .machine import peak_memory_gib
 from .pseudo_quality import pseudo_label_accuracy
@@ -116,7 +116,7 @@ def write_counts(training: Training, matrices: dict[str, ConfusionMatrix], image
     common = {"step": training.step, "classes": training.validation.classes}
     counts = {name: matrix.counts.tolist() for name, matrix in matrices.items()}
     write_text(training.folder / "confusion.json", json.dumps({**common, "counts": counts}) + "\n")
-    packed = {network: pack(each.cpu().numpy()) for network, each in images.counts.items()}
+    packed = {network: pack_counts(each.cpu().numpy()) for network, each in images.counts.items()}
     content = {**common, "ids": images.ids, "counts": packed}
     write_text(training.folder / "image_counts.json", json.dumps(content) + "\n")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from scripts import TINY
-from test_dpt import needs_keywords
+from tiny_dino import needs_keywords
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 

@@ -292,7 +292,7 @@ def test_the_command_says_that_blend_lists_need_sbd(tmp_path):
 
 def test_the_command_says_what_is_missing_in_one_line(tmp_path, capsys):
     assert command.main(["cityscapes", "--root", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith("prepare: files of leftImg8bit_trainvaltest.zip are missing (")
+    assert capsys.readouterr().err.startswith("s4former prepare: files of leftImg8bit_trainvaltest.zip are missing (")
 
 
 def test_every_config_finds_its_lists_where_they_are_put():
