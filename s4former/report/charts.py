@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Sequence
 from xml.etree.ElementTree import Element, SubElement
 
-WIDTH, HEIGHT = 520, 230  # of a chart, SVG units
-LEFT, RIGHT, TOP, BOTTOM = 50, 14, 10, 28  # margins around the plot
+WIDTH, HEIGHT = 520, 236  # of a chart, SVG units
+LEFT, RIGHT, TOP, BOTTOM = 50, 14, 16, 28  # margins around the plot
 MAX_POINTS = 240  # of a curve
 
 Points = Sequence[tuple[float, float]]
@@ -52,7 +52,7 @@ class Axes:
             box = {"x": LEFT, "y": TOP, "width": x - LEFT, "height": HEIGHT - TOP - BOTTOM}
             add(chart, "rect", title=f"burn-in: labels alone until step {burn_in:g}", class_="burn-in", **box)
             add(chart, "line", class_="pool", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM)
-            phases = [("labels alone", LEFT + 5, burn_in), ("with the pool", x + 5, self.right - burn_in)]
+            phases = [("labels alone", LEFT, burn_in), ("with the pool", x, self.right - burn_in)]
             phases = [(words, left) for words, left, length in phases if length > 0.2 * self.right]  # else there is no room
         for value in log_ticks(self.low, self.top) if self.log else ticks(self.low, self.top):
             y = self.at(0, value)[1]
@@ -61,7 +61,7 @@ class Axes:
         for value in ticks(0, self.right, 5):
             add(chart, "text", format_number(value), x=self.at(value, self.low)[0], y=HEIGHT - 8, text_anchor="middle")
         for words, left in phases:
-            add(chart, "text", words, class_="phase", x=left, y=TOP + 9)
+            add(chart, "text", words, x=left, y=TOP - 5)
         return chart
 
 
