@@ -18,7 +18,7 @@ from ..config import load
 from ..errors import ConfigError
 from ..method.step import total_loss, train_step
 from ..networks import setr
-from ..networks.adapters import compile_encoder
+from ..networks.adapters import compile_each, compile_network
 from ..training.engine import build_accelerator, build_optimizer, use_deterministic_operations
 from . import data_parts, reference, training_parts
 from .inputs import benchmark_inputs, build
@@ -186,8 +186,9 @@ def yardstick(benchmark: Benchmark) -> Iterator[Row]:
 def compiled(benchmark: Benchmark) -> Iterator[Row]:
     """SETR's step with `run.compile` against the eager one."""
     eager, inputs = step_of(benchmark), build(benchmark.config, benchmark.sources, benchmark.device)
+    compile_each(inputs.student.auxiliary)
     for network in (inputs.student.network, inputs.teacher.network):
-        compile_encoder(network)
+        compile_network(network)
     run = training_parts.training_step(inputs, build_accelerator("bf16", cpu=benchmark.device.type == "cpu"))
     benchmark.timer.synchronize()
     started = time.perf_counter()

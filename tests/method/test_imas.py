@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_networks import batch_of, changed, place
+from tiny_networks import Pixelwise, batch_of, changed, place
 
 from s4former.config import ConfigError, Method, from_dict
 from s4former.method import imas
@@ -75,18 +75,6 @@ def test_boxes_have_a_tenth_to_nine_tenths_of_the_sides_one_size_for_a_group():
         sides += (widths / 64).tolist()
         assert heights.max() <= 0.9 * 32 and widths.max() <= 0.9 * 64
     assert max(sides) > 0.8 and min(sides) < 0.1
-
-
-class Pixelwise(torch.nn.Module):
-    """A network that looks at every pixel alone, as a `Student` and as a teacher."""
-
-    def __init__(self, seed):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.layer = torch.nn.Conv2d(3, 5, 1).double()
-
-    def forward(self, views):
-        return self.layer(views) if isinstance(views, torch.Tensor) else [(self.layer(view.images), ()) for view in views]
 
 
 def naive_loss(student, teacher, batch, method):

@@ -4,8 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_imas import Pixelwise
-from tiny_networks import SIZES, batch_of, changed, network_of
+from tiny_networks import SIZES, Pixelwise, batch_of, changed, network_of
 
 from s4former.config import ConfigError, Method, from_dict
 from s4former.method import u2pl

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-import test_dpt
+import tiny_dino
 import tiny_networks
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,7 @@ def loop_loss(network, teacher, batch, threshold):
 
 
 def test_the_loss_is_twice_that_of_a_loop_over_images_and_views_value_and_gradient(monkeypatch):
-    monkeypatch.setitem(tiny_networks.SIZES, "dpt", (test_dpt.model_of(), (28, 56)))
+    monkeypatch.setitem(tiny_networks.SIZES, "dpt", (tiny_dino.model_of(), (28, 56)))
     network, batch = tiny_networks.network_of("dpt"), batch_of()
     teacher = tiny_networks.network_of("dpt", seed=1)
     for each in (network, teacher):
@@ -119,7 +119,7 @@ def test_the_loss_is_twice_that_of_a_loop_over_images_and_views_value_and_gradie
 
 
 def test_channels_are_dropped_after_the_blocks_are_back_in_place(monkeypatch):
-    monkeypatch.setitem(tiny_networks.SIZES, "dpt", (test_dpt.model_of(), (28, 56)))
+    monkeypatch.setitem(tiny_networks.SIZES, "dpt", (tiny_dino.model_of(), (28, 56)))
     network = tiny_networks.network_of("dpt")
     student = Student(network, tiny_networks.method_of()).double()
     images, order = torch.randn(1, 3, 28, 56, dtype=torch.float64), torch.tensor([[[1, 0]]])
