@@ -1,7 +1,7 @@
 """Which mask belongs to which image, by their names: in two folders, or side by side in one.
 
-Names are ids as `find_images` gives them: paths below a folder, without ending. A tag is a word at one end of a file name, parted
-from the rest by "_", "-", "." or a space, that tells what a file is and not which one: X_mask.png is the mask of X_image.jpg.
+Names are ids as `find_images` gives them: paths below a folder, without ending. A tag is a word at one end of a file name,
+parted from the rest by "_", "-", "." or a space, that tells what a file is and not which one: X_mask.png is the mask of X_image.jpg.
 """
 
 import os
@@ -22,9 +22,9 @@ BANDS = ("(?i:leftImg8bit)", "(?i:rgb)", "(?i:sat)", "0000")  # beside which the
 HASHES = (r"(?i:jpe?g|png)\.rf\.\w+", "[0-9a-f]{8}")  # of Roboflow and Label Studio
 IMAGE_TAGS = (*BANDS, "(?i:images?)", "(?i:img)", "(?i:photo)", "(?i:training)", *HASHES)
 MASK_TAGS = (
-    "(?i:gtFine_labelTrainIds)", "(?i:gtFine_labelIds)", r"(?i:gtFine_labellevel3Ids)", "(?i:labelTrainIds)", "(?i:labelIds)",
-    r"(?i:manual\d?)", "(?i:labels?)", "(?i:masks?)", "(?i:segmentation)", "(?i:seg)", "(?i:annotations?)", "(?i:gt|groundtruth|ground_truth)",
-    "(?i:lab)", "(?i:target)", "L", "P", *HASHES,
+    "(?i:gtFine_labelTrainIds)", "(?i:gtFine_labelIds)", "(?i:gtFine_labellevel3Ids)", "(?i:labelTrainIds)", "(?i:labelIds)",
+    r"(?i:manual\d?)", "(?i:labels?)", "(?i:masks?)", "(?i:segmentation)", "(?i:seg)", "(?i:annotations?)",
+    "(?i:gt|ground_?truth)", "(?i:lab)", "(?i:target)", "L", "P", *HASHES,
 )  # fmt: skip
 BESIDE = MASK_TAGS[: -len(HASHES)]  # that make a file a mask where it lies among images
 
@@ -61,6 +61,11 @@ def pair_names(images: Collection[str], masks: Collection[str], forms: Sequence[
     return best, best_tag
 
 
+def beginnings(name: str) -> list[str]:
+    """What a name is without its last words, and the whole name: a, a_b and a_b_c of a_b_c."""
+    return [name[: match.start()] for match in re.finditer(r"[_. -](?!.*/)|$", name)]
+
+
 def tags_of(names: Collection[str], known: Iterable[str]) -> Iterator[str]:
     """No tag, the known ones that some names have, and what all names begin or end with, as far as it is no number."""
     yield ""
@@ -93,7 +98,7 @@ def pair_up(images: Files, masks: Files, forms: Sequence[Form] = FORMS) -> Files
     found, tag = pair_names(images, masks, forms)
     if tag in BANDS:
         known = {remove_tag(name, tag) for name in images if remove_tag(name, tag) != name}
-        for name in [name for name in images if remove_tag(name, tag) == name and re.sub(r"[_. -][^/_. -]+$", "", name) in known]:
+        for name in [name for name in images if remove_tag(name, tag) == name and not known.isdisjoint(beginnings(name))]:
             del images[name]
     return {image: masks[mask] for image, mask in found.items()}
 

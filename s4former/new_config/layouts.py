@@ -11,7 +11,7 @@ from ..config import IGNORE_INDEX
 from ..data.class_names import CITYSCAPES_CLASSES, CITYSCAPES_TRAIN_IDS, VOC_CLASSES
 from ..data.lists import csv_lines, find_images, list_lines, strip_endings
 from ..data.masks import MASK_FOLDERS
-from ..data.pairing import IMAGE_TAGS, Files, pair_up, remove_tag, take_masks
+from ..data.pairing import IMAGE_TAGS, Files, beginnings, pair_up, remove_tag, take_masks
 from ..errors import DataError
 from ..files import read_text
 from .class_files import Classes
@@ -99,11 +99,11 @@ class Layout:
             yield Pairs(beside(photos, found), found, known=self.known, layout=self.name)
 
 
-BEFORE, AFTER = r"(?:(\w+?)[_-])?", r"(?:[_-](?:dir|png|jpe?g|tiff?))?(?:[_-]?(train\w*|val\w*|test\w*|Tr|Ts))?"
+BEFORE, AFTER = r"(?:(\w+?)[_-])?", r"(?:[_-](?:dir|png|jpe?g|tiff?|\d))?(?:[_-]?(train\w*|val\w*|test\w*|Tr|Ts))?"
 IMAGES = (rf"{BEFORE}(?:images?|imgs?|photos?|pictures?|rgb|org-img){AFTER}", "")
 MASKS = (
     *MASK_FOLDERS, "mask", "label", "annot(?:ation)?", "ann", "gts?|ground_?truths?", "(?:label|mask)[_-]?(?:img|image)s?",
-    "segmentations?|segs?|semantic", "[12]st_manual",
+    "segmentations?|segs?|semantic",
 )  # fmt: skip
 LAYOUTS = (
     Layout("Cityscapes", ("leftImg8bit",), ("gtFine", "gtCoarse"), cityscapes),
@@ -114,16 +114,23 @@ LAYOUTS = (
     Layout("Oxford pets", ("images",), ("annotations/trimaps",), pets),
     Layout("ADE20K", ("images",), ("annotations",), ade20k),
     Layout("SegNet", ("",), (r"(\w+)annot",), segnet),
+    Layout("DRIVE", IMAGES[:1], ("[12]st_manual",)),
     Layout("a folder of masks", IMAGES, tuple(f"{BEFORE}(?:{masks}){AFTER}" for masks in MASKS)),
     Layout("masks beside images"),
 )
+COMMON = tuple(layout.name for layout in LAYOUTS[-2:])
 
 
 def find_pairs(folder: Path) -> Pairs:
-    """The images and masks below a folder, by the layout that pairs most of them; where none does, the images it may hold."""
+    """The images and masks below a folder, by the layout that pairs most of them; where none does, the images it may hold.
+
+    A layout of its own that pairs half as many as the most goes before those of any folders of masks.
+    """
     files = find_images(folder, flat=False)
     found = [pairs for layout in LAYOUTS for pairs in layout.pairs(files)]
     best = max(found, key=lambda pairs: len(pairs.masks))
+    known = max((pairs for pairs in found if pairs.layout not in COMMON), key=lambda pairs: len(pairs.masks), default=best)
+    best = known if 2 * len(known.masks) >= len(best.masks) else best
     return best if best.masks else Pairs(move_out(files, IMAGES[0]) or files, {})
 
 
@@ -137,11 +144,10 @@ def beside(photos: Files, found: Collection[str]) -> Files:
 
 def spare(photos: Files, masks: Files, found: Files) -> list[Path]:
     """Masks that belong to no image; X_color beside X_label is another one of X."""
-    bare = {remove_tag(name, tag) for name in photos for tag in ("", *IMAGE_TAGS)}
+    bare = {os.path.basename(remove_tag(name, tag)) for name in photos for tag in ("", *IMAGE_TAGS)}
     used = {*found.values()}
     left = {name: path for name, path in masks.items() if path not in used}
-    starts = {name: (name[: match.start()] for match in re.finditer(r"[_. -]|$", name)) for name in left}
-    return [path for name, path in left.items() if bare.isdisjoint(starts[name])]
+    return [path for name, path in left.items() if bare.isdisjoint(beginnings(os.path.basename(name)))]
 
 
 def move_out(files: Files, folder: str) -> Files:

@@ -42,7 +42,7 @@ def test_an_image_has_the_mask_of_its_name(images, masks, pairs):
 
 
 def test_another_band_of_an_image_is_no_image():
-    images = files("a_RGB a_IRRG b_RGB b_IRRG c_RGB")
+    images = files("a_RGB a_IRRG b_RGB b_IRRG b_label_2 c_RGB")
     pair_up(images, files("a_label b_label"))
     assert list(images) == ["a_RGB", "b_RGB", "c_RGB"]
 

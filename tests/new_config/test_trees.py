@@ -198,6 +198,14 @@ def eyes(root):
     return pairs, [], ["23_training.tif"], ("class 0", "class 1")
 
 
+def drive(root):
+    photo(root, *(f"training/images/{number}_training.tif" for number in (21, 22)), "test/images/01_test.tif")
+    mask(root, *(f"training/1st_manual/{number}_manual1.gif" for number in (21, 22)), raw=(0, 255, 0, 0))
+    mask(root, *(f"training/mask/{number}_training_mask.gif" for number in (21, 22)), "test/mask/01_test_mask.gif")  # of the field of view
+    pairs = [(f"training/images/{number}_training.tif", f"training/1st_manual/{number}_manual1.gif") for number in (21, 22)]
+    return pairs, [], ["test/images/01_test.tif"], ("class 0", "class 1")
+
+
 def cars(root):
     photo(root, *(f"train/{name}.jpg" for name in "abc"))
     mask(root, *(f"train_masks/{name}_mask.gif" for name in "ab"), raw=(0, 255, 0, 0))
@@ -242,7 +250,7 @@ def potsdam(root):
 
 TREES = (
     ours, mmsegmentation, labelme2voc, labelme2voc_with_npy, voc, cvat, cityscapes, cityscapes_train_ids, drives, ade20k, mapillary, mapillary_1,
-    nnunet, segnet, camvid, roboflow, supervisely_masks, dermatology, eyes, cars, pets, deepglobe, loveda, potsdam,
+    nnunet, segnet, camvid, roboflow, supervisely_masks, dermatology, eyes, drive, cars, pets, deepglobe, loveda, potsdam,
 )  # fmt: skip
 
 
@@ -267,7 +275,7 @@ def test_a_tree_becomes_its_pairs_its_pool_and_its_names(tree, tmp_path, capsys)
     assert sources.classes[: len(names)] == names and all(words in printed for words in said)
     check_masks(sources, config.data)
     classes = read_pair(sources.labeled[0], config.data, len(sources.classes))[1]
-    assert (classes[:, 0] == 255).all() == (tree not in (supervisely_masks, dermatology, eyes, cars)), "what is drawn as no label is none"
+    assert (classes[:, 0] == 255).all() == (tree not in (supervisely_masks, dermatology, eyes, drive, cars)), "what is drawn as no label is none"
 
 
 # ---- what is no tree of masks
