@@ -93,7 +93,8 @@ class Layout:
                 taken = {*masks.values()}
                 photos = {name: path for name, path in move_out(files, images).items() if path not in taken}
                 found = pair_up(photos, masks)
-                yield Pairs(photos if images else beside(photos, found), found, spare(photos, masks, found), self.known, self.name)
+                left = spare(photos, masks, found)
+                yield Pairs(photos if images else beside(photos, found), found, left, self.known, self.name)
         if not self.masks:
             found = take_masks(photos := dict(files))
             yield Pairs(beside(photos, found), found, known=self.known, layout=self.name)

@@ -24,7 +24,7 @@ PARTS = {  # what the folder of a part may be called, numbers at the end aside; 
     "validation": ("val", "validation", "valid", "test", "testing", "ts"),
 }
 TESTS = ("test", "testing", "ts")  # their images without masks go into the pool, those of val/ do not
-LISTS = ("labeled.txt", "labelled.txt", "validation.txt", "val.txt", *(f"ImageSets/Segmentation/{part}.txt" for part in ("train", "val")))
+LISTS = ("labeled", "labelled", "validation", "val", "ImageSets/Segmentation/train", "ImageSets/Segmentation/val")  # .txt
 
 
 @dataclass
@@ -78,7 +78,8 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
             f"without an image: {plural(len(pairs.spare), 'mask')} of {pairs.spare[0].parent}, the first: {pairs.spare[0].name}"
             + (f"; the image that comes nearest is {by_stem[near[0]]}" if near else "")
         )
-    divide(photos, [path for name in LISTS for level in ("", "*/", "*/*/") for path in root.glob(level + name)] if by_layout else [])
+    lists = [path for name in LISTS for level in ("", "*/", "*/*/") for path in root.glob(f"{level}{name}.txt") if by_layout]
+    divide(photos, lists)
     if not photos.parts["labeled"]:
         raise DataError(describe_unpaired(root, pairs, "no image to train on"))
     first = photos.parts["labeled"][0]
@@ -129,21 +130,29 @@ def divide(photos: Photos, lists: Sequence[Path]) -> None:
                 remarks.append(f"{word}/ is left alone, since {first}/ is there: {plural(len(masked), 'image')} with masks")
     pool += [row for row in rows.get("", []) if not row.mask]
     if masked := sum(bool(row.mask) for row in parts["unlabeled"]):
-        remarks.append(f"{plural(masked, 'mask')} of {words['unlabeled'][0]}/ {'is' if masked == 1 else 'are'} not read: images there are the pool")
+        unread = f"{plural(masked, 'mask')} of {words['unlabeled'][0]}/ {'is' if masked == 1 else 'are'} not read"
+        remarks.append(f"{unread}: images there are the pool")
     parts = {part: [row for row in parts[part] if row.mask] for part in ("labeled", "validation")}
-    layout = Layout(photos.root, pairs.images, pairs.masks, False, str(photos.root), str(photos.root))
-    for part in parts:
-        path = next((path for path in lists if path.stem in PARTS[part]), None)
-        if path is not None:
-            listed = read_list(path.name, path, layout, masks=True)
-            pool += parts[part] if part == "labeled" else []  # but for those of the list, which are taken out below
-            parts[part] = listed
-            remarks.append(f"{path.name} says which images are {'labelled' if part == 'labeled' else 'for evaluation'}")
+    apply_lists(photos, lists, parts, pool)
     held_out = {row.image for row in parts["validation"]}
     labeled = [row for row in parts["labeled"] if row.image not in held_out]
     used = held_out | {row.image for row in labeled}
     pool = [Sample(row.image, None, row.id) for row in pool if row.image not in used]
     photos.parts = {"labeled": labeled, "unlabeled": pool, "validation": parts["validation"]}
+
+
+def apply_lists(photos: Photos, lists: Sequence[Path], parts: dict[str, list[Sample]], pool: list[Sample]) -> None:
+    """Puts the samples of lists for the place of those that folders gave, which the pool gets if they were labelled."""
+    pairs = photos.pairs
+    layout = Layout(photos.root, pairs.images, pairs.masks, False, str(photos.root), str(photos.root))
+    for part in parts:
+        path = next((path for path in lists if path.stem in PARTS[part]), None)
+        if path is not None:
+            listed = read_list(path.name, path, layout, masks=True)
+            pool += parts[part] if part == "labeled" else []
+            parts[part] = listed
+            which = "labelled" if part == "labeled" else "for evaluation"
+            photos.remarks.append(f"{path.name} says which images are {which}")
 
 
 def drop_duplicates(photos: Photos) -> None:

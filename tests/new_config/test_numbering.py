@@ -186,3 +186,17 @@ def test_json_that_holds_no_names_or_colours_is_told_with_its_reason(tmp_path, c
 def test_a_colour_that_is_none_is_told_with_its_name(tmp_path):
     (tmp_path / "palette.json").write_text('{"sky": "blue"}')
     assert "palette.json: sky: String should match pattern" in error_message(read_palette, tmp_path / "palette.json")
+
+
+def test_names_beside_a_palette_have_to_be_those_of_the_palette(tmp_path):
+    write(tmp_path / "labelmap.txt", "sky:0,0,0::", "road:9,9,9::")
+    assert dict(read_classes(tmp_path, ["road", "sky"], "").names) == {0: "sky", 1: "road"}
+    assert error_message(read_classes, tmp_path, ["sky", "way"], "") == (
+        f"--classes names sky, way, and {tmp_path}/labelmap.txt names sky, road; leave out --classes, or mend the file"
+    )
+
+
+@pytest.mark.parametrize("name", ["meta.json", "dataset.json"])
+def test_a_file_with_a_name_that_many_have_is_let_be(tmp_path, name):
+    (tmp_path / name).write_text('{"something": "else"}')
+    assert read_names(tmp_path) == []
