@@ -25,7 +25,8 @@ from .page import SMALL, Figure, Panel, grid_figure, mask_panel
 
 RECORDING = "recording"  # the name under which transformers knows the attention function
 COLOURS = "inferno"
-MAX_QUANTILE = 0.995  # of the weights, where the colours end; single patches can be far above all others
+BRIGHTEST = 8, 0.005  # patches, and share of them, at whose mean the colours end; single ones can be far above all others
+SCALE = 0.75  # inches beside the grid, for the colour bar
 
 Point = tuple[str, int, int]  # --patch, row, column on the first network's grid; or --pixel, x, y of the image
 
@@ -120,13 +121,15 @@ def heat_map(checkpoint: Checkpoint, image: np.ndarray, place: tuple[float, floa
     height, width = pixels.shape[-2:]
     patch = (int(place[0] * height / stride), int(place[1] * width / stride))
     weights = patch_attention(checkpoint.network, pixels, patch, layer)
-    share = (weights / weights.quantile(MAX_QUANTILE)).clamp(max=1)[None, None].cpu()
+    brightest = max(1, round(max(min(BRIGHTEST[0], weights.numel() / 10), BRIGHTEST[1] * weights.numel())))
+    share = (weights / weights.flatten().topk(brightest).values.mean()).clamp(max=1)[None, None].cpu()
     cells = [-(-height // stride) * stride, -(-width // stride) * stride]  # the last patch may reach beyond the image
-    share = F.interpolate(share, size=cells, mode="bilinear", align_corners=False)[..., :height, :width]
+    # bicubic: between the patches of a coarse grid, bilinear interpolation draws stars
+    share = F.interpolate(share, size=cells, mode="bicubic", align_corners=False)[..., :height, :width].clamp(0, 1)
     share = F.interpolate(share, size=image.shape[:2], mode="bilinear", align_corners=False)[0, 0].numpy()
     grey = np.asarray(Image.fromarray(image).convert("L"), np.float32)[..., None] * np.ones(3, np.float32)
     colour = 255 * matplotlib.colormaps[COLOURS](share)[..., :3]
-    alpha = 0.4 + 0.4 * share[..., None]
+    alpha = 0.1 + 0.7 * share[..., None]  # the photo stays visible where nothing is attended to
     return ((1 - alpha) * grey + alpha * colour + 0.5).astype(np.uint8)
 
 
@@ -144,7 +147,7 @@ def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) 
         rows += [[Panel(image, cross), *heat], [mask_panel(mask, classes, data) for mask in maps]]
         masks += maps
     titles = ["Image / truth", *(checkpoint.name for checkpoint in checkpoints)]
-    figure = grid_figure(rows, titles, masks, classes, data)
-    scale = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=figure.axes, shrink=0.4, aspect=8, pad=0.01)
-    scale.set_ticks([0, 1], labels=["no\nattention", "highest in\nthe panel"], fontsize=SMALL)
+    figure = grid_figure(rows, titles, masks, classes, data, beside=SCALE)
+    scale = figure.colorbar(ScalarMappable(cmap=COLOURS), ax=figure.axes, shrink=0.3, aspect=18, fraction=0.02, pad=0.01)
+    scale.set_ticks([0, 1], labels=["no\nattention", "most in\nthe panel"], fontsize=SMALL)
     return figure

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure, FigureBase
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
 from ..config import Data
@@ -70,17 +70,21 @@ def grid_height(rows: Sequence[Sequence[Panel]], width: float) -> float:
 
 def draw_grid(figure: FigureBase, rows: Sequence[Sequence[Panel]], titles: Sequence[str]) -> None:
     """Panels side by side in rows, under the titles of their columns; wide titles are broken into lines."""
-    grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=row_heights(rows))
+    heights = row_heights(rows)
+    grid = figure.subplots(len(rows), len(titles), squeeze=False, height_ratios=heights)
     for axes, title in zip(grid[0], titles):
         axes.set_title(textwrap.fill(title, 100 // len(titles)), pad=3)
-    for axes, panel in zip(grid.flat, [panel for row in rows for panel in row]):
+    for axes, panel, ratio in zip(grid.flat, [panel for row in rows for panel in row], np.repeat(heights, len(titles))):
         axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
         if panel.picture is None:
-            axes.spines[:].set_visible(False)
             continue
         height, width = panel.picture.shape[:2]
         axes.imshow(enlarge(panel.picture), extent=(0, width, height, 0))
-        axes.set(autoscale_on=False)  # not for the cross
+        axes.add_patch(Rectangle((0, 0), width, height, fill=False, edgecolor=EDGE, linewidth=0.4, clip_on=False))
+        # every axes of a row has its shape, with room beside or above what is narrower, else the layout leaves gaps
+        across, down = max(0, height / ratio - width) / 2, max(0, width * ratio - height) / 2
+        axes.set(xlim=(-across, width + across), ylim=(height + down, -down), autoscale_on=False)  # not for the cross
         if panel.cross is not None:
             shadow = [withStroke(linewidth=2.6, foreground="black")]
             axes.plot(*panel.cross, "x", color=YELLOW, markersize=6, markeredgewidth=1.5, path_effects=shadow, clip_on=False)
@@ -103,10 +107,10 @@ def draw_legend(figure: Figure, masks: Sequence[np.ndarray], class_names: Sequen
 
 def grid_figure(
     rows: Sequence[Sequence[Panel]], titles: Sequence[str], masks: Sequence[np.ndarray | None], class_names: Sequence[str],
-    data: Data | None = None,
+    data: Data | None = None, beside: float = 0.0,
 ) -> Figure:  # fmt: skip
-    """A grid and a legend of the classes in the masks."""
-    figure = new_figure(WIDTH, grid_height(rows, WIDTH) + 3 * LINE)
+    """A grid and a legend of the classes in the masks. beside: inches of the width for what stands beside the grid."""
+    figure = new_figure(WIDTH, grid_height(rows, WIDTH - beside) + 3 * LINE)
     draw_grid(figure, rows, titles)
     draw_legend(figure, [mask for mask in masks if mask is not None], class_names, data)
     return figure

@@ -157,6 +157,14 @@ def test_the_heat_map_is_hot_where_the_weights_are(runs, monkeypatch):
     assert heat[49, 89].sum() > 200 > 10 > heat[:30, :60].sum(axis=-1).max()
 
 
+def test_a_coarse_heat_map_shows_more_than_its_brightest_patch(runs, monkeypatch):
+    weights = torch.full((10, 14), 0.001)
+    weights[2:6, 3:8], weights[4, 4] = 0.03, 0.09  # one patch far above those around it
+    monkeypatch.setattr(attention, "patch_attention", lambda *_: weights)
+    heat = attention.heat_map(checkpoints.open_checkpoint(runs[0]), np.zeros((100, 140, 3), np.uint8), (0.5, 0.5), -1).astype(int)
+    assert heat[45, 45].sum() > heat[35, 65].sum() > 0.4 * heat[45, 45].sum() and heat[90, 120].sum() < 0.05 * heat[45, 45].sum()
+
+
 # ---- the commands
 
 
