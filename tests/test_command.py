@@ -72,7 +72,9 @@ def test_no_command_loads_a_heavy_library_for_its_help():
     "arguments",
     [["--help"], ["train"], ["train", "--config", "none.json"], ["predict", "p", "--checkpoint", "no/such/run"], ["pool", "none", "-o", "x"],
      ["onnx", "none", "x.onnx"], ["study", "none.json"], ["table", "none"], ["report", "none"], ["benchmark", "steps"],
-     ["new-config", "none"], ["new-config", "configs", "--encoder", "deit-smal"], ["rasterize", "none"]],
+     ["new-config", "none"], ["new-config", "configs", "--encoder", "deit-smal"], ["rasterize", "none"],
+     ["onnx", ".", "none/x.onnx"], ["figures", "compare", "runs/none", "--output", "x"], ["figures", "classes", "--output", "x"],
+     ["figures", "views", "--config", "none.json", "--output", "x"]],
     ids=" ".join,
 )  # fmt: skip
 def test_mistakes_in_arguments_and_config_load_no_heavy_library(arguments):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Sequence
 
 from ..config import from_dict
-from ..errors import reports_errors
+from ..errors import OnnxError, reports_errors
 from ..evaluation.model_choice import ROLES, read_mean_std
 from .chosen_model import choose_model
 
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--best", action="store_true", help="the best of the run, chosen on the evaluation images, not the last")
     options = parser.parse_args(arguments)
 
+    if not options.file.absolute().parent.is_dir():
+        raise OnnxError(f"there is no folder {options.file.parent} to write {options.file.name} into; make it first")
     choice = choose_model(options.checkpoint, options.model, options.best)
     mean, std = read_mean_std(choice.source)
 

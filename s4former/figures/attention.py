@@ -134,9 +134,6 @@ def heat_map(checkpoint: Checkpoint, image: np.ndarray, place: tuple[float, floa
 
 
 def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Figure:
-    if len(options.points) != len(options.image):
-        count = f"{len(options.image)} --image and {len(options.points)} --patch or --pixel"
-        raise FigureError(f"{count}; give one for each image")
     checkpoints = open_checkpoints(sources, overrides, options.names)
     rows, masks, classes, data = [], [], checkpoints[0].classes, checkpoints[0].config.data
     for shown, point in zip(find_images(options.image, checkpoints[0].config), options.points):

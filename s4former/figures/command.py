@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from ..commands.chosen_model import choose_model
+from ..config import load
 from ..errors import UserError, reports_errors
 
 FIGURES = {
@@ -40,14 +42,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import matplotlib  # noqa: F401  (an extra: training does without)
     except ModuleNotFoundError:
         raise UserError("needs matplotlib; pip install matplotlib") from None
-    from transformers.utils.logging import disable_progress_bar
+    if figure == "views" and sources:
+        raise UserError(f"cannot read {sources[0]!r}; write section.key=value")
+    elif figure == "views":
+        load(Path(options.config), overrides)
+    elif not sources:
+        raise UserError("give one checkpoint or more: a run, a model in it, or the id of one on the Hub")
+    elif figure == "attention" and len(options.points) != len(options.image):
+        raise UserError(f"{len(options.image)} --image and {len(options.points)} --patch or --pixel; give one for each image")
+    elif figure == "classes" and len(sources) != 2:
+        raise UserError(f"a change is from one run to another; got {len(sources)} runs")
+    for source in sources:
+        choose_model(source)
 
-    from .checkpoints import FigureError
+    from transformers.utils.logging import disable_progress_bar  # not before the arguments are checked: it takes seconds
+
     from .page import save_figure
 
     disable_progress_bar()  # of transformers, one for the tensors it loads
-    if not sources and figure != "views":
-        raise FigureError("give one checkpoint or more: a run, a model in it, or the id of one on the Hub")
     written = save_figure(import_module(f"{__package__}.{figure}").draw(sources, overrides, options), options.output)
     print("wrote " + " and ".join(map(str, written)))
 

@@ -73,8 +73,6 @@ def to_uint8(image: Tensor) -> np.ndarray:
 
 
 def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Figure:
-    if sources:
-        raise FigureError(f"cannot read {sources[0]!r}; write section.key=value")
     config = mix_every_image(load(options.config, overrides))
     batch, classes = build_batch(config, options.step)
     pseudo = build_pseudo(batch, classes, config, open_checkpoint(options.teacher) if options.teacher else None)
