@@ -64,6 +64,14 @@ def test_seeds_become_one_row_per_method_and_number_of_labels(tmp_path):
     ]
 
 
+def test_seeds_that_differ_in_reporting_keys_and_paths_only_are_one_row(tmp_path):
+    write_run(tmp_path / "0", seed=0, student=0.5)
+    run = {"log_every": 7, "checkpoint_every": 9, "keep": 5, "trackers": ["tensorboard"], "push_to_hub": "a/b", "push_every": 3}
+    data = {"workers": 1, "root": "/elsewhere", "validation": "other/name.txt"}
+    write_run(tmp_path / "1", seed=1, student=0.6, run={**run, "seed": 1, "output": "x"}, data=data, evaluation={"batch": 3})
+    assert [row[:3] for row in rows([tmp_path / "0", tmp_path / "1"])[2:]] == [["S4Former", "92", "55.00 ± 7.07 (2)"]]
+
+
 def test_settings_of_one_name_are_rows_that_list_what_differs(tmp_path):
     runs = [
         write_run(tmp_path / "short", schedule={"steps": 100}),
