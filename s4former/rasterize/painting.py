@@ -13,7 +13,7 @@ from ..data.images import read_header, turn_upright
 from .readers import Photo
 from .shapes import Thing, Window
 
-CROWDS = "crowd regions, taken as no label (--crowds: as objects; CVAT marks what was brushed as such)"
+CROWDS = "crowd regions, taken as no label (--crowds: as objects; some tools mark all run-length codes so)"
 
 
 class Drawn(NamedTuple):

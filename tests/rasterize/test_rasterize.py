@@ -127,7 +127,7 @@ def test_coco_parts_run_lengths_and_crowds(tmp_path, capsys):
         f".json files that are no annotations of COCO, not read: 1, the first: {tmp_path}/annotations/captions_val2017.json",
         "images that the annotations name and that are not there: 1, the first: lost.jpg",
         "shapes without an area, of the kind box or point alone: 1, the first: a.jpg",
-        "crowd regions, taken as no label (--crowds: as objects; CVAT marks what was brushed as such): 1, the first: a.jpg",
+        "crowd regions, taken as no label (--crowds: as objects; some tools mark all run-length codes so): 1, the first: a.jpg",
         "images without an object, left without a mask (--empty: all the class background): 1, the first: empty.jpg",
     ]
     _, masks = rasterize(capsys, tmp_path, "--overwrite", "--crowds", "--empty", "--background", "ignore")
