@@ -107,7 +107,8 @@ class Model:
     """The network: an encoder of transformers (or a ResNet of timm) and a decoder."""
 
     architecture: Literal["setr", "segformer", "dpt", "upernet", "deeplabv3plus"] = key(
-        "setr", "a plain ViT under SETR-PUP, SegFormer, DINOv2 or DINOv3 under DPT or UperNet, a ResNet under DeepLabV3+")
+        "setr", "a plain ViT under SETR-PUP, SegFormer, DINOv2 or DINOv3 under DPT or UperNet, other ViTs, CLIP and SigLIP under DPT,"
+                " Swin and ConvNeXt under UperNet, a ResNet under DeepLabV3+")
     encoder: str = key(
         "deit-base", "a size (deit-tiny .. resnet101), a Hub id, a folder, or a timm-style .pth/.safetensors (ViT, ResNet)")
     start_from: str = key(

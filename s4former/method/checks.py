@@ -47,7 +47,7 @@ def check_network(config: Config, network: nn.Module) -> None:
     if config.method.pasa != "none":
         if not attention_grids(network, *crop):
             raise ConfigError(
-                f"method.pasa = {config.method.pasa!r} steers attention, and {config.model.architecture} has none;"
+                f"method.pasa = {config.method.pasa!r} steers attention over the whole image, and this {config.model.architecture} has none;"
                 " set method.pasa=none"
             )
         check_bias_has_effect(network, config)
@@ -112,5 +112,5 @@ def check_bias_has_effect(network: nn.Module, config: Config) -> None:
     if config.method.pasa_alpha > 0 and torch.equal(plain, biased):
         raise ConfigError(
             f"method.pasa = {config.method.pasa!r} has no effect: this transformers passes no bias to the attention of"
-            f" {network.config.model_type}; install transformers 5.17 or newer (5.23 for DINOv2), or set method.pasa=none"
+            f" {network.base_model.config.model_type}; install transformers 5.17 or newer (5.23 for DINOv2), or set method.pasa=none"
         )

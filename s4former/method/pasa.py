@@ -199,9 +199,15 @@ def pasa_attention(
 ) -> tuple[Tensor, None]:
     """SDPA of transformers; where `pasa` has a bias for this layer's (queries, keys), with that bias.
 
-    Query, key, value: (B, heads, Nq or Nk, head dim). `channels_or_mask` decides how the bias reaches the kernel.
+    Query, key, value: (B, heads, Nq or Nk, head dim). `channels_or_mask` decides how the bias reaches the kernel. A mask that
+    the layer has itself, the relative positions of a BEiT, is added to it.
     """
     bias = None if pasa is None else pasa.get((query.shape[-2], key.shape[-2]))
+    if attention_mask is not None and attention_mask.is_floating_point():
+        if bias is not None:
+            bias = Bias.from_mask(bias.dense()[:, None] + attention_mask)
+        elif not takes_wider_mask(query.device):
+            attention_mask = attention_mask.to(query.dtype)
     if bias is None:
         return checked_sdpa(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     width, scaling = value.shape[-1], query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -226,7 +232,8 @@ def channels_or_mask(
     half = query.dtype in (torch.float16, torch.bfloat16)
     if half and bias.factors is not None and not takes_wider_mask(query.device):
         return *append_bias_channels(query, key, value, *bias.factors, scaling), None
-    mask = bias.dense()[:, None].to(torch.promote_types(query.dtype, torch.float32))
+    mask = bias.dense()
+    mask = (mask[:, None] if mask.dim() == 3 else mask).to(torch.promote_types(query.dtype, torch.float32))
     if bias.factors is None or not takes_wider_mask(query.device):
         query, key, value = (states.to(mask.dtype) for states in (query, key, value))
     return query, key, value, mask

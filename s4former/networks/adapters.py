@@ -22,8 +22,8 @@ COMPILER = "inductor"  # backend of torch.compile
 GRAPHS = 256  # at most of one function: a SegFormer has three for every block, since each drops paths at a rate of its own
 
 # A block of an encoder by the beginning of its parameters' names: layers.3. of a ViT, encoder.layer.3. of DINOv2,
-# stages.1.blocks.0. or encoder.block.1.0. of SegFormer, layer1.0. of a ResNet.
-BLOCK = re.compile(r"(?:.*?\.)??(?:layers?\d?|blocks?)\.\d+\.(?:\d+\.)?")
+# stages.1.blocks.0. or encoder.block.1.0. of SegFormer, layers.1.blocks.0. of Swin, layer1.0. of a ResNet.
+BLOCK = re.compile(r"(?:.*?\.)??(?:layers?\d?|blocks?)\.\d+\.(?!blocks|downsample)(?:\d+\.)?")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,12 @@ ADAPTERS: dict[str, Adapter] = {  # by model.architecture
         strides=lambda network: list(itertools.accumulate(network.config.strides, operator.mul)),
         reductions=lambda network: list(network.config.sr_ratios),
     ),
-    "dpt": Adapter(encoder="encoder"),
-    "upernet": Adapter(encoder="backbone"),
+    "dpt": Adapter(encoder="encoder", prefix_tokens=lambda network: network.config.prefix_tokens),
+    "upernet": Adapter(
+        encoder="backbone",
+        strides=lambda network: network.config.strides,
+        reductions=lambda network: [1] if len(network.config.strides) == 1 else [],  # windows and convolutions take no bias
+    ),
     "deeplabv3plus": Adapter(
         encoder="backbone",
         prefix_tokens=lambda network: 0,

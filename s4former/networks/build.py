@@ -27,6 +27,7 @@ from .dpt import UNIMATCH_V2, DinoDptConfig, DinoDptForSemanticSegmentation, def
 from .encoder_weights import fit_resnet, read_encoder_config, read_resnet, read_tensors
 from .hub import HUB_ERRORS, check_reachable, describe_hub_error
 from .image_processor import PIPELINES, save_processor
+from .known_encoders import PYRAMIDS
 from .setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
 from .upernet import DinoUperNetConfig, DinoUperNetForSemanticSegmentation
 
@@ -98,7 +99,7 @@ def build_segformer(model: Model, labels: dict, crop: tuple[int, int]) -> PreTra
 
 
 def build_dpt(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
-    """DPT over a DINO; the stored positions stay as they are, and are resized for every image as DINOv2 does."""
+    """DPT over a plain ViT; the stored positions stay as they are, and are resized for every image as transformers does."""
     encoder_config, tensors = read_encoder(model, crop)
     encoder_config = truncate_config(encoder_config, model.out_indices)
     try:
@@ -117,9 +118,14 @@ def build_dpt(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedMo
 
 
 def build_upernet(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
-    """UperNet over a DINO; every level has the grid of the patches."""
-    encoder_config, tensors = read_encoder(model, crop)
-    backbone_config = truncate_config(encoder_config, model.out_indices)
+    """UperNet over a DINO, all levels on the grid of the patches, or over the four stages of a Swin or ConvNeXt."""
+    backbone_config, tensors = read_encoder(model, crop)
+    if backbone_config.model_type not in PYRAMIDS:
+        backbone_config = truncate_config(backbone_config, model.out_indices)
+    elif model.out_indices:
+        raise ConfigError(
+            f"model.out_indices is {list(model.out_indices)}; UperNet reads the four stages of a {backbone_config.model_type}: leave it out"
+        )
     config = DinoUperNetConfig(backbone_config=backbone_config, hidden_size=model.decoder_channels, **labels)
     network = DinoUperNetForSemanticSegmentation(config)
     load_encoder(network.backbone, tensors)
@@ -158,7 +164,7 @@ def load_encoder(encoder: nn.Module, tensors: dict[str, Tensor] | None) -> None:
 
 
 def truncate_config(config: PreTrainedConfig, out_indices: tuple[int, ...]) -> PreTrainedConfig:
-    """The config of a DINO that ends at the last of these blocks and returns the outputs of all; () = the default ones."""
+    """The config of a plain ViT that ends at the last of these blocks and returns the outputs of all; () = the default ones."""
     depth = config.num_hidden_layers
     blocks = out_indices or default_out_indices(depth)
     if list(blocks) != sorted(set(blocks)) or not 0 <= blocks[0] <= blocks[-1] < depth:

@@ -1,6 +1,6 @@
-"""A DINO vision transformer under a DPT head (Ranftl et al., ICCV 2021), the network that UniMatch V2 trains.
+"""A plain vision transformer under a DPT head (Ranftl et al., ICCV 2021), over DINOv2 the network that UniMatch V2 trains.
 
-The DPT of transformers builds its own encoder, so here is one over DINOv2, DINOv2 with registers and DINOv3. The file
+The DPT of transformers builds its own encoder, so here is one over the encoders of `ENCODERS`. The file
 imports torch and transformers only: `save_pretrained` copies it beside the weights, and the folder then loads with
 `trust_remote_code=True` where this package is not installed.
 
@@ -22,11 +22,23 @@ require_version("transformers>=5.17", "pip install -U transformers")
 from transformers import AutoConfig, Dinov2Config, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.models.beit.modeling_beit import BeitModel
+from transformers.models.clip.modeling_clip import CLIPVisionModel
+from transformers.models.deit.modeling_deit import DeiTModel
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersModel
 from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+from transformers.models.vit.modeling_vit import ViTModel
 
-ENCODERS = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel, "dinov3_vit": DINOv3ViTModel}
+ENCODERS = {  # by model type
+    "dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel, "dinov3_vit": DINOv3ViTModel, "vit": ViTModel,
+    "deit": DeiTModel, "beit": BeitModel, "clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel,
+}  # fmt: skip
+WITH_POOLER = ("vit", "deit", "beit")  # which is left out
+NORMS = {  # of all tokens, where it is not `layernorm`; that of CLIP is of its class token alone
+    "dinov3_vit": "norm", "siglip_vision_model": "post_layernorm", "clip_vision_model": "",
+}  # fmt: skip
 LEVELS = 4  # feature maps of the head: 4, 2, 1 and 1/2 cells per patch
 UNIMATCH_V2 = 2  # the head's version
 LARGE_WIDTHS = {1024: (256, 512, 1024, 1024), 1536: (1536,) * LEVELS}  # of the levels, by that of the encoder (ViT-L, ViT-g)
@@ -36,8 +48,7 @@ class DinoDptConfig(PreTrainedConfig):
     """What a DPT is made of.
 
     Args:
-        backbone_config: of the encoder, a transformers config of type dinov2, dinov2_with_registers or dinov3_vit, or
-            its dict. Its `image_size` is the grid of the stored position embedding; images may have any size.
+        backbone_config: of the encoder, a transformers config of a type in `ENCODERS`, or its dict. Its `image_size` is the grid of the stored position embedding; images may have any size.
         out_indices: four blocks, from 0, whose outputs `encode` returns; the first is read at the finest scale. Empty:
             at default_out_indices of the depth.
         decoder_channels: of the maps that are fused.
@@ -76,8 +87,9 @@ class DinoDptConfig(PreTrainedConfig):
 
     @property
     def prefix_tokens(self) -> int:
-        """The class token and the registers."""
-        return 1 + getattr(self.backbone_config, "num_register_tokens", 0)
+        """The class token, the distillation token and the registers."""
+        fixed = {"siglip_vision_model": 0, "deit": 2}
+        return fixed.get(self.backbone_config.model_type, 1) + getattr(self.backbone_config, "num_register_tokens", 0)
 
     @property
     def scale(self) -> int:
@@ -225,9 +237,13 @@ class DinoDptForSemanticSegmentation(PreTrainedModel):
 
     def __init__(self, config: DinoDptConfig):
         super().__init__(config)
-        self.encoder = ENCODERS[config.backbone_config.model_type](config.backbone_config)
+        kind = config.backbone_config.model_type
+        self.encoder = ENCODERS[kind](config.backbone_config, **({"add_pooling_layer": False} if kind in WITH_POOLER else {}))
+        self.encoder_arguments = {} if kind.startswith("dino") else {"interpolate_pos_encoding": True}
+        if kind == "clip_vision_model":
+            self.encoder.post_layernorm = nn.Identity()
         embeddings = self.encoder.embeddings
-        mask_token = embeddings.mask_token
+        mask_token = getattr(embeddings, "mask_token", None)
         if mask_token is not None:  # of the pre-training; a parameter without gradient would stop distributed training
             del embeddings.mask_token
             embeddings.register_buffer("mask_token", mask_token.detach())
@@ -262,14 +278,15 @@ class DinoDptForSemanticSegmentation(PreTrainedModel):
         height, width = pixel_values.shape[-2:]
         if height % patch or width % patch:
             raise ValueError(f"image of {height}x{width}; pad both sides to multiples of {patch}, as forward does")
-        return self.base_model(pixel_values, output_hidden_states=True, **kwargs)
+        return self.base_model(pixel_values, output_hidden_states=True, **self.encoder_arguments, **kwargs)
 
     def feature_maps(self, hidden_states: tuple[Tensor, ...], pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """Each after the encoder's final norm, as DINOv2 and DINOv3 give their intermediate layers to decoders: block
-        outputs have channels a hundred times larger than others."""
+        """Each after the encoder's final norm, if it has one, as DINOv2 and DINOv3 give their intermediate layers to decoders:
+        block outputs have channels a hundred times larger than others."""
         patch, prefix = self.config.backbone_config.patch_size, self.config.prefix_tokens
         grid = [side // patch for side in pixel_values.shape[-2:]]
-        norm = self.encoder.norm if hasattr(self.encoder, "norm") else self.encoder.layernorm
+        name = NORMS.get(self.config.backbone_config.model_type, "layernorm")
+        norm = getattr(self.encoder, name) if name else nn.Identity()
         tokens = [norm(hidden_states[index + 1]) for index in self.config.out_indices]  # the first state is the embedding
         return tuple(t[:, prefix:].transpose(1, 2).unflatten(2, grid) for t in tokens)
 

@@ -18,18 +18,21 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
-    AutoConfig, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel, PreTrainedConfig, PreTrainedModel, SegformerModel,
-    ViTConfig, ViTModel,
+    AutoConfig, BeitModel, CLIPVisionModel, ConvNextBackbone, DeiTModel, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel,
+    PreTrainedConfig, PreTrainedModel, SegformerModel, SiglipVisionModel, SwinBackbone, ViTConfig, ViTModel,
 )  # fmt: skip
 
 from ..config import Model
 from ..errors import ConfigError
 from .hub import HUB_ERRORS, check_reachable, describe_hub_error, hub_file
 from .image_processor import PROCESSOR, Normalization, normalization_of
-from .known_encoders import DINO, ENCODER_TYPES, KNOWN_ENCODERS, RESNETS, check_encoder_name, encoder_names
+from .known_encoders import DINO, ENCODER_TYPES, KNOWN_ENCODERS, PYRAMIDS, RESNETS, check_encoder_name, encoder_names
 from .timm_weights import check_complete, infer_config, is_weights_file, read_file, rename_timm
 
-MODELS: tuple[type[PreTrainedModel], ...] = (ViTModel, SegformerModel, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel)
+MODELS: tuple[type[PreTrainedModel], ...] = (
+    ViTModel, SegformerModel, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel, DeiTModel, BeitModel, CLIPVisionModel,
+    SiglipVisionModel, SwinBackbone, ConvNextBackbone,
+)  # fmt: skip
 ENCODER_CLASSES = {  # by model.architecture; none for a ResNet, which is timm's
     name: tuple(model for model in MODELS if model.config_class.model_type in types) for name, types in ENCODER_TYPES.items()
 }
@@ -43,9 +46,29 @@ def source_of(model: Model) -> str:
     if "/" not in model.encoder and not is_weights_file(model.encoder):
         check_encoder_name(model.encoder)
     source = KNOWN_ENCODERS[model.encoder][0] if model.encoder in KNOWN_ENCODERS else model.encoder
-    if model.architecture == "setr" and source.startswith("timm/") and not Path(source).exists():
-        return timm_file(model, "model.safetensors")
+    if model.architecture in ("setr", "dpt"):
+        if source.startswith("timm/") and not Path(source).exists():
+            return timm_file(model, "model.safetensors")
+        return timm_weights_in(Path(source)) or source
     return source
+
+
+def timm_weights_in(folder: Path) -> str | None:
+    """The weights file of a folder that timm's `save_for_hf` wrote; None of any other."""
+    config = folder / "config.json"
+    if not config.is_file() or "pretrained_cfg" not in read_json(config):
+        return None
+    files = (folder / name for name in ("model.safetensors", "pytorch_model.bin"))
+    return next((str(file) for file in files if file.is_file()), None)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that describes an encoder; a `ConfigError` if it is none."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
 
 
 def timm_file(model: Model, name: str) -> str:
@@ -80,17 +103,31 @@ def read_encoder_config(model: Model) -> PreTrainedConfig:
             config = AutoConfig.from_pretrained(source, local_files_only=not model.pretrained, trust_remote_code=False)
         except (*HUB_ERRORS, KeyError) as error:
             raise unreachable_error(model, error) from error
+    config = plain_config(config)
     if not isinstance(config, tuple(kinds)):
         raise ConfigError(
             f"model.encoder = {model.encoder!r} is of type {config.model_type!r}, and model.architecture ="
             f" {model.architecture!r} is built over {' or '.join(repr(kind.model_type) for kind in kinds)}; use one of"
             f" {', '.join(encoder_names(model.architecture))}, or change the architecture"
         )
-    if isinstance(config, ViTConfig):
+    if config.model_type in ("vit", "deit", "beit"):
         config.layer_norm_eps = 1e-6  # what these weights were trained with; the default of transformers is 1e-12
+    if config.model_type in PYRAMIDS:
+        config.out_features = config.stage_names[1:]
     if config.model_type == "dinov3_vit":
         config.pos_embed_rescale = None
     override(config, model.encoder_config)
+    return config
+
+
+def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """That of the image tower of CLIP and SigLIP, without SigLIP's pooling head; that of a ViT for a MAE, whose masking is left out."""
+    config = getattr(config, "vision_config", config)
+    if config.model_type == "siglip_vision_model":
+        config.vision_use_head = False
+    if config.model_type == "vit_mae":
+        shared = ViTConfig().to_dict().keys() - {"model_type", "architectures"}
+        return ViTConfig(**{key: value for key, value in config.to_dict().items() if key in shared})
     return config
 
 
@@ -131,8 +168,8 @@ def read_tensors(model: Model, config: PreTrainedConfig) -> dict[str, Tensor]:
     source = source_of(model)
     kind = next(kind for kind in ENCODER_CLASSES[model.architecture] if isinstance(config, kind.config_class))
     if is_weights_file(source):
-        return rename_timm(source, read_file(source)[0], config)
-    options = {"add_pooling_layer": False} if kind is ViTModel else {}
+        return rename_timm(source, read_file(source)[0], config, with_norm=model.architecture == "dpt")
+    options = {"add_pooling_layer": False} if kind in (ViTModel, DeiTModel, BeitModel) else {}
     try:
         check_reachable(source, is_id=source != model.encoder)  # the config of a known encoder did not need the Hub
         encoder, report = kind.from_pretrained(
@@ -147,7 +184,9 @@ def read_tensors(model: Model, config: PreTrainedConfig) -> dict[str, Tensor]:
     except (*HUB_ERRORS, safetensors.SafetensorError) as error:
         raise unreachable_error(model, error) from error
     wrong = [f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, found, wanted in report["mismatched_keys"]]
-    check_complete(source, report["missing_keys"], report["unexpected_keys"], wrong, with_norm=config.model_type in DINO)
+    missing = [name for name in report["missing_keys"] if not name.startswith("hidden_states_norms.")]  # of a backbone alone
+    with_norm = config.model_type in DINO or model.architecture == "dpt"
+    check_complete(source, missing, report["unexpected_keys"], wrong, with_norm=with_norm)
     return encoder.state_dict()
 
 
@@ -219,7 +258,7 @@ def find_normalization(model: Model) -> tuple[Normalization, str]:
         timm_file(model, "config.json")  # into the cache, beside the weights
     for name in (PROCESSOR, "config.json"):
         found = file_beside_weights(model, source, name)
-        settings = json.loads(found.read_text()) if found is not None and found.is_file() else {}
+        settings = read_json(found) if found is not None and found.is_file() else {}
         if name != PROCESSOR:  # timm's
             settings = {f"image_{key}": value for key, value in (settings.get("pretrained_cfg") or {}).items()}
         if normalization := normalization_of(settings):

@@ -224,6 +224,7 @@ class SetrForSemanticSegmentation(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    encoder_arguments: dict = {}
 
     def __init__(self, config: SetrConfig):
         super().__init__(config)
@@ -254,7 +255,7 @@ class SetrForSemanticSegmentation(PreTrainedModel):
         height, width = pixel_values.shape[-2:]
         if height % patch or width % patch:
             raise ValueError(f"image of {height}x{width}; pad both sides to multiples of {patch}, as forward does")
-        return self.base_model(pixel_values, output_hidden_states=True, **kwargs)
+        return self.base_model(pixel_values, output_hidden_states=True, **self.encoder_arguments, **kwargs)
 
     def feature_maps(self, hidden_states: tuple[Tensor, ...], pixel_values: Tensor) -> tuple[Tensor, ...]:
         patch = self.config.backbone_config.patch_size

@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
 # What a checkpoint may hold more, or less, than the encoder: classification heads, poolers, the norm before them.
 UNUSED_HEADS = re.compile(
-    r"^(vit\.|segformer\.|dinov2\.|dinov2_with_registers\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier|pooler|layernorm|decode_head)\."
+    r"^(vit\.|segformer\.|dinov2\.|dinov2_with_registers\.|deit\.|beit\.|swin\.|convnext\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier"
+    r"|cls_classifier|distillation_classifier|pooler|layernorm|decode_head|lm_head|decoder|vision_model\.head|text_model|text_projection"
+    r"|visual_projection|logit_scale|logit_bias)(\.|$)"
 )
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "teacher", "student")  # keys under which others keep the tensors
@@ -150,8 +152,8 @@ def infer_config(source: str, tensors: dict[str, Tensor]) -> ViTConfig:
     )
 
 
-def rename_timm(source: str, tensors: dict[str, Tensor], config: ViTConfig) -> dict[str, Tensor]:
-    """timm's tensors under the names of `ViTModel`: the fused qkv split in three, float32."""
+def rename_timm(source: str, tensors: dict[str, Tensor], config: ViTConfig, *, with_norm: bool = False) -> dict[str, Tensor]:
+    """timm's tensors under the names of `ViTModel`: the fused qkv split in three, float32; `with_norm` as `check_complete` has it."""
     with torch.device("meta"):
         wanted = ViTModel(config, add_pooling_layer=False).state_dict()
     renamed, missing, wrong = {}, set(), set()
@@ -168,5 +170,5 @@ def rename_timm(source: str, tensors: dict[str, Tensor], config: ViTConfig) -> d
             wrong.add(f"{key} {tuple(tensor.shape)} instead of {shape}")
             continue
         renamed[name] = (tensor.chunk(3)[part] if ".attn.qkv." in key else tensor).float().clone()
-    check_complete(source, missing, set(tensors) - {timm_name(name) for name in wanted}, wrong)
+    check_complete(source, missing, set(tensors) - {timm_name(name) for name in wanted}, wrong, with_norm=with_norm)
     return renamed

@@ -1,4 +1,4 @@
-"""UperNet over a DINO: the stock class of transformers, for images that are not made of whole patches too.
+"""UperNet over a DINO, a Swin or a ConvNeXt: the stock class of transformers, for images that are not made of whole patches too.
 
 The stock one drops what is left over at the bottom and on the right, and stretches its logits over it. The file imports
 torch and transformers only: `save_pretrained` copies it beside the weights, and the folder then loads with
@@ -16,10 +16,16 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 
 
 class DinoUperNetConfig(UperNetConfig):
-    """A `UperNetConfig` whose `backbone_config` is of type dinov2, dinov2_with_registers or dinov3_vit."""
+    """A `UperNetConfig` whose `backbone_config` is of type dinov2, dinov2_with_registers, dinov3_vit, swin or convnext."""
 
     model_type = "dino_upernet"
     use_auxiliary_head: bool = False  # of supervised training alone; distributed training stops at unused parameters
+
+    @property
+    def strides(self) -> list[int]:
+        """Pixels per cell of the feature maps, finest first; all maps of a DINO have the grid of its patches."""
+        patch, pyramid = self.backbone_config.patch_size, self.backbone_config.model_type in ("swin", "convnext")
+        return [patch * 2**stage for stage in range(4)] if pyramid else [patch]
 
 
 class DinoUperNetForSemanticSegmentation(UperNetForSemanticSegmentation):
@@ -30,16 +36,17 @@ class DinoUperNetForSemanticSegmentation(UperNetForSemanticSegmentation):
 
     def __init__(self, config: DinoUperNetConfig):
         super().__init__(config)
-        if self.backbone.embeddings.mask_token is not None:  # of the pre-training; never used
-            self.backbone.embeddings.mask_token.requires_grad_(False)
+        for name, parameter in self.backbone.named_parameters():  # of the pre-training, or of a classifier; never used
+            if name in ("embeddings.mask_token", "swin.layernorm.weight", "swin.layernorm.bias"):
+                parameter.requires_grad_(False)
 
     def encode(self, pixel_values: Tensor, **attention_kwargs) -> tuple[Tensor, ...]:
-        """Feature maps (B, D, h, w) of images (B, 3, H, W), whose sides are multiples of the patch size."""
+        """Feature maps (B, D, h, w) of images (B, 3, H, W), whose sides are multiples of the coarsest stride."""
         return self.backbone(pixel_values, **attention_kwargs).feature_maps
 
     def decode(self, features: tuple[Tensor, ...]) -> Tensor:
         """Logits (B, K, H, W)."""
-        size = [side * self.config.backbone_config.patch_size for side in features[0].shape[-2:]]
+        size = [side * self.config.strides[0] for side in features[0].shape[-2:]]
         return F.interpolate(self.decode_head(features), size=size, mode="bilinear", align_corners=False)
 
     def forward(
@@ -52,7 +59,7 @@ class DinoUperNetForSemanticSegmentation(UperNetForSemanticSegmentation):
             labels: (B, H, W) long, 255 = ignore; with them the output has the mean cross-entropy over the other pixels.
             kwargs: of the stock forward.
         """
-        patch = self.config.backbone_config.patch_size
+        patch = self.config.strides[-1]
         height, width = pixel_values.shape[-2:]
         padded = F.pad(pixel_values, (0, -width % patch, 0, -height % patch))
         stock = super().forward(padded, return_dict=True, **kwargs)

@@ -150,7 +150,7 @@ def test_there_is_no_attention_and_pasa_is_refused_in_words():
     assert adapters.coarsest_stride(network) == 16 and adapters.token_grids(network, 320, 320) == [(80, 80), (20, 20)]
     tree = {"data": {"crop": [320, 320]}, "method": {"block": 5}, "model": {"architecture": "deeplabv3plus"}}
     assert shuffle_grid(from_dict(tree), network) == (4, 4)  # blocks of 80 px: 20 cells of c1, 5 of c4
-    with pytest.raises(ConfigError, match="method.pasa = 'main' steers attention, and deeplabv3plus has none; set method.pasa=none"):
+    with pytest.raises(ConfigError, match="method.pasa = 'main' steers attention over the whole image, and this deeplabv3plus has none; set method.pasa=none"):
         check_network(from_dict(tree), network)
     tree["method"]["pasa"] = "none"
     check_network(from_dict(tree), network)
