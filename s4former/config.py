@@ -46,6 +46,7 @@ MIX_NAMES = {
     "none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutmix_beta": "CutMix",
     "cutmix_hardness": "CutMix by hardness", "cutout": "CutOut", "classmix": "ClassMix",
     "classmix_half": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix",
+    "masked": "masked consistency",
 }  # fmt: skip
 
 
@@ -151,12 +152,14 @@ class Method:
     labeled_colour: bool = key(True, "photometric distortion on the labelled images")
     mix: Literal[
         "none", "cutmix", "cutmix_small", "cutmix_beta", "cutmix_hardness", "cutout", "classmix", "classmix_half", "mixunmix",
-        "adaptive_cutmix",
+        "adaptive_cutmix", "masked",
     ] = key("cutmix", "what a strong view receives from other images; cutmix_small: UniMatch's boxes; cutmix_beta: PS-MT's;"
             " cutmix_hardness: iMAS's, between easy and hard images; classmix_half: half of"
-            " the classes stay, as in ClassMix's own paper, where classmix keeps one more, as the released code does")
+            " the classes stay, as in ClassMix's own paper, where classmix keeps one more, as the released code does; masked: nothing, blocks"
+            " are hidden and keep their pseudo labels (MIC)")
+    mask_ratio: Share = key(0.7, "masked: chance of every PatchShuffle block to be hidden")
     mix_probability: Share = key(
-        0.5, "of mixing: one draw for a batch; cutmix_small: one per image; mixunmix, adaptive_cutmix and cutmix_beta always mix;"
+        0.5, "of mixing: one draw for a batch; cutmix_small: one per image; mixunmix, adaptive_cutmix, cutmix_beta and masked always do;"
         " cutmix_hardness the more often the easier a group is")
     mix_from: Literal["group", "second_batch"] = key(
         "group", "source of the content: the next image of a group, or an image of a second unlabelled batch (UniMatch)")
@@ -204,7 +207,7 @@ class Method:
     @property
     def mixes_groups(self) -> bool:
         """Whether images take content from others of their group."""
-        return self.teacher != "none" and self.mix not in ("none", "cutout") and self.mix_from == "group"
+        return self.teacher != "none" and self.mix not in ("none", "cutout", "masked") and self.mix_from == "group"
 
     @property
     def keeps_groups_whole(self) -> bool:

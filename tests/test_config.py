@@ -32,7 +32,7 @@ def complaint(tree):
     [
         ({"method": {"treshold": 0.9}}, "unknown key method.treshold; did you mean method.threshold?"),
         ({"run": {"batch": {"labelled": 8}}}, "unknown key run.batch.labelled; did you mean run.batch.labeled?"),
-        ({"method": {"mix": "cutmx"}}, "method.mix is 'cutmx'; one of 'none', 'cutmix', 'cutmix_small', 'cutmix_beta', 'cutmix_hardness', 'cutout', 'classmix', 'classmix_half', 'mixunmix', 'adaptive_cutmix'"),
+        ({"method": {"mix": "cutmx"}}, "method.mix is 'cutmx'; one of 'none', 'cutmix', 'cutmix_small', 'cutmix_beta', 'cutmix_hardness', 'cutout', 'classmix', 'classmix_half', 'mixunmix', 'adaptive_cutmix', 'masked'"),
         ({"run": {"seed": "one"}}, "run.seed is 'one'; it must be a whole number"),
         ({"run": {"seed": True}}, "run.seed is True; it must be a whole number"),
         ({"method": {"threshold": 1.5}}, "method.threshold is 1.5; it must be at most 1"),

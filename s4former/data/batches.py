@@ -234,6 +234,7 @@ class StepDataset(Dataset):
             seed=self.config.run.seed, step=step, positions=positions, partner=partner, view=view,
             size=self.config.data.crop, group=method.mix_group, probability=method.mix_probability,
             classes=len(self.sources.classes), labeled=self.labeled_share,
+            grid=self.shuffle_grid, ratio=method.mask_ratio,
         )  # fmt: skip
         return MIXES[method.mix].draw(context)
 

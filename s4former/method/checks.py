@@ -13,10 +13,10 @@ from .student import Student, View
 
 
 def shuffle_grid(config: Config, network: nn.Module) -> tuple[int, int]:
-    """Rows and columns of PatchShuffle blocks in a crop, or a `ConfigError` if they do not fit."""
+    """Rows and columns of the blocks that are shuffled or hidden in a crop, or a `ConfigError` if they do not fit."""
     side = config.method.block * coarsest_stride(network)
     crop = config.data.crop
-    if not config.method.patch_shuffle or config.method.teacher == "none":
+    if not (config.method.patch_shuffle or config.method.mix == "masked") or config.method.teacher == "none":
         return (1, 1)
     if crop[0] % side or crop[1] % side:
         fitting = sorted({max(side, round(length / side) * side) for length in crop})

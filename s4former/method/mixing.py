@@ -45,6 +45,8 @@ class MixContext:
     classes: int
     labeled: int  # labelled images of this process
     view: int = 0  # which strong view; every one has its own draw
+    grid: tuple[int, int] = (1, 1)  # rows and columns of PatchShuffle's blocks
+    ratio: float = 0.7  # of them that are hidden
 
     def mixes(self) -> bool:
         """Whether the whole global batch is mixed, by `probability`."""
@@ -154,6 +156,17 @@ def cutmix(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
 def cutout(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
     """Inside its box an image shows nothing (in the released code CutOut is computed and never used)."""
     return torch.where(draws["boxes"], ERASED, image_indices(pseudo))
+
+
+def draw_masks(context: MixContext) -> Draws:
+    """Which blocks of every image are hidden, each with its own chance (MIC, CVPR 2023)."""
+    shown = [torch.rand(context.grid, generator=generator) >= context.ratio for generator in context.generators(Stream.MIX_BOX)]
+    return {"hidden": ~torch.stack(shown)}
+
+
+def masked(draws: Draws, pseudo: Pseudo, size: Size) -> Tensor:
+    """An image shows nothing where a block is hidden; what it is there, the student is to tell from the rest."""
+    return torch.where(upsample_nearest(draws["hidden"], size), ERASED, image_indices(pseudo))
 
 
 # ---- classes: ClassMix
@@ -301,6 +314,7 @@ class Mix:
     draw: Callable[[MixContext], Draws]
     source: Callable[[Draws, Pseudo, Size], Tensor]
     takes_labeled: bool = False
+    keeps_labels: bool = False  # the pseudo labels stay those of the whole image, whatever the map says
 
 
 MIXES: dict[str, Mix] = {
@@ -314,4 +328,5 @@ MIXES: dict[str, Mix] = {
     "classmix_half": Mix(draw_priorities, partial(classmix, more=0)),
     "mixunmix": Mix(draw_tiles, mixunmix),
     "adaptive_cutmix": Mix(draw_adaptive, adaptive_cutmix, takes_labeled=True),
+    "masked": Mix(draw_masks, masked, keeps_labels=True),
 }

@@ -78,6 +78,7 @@ def student_views(
         labels = batch.labels if mix.takes_labeled else None
         mixed = gather(torch.cat([strong.images, batch.labeled]) if mix.takes_labeled else strong.images, source)
         moved = mix_pseudo(all_pseudo, source, logits=method.regularizer_mixed_teacher, labels=labels)
+        moved = pseudo if mix.keeps_labels else moved
         shuffled = patch_shuffle(mixed, strong.orders)
         views.append(View(shuffled, order=strong.orders, tiles=tiles, channel_seeds=batch.channel_seeds, complement=number == 1))
         targets.append(("strong", pseudo if tiles is not None else moved))

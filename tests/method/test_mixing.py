@@ -205,3 +205,21 @@ def test_a_second_batch_gives_its_images_and_their_pseudo_labels(mix):
 def test_views_draw_for_themselves_and_the_first_as_if_it_were_alone():
     alone, first, second = (MIXES["cutmix"].draw(replace(place(), view=view))["boxes"] for view in (0, 0, 1))
     assert torch.equal(alone, first) and not torch.equal(first, second)
+
+
+def test_masked_hides_blocks_by_their_ratio_each_image_its_own_and_keeps_the_labels():
+    row, context = MIXES["masked"], replace(place(), grid=(2, 3))
+    draws = row.draw(context)
+    assert row.keeps_labels and draws["hidden"].shape == (4, 2, 3) and torch.equal(draws["hidden"], row.draw(context)["hidden"])
+    source = row.source(draws, random_pseudo(), (16, 24))
+    for image in range(4):
+        for r in range(2):
+            for c in range(3):
+                block = source[image, 8 * r : 8 * r + 8, 8 * c : 8 * c + 8]
+                assert (block == (ERASED if draws["hidden"][image, r, c] else image)).all()
+    images = torch.rand(4, 3, 16, 24)
+    assert torch.equal(gather(images, source), images * (source >= 0)[:, None])
+    many = replace(place(positions=64, group=64), grid=(8, 8), ratio=0.7)
+    assert row.draw(many)["hidden"].float().mean().item() == pytest.approx(0.7, abs=0.03)
+    assert not row.draw(replace(many, ratio=0.0))["hidden"].any() and row.draw(replace(many, ratio=1.0))["hidden"].all()
+    assert not torch.equal(row.draw(many)["hidden"], row.draw(replace(many, view=1))["hidden"])

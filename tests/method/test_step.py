@@ -245,6 +245,35 @@ def test_every_mix_trains_with_every_regularizer(mix, regularizer, monkeypatch):
     assert all(torch.isfinite(parameter.grad).all() for parameter in student.parameters())
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_masked_consistency_is_that_of_a_loop_value_and_gradient(shuffle):
+    """The student sees a few blocks, shuffled or not, and is compared with the teacher on the whole image."""
+    batch, network, teacher = batch_of("setr"), network_of("setr").eval(), network_of("setr", seed=1)
+    hidden = torch.tensor([[[1, 0]], [[0, 1]], [[0, 0]], [[1, 1]]], dtype=torch.bool)
+    orders = batch.strong[0].orders if shuffle else torch.arange(2).reshape(1, 1, 2).repeat(4, 1, 1)
+    batch = changed(batch, mix={"hidden": hidden}, orders=orders)
+    method = method_of(False, False, False, mix="masked", threshold=0.2, auxiliary_weight=0.0)
+    ours = train_step(Student(network, method).double().eval(), Teacher(teacher), batch, method)["consistency_strong"]
+    with torch.no_grad():
+        confidence, label = teacher.eval()(batch.weak).logits.softmax(dim=1).max(dim=1)
+    total = 0.0
+    for image in range(4):
+        seen = batch.strong[0].images[image].clone()
+        for column in range(2):
+            seen[:, :, 32 * column : 32 * column + 32] *= ~hidden[image, 0, column]
+        halves = seen.chunk(2, dim=2)
+        features = network.encode(torch.cat([halves[i] for i in orders[image].flatten()], dim=2)[None])[-1]
+        places = features.chunk(2, dim=3)
+        logits = network.head(torch.cat([places[i] for i in orders[image].flatten().argsort()], dim=3))[0]
+        cells = [side // small for side, small in zip((32, 64), label.shape[1:])]
+        valid = batch.valid[image, :: cells[0], :: cells[1]]
+        losses = torch.nn.functional.cross_entropy(logits[None], label[image][None], reduction="none")[0]
+        total = total + losses[(confidence[image] > 0.2) & valid].sum() / label.numel()
+    assert ours > 0 and torch.allclose(ours, total, rtol=1e-10)
+    for own, other in zip(*(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True) for loss in (ours, total))):
+        assert own is None and other is None or torch.allclose(own, other, rtol=1e-6, atol=1e-10)
+
+
 def test_tiles_mixed_between_images_are_unmixed_before_the_decoder_after_blocks_are_restored():
     network = network_of("setr").eval()
     torch.nn.init.zeros_(network.vit.embeddings.position_embeddings)

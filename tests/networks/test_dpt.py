@@ -172,7 +172,7 @@ def test_the_fed_blocks_are_at_quarters_of_the_depth():
     [
         ({"out_indices": (0, 2, 3)}, r"model.out_indices is \[0, 2, 3\]; write four rising block numbers from 0 to 3"),
         ({"out_indices": (0, 1, 2, 5)}, r"model.out_indices is \[0, 1, 2, 5\]; write rising block numbers from 0 to 4"),
-        ({"encoder": "deit-tiny", "encoder_config": {}}, "is of type 'vit', .*'dpt' is built over 'dinov2' or .*dinov2-small"),
+        ({"encoder": "mit-b0", "encoder_config": {}}, "is of type 'segformer', .*'dpt' is built over 'vit' or 'dinov2' or .*dinov2-small"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
@@ -181,8 +181,8 @@ def test_impossible_settings_are_refused(changes, message):
 
 
 def test_other_encoders_and_half_patches_are_refused():
-    with pytest.raises(ValueError, match="backbone_config is of type 'vit'; use one of dinov2, dinov2_with_registers"):
-        DinoDptConfig({"model_type": "vit"})
+    with pytest.raises(ValueError, match="backbone_config is of type 'segformer'; use one of dinov2, dinov2_with_registers"):
+        DinoDptConfig({"model_type": "segformer"})
     with pytest.raises(ValueError, match="image of 29x41; pad both sides to multiples of 14, as forward does"):
         tiny().encode(images(29, 41))
     with pytest.raises(ConfigError, match=r"data.crop is \[30, 42\]; model.encoder = 'dinov2-small' needs multiples of 14"):
