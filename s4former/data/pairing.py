@@ -123,7 +123,7 @@ def take_masks(files: Files) -> Files:
             del files[name]
         for name in photos.keys() - kept.keys():
             del files[name]
-    for name in [name for name in files if strip_endings(name) in files.keys() - {name}]:
+    for name in [name for name in files if (stem := strip_endings(name)) != name and stem in files]:
         stem = strip_endings(name)
         if stem not in best and holds_ids(files[name]) and not holds_ids(files[stem]):
             best[stem] = files.pop(name)
