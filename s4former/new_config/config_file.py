@@ -24,8 +24,17 @@ from .class_files import merge_known, read_classes
 from .contents import Contents, levels_of, read_contents
 from .numbering import Numbering, count_classes, number_classes
 from .pairs import PARTS, Photos, drop_duplicates, find_photos, split_validation
-from .proposal import propose
+from .proposal import propose, with_notes
 from .summary import describe_photos, describe_proposal
+
+
+FOUND = {  # keys of `data` that what was found decides, and why
+    "id_map": "ids in the masks that stand for another class, or for none",
+    "ignore_index": "the id in the masks that means no label",
+    "exif": "by their sizes, masks were drawn on the pixels as they are stored",
+    "palette": "the colours of the masks, and of the classes in all pictures",
+    "levels": "one in a thousand pixels of the images of more than 8 bits is below, and above",
+}
 
 
 def write_config(options: Namespace) -> None:
@@ -73,10 +82,13 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
     fewest = min(images for index, (_, images) in counts.items() if index != IGNORE_INDEX)
     tree = propose(machine, sizes, len(photos.parts["unlabeled"]), options.encoder, fewest)
     deep = [image for image, each in contents.items() if is_deep(each.mode)]
+    found = {
+        **numbering.data_keys(), "exif": "raw" if exif == "raw" else None, "palette": palette, "levels": deep and levels_of(deep),
+    }  # fmt: skip
+    noted = {key: (value, FOUND[key]) for key, value in found.items() if value and key in FOUND or key == "ignore_index"}
     tree["data"] = {
         "source": "folder", "root": str(root), **{part: str(lists[part]) for part, rows in photos.parts.items() if rows},
-        **numbering.data_keys(), **({"exif": "raw"} if exif == "raw" else {}), **({"palette": palette} if palette else {}), **({"levels": levels_of(deep)} if deep else {}),
-        **tree["data"],
+        "classes": found["classes"], **with_notes(noted), **tree["data"],
     }  # fmt: skip
     if options.class_weights:
         shares = [counts.get(index, (0.0, 0))[0] for index in range(len(numbering.classes))]
