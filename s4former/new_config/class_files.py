@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from ..data.class_names import VOID
 from ..data.lists import read_csv
 from ..errors import DataError, join_first
 from ..files import read_text
@@ -19,11 +20,11 @@ COLOUR = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 
 
 class Classes(NamedTuple):
-    """What is known of the classes: names, for ids that are no label the reason, and "#rrggbb" -> id for masks of colours."""
+    """What is known of the classes."""
 
     names: Names = ()
-    void: dict[int, str] = {}
-    palette: dict[str, int] = {}
+    void: dict[int, str] = {}  # id that is no label -> who says so
+    palette: dict[str, int] = {}  # "#rrggbb" -> id, for masks of colours
 
 
 def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
@@ -42,10 +43,9 @@ def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
     if not found.palette:
         return Classes({int(each[1]): each[2] for each in by_id} if all(by_id) else options)
     known = [*dict(found.names).values()]
-    if set(options) != set(known):
-        raise DataError(
-        f"--classes names {join_first(options)}, and {places[0]} names {join_first(known)}; leave out --classes, or mend the file"
-    )
+    if set(options) not in (set(known), {name for name in known if name.lower() not in VOID}):
+        both = f"--classes names {join_first(options)}, and {places[0]} names {join_first(known)}"
+        raise DataError(f"{both}; leave out --classes, or mend the file")
     return found
 
 

@@ -189,10 +189,11 @@ def test_a_colour_that_is_none_is_told_with_its_name(tmp_path):
 
 
 def test_names_beside_a_palette_have_to_be_those_of_the_palette(tmp_path):
-    write(tmp_path / "labelmap.txt", "sky:0,0,0::", "road:9,9,9::")
-    assert dict(read_classes(tmp_path, ["road", "sky"], "").names) == {0: "sky", 1: "road"}
+    write(tmp_path / "labelmap.txt", "sky:0,0,0::", "road:9,9,9::", "Void:1,1,1::")
+    for names in (["road", "sky"], ["sky", "road", "Void"]):
+        assert dict(read_classes(tmp_path, names, "").names) == {0: "sky", 1: "road", 2: "Void"}
     assert error_message(read_classes, tmp_path, ["sky", "way"], "") == (
-        f"--classes names sky, way, and {tmp_path}/labelmap.txt names sky, road; leave out --classes, or mend the file"
+        f"--classes names sky, way, and {tmp_path}/labelmap.txt names sky, road, Void; leave out --classes, or mend the file"
     )
 
 
