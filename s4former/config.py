@@ -135,8 +135,8 @@ class Method:
 
     preset: Literal["paper", "official"] = key(
         "paper", "official: where the released code differs from the paper, its choices; keys that are given win")
-    algorithm: Literal["consistency", "imas", "u2pl"] = key(
-        "consistency", "the step: that of S4Former and all that are rows of its table; iMAS; U2PL")
+    algorithm: Literal["consistency", "imas", "psmt", "u2pl"] = key(
+        "consistency", "the step: that of S4Former and all that are rows of its table; iMAS; PS-MT; U2PL")
     teacher: Literal["ema", "student", "student_in_training", "none"] = key(
         "ema", "gives the pseudo labels: moving average of the student; the student in eval mode, or as it trains; Sup-Only")
     threshold: Share = key(0.95, "a pixel is a pseudo label if its confidence is above")
@@ -191,12 +191,15 @@ class Method:
     memory: Count = key(30_000, "U2PL: negatives that are kept of every class, 1 KiB each")
     prototype_momentum: Share = key(
         0.0, "U2PL: of a class centre; 0 = that of the step alone (paper); the released code has 0.999 as an option")
+    adversarial_noise: NonNegativeFloat = key(2.0, "PS-MT: length of the noise on the features of an image, all of them together")
+    teacher_turn: Count = key(328, "PS-MT: steps, an epoch, after which the other teacher follows the student")
     normalizer: Literal["all", "valid"] = key(
         "all", "divides a loss: all pixels, or (UniMatch) those of labels and of no padding, over all processes and rounds of a step")
     running_statistics: Literal["all", "labeled"] = key(
         "all", "views that move the running statistics of the decoder's batch norms, which the teacher uses")
     class_weights: tuple[NonNegativeFloat, ...] = key((), "of the loss on labels, one for each class; empty = all 1")
     unsupervised_weight: NonNegativeFloat = key(1.0, "of the mean loss over the student branches")
+    unsupervised_ramp: NonNegativeInt = key(0, "steps in which that weight rises from 0, on half a cosine")
     auxiliary_weight: NonNegativeFloat = key(0.4, "of each auxiliary head of SETR; 0 = no auxiliary heads")
     burn_in: NonNegativeInt = key(0, "first steps on labels only")
     ema: Share = key(0.999, "decay of the teacher")
@@ -226,7 +229,7 @@ class Method:
         parts = [name for name, on in (("PatchShuffle", self.patch_shuffle), ("PASA", self.pasa != "none")) if on]
         parts += [self.regularizer.upper()] if self.regularizer != "none" else []
         if self.algorithm != "consistency":
-            return {"imas": "iMAS", "u2pl": "U2PL"}[self.algorithm]
+            return {"imas": "iMAS", "psmt": "PS-MT", "u2pl": "U2PL"}[self.algorithm]
         base = self.base
         if base in ("S4Former-Base", "UniMatch", "UniMatch V2", "AugSeg") and parts == ["PatchShuffle", "PASA", "NCR"]:
             return "S4Former" if base == "S4Former-Base" else f"{base} + S4Former"
@@ -251,9 +254,9 @@ LEFT_OUT: dict[str, Any] = {
     "teacher": "ema", "thresholds": "fixed", "strong_views": 1, "patch_shuffle": False, "pasa": "none", "feature_dropout": 0.0,
     "regularizer": "none", "normalizer": "all",
 }  # fmt: skip
-OF_ALL_PIXELS = ("u2pl",)  # algorithms whose terms are no sum over images
+OF_ALL_PIXELS = ("psmt", "u2pl")  # algorithms whose terms are no sum over images
 PLAIN_MIXES = ("none", "cutmix", "cutmix_small", "cutmix_beta", "classmix", "classmix_half")
-ALGORITHM_MIXES = {"imas": ("cutmix_hardness",), "u2pl": PLAIN_MIXES}
+ALGORITHM_MIXES = {"imas": ("cutmix_hardness",), "psmt": PLAIN_MIXES, "u2pl": PLAIN_MIXES}
 
 
 # The choices of the released code that change the method; every one is a field, so either preset can be taken apart.

@@ -107,6 +107,7 @@ def expected_branches(method):
     ("unimatch", "UniMatch"), ("unimatch_ema", "UniMatch"), ("unimatch_s4former", "UniMatch + S4Former"),
     ("unimatch_v2", "UniMatch V2"), ("unimatch_v2_s4former", "UniMatch V2 + S4Former"),
     ("augseg", "AugSeg"), ("augseg_s4former", "AugSeg + S4Former"), ("official", "S4Former"), ("imas", "iMAS"), ("u2pl", "U2PL"),
+    ("psmt", "PS-MT"),
 ])  # fmt: skip
 def test_every_method_file_has_the_title_of_its_row(name, title):
     assert load([CONFIGS / "voc_92.json", CONFIGS / "methods" / f"{name}.json"]).method.title == title

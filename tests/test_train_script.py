@@ -278,10 +278,12 @@ UNIMATCH = {"strong_views": 2, "strong_colour": "jitter", "mix": "cutmix_small",
             "normalizer": "valid", "regularizer_on": "strong"}  # fmt: skip
 PLAIN = {"patch_shuffle": False, "pasa": "none", "regularizer": "none"}
 IMAS = {"algorithm": "imas", "mix": "cutmix_hardness", "strong_colour": "randaugment", **PLAIN}
+PSMT = {"algorithm": "psmt", "mix": "cutmix_beta", "teacher_turn": 1, **PLAIN}
 U2PL = {"algorithm": "u2pl", "threshold": 0.0, "memory": 2000, **PLAIN}
 
 UNIMATCH_V2 = {"strong_views": 2, "complementary_dropout": True, "mix": "cutmix_small", "normalizer": "valid"}
-METHODS = {"S4Former": {}, "a group over both": {"mix_group": 4}, "UniMatch": UNIMATCH, "UniMatch V2": UNIMATCH_V2, "iMAS": IMAS, "U2PL": U2PL}
+METHODS = {"S4Former": {}, "a group over both": {"mix_group": 4}, "UniMatch": UNIMATCH, "UniMatch V2": UNIMATCH_V2, "iMAS": IMAS, "PS-MT": PSMT,
+           "U2PL": U2PL}  # fmt: skip
 
 
 @pytest.mark.parametrize("keys", METHODS.values(), ids=METHODS)
@@ -307,7 +309,7 @@ def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_pa
         assert torch.allclose(value, two["state"][name], atol=1e-10), name
 
 
-@pytest.mark.parametrize("keys", [IMAS, U2PL], ids=["iMAS", "U2PL"])
+@pytest.mark.parametrize("keys", [IMAS, PSMT, U2PL], ids=["iMAS", "PS-MT", "U2PL"])
 def test_an_algorithm_of_its_own_is_resumed_to_the_same_bits_in_two_processes_too(tmp_path, keys):
     config = write_config(tmp_path, tree={**TINY, "method": {**TINY["method"], **keys, "burn_in": 1}, "schedule": {"steps": 4, "floor": 0.0}})
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

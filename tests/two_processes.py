@@ -35,7 +35,7 @@ config = from_dict({**TINY, "model": model, "method": {**TINY["method"], "mix_pr
 sources = load_sources(config.data)
 torch.manual_seed(0)
 network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop).double()
-teacher = Teacher(network)
+teacher = Teacher(network, second=config.method.algorithm == "psmt")
 student = Student(network, config.method).double()
 if student.representation is not None:
     teacher.memory = Memory(student.representation, len(sources.classes), config.method.memory).double()

@@ -8,10 +8,11 @@ from typing import Callable
 
 from torch import Tensor
 
-from . import imas, u2pl
+from . import imas, psmt, u2pl
 
 # By method.algorithm; `consistency` is step.train_step.
 ALGORITHMS: dict[str, Callable[..., dict[str, Tensor]]] = {
     "imas": imas.train_step,
+    "psmt": psmt.train_step,
     "u2pl": u2pl.train_step,
 }

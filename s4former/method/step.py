@@ -1,5 +1,6 @@
 """One training step: Algorithm 1 of the paper. Devices, processes, scaling, logging and files are handled in training/."""
 
+import math
 from typing import Callable, Sequence
 
 import torch
@@ -125,7 +126,7 @@ def pasa_confidence(pseudo: Pseudo, method: Method) -> Tensor:
     return pseudo.confidence if method.pasa_confidence == "probability" else (pseudo.label != IGNORE_INDEX).float()
 
 
-def total_loss(losses: dict[str, Tensor], method: Method) -> Tensor:
+def total_loss(losses: dict[str, Tensor], method: Method, step: int = 0) -> Tensor:
     """The sum that is trained on: labels plus `unsupervised_weight` times the mean over the student branches.
 
     With two strong views and one branch on features this is a quarter each and a half, the weights of UniMatch.
@@ -136,5 +137,13 @@ def total_loss(losses: dict[str, Tensor], method: Method) -> Tensor:
     unsupervised = [loss for name, loss in losses.items() if name.endswith(BRANCHES)]
     if unsupervised:
         branches = sum(name.startswith("consistency_") for name in losses)
-        total = total + method.unsupervised_weight * sum(unsupervised) / branches
+        total = total + unsupervised_weight(step, method) * sum(unsupervised) / branches
     return total
+
+
+def unsupervised_weight(step: int, method: Method) -> float:
+    """The weight of the terms on unlabelled images, which rises from 0 on half a cosine where `unsupervised_ramp` asks for it."""
+    if not method.unsupervised_ramp:
+        return method.unsupervised_weight
+    done = min(max(step - method.burn_in, 0) / method.unsupervised_ramp, 1.0)
+    return method.unsupervised_weight * (1 - math.cos(math.pi * done)) / 2

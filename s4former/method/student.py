@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Iterator, Sequence
+from typing import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ class View:
     dropout: the share of feature channels that the decoder does not get (UniMatch's feature perturbation).
     channel_seeds, complement: see `complementary_dropout`; () = all channels.
     auxiliary: whether the auxiliary heads read the features too.
+    perturb: what changes the features before the decoder reads them; None = nothing.
     represent: whether U2PL's representation head does; what it returns stands last among the auxiliary outputs.
     """
 
@@ -46,6 +47,7 @@ class View:
     complement: bool = False
     auxiliary: bool = False
     represent: bool = False
+    perturb: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] | None = None
 
 
 class Student(nn.Module):
@@ -83,6 +85,8 @@ class Student(nn.Module):
                     features = tuple(patch_shuffle(x, inverse(view.order)) for x in features)
                 if view.tiles is not None:
                     features = tuple(unmix(x, view.tiles) for x in features)
+                if view.perturb is not None:
+                    features = view.perturb(features)
                 if view.represent:
                     auxiliary = (*auxiliary, self.representation(features))
                 fixed = outputs and self.method.running_statistics == "labeled"  # the labelled view comes first

@@ -34,14 +34,21 @@ class Teacher(nn.Module):
     Always in eval mode, without gradient; batch norms use the averaged running statistics.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, second: bool = False):
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.second = copy.deepcopy(self.network) if second else None  # PS-MT's; predictions are then the mean of both
         self.memory: Memory | None = None  # U2PL's
 
     def forward(self, images: Tensor) -> Tensor:
-        with low_precision_weights(self.network):
-            return decode(self.network, encode(self.network, images))
+        with low_precision_weights(self):
+            first, *others = (decode(network, encode(network, images)) for network in self.networks)
+        return sum(others, start=first) / len(self.networks) if others else first
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks that give the pseudo labels, that which is scored and exported first."""
+        return [self.network] if self.second is None else [self.network, self.second]
 
     def represent(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and the features of U2PL's representation head, (B, D, h', w')."""
@@ -70,7 +77,11 @@ def move_average(average: nn.Module, module: nn.Module, decay: float) -> None:
 def update_teacher(teacher: Teacher, student: Student, step: int, method: Method) -> None:
     """The teacher follows the student, after or before the optimizer step."""
     decay = ema_decay(step, method)
-    teacher.follow(student.network, decay)
+    turn = (step - method.burn_in) // method.teacher_turn % 2
+    if teacher.second is None or turn == 0 or decay == 0:  # what copies is for both
+        teacher.follow(student.network, decay)
+    if teacher.second is not None and (turn == 1 or decay == 0):
+        move_average(teacher.second, student.network, decay)
     if teacher.memory is not None:
         move_average(teacher.memory.head, student.representation, decay)
 
@@ -185,7 +196,7 @@ def update(
                     losses = train_step(student, observed, batch, method, average, current)
                 else:
                     losses = ALGORITHMS[method.algorithm](student, labeler, batch, method, context)
-                losses["total"] = total_loss(losses, method)
+                losses["total"] = total_loss(losses, method, step)
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / config.run.batch.rounds

@@ -128,7 +128,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     network.to(accelerator.device)
     with accelerator.autocast():
         check_network(config, network)
-    teacher = Teacher(network) if config.method.teacher == "ema" else None
+    teacher = Teacher(network, second=config.method.algorithm == "psmt") if config.method.teacher == "ema" else None
     student = Student(network, config.method)
     if teacher is not None and student.representation is not None:
         teacher.memory = Memory(student.representation, len(sources.classes), config.method.memory).to(accelerator.device)
@@ -138,7 +138,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         check_batch_norm(config, accelerator.num_processes)
     if config.run.compile:
         compile_each(student.auxiliary)
-        for each in (student.network, *([teacher.network] if teacher is not None else [])):
+        for each in (student.network, *(teacher.networks if teacher is not None else [])):
             compile_network(each)
     prepared, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
     return Training(
