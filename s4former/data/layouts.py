@@ -1,5 +1,6 @@
 """Where images and masks are: in a user's folder, and as VOC, Cityscapes and COCO unpack."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -14,11 +15,11 @@ from .pairing import pair_up, take_masks
 def folder(data: Data, parts: Sequence[str]) -> SourceParts:
     """images/ and masks/ with list files, or a subfolder for each part; the pool is every other image."""
     root = data_root(data)
-    layout = folder_layout(root, root / "images" if (root / "images").is_dir() else root, root / "masks")
-    found = samples_by_part(data, parts, layout, (root, root / "images"), {"unlabeled": list}, read_folder)
+    layout = lru_cache(lambda: folder_layout(root, root / "images" if (root / "images").is_dir() else root, root / "masks"))
+    found = samples_by_part(data, parts, root, layout, (root, root / "images"), {"unlabeled": list}, read_folder)
     if "unlabeled" in parts and not data.unlabeled:
         taken = {sample.image for samples in found.values() for sample in samples}
-        found["unlabeled"] = [layout.sample(name, False) for name, path in layout.images.items() if str(path) not in taken]
+        found["unlabeled"] = [layout().sample(name, False) for name, path in layout().images.items() if str(path) not in taken]
     return SourceParts(parts=found)
 
 
@@ -27,8 +28,8 @@ def folder_layout(root: Path, images: Path, masks: Path) -> Layout:
 
     Of images that lie in the root itself, none in its subfolders are meant.
     """
-    found = {name: path for name, path in find_images(images, flat=False).items() if not path.is_relative_to(masks)}
-    found = {name: path for name, path in found.items() if images != root or "/" not in name}
+    found = {name: path for name, path in find_images(images, flat=False).items() if images != root or "/" not in name}
+    found = {name: path for name, path in found.items() if not str(path).startswith(f"{masks}/")}
     pairs = take_masks(found)
     pairs |= pair_up(found, find_images(masks, flat=False, suffixes=MASK_ENDINGS))
     return Layout(root, found, pairs, False, images_in=str(images), masks_in=str(masks))
@@ -67,7 +68,7 @@ def voc(data: Data, parts: Sequence[str]) -> SourceParts:
     def val() -> list[Sample]:
         return read_list("data.validation", find_path("data.validation", "val.txt", lists), layout, masks=True)
 
-    found = samples_by_part(data, parts, layout, (root, lists), {"unlabeled": train, "validation": val})
+    found = samples_by_part(data, parts, root, lambda: layout, (root, lists), {"unlabeled": train, "validation": val})
     notes = []
     if "unlabeled" in parts and not data.unlabeled:
         notes.append(f"data.unlabeled is empty: the pool is {' and '.join(path.name for path in pool)} of {lists}")
@@ -89,7 +90,7 @@ def cityscapes(data: Data, parts: Sequence[str]) -> SourceParts:
         root, train | val, masks, True, tags=tags,
         images_in=str(root / "leftImg8bit"), masks_in=f"{root / 'gtFine'} (…_gtFine_labelIds.png)",
     )  # fmt: skip
-    found = samples_by_part(data, parts, layout, (root,), halves_of(layout, train, val))
+    found = samples_by_part(data, parts, root, lambda: layout, (root,), halves_of(layout, train, val))
     return SourceParts(parts=found, classes=CITYSCAPES_CLASSES)
 
 
@@ -100,7 +101,7 @@ def coco(data: Data, parts: Sequence[str]) -> SourceParts:
     train, val = (find_images(path, flat=True) for path in halves)
     masks = find_images(root / "masks", flat=True, suffixes=MASK_ENDINGS)
     layout = Layout(root, train | val, masks, True, images_in=str(root), masks_in=str(root / "masks"))
-    found = samples_by_part(data, parts, layout, (root,), halves_of(layout, train, val))
+    found = samples_by_part(data, parts, root, lambda: layout, (root,), halves_of(layout, train, val))
     return SourceParts(parts=found, classes=COCO_CLASSES)
 
 
@@ -121,24 +122,28 @@ def halves_of(layout: Layout, train: dict[str, Path], val: dict[str, Path]) -> D
 
 
 def samples_by_part(
-    data: Data, parts: Sequence[str], layout: Layout, places: Sequence[Path], defaults: Defaults, read_folder: Callable | None = None
+    data: Data, parts: Sequence[str], root: Path, layout: Callable[[], Layout], places: Sequence[Path], defaults: Defaults,
+    read_folder: Callable | None = None,
 ) -> dict[str, list[Sample]]:
-    """The samples of each part from its list, looked for in `places`, from its folder, or from its default."""
+    """The samples of each part from its list, looked for in `places`, from its folder, or from its default.
+
+    layout: of the root; it is not asked for where every part is a folder, since listing a million images takes seconds.
+    """
     found = {}
     for part in parts:
         key, value, masks = f"data.{part}", getattr(data, part), part != "unlabeled"
         if value:
             path = find_path(key, value, *places)
             if not path.is_dir():
-                found[part] = read_list(key, path, layout, masks=masks)
+                found[part] = read_list(key, path, layout(), masks=masks)
             elif read_folder:
-                found[part] = read_folder(key, path, layout.root, masks)
+                found[part] = read_folder(key, path, root, masks)
             else:
                 raise DataError(f"{key} is {value!r}, which is a folder; the source {data.source} takes list files")
         elif part in defaults:
             found[part] = defaults[part]()
         else:
-            what = f"a list file or a subfolder of {layout.root}" if read_folder else "the list file of the labelled images"
+            what = f"a list file or a subfolder of {root}" if read_folder else "the list file of the labelled images"
             raise DataError(f"{key} is empty; write {key}=... with {what}")
     return found
 

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, Sequence
 
 from ..config import Data
 from ..errors import DataError, plural
@@ -185,25 +185,31 @@ def find_images(
         flat: ids are file names; otherwise paths below `folder`.
         only: what file names without suffix must end in.
     """
-    files = [file for file in list_images(folder, suffixes) if file.stem.endswith(only)]
-    files.sort(key=lambda file: (-suffixes.index(file.suffix.lower()), file))  # the last one stays
-    found: dict[str, Path] = {}
-    for file in files:
-        name = unicodedata.normalize("NFC", file.name if flat else file.relative_to(folder).as_posix())
+    names = [name for name in walk(folder, suffixes) if not only or PurePosixPath(name).stem.endswith(only)]
+    rank = {suffix: -place for place, suffix in enumerate(suffixes)}
+    names.sort(key=lambda name: (rank[os.path.splitext(name)[1].lower()], name.split("/")))  # the last one stays
+    found: dict[str, str] = {}
+    for path in names:
+        name = unicodedata.normalize("NFC", os.path.basename(path) if flat else path)
         id = strip_endings(name, tags)
         if id in found and not flat and suffixes is IMAGE_ENDINGS:
-            found[found[id].relative_to(folder).as_posix()] = found[id]
-        found[id] = file
-    return dict(sorted(found.items()))
+            found[unicodedata.normalize("NFC", found[id])] = found[id]
+        found[id] = path
+    return {id: Path(f"{folder}/{path}") for id, path in sorted(found.items())}
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_ENDINGS) -> list[Path]:
     """Every file below a folder with one of the endings, but hidden ones; links are followed."""
-    files = []
-    for place, folders, names in os.walk(folder, followlinks=True):
+    return [folder / name for name in walk(folder, suffixes)]
+
+
+def walk(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
+    """The files of `list_images` as paths below the folder."""
+    top = str(folder)
+    for place, folders, names in os.walk(top, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".") and not links_to_parent(Path(place, name))]
-        files += [Path(place, name) for name in names if not name.startswith(".")]
-    return [file for file in files if file.suffix.lower() in suffixes]
+        inside = "" if place == top else f"{os.path.relpath(place, top)}/"
+        yield from (inside + name for name in names if name[0] != "." and os.path.splitext(name)[1].lower() in suffixes)
 
 
 def links_to_parent(folder: Path) -> bool:

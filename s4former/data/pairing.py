@@ -95,6 +95,8 @@ def unique_names(names: Iterable[str], tag: str, form: Form, tagged: bool) -> di
 
 def pair_up(images: Files, masks: Files, forms: Sequence[Form] = FORMS) -> Files:
     """The mask of each image that has one. Another band of an image, X_IRRG beside X_RGB, is taken out of `images`."""
+    if not masks:
+        return {}
     found, tag = pair_names(images, masks, forms)
     if tag in BANDS:
         known = {remove_tag(name, tag) for name in images if remove_tag(name, tag) != name}
@@ -123,8 +125,7 @@ def take_masks(files: Files) -> Files:
             del files[name]
         for name in photos.keys() - kept.keys():
             del files[name]
-    for name in [name for name in files if (stem := strip_endings(name)) != name and stem in files]:
-        stem = strip_endings(name)
+    for name, stem in [(name, stem) for name in files if (stem := strip_endings(name)) != name and stem in files]:
         if stem not in best and holds_ids(files[name]) and not holds_ids(files[stem]):
             best[stem] = files.pop(name)
     return best
