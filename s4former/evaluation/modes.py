@@ -21,14 +21,14 @@ def other_setting(setting: Setting, sizes: Iterable[tuple[int, int]]) -> Setting
 
 
 def compare_modes(evaluation: dict[str, Any], score: dict[str, Any]) -> tuple[str, str]:
-    """Both scores of a network, the better one first, and what to add to the command of evaluate.py for it.
+    """In which mode a network is better, and what to add to the command of evaluate.py for it.
 
     Args:
         evaluation: the section of the config.
         score: as in results.json.
 
     Returns:
-        'windows 58.90 mIoU, whole images 56.40' and '--sliding-window'; empty where only one was measured.
+        'better on windows (58.90 mIoU) than on whole images (56.40)' and '--sliding-window'; empty where one was measured.
     """
     mode, other = evaluation["mode"], score.get("other_mode") or {"mean_iou": None}
     if other["mean_iou"] is None:
@@ -36,4 +36,5 @@ def compare_modes(evaluation: dict[str, Any], score: dict[str, Any]) -> tuple[st
     scores = sorted(((score["mean_iou"], mode), (other["mean_iou"], other["mode"])), key=lambda each: -each[0])  # of equals ours
     (first, best), (second, worse) = scores
     flag = "" if best == mode else "--sliding-window" if best == "sliding" else "evaluation.mode=whole"
-    return f"{MODES[best]} {100 * first:.2f} mIoU, {MODES[worse]} {100 * second:.2f}", flag
+    comparison, than = ("better", "than") if first > second else ("as good", "as")
+    return f"{comparison} on {MODES[best]} ({100 * first:.2f} mIoU) {than} on {MODES[worse]} ({100 * second:.2f})", flag

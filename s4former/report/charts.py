@@ -128,7 +128,8 @@ def curves(
     if scale == "late":
         late = [value for each in series for _, value in each.points[len(each.points) // 2 :]]
         low, high = min(late), max(values)
-        axes = Axes(until, high + 0.1 * (high - low or 1e-3), max(0.0, low - 0.25 * (high - low or 1e-3)))
+        span = max(high - low, 0.01)
+        axes = Axes(until, high + 0.1 * span, max(0.0, low - 0.25 * span))
     elif scale == "log" and max(values) > 0:
         axes = Axes(until, max(values) * 1.3, max(min(value for value in values if value > 0) / 1.3, max(values) / 1e3), log=True)
     chart = axes.draw(svg(), percent, burn_in)

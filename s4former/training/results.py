@@ -244,7 +244,7 @@ def finish(training: Training, log: RunLog) -> None:
     role = next(iter(training.networks))
     found, flag = compare_modes(to_dict(config.evaluation), training.scores[role])
     if found:
-        log.say(f"{role:8s}{found}" + (f"; {flag} reads them so" if flag else ""))
+        log.say(f"{role:8s}{found}" + (f": {flag}" if flag else ""))
     evaluate_program = "s4former evaluate" if sys.argv[0].startswith("s4former ") else "python evaluate.py"
     log.say(" ".join(filter(None, [f"evaluate with: {evaluate_program} --checkpoint {folder}", flag])))
 

@@ -36,10 +36,10 @@ def test_whole_images_are_read_one_at_a_time_when_only_compared():
 @pytest.mark.parametrize(
     "mode, mean_iou, other, words, flag",
     [
-        ("whole", 0.564, 0.589, "windows 58.90 mIoU, whole images 56.40", "--sliding-window"),
-        ("whole", 0.589, 0.564, "whole images 58.90 mIoU, windows 56.40", ""),
-        ("sliding", 0.5, 0.6, "whole images 60.00 mIoU, windows 50.00", "evaluation.mode=whole"),
-        ("sliding", 0.5, 0.5, "windows 50.00 mIoU, whole images 50.00", ""),
+        ("whole", 0.564, 0.589, "better on windows (58.90 mIoU) than on whole images (56.40)", "--sliding-window"),
+        ("whole", 0.589, 0.564, "better on whole images (58.90 mIoU) than on windows (56.40)", ""),
+        ("sliding", 0.5, 0.6, "better on whole images (60.00 mIoU) than on windows (50.00)", "evaluation.mode=whole"),
+        ("sliding", 0.5, 0.5, "as good on windows (50.00 mIoU) as on whole images (50.00)", ""),
         ("whole", 0.5, None, "", ""),
     ],
 )

@@ -180,7 +180,7 @@ def test_the_end_of_a_run_names_the_better_way_of_reading_images_with_its_flag(r
     last = {**score(0.45), "other_mode": {"mode": "sliding", "mean_iou": 0.5}}
     (run / "log.jsonl").write_text("\n".join([*lines, json.dumps({"kind": "evaluation/teacher", "step": 4, "time": 0.0, **last})]) + "\n")
     text = text_of(run)
-    assert "Teacher on windows 50.00 mIoU, whole images 45.00: better with <code>--sliding-window</code>." in text
+    assert "The teacher is better on windows (50.00 mIoU) than on whole images (45.00): <code>--sliding-window</code>." in text
     assert text.count(" --sliding-window</pre>") == 2
 
 
