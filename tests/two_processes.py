@@ -1,4 +1,5 @@
-"""Writes one process's view of a step, or both processes' together: the global batch and the gradient, in float64.
+"""Writes one process's view of a step, or both processes' together: the global batch and the gradient, in float64,
+or with "precision": "bf16" among the keys in float32 under autocast.
 
     python tests/two_processes.py OUT.pt [METHOD_KEYS_AS_JSON]
     python -m torch.distributed.run --standalone --nproc_per_node 2 tests/two_processes.py OUT.pt [METHOD_KEYS_AS_JSON]
@@ -25,36 +26,40 @@ from s4former.method.representation import Memory
 from s4former.method.step import total_loss, train_step
 from s4former.method.student import Student
 from s4former.networks.build import build_network
-from s4former.training.engine import Teacher, predict_with_student
+from s4former.training.engine import Teacher, predict_with_student, prepare_student
 
-accelerator = Accelerator(cpu=True)
+keys = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
+precision = keys.pop("precision", "no")
+dtype = torch.float64 if precision == "no" else torch.float32
+accelerator = Accelerator(cpu=True, mixed_precision=precision)
 model = {**TINY["model"], "encoder_config": {**TINY["model"]["encoder_config"], "hidden_dropout_prob": 0.0,
                                              "attention_probs_dropout_prob": 0.0}}  # fmt: skip
-keys = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
 config = from_dict({**TINY, "model": model, "method": {**TINY["method"], "mix_probability": 1.0, **keys}})
 sources = load_sources(config.data)
 torch.manual_seed(0)
-network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop).double()
+network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop).to(dtype)
 teacher = Teacher(network, second=config.method.algorithm == "psmt")
-student = Student(network, config.method).double()
+student = Student(network, config.method).to(dtype)
 if student.representation is not None:
-    teacher.memory = Memory(student.representation, len(sources.classes), config.method.memory).double()
+    teacher.memory = Memory(student.representation, len(sources.classes), config.method.memory).to(dtype)
 for module in student.modules():
     if isinstance(module, nn.BatchNorm2d):
         module.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
 grid = shuffle_grid(config, network)
 batch = StepDataset(config, sources, grid, accelerator.process_index, accelerator.num_processes).batch(3, 0)
-wrapped = accelerator.prepare(student)
-mean = std = torch.full((3, 1, 1), 0.5, dtype=torch.float64)
+wrapped, _ = prepare_student(accelerator, student, config.optimizer)
+mean = std = torch.full((3, 1, 1), 0.5, dtype=dtype)
 average = partial(accelerator.reduce, reduction="mean")
 batch_here = batch.on(accelerator.device, mean, std)
-if config.method.algorithm == "consistency":
-    losses = train_step(wrapped, teacher, batch_here, config.method, average)
-else:
-    context = StepContext(predict=partial(predict_with_student, network), progress=0.5, seed=1, average=average,
-                          processes=accelerator.num_processes, gather=accelerator.gather)  # fmt: skip
-    losses = ALGORITHMS[config.method.algorithm](wrapped, teacher, batch_here, config.method, context)
-accelerator.backward(total_loss(losses, config.method))
+with accelerator.autocast():
+    if config.method.algorithm == "consistency":
+        losses = train_step(wrapped, teacher, batch_here, config.method, average)
+    else:
+        context = StepContext(predict=partial(predict_with_student, network), progress=0.5, seed=1, average=average,
+                              processes=accelerator.num_processes, gather=accelerator.gather)  # fmt: skip
+        losses = ALGORITHMS[config.method.algorithm](wrapped, teacher, batch_here, config.method, context)
+    total = total_loss(losses, config.method)
+accelerator.backward(total)
 
 tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)} 
 tensors |= {"images": batch.strong[0].images, "orders": batch.strong[0].orders, "boxes": batch.strong[0].mix["boxes"]}

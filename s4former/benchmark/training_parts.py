@@ -14,7 +14,7 @@ from ..method.losses import cross_entropy, negative_class_ranking
 from ..method.pasa import attention_bias, pasa_attention
 from ..method.student import Student, View
 from ..networks.adapters import attention_grids, encode, prefix_tokens
-from ..training.engine import Teacher, build_accelerator, build_optimizer, precision, update
+from ..training.engine import Teacher, build_accelerator, precision, prepare_student, update
 from . import reference
 from .cost import count_flops, peak_memory_of_step
 from .inputs import StepInputs, build
@@ -61,7 +61,7 @@ def one_round(config: Config) -> Config:
 
 def training_step(inputs: StepInputs, accelerator: Accelerator) -> Callable[[], object]:
     """`engine.update` as training calls it."""
-    student, optimizer = accelerator.prepare(inputs.student.train(), build_optimizer(inputs.student, inputs.config.optimizer))
+    student, optimizer = prepare_student(accelerator, inputs.student.train(), inputs.config.optimizer)
     return lambda: update(accelerator, student, inputs.teacher, optimizer, [inputs.batch], 0, inputs.config)
 
 

@@ -137,25 +137,46 @@ def mean_over_pixels(loss: Loss, student: Tensor, labels: Tensor, *teacher: Tens
 
 
 class ChunkedSum(torch.autograd.Function):
-    """The sum of a loss over all pixels; its gradient is computed from the logits again, one chunk after the other."""
+    """The sum of a loss over all pixels, one chunk after the other.
+
+    The gradient of float32 logits is computed from them again in the backward, that of half precision with the sum: it is
+    no larger than the logits, and what both need is computed once.
+    """
 
     @staticmethod
     def forward(ctx, loss: Loss, student: Tensor, *others: Tensor) -> Tensor:
-        ctx.loss = loss
-        ctx.save_for_backward(student, *others)
-        return sum(loss(*map(as_float32, chunk)).sum() for chunk in chunks(student, *others))
+        ctx.loss, ctx.others = loss, len(others)
+        ctx.early = ctx.needs_input_grad[1] and student.dtype in (torch.float16, torch.bfloat16)
+        if not ctx.early:
+            ctx.save_for_backward(student, *others)
+            return sum(loss(*map(as_float32, chunk)).sum() for chunk in chunks(student, *others))
+        result, total = sum_and_gradient(loss, student, others)
+        ctx.save_for_backward(result)
+        return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        student, *others = ctx.saved_tensors
-        result = torch.empty_like(student)
-        for part, logits, *rest in chunks(result, student, *others):
-            logits = logits.detach().requires_grad_()
-            with torch.enable_grad():
-                value = ctx.loss(*map(as_float32, (logits, *rest))).sum()
-            part.copy_(torch.autograd.grad(value, logits, gradient)[0])
-        return None, result, *(None for _ in others)
+        if ctx.early:
+            result = ctx.saved_tensors[0] * gradient
+        else:
+            student, *others = ctx.saved_tensors
+            result, _ = sum_and_gradient(ctx.loss, student, others, gradient)
+        return None, result, *(None for _ in range(ctx.others))
+
+
+def sum_and_gradient(
+    loss: Loss, student: Tensor, others: Sequence[Tensor], gradient: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The gradient of a loss's sum in the type of the logits, times that of the sum, and the sum."""
+    result, total = torch.empty_like(student), 0
+    for part, logits, *rest in chunks(result, student, *others):
+        logits = as_float32(logits.detach()).requires_grad_()
+        with torch.enable_grad():
+            value = loss(logits, *map(as_float32, rest)).sum()
+        part.copy_(torch.autograd.grad(value, logits, gradient)[0])
+        total = total + value.detach()
+    return result, total
 
 
 def as_float32(x: Tensor) -> Tensor:

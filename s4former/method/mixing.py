@@ -81,9 +81,10 @@ def gather(x: Tensor, source: Tensor, fill: float = 0) -> Tensor:
         x: (M, H, W) or (M, C, H, W) with M images to take from.
         source: (B, H, W) long, values ERASED .. M-1.
     """
+    taken, erased = source.clamp(min=0), source == ERASED
     if x.dim() == 4:
-        source = source[:, None].expand(-1, x.shape[1], -1, -1)
-    return x.gather(0, source.clamp(min=0)).masked_fill(source == ERASED, fill)
+        taken, erased = taken[:, None].expand(-1, x.shape[1], -1, -1), erased[:, None]
+    return x.gather(0, taken).masked_fill(erased, fill)
 
 
 def mix_pseudo(pseudo: Pseudo, source: Tensor, *, logits: bool = True, labels: Tensor | None = None) -> Pseudo:

@@ -91,8 +91,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """(B, K, h, w) to (B, K, H, W), bilinear, in float32 at least."""
-    logits = at_least_float32(logits)
+    """(B, K, h, w) to (B, K, H, W), bilinear, in float32 at least; those that have the size stay as they are."""
     if logits.shape[-2:] == tuple(size):
         return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(at_least_float32(logits), size=tuple(size), mode="bilinear", align_corners=False)

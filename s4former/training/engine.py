@@ -115,6 +115,16 @@ def build_optimizer(student: Student, settings: Optimizer) -> torch.optim.Optimi
     return torch.optim.AdamW(described, lr=settings.lr, betas=settings.betas, fused=True)
 
 
+def prepare_student(accelerator: Accelerator, student: Student, settings: Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The student as Accelerate distributes it, and its optimizer.
+
+    Accelerate's forward would copy all logits to float32; the losses do so by chunks, and `update` is under autocast itself.
+    """
+    prepared, optimizer = accelerator.prepare(student, build_optimizer(student, settings))
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
+    return prepared, optimizer
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: Config) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(group["base"], step, config.schedule)

@@ -28,7 +28,7 @@ from ..networks.build import build_network
 from ..networks.encoder_weights import describe_normalization, normalization
 from ..networks.start_from import start_from
 from ..randomness import Stream, torch_seed
-from .engine import Teacher, build_optimizer
+from .engine import Teacher, prepare_student
 from .interrupts import FiniteCheck
 from .pseudo_quality import PseudoLabelCounts
 
@@ -140,7 +140,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         compile_each(student.auxiliary)
         for each in (student.network, *(teacher.networks if teacher is not None else [])):
             compile_network(each)
-    prepared, optimizer = accelerator.prepare(student, build_optimizer(student, config.optimizer))
+    prepared, optimizer = prepare_student(accelerator, student, config.optimizer)
     return Training(
         config=config,
         sources=sources,

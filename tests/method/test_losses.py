@@ -184,7 +184,14 @@ def test_nothing_of_the_size_of_the_logits_is_kept_for_the_gradient():
     assert loss.requires_grad and set(kept) == own
 
 
-def test_the_gradient_of_half_precision_logits_has_their_type():
-    student = torch.randn(1, 5, 2, 3).bfloat16().requires_grad_()
-    negative_class_ranking(student, torch.randn(1, 5, 2, 3), torch.randint(5, (1, 2, 3))).backward()
-    assert student.grad.dtype == torch.bfloat16
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 2**-7), (torch.float16, 2**-10)])
+def test_half_precision_logits_have_the_loss_and_the_gradient_of_float32_in_their_type(dtype, tolerance):
+    student, teacher = torch.randn(2, 5, 6, 7).to(dtype), torch.randn(2, 5, 6, 7)
+    labels = torch.randint(5, (2, 6, 7))
+    for loss in (cross_entropy, lambda s, y: negative_class_ranking(s, teacher, y)):
+        half, single = student.clone().requires_grad_(), student.float().requires_grad_()
+        values = loss(half, labels), loss(single, labels)
+        for value in values:
+            (512 * value).backward()
+        assert torch.equal(*values) and half.grad.dtype == dtype
+        torch.testing.assert_close(half.grad.float(), single.grad, rtol=tolerance, atol=1e-6)

@@ -27,6 +27,7 @@ from s4former.training.engine import (
     fast_products,
     needs_cpu,
     precision,
+    prepare_student,
     use_deterministic_operations,
     predict_with_student,
     set_learning_rate,
@@ -381,6 +382,17 @@ def test_apples_gpu_is_left_out_in_one_sentence(monkeypatch):
     assert needs_cpu() and note == "Apple's GPU (mps) has no float64, in which pixels are counted, so the CPU is used"
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
     assert not needs_cpu() and device_notes("no") == ()
+
+
+def test_logits_of_a_prepared_student_stay_in_the_type_of_autocast():
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before
+    accelerator, batch = Accelerator(cpu=True, mixed_precision="bf16"), batch_of("setr")
+    prepared, optimizer = prepare_student(accelerator, Student(network_of("setr").float(), Method()), Optimizer())
+    with accelerator.autocast():
+        outputs = prepared([View(batch.labeled.float(), auxiliary=True), View(batch.weak.float())])
+    assert {x.dtype for logits, auxiliary in outputs for x in (logits, *auxiliary)} == {torch.bfloat16}
+    assert type(optimizer).__name__ == "AcceleratedOptimizer" and prepared([View(batch.labeled.float())])[0][0].dtype == torch.float32
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("device, deterministic, fast", [("cuda", False, True), ("cuda", True, False), ("cpu", False, False)])
