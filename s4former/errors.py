@@ -72,7 +72,7 @@ def describe_error(error: Exception, path: Path | None = None) -> str:
 def describe_os_error(error: OSError, path: Path | None) -> str:
     """'No space left on device (0.1 GiB free); free some space on that disk, or ...'."""
     reason = error.strerror or str(error)
-    folder = next((folder for folder in (path, *path.parents) if folder.exists()), None) if path else None
+    folder = next((folder for folder in (path, *path.parents) if os.path.exists(folder)), None) if path else None
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and folder:
         reason += f" ({gibibytes(shutil.disk_usage(folder).free)} free)"
     return f"{reason}; {REPAIRS[error.errno]}" if error.errno in REPAIRS else reason

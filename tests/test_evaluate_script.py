@@ -271,6 +271,9 @@ def test_several_files_and_folders_are_read_at_once_and_keys_may_stand_behind_th
     assert predict([*several, "evaluation.short_side=16", "-o", str(tmp_path / "two")]) == 0
     for name in ("one", "two"):  # the file that is named twice is read once
         assert sorted(path.name for path in (tmp_path / name / "masks").iterdir()) == ["c.png", "deep__a.png", "deep__e.png"]
+    long = "data.palette=" + json.dumps({f"#{place:06x}": place for place in range(40)})  # longer than the name of a file can be
+    assert predict([long]) == 1
+    assert "no photos are given, data.palette=" in capsys.readouterr().err
     assert predict(["evaluation.short_side=16"]) == 1
     assert "no photos are given, evaluation.short_side=16 is a key of the config" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@
 
 import argparse
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Sequence
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "s4former evalua
 
 def run(options: argparse.Namespace) -> int:
     """Evaluates or predicts, prints the report, and returns the status of the program."""
-    keys = [word for word in options.images if re.match(r"[a-z_]+(\.\w+)+=", word) and not Path(word).exists()]
+    keys = [word for word in options.images if re.match(r"[a-z_]+(\.\w+)+=", word) and not os.path.exists(word)]
     options.images, options.overrides = [word for word in options.images if word not in keys], [*options.overrides, *keys]
     if keys and not options.images:
         raise ConfigError(f"no photos are given, {keys[0]} is a key of the config; name files, folders or globs")

@@ -10,6 +10,7 @@ config can be set behind it: data.root=/data/VOC evaluation.short_side=0.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("figure", choices=FIGURES, help="; ".join(f"{name}: {what}" for name, what in FIGURES.items()))
     figure = parser.parse_args(arguments[:1]).figure
     options = parse(figure, arguments[1:])
-    overrides = [text for text in options.sources if "=" in text and not Path(text).exists()]
+    overrides = [text for text in options.sources if "=" in text and not os.path.exists(text)]
     sources = [text for text in options.sources if text not in overrides]
     try:
         import matplotlib  # noqa: F401  (an extra: training does without)
