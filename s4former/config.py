@@ -197,6 +197,9 @@ class Method:
         "all", "divides a loss: all pixels, or (UniMatch) those of labels and of no padding, over all processes and rounds of a step")
     running_statistics: Literal["all", "labeled"] = key(
         "all", "views that move the running statistics of the decoder's batch norms, which the teacher uses")
+    ignored_as_unlabeled: bool = key(
+        False, "labelled images with ignored pixels (scribbles, points, a few drawn regions) are unlabelled images too, whose labels"
+               " stand where they have some and pseudo labels elsewhere")
     class_weights: tuple[NonNegativeFloat, ...] = key((), "of the loss on labels, one for each class; empty = all 1")
     unsupervised_weight: NonNegativeFloat = key(1.0, "of the mean loss over the student branches")
     unsupervised_ramp: NonNegativeInt = key(0, "steps in which that weight rises from 0, on half a cosine")
@@ -252,7 +255,7 @@ WHOLE_GROUPS = ("mixunmix", "adaptive_cutmix", "cutmix_beta", "cutmix_hardness")
 # What a step function of its own cannot take, and the values that leave it out; and the mixes that it can.
 LEFT_OUT: dict[str, Any] = {
     "teacher": "ema", "thresholds": "fixed", "strong_views": 1, "patch_shuffle": False, "pasa": "none", "feature_dropout": 0.0,
-    "regularizer": "none", "normalizer": "all",
+    "regularizer": "none", "normalizer": "all", "ignored_as_unlabeled": False,
 }  # fmt: skip
 OF_ALL_PIXELS = ("psmt", "u2pl")  # algorithms whose terms are no sum over images
 PLAIN_MIXES = ("none", "cutmix", "cutmix_small", "cutmix_beta", "classmix", "classmix_half")

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..config import Config, share_of_process
+from ..config import IGNORE_INDEX, Config, share_of_process
 from ..errors import DataError
 from ..method.batch import Batch, Strong
 from ..method.mixing import MIXES, MixContext
@@ -25,7 +25,7 @@ from ..randomness import Stream, numpy_generator, torch_generator, torch_seed, v
 from .cache import CacheError, read_labeled_pair, read_unlabeled_image
 from .colour import STRONG_COLOURS, Colour, apply_colour, draw_colour
 from .device_colour import DEVICE_COLOURS, pack_photometric
-from .geometry import crop_pair
+from .geometry import crop_image, crop_mask, crop_pair, draw_geometry
 from .masks import read_mask, read_pair
 from .sources import Sources, load_sources
 
@@ -86,9 +86,19 @@ def mix_partners(config: Config, positions: list[int]) -> tuple[list[int], list[
     return borrowed, [numbers[partner] for partner in partners]
 
 
+def sparse_indices(config: Config, sources: Sources) -> list[int]:
+    """The labelled images that belong to the pool too, since some of their pixels are ignored (`method.ignored_as_unlabeled`)."""
+    if not config.method.ignored_as_unlabeled or config.method.teacher == "none":
+        return []
+    masks = (read_mask(row["mask"], config.data, len(sources.classes)) for row in sources.labeled)
+    return [index for index, mask in enumerate(masks) if (mask == IGNORE_INDEX).any()]
+
+
 @dataclass(frozen=True)
 class UnlabeledCrop:
     """weak, strong: (H, W, 3) uint8. valid: (H, W) bool. replaced: why images drawn before this one could not be read.
+
+    known: (H, W) uint8, the labels of an image that is labelled in part, 255 = none; None = it has none at all.
 
     Where the device gives the colours: strong has their draws, weak is plain, and weak_colour its draw.
     """
@@ -98,6 +108,7 @@ class UnlabeledCrop:
     valid: np.ndarray
     replaced: list[str]
     weak_colour: Colour | None = None
+    known: np.ndarray | None = None
 
 
 class StepDataset(Dataset):
@@ -115,7 +126,8 @@ class StepDataset(Dataset):
         self.process = process
         self.labeled_share, self.unlabeled_share = share_of_process(config, processes)
         self.indices = labeled_indices(config, sources)
-        if config.method.teacher != "none" and not len(sources.unlabeled):
+        self.sparse = sparse_indices(config, sources)
+        if config.method.teacher != "none" and not len(sources.unlabeled) + len(self.sparse):
             raise DataError(
                 "there are no unlabelled images; name their list or folder with data.unlabeled, or train on the labels"
                 " alone with method.teacher=none"
@@ -162,7 +174,7 @@ class StepDataset(Dataset):
         seeds = tuple(torch_seed(seed, Stream.PASA_NOISE, step, position) for position in positions)
         return Batch(
             step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, seeds, replaced=replaced,
-            channel_seeds=self.channel_seeds(step, positions), **of_labeled,
+            channel_seeds=self.channel_seeds(step, positions), known=self.known_labels(crops), **of_labeled,
             weak_colours=pack_colours([crop.weak_colour for crop in crops]),
         )  # fmt: skip
 
@@ -187,8 +199,10 @@ class StepDataset(Dataset):
     def unlabeled_image(self, step: int, position: int) -> UnlabeledCrop:
         """One unlabelled crop, weak and strong."""
         seed, data, method = self.config.run.seed, self.config.data, self.config.method
-        image, unreadable = self.read_unlabeled(step, position)
-        crop, _, valid = crop_pair(image, None, numpy_generator(seed, Stream.UNLABELED_IMAGE, step, position), data)
+        image, mask, unreadable = self.read_unlabeled(step, position)
+        geometry = draw_geometry(numpy_generator(seed, Stream.UNLABELED_IMAGE, step, position), image.height, image.width, data)
+        crop, valid = crop_image(image, geometry)
+        known = None if mask is None else crop_mask(mask, geometry)
         generators = (
             numpy_generator(*view_key((seed, Stream.STRONG_COLOUR, step, position), view))
             for view in range(method.strong_views)
@@ -199,7 +213,7 @@ class StepDataset(Dataset):
             strong = [STRONG_COLOURS[method.strong_colour](crop, rng) for rng in generators]
         rng = numpy_generator(seed, Stream.WEAK_COLOUR, step, position) if method.weak_colour else None
         crop, colour = self.distort(crop, rng)
-        return UnlabeledCrop(crop, strong, valid, unreadable, colour)
+        return UnlabeledCrop(crop, strong, valid, unreadable, colour, known)
 
     def distort(self, crop: np.ndarray, rng: np.random.Generator | None) -> tuple[np.ndarray, Colour | None]:
         """The crop under the photometric distortion; or as it is, with the draw that the device has to apply."""
@@ -208,24 +222,38 @@ class StepDataset(Dataset):
         colour = draw_colour(rng)
         return (crop, colour) if self.device_colour else (apply_colour(crop, colour), None)
 
-    def read_unlabeled(self, step: int, position: int) -> tuple[Image.Image, list[str]]:
-        """The image at a position of the global batch or the second one, and why others drawn before could not be read."""
-        seed, pool, total = self.config.run.seed, self.sources.unlabeled, self.config.run.batch.unlabeled
+    def read_unlabeled(self, step: int, position: int) -> tuple[Image.Image, np.ndarray | None, list[str]]:
+        """The image at a position of the global batch or the second one, its mask if it is labelled in part, and why others
+        drawn before could not be read."""
+        seed, total = self.config.run.seed, self.config.run.batch.unlabeled
+        count = len(self.sources.unlabeled) + len(self.sparse)
         stream = Stream.UNLABELED_ORDER if position < total else Stream.SECOND_ORDER
-        index = shuffled_index(seed, stream, step * total + position % total, len(pool))
+        index = shuffled_index(seed, stream, step * total + position % total, count)
         unreadable: list[str] = []
         for attempt in range(MAX_REPLACEMENTS):
             try:
-                return read_unlabeled_image(pool[index]["image"], self.config.data), unreadable
+                return *self.read_pool(index), unreadable
             except CacheError:
                 raise
             except DataError as error:
                 unreadable.append(str(error))
-                index = int(numpy_generator(seed, Stream.REPLACEMENT, step, position, attempt).integers(len(pool)))
+                index = int(numpy_generator(seed, Stream.REPLACEMENT, step, position, attempt).integers(count))
         raise DataError(
             f"{MAX_REPLACEMENTS} unlabelled images in a row could not be read, the last: {unreadable[-1]};"
             " check data.root and data.unlabeled"
         )
+
+    def read_pool(self, index: int) -> tuple[Image.Image, np.ndarray | None]:
+        """An image of the pool, behind which those that are labelled in part lie, with their masks."""
+        beyond = index - len(self.sources.unlabeled)
+        if beyond < 0:
+            return read_unlabeled_image(self.sources.unlabeled[index]["image"], self.config.data), None
+        return read_labeled_pair(self.sources.labeled[self.sparse[beyond]], self.config.data, len(self.sources.classes))
+
+    def known_labels(self, crops: list[UnlabeledCrop]) -> Tensor | None:
+        """Those of `Batch`."""
+        unknown = np.full(self.config.data.crop, IGNORE_INDEX, np.uint8)
+        return stack(unknown if crop.known is None else crop.known for crop in crops) if self.sparse else None
 
     def mix(self, step: int, positions: list[int], partner: list[int], view: int = 0) -> dict[str, Tensor]:
         """The draw of the method's mix for these images."""

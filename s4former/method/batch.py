@@ -32,6 +32,7 @@ class Batch:
     strong: the strong views, the same crops in other colours.
     seeds, labeled_seeds: one for each unlabelled and labelled image, for what is drawn for it on the device.
     channel_seeds: likewise, for `complementary_dropout`, 0 = the image keeps all channels; () = every image does.
+    known: (B_u, H, W), like weak: labels of images that are labelled in part, 255 = none; None = no image is.
     replaced: ids of unlabelled images that could not be read; others took their places.
     labeled_colours, weak_colours: draws of colours that the device is to give to them.
     """
@@ -45,6 +46,7 @@ class Batch:
     strong: tuple[Strong, ...]
     seeds: tuple[int, ...] = ()
     channel_seeds: tuple[int, ...] = ()
+    known: Tensor | None = None
     replaced: tuple[str, ...] = ()
     labeled_seeds: tuple[int, ...] = ()
     labeled_colours: dict[str, Tensor] = field(default_factory=dict)
@@ -74,6 +76,7 @@ class Batch:
             moved,
             labeled=normalize(moved.labeled, mean, std) * moved.labeled_valid[:, None],
             labels=moved.labels.long(),
+            known=None if moved.known is None else moved.known.long(),
             weak=normalize(moved.weak, mean, std) * valid,
             strong=tuple(replace(view, images=normalize(view.images, mean, std) * valid) for view in moved.strong),
         )

@@ -51,6 +51,21 @@ def pseudo_label(logits: Tensor, valid: Tensor, threshold: float | Tensor) -> Ps
     return Pseudo(label=label, taught=label, logits=logits, confidence=confidence.masked_fill(~valid, 0.0), valid=valid)
 
 
+def with_labels(pseudo: Pseudo, known: Tensor | None) -> Pseudo:
+    """The same, with the labels of images that are labelled in part, (B, H, W) long, 255 = none, where they have one."""
+    if known is None:
+        return pseudo
+    known = downsample_nearest(known, pseudo.label.shape[-2:])
+    has = known != IGNORE_INDEX
+    return Pseudo(
+        label=torch.where(has, known, pseudo.label),
+        taught=pseudo.taught.masked_fill(has, IGNORE_INDEX),
+        logits=pseudo.logits,
+        confidence=pseudo.confidence.masked_fill(has, 1.0),
+        valid=pseudo.valid,
+    )
+
+
 def count_pseudo(pseudo: Pseudo) -> dict[str, Tensor]:
     """`confident`, the share of valid pixels that are pseudo labels; `pseudo_labels` (K,), how many are of each class; and
     `confidences` (BINS,), how many valid pixels have which confidence. All float32 on the device."""

@@ -11,7 +11,7 @@ from .batch import Batch
 from .losses import REGULARIZERS, cross_entropy
 from .mixing import MIXES, gather, mix_pseudo
 from .patch_shuffle import patch_shuffle
-from .pseudo import Pseudo, count_pseudo, pseudo_label, resize_logits
+from .pseudo import Pseudo, count_pseudo, pseudo_label, resize_logits, with_labels
 from .student import View
 
 Average = Callable[[Tensor], Tensor]
@@ -70,7 +70,9 @@ def student_views(
     targets: list[tuple[str, Pseudo]] = []
     with torch.no_grad():  # the teacher reads the weak view
         all_pseudo = pseudo_label(teacher(batch.weak), batch.valid, method.threshold if thresholds is None else thresholds)
-    pseudo = all_pseudo.first(batch.unlabeled)  # the other images are only pasted from
+    said = all_pseudo.first(batch.unlabeled)  # the other images are only pasted from
+    all_pseudo = with_labels(all_pseudo, batch.known)
+    pseudo = all_pseudo.first(batch.unlabeled)
 
     # Pixels move between images (CutMix), then between places (PatchShuffle); labels follow the first move only.
     for number, strong in enumerate(batch.strong):
@@ -93,7 +95,7 @@ def student_views(
         images = plain if method.feature_view == "strong" else batch.weak[: batch.unlabeled]
         views.append(View(images, dropout=method.feature_dropout))
         targets.append(("features", pseudo))
-    return views, targets, pseudo
+    return views, targets, said
 
 
 def compare_with_teacher(logits: Tensor, target: Pseudo, branch: str, method: Method) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ from .run import build_training
 from .sample_pictures import spread
 
 NAMED = 5  # files named one by one
+MOSTLY_IGNORED = 0.5  # of the pixels of labelled images: more is no border
 SAMPLE = 200  # unlabelled images that are opened
 MODELS = 4  # exported ones: teacher and student, last and best
 WIDTH, INDENT = 118, 21  # of a line, and of the text in it
@@ -68,7 +69,8 @@ def preflight(config: Config, sources: Sources, folder: Path, accelerator: Accel
     check_classes(config, sources, counts, report)
     check_overlap(sources, report)
     if config.method.teacher != "none":
-        check_unlabeled(sources, config, report)
+        sparse = check_sparse(counts["labeled"], config, report)
+        check_unlabeled(sources, config, report, sparse)
     processes = fitting_processes(config, machine)
     cost = None if report.failed else check_steps(config, sources, folder, accelerator, processes, report)
     if cost is not None:
@@ -184,13 +186,27 @@ def check_overlap(sources: Sources, report: Report) -> None:
         report.add("ok", "overlap", "no image is in two sets, neither by name nor by content")
 
 
-def check_unlabeled(sources: Sources, config: Config, report: Report) -> None:
+def check_sparse(labeled: np.ndarray, config: Config, report: Report) -> int:
+    """How many labelled images have ignored pixels and serve as unlabelled ones too; labeled: see `check_pairs`."""
+    ignored, pixels = labeled[:, IGNORE_INDEX], max(1, labeled.sum())
+    count, share = int((ignored > 0).sum()), ignored.sum() / pixels
+    found = f"{plural(count, 'labelled image')} with ignored pixels ({share:.0%} of all their pixels)"
+    if config.method.ignored_as_unlabeled:
+        report.add("ok" if count else "note", "sparse labels", f"{found} in the pool of unlabelled ones too")
+    elif share > MOSTLY_IGNORED:
+        report.add("note", "sparse labels", f"{found}; method.ignored_as_unlabeled=true gives those pixels pseudo labels")
+    return count if config.method.ignored_as_unlabeled else 0
+
+
+def check_unlabeled(sources: Sources, config: Config, report: Report, sparse: int = 0) -> None:
     """Opens a sample of the unlabelled images; training replaces what it cannot read."""
     pool = sources.unlabeled
     places = spread(len(pool), SAMPLE)
     good, bad = read_all(lambda place: read_image(pool[place]["image"], config.data.levels).size, places, "unlabelled images")
     opened = f"{len(places)} of {plural(len(pool), 'unlabelled image')} opened"
-    if not good:
+    if not good and not bad and sparse:
+        report.add("ok", "unlabelled", f"none but the {plural(sparse, 'labelled image')} with ignored pixels")
+    elif not good:
         reason = join_first(bad, NAMED) if bad else "data.unlabeled names none; method.teacher=none trains on labels alone"
         report.add("FAIL", "unlabelled", f"no unlabelled image can be used: {reason}")
     elif bad:
