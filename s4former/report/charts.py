@@ -76,10 +76,11 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten from low to high, the powers alone where there are many."""
+    """1, 2 and 5 times powers of ten from low to high; the powers alone where there are many, other numbers where few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) < 4 else (1,)
-    return [value for power in powers for factor in factors if low <= (value := factor * 10.0**power) <= high]
+    found = [value for power in powers for factor in factors if low <= (value := factor * 10.0**power) <= high]
+    return found if len(found) > 2 else ticks(low, high)
 
 
 def downsample(points: Points, most: int = MAX_POINTS) -> Points:

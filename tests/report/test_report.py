@@ -14,7 +14,7 @@ from PIL import Image
 
 from s4former.config import from_dict, to_dict
 from s4former.report.command import main
-from s4former.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Series, curves, downsample, format_number, histogram, matrix, stacked, ticks
+from s4former.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Series, curves, downsample, format_number, histogram, log_ticks, matrix, stacked, ticks
 from s4former.report.page import render_report, write_report
 from s4former.report.run import ReportError, read_run
 
@@ -84,6 +84,11 @@ def test_ticks_are_round_numbers_inside_the_range():
     assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1] and ticks(0, 0.83) == [0, 0.2, 0.4, 0.6, 0.8]
     assert ticks(0, 80_000, 5) == [0, 20_000, 40_000, 60_000, 80_000]
     assert ticks(3, 3) == [3]
+
+
+def test_ticks_of_a_logarithmic_axis_are_powers_of_ten_and_some_between():
+    assert log_ticks(0.003, 2.5) == [0.01, 0.1, 1] and log_ticks(0.15, 3) == [0.2, 0.5, 1, 2]
+    assert log_ticks(1.1, 3.2) == ticks(1.1, 3.2) and len(ticks(1.1, 3.2)) > 2
 
 
 def test_a_long_curve_is_downsampled_by_means_and_keeps_its_end():
