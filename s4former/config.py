@@ -32,7 +32,8 @@ from .files import read_text
 # 4: the head of DPT is UniMatch V2's: its last convolution after the last x2, corners aligned, logits for every pixel
 # 5: evaluation resizes images as the exported processor does (sides rounded down, pixels rounded to 8 bits), and logits to
 #    the size of the image in one step
-NUMERICS = 5
+# 6: DeepLabV3+ enlarges its maps with aligned corners, and its logits to the size of the image, as UniMatch does
+NUMERICS = 6
 NOTE = ".note"  # a file may have "KEY.note" beside a KEY
 FREE_MAPPINGS = ("data.palette", "data.id_map", "model.encoder_config")  # values, not sections
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read

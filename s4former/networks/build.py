@@ -133,10 +133,13 @@ def build_upernet(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrain
 
 
 def build_deeplab(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
-    """DeepLabV3+ over a ResNet."""
+    """DeepLabV3+ over a ResNet, as UniMatch has it; weights of a deep stem (three 3x3 convolutions, as theirs) give one."""
     name, tensors = read_resnet(model)
+    options = model.encoder_config
+    if tensors is not None and "conv1.0.weight" in tensors:
+        options = {"stem_type": "deep", "stem_width": len(tensors["conv1.0.weight"]), **options}
     config = DeepLabConfig(
-        resnet=name, resnet_options=model.encoder_config, decoder_channels=model.decoder_channels, **labels
+        resnet=name, resnet_options=options, decoder_channels=model.decoder_channels, align_corners=True, **labels
     )
     try:
         network = DeepLabForSemanticSegmentation(config)

@@ -5,7 +5,7 @@ encoder, so it is needed to load a saved folder too. `save_pretrained` copies th
 then loads with `trust_remote_code=True` where this package is not installed.
 
     network = DeepLabForSemanticSegmentation(DeepLabConfig(num_labels=21))
-    logits = network(pixel_values).logits  # (B, 21, H / 4, W / 4)
+    logits = network(pixel_values).logits  # (B, 21, H / 4, W / 4), with align_corners (B, 21, H, W)
 """
 
 import timm
@@ -32,6 +32,8 @@ class DeepLabConfig(PreTrainedConfig):
         decoder_channels: of the pyramid and of the decoder.
         low_level_channels: to which c1 is reduced.
         dilations: of the three atrous convolutions of the pyramid.
+        align_corners: maps are enlarged with aligned corners, and the logits to the size of the image, as UniMatch does;
+            False in folders that were saved before there was a choice.
         kwargs: those of every config, such as `num_labels` or `id2label`.
     """
 
@@ -44,6 +46,7 @@ class DeepLabConfig(PreTrainedConfig):
         decoder_channels: int = 256,
         low_level_channels: int = 48,
         dilations: tuple[int, ...] = (6, 12, 18),
+        align_corners: bool = False,
         **kwargs,
     ):
         self.resnet = resnet
@@ -51,6 +54,7 @@ class DeepLabConfig(PreTrainedConfig):
         self.decoder_channels = decoder_channels
         self.low_level_channels = low_level_channels
         self.dilations = tuple(dilations)
+        self.align_corners = align_corners
         super().__init__(**kwargs)
 
 
@@ -61,8 +65,8 @@ def convolution(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-def enlarge(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+def enlarge(maps: Tensor, size: tuple[int, int] | torch.Size, align_corners: bool = False) -> Tensor:
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 class DeepLabHead(nn.Module):
@@ -71,7 +75,7 @@ class DeepLabHead(nn.Module):
     def __init__(self, widths: tuple[int, int], config: DeepLabConfig):
         super().__init__()
         low, high = widths
-        channels = config.decoder_channels
+        channels, self.align_corners = config.decoder_channels, config.align_corners
         self.pyramid = nn.ModuleList([convolution(high, channels, 1)])
         self.pyramid.extend(convolution(high, channels, 3, dilation) for dilation in config.dilations)
         self.pooling = convolution(high, channels, 1)
@@ -87,7 +91,7 @@ class DeepLabHead(nn.Module):
         c1, c4 = features
         pooled = self.pooling(c4.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *c4.shape[-2:])
         maps = self.projection(torch.cat([*(branch(c4) for branch in self.pyramid), pooled], dim=1))
-        maps = torch.cat([self.reduction(c1), enlarge(maps, c1.shape[-2:])], dim=1)
+        maps = torch.cat([self.reduction(c1), enlarge(maps, c1.shape[-2:], self.align_corners)], dim=1)
         return self.classifier(self.fusion(maps))
 
 
@@ -120,20 +124,27 @@ class DeepLabForSemanticSegmentation(PreTrainedModel):
         return tuple(self.backbone(pixel_values))
 
     def decode(self, features: tuple[Tensor, ...]) -> Tensor:
-        """Logits (B, K, h, w) at stride 4."""
-        return self.head(features)
+        """Logits (B, K, h, w) at stride 4; with `align_corners` enlarged four times."""
+        return self.resized(self.head(features))
+
+    def resized(self, logits: Tensor, size: tuple[int, int] | torch.Size | None = None) -> Tensor:
+        """Logits of the head as they are or, with `align_corners`, at `size`, by default four times theirs, in float32 at least."""
+        if not self.config.align_corners:
+            return logits
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        return enlarge(logits, size or [4 * side for side in logits.shape[-2:]], align_corners=True)
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs
     ) -> SemanticSegmenterOutput | tuple:
-        """Logits (B, K, ceil(H / 4), ceil(W / 4)) of images of any size.
+        """Logits (B, K, ceil(H / 4), ceil(W / 4)) of images of any size; with `align_corners` (B, K, H, W).
 
         Args:
             pixel_values: (B, 3, H, W), normalized.
             labels: (B, H, W) long, 255 = ignore; with them the output has the mean cross-entropy over the other pixels.
             kwargs: what pipelines hand to every model (`output_attentions` and the like); there is nothing to give.
         """
-        logits = self.decode(self.encode(pixel_values))
+        logits = self.resized(self.head(self.encode(pixel_values)), pixel_values.shape[-2:])
         loss = None
         if labels is not None:
             loss = F.cross_entropy(enlarge(logits.float(), labels.shape[-2:]), labels, ignore_index=255)

@@ -47,15 +47,51 @@ def test_forward_is_encode_then_decode_and_features_lie_at_strides_4_and_16():
     features = adapters.encode(network, x)
     assert [tuple(f.shape) for f in features] == [(2, 16, 8, 12), (2, 64, 2, 3)]
     assert torch.equal(adapters.decode(network, features), network(pixel_values=x).logits)
-    assert network(x).logits.shape == (2, CLASSES, 8, 12)
+    assert network(x).logits.shape == (2, CLASSES, 32, 48)
 
 
 @pytest.mark.parametrize("size", [(32, 48), (37, 51), (9, 20)])
 def test_images_of_any_size(size):
     network, x = tiny(), images(*size)
-    assert network(x).logits.shape == (2, CLASSES, math.ceil(size[0] / 4), math.ceil(size[1] / 4))
+    assert network(x).logits.shape == (2, CLASSES, *size)
     assert adapters.full_size_logits(network, x).shape == (2, CLASSES, *size)
     assert adapters.token_grids(network, *size) == [tuple(f.shape[-2:]) for f in adapters.encode(network, x)]
+
+
+def test_maps_and_logits_are_enlarged_with_aligned_corners_and_an_older_folder_as_it_always_was(tmp_path):
+    network, x = tiny().double(), images(33, 49, dtype=torch.float64)
+    c1, c4 = network.encode(x)
+    head = network.head
+    pooled = head.pooling(c4.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *c4.shape[-2:])
+    joint = head.projection(torch.cat([*(branch(c4) for branch in head.pyramid), pooled], dim=1))
+
+    def logits(align_corners):
+        larger = torch.nn.functional.interpolate(joint, c1.shape[-2:], mode="bilinear", align_corners=align_corners)
+        return head.classifier(head.fusion(torch.cat([head.reduction(c1), larger], dim=1)))
+
+    expected = torch.nn.functional.interpolate(logits(True), (33, 49), mode="bilinear", align_corners=True)
+    assert torch.allclose(network(x).logits, expected)
+    before = logits(False)
+    network.float().save_pretrained(tmp_path)
+    tree = json.loads((tmp_path / "config.json").read_text())
+    assert tree.pop("align_corners") is True
+    (tmp_path / "config.json").write_text(json.dumps(tree))  # as an older version wrote it
+    old = load_network(tmp_path).double()
+    assert old(x).logits.shape == (2, CLASSES, 9, 13) and torch.allclose(old(x).logits, before)
+
+
+def test_weights_with_a_deep_stem_give_one(tmp_path):
+    deep = {"stem_type": "deep", "stem_width": 2, "channels": SMALL["channels"]}
+    original = timm.create_model("resnet50", **deep).eval()
+    torch.save(original.state_dict(), tmp_path / "resnet.pth")
+    model = model_of(encoder=str(tmp_path / "resnet.pth"), pretrained=True, encoder_config={"channels": SMALL["channels"]})
+    network, x = build(model).eval(), images(64, 96)
+    assert [layer.out_channels for layer in network.backbone.conv1 if isinstance(layer, torch.nn.Conv2d)] == [2, 2, 4]
+    with torch.no_grad():
+        stages = original.forward_intermediates(x, indices=[1], intermediates_only=True)
+    torch.testing.assert_close(adapters.encode(network, x)[0], stages[0])
+    network.save_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(load_network(tmp_path / "saved")(x).logits, network(x).logits)
 
 
 def test_the_real_size_has_the_encoder_of_timm_and_its_pyramid():
@@ -69,11 +105,11 @@ def test_the_real_size_has_the_encoder_of_timm_and_its_pyramid():
 
 def test_pooling_tells_every_place_of_the_whole_image():
     network = tiny().double()
-    c1, c4 = torch.zeros(2, 16, 8, 12).double(), torch.randn(2, 64, 2, 3).double()
+    c1, c4 = torch.zeros(2, 16, 12, 16).double(), torch.randn(2, 64, 3, 4).double()
     for branch in network.head.pyramid:
         torch.nn.init.zeros_(branch[0].weight)
     logits = network.decode((c1, c4))
-    inside = logits[..., 2:-2, 2:-2]  # padding of the 3x3 convolutions is seen at the border
+    inside = logits[..., 16:-16, 16:-16]  # padding of the 3x3 convolutions is seen at the border
     assert torch.allclose(inside, inside[..., :1, :1].expand_as(inside)) and not torch.allclose(logits[0], logits[1])
 
 
