@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .inference import Setting, resize_for_test
+if TYPE_CHECKING:  # it loads torch, which the report does without
+    from .inference import Setting
 
 MODES = {"whole": "whole images", "sliding": "windows"}
 
 
-def other_setting(setting: Setting, sizes: Iterable[tuple[int, int]]) -> Setting | None:
+def other_setting(setting: "Setting", sizes: Iterable[tuple[int, int]]) -> "Setting | None":
     """The setting with the other mode, whole images one at a time; None where no image of these sizes is larger than a window."""
+    from .inference import resize_for_test
+
     evaluation = setting.evaluation
     fitted = [resize_for_test(size, evaluation) for size in sizes]
     larger = any(side > window for size in fitted for side, window in zip(size, setting.window))
