@@ -382,3 +382,12 @@ def test_the_share_of_a_small_class_does_not_flip_the_thresholds_and_each_value_
 
 def test_a_folder_that_is_not_there_is_told_with_what_to_give(tmp_path, capsys):
     assert "photoz; give the one that holds your photos" in complaint(capsys, tmp_path / "photoz")
+
+
+def test_negative_ids_are_no_label(photos):
+    for path in list(photos.rglob("masks/*.png")):
+        Image.fromarray(np.where(ids() == 255, -1, ids()).astype(np.int32)).save(path.with_suffix(".tif"))
+        path.unlink()
+    config, parts = config_of(photos, "--classes", "ground", "leaf", "bud")
+    mask = read_mask({"path": str(photos / "labeled/masks/a.tif"), "bytes": None}, config.data, 3)
+    assert parts["labeled"] == ["a", "b", "c"] and np.array_equal(mask, ids())
