@@ -1,8 +1,8 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-from s4former.config import from_dict, to_dict
-from s4former.training.resume import changed_keys
+from s4former.config import NUMERICS, from_dict, to_dict
+from s4former.training.resume import changed_keys, other_digits
 
 LISTS = {part: {"images": 3, "sha256": part} for part in ("labeled", "unlabeled", "validation")}
 SOURCES = SimpleNamespace(lists=LISTS, classes=("ground", "leaf"))
@@ -31,3 +31,15 @@ def test_another_dataset_of_the_hub_is_another_run_also_where_its_rows_have_the_
 def test_a_checkpoint_from_before_classes_were_saved_is_resumed_with_its_own_paths():
     state = {"config": STATE["config"]}
     assert changed(state=state) == set() and changed(state=state, root="/two") == {"data.root"}
+
+
+def test_a_checkpoint_of_code_with_other_digits_is_resumed_with_a_remark():
+    state = {**STATE, "numerics": NUMERICS}
+    assert other_digits(state, LISTS) == []
+    (remark,) = other_digits({**state, "numerics": NUMERICS - 1}, LISTS)
+    assert remark == (
+        f"NUMERICS of the code was {NUMERICS - 1} and is {NUMERICS} (config.py says what that changes), so the run will not end as an"
+        " uninterrupted one would"
+    )
+    assert "was of before 6" in other_digits(STATE, LISTS)[0]
+    assert len(other_digits({}, LISTS)) == 1
