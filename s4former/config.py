@@ -33,7 +33,8 @@ from .files import read_text
 # 5: evaluation resizes images as the exported processor does (sides rounded down, pixels rounded to 8 bits), and logits to
 #    the size of the image in one step
 # 6: DeepLabV3+ enlarges its maps with aligned corners, and its logits to the size of the image, as UniMatch does
-NUMERICS = 6
+# 7: in half precision the student's logits stay so until the loss; on a GPU a step multiplies float32 in TF32
+NUMERICS = 7
 NOTE = ".note"  # a file may have "KEY.note" beside a KEY
 FREE_MAPPINGS = ("data.palette", "data.id_map", "model.encoder_config")  # values, not sections
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
