@@ -9,21 +9,17 @@ lists, mine.labeled.txt and so on; nothing is written into PHOTOS.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from ..errors import reports_errors
 
-def main(arguments: Sequence[str] | None = None) -> int:
+
+@reports_errors("s4former new-config")
+def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    from ..errors import ConfigError, DataError, describe_error
-    from .config_file import write_config
+    from .config_file import write_config  # not before the arguments are parsed
 
-    try:
-        write_config(options)
-    except (ConfigError, DataError, OSError) as error:
-        print(f"new-config: {describe_error(error)}", file=sys.stderr)
-        return 1
-    return 0
+    write_config(options)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
