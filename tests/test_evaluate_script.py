@@ -17,7 +17,10 @@ from s4former.commands.evaluate import main
 from s4former.commands.predict import main as predict
 from s4former.config import from_dict, to_dict
 from s4former.data.batches import validation_set
+from s4former.data.class_names import CITYSCAPES_TRAIN_IDS
+from s4former.errors import DataError
 from s4former.evaluation.inference import Setting, evaluate_networks
+from s4former.evaluation.photos import label_id_names
 from s4former.networks.adapters import full_size_logits
 from s4former.networks.build import save_network
 
@@ -288,3 +291,27 @@ def test_several_files_and_folders_are_read_at_once_and_keys_may_stand_behind_th
 )
 def test_photos_that_cannot_be_found_are_an_error_message(here, capsys, arguments, message):
     assert error_of(capsys, *arguments).startswith(f"s4former evaluate: {message}")
+
+
+def test_label_ids_are_what_the_server_of_cityscapes_takes(here, tmp_path, capsys):
+    """Grey PNGs in the size of the photo and the ids of labelIds, one a photo, whose names begin as the photo's."""
+    photo = tmp_path / "test" / "berlin" / "berlin_000000_000019_leftImg8bit.png"
+    photo.parent.mkdir(parents=True)
+    (tmp_path / "test" / "bonn").mkdir()
+    for path in (photo, tmp_path / "test" / "bonn" / "bonn_000000_000019_leftImg8bit.png"):
+        Image.effect_noise((40, 24), 90).convert("RGB").save(path)
+    save_network(tiny_network(19, 0), tmp_path / "model", HALF, HALF, 0)
+    command = ["--checkpoint", str(tmp_path / "model"), "--images", str(tmp_path / "test"), "--label-ids", "data.source=cityscapes"]
+    assert main(command) == 1
+    assert "--label-ids says what to write; say where it goes with --save-predictions DIR" in capsys.readouterr().err
+    assert main([*command, "--save-predictions", str(tmp_path / "out")]) == 0
+    names = sorted(path.name for path in (tmp_path / "out" / "label_ids").iterdir())
+    assert names == ["berlin_000000_000019_leftImg8bit.png", "bonn_000000_000019_leftImg8bit.png"]
+    with Image.open(tmp_path / "out/label_ids" / names[0]) as ids, Image.open(
+        tmp_path / "out/masks/berlin__berlin_000000_000019_leftImg8bit.png"
+    ) as mask:
+        assert (ids.mode, ids.size) == ("L", (40, 24))
+        raw = {train: int(id) for id, train in CITYSCAPES_TRAIN_IDS.items() if train != 255}
+        assert np.array_equal(np.asarray(ids), np.vectorize(raw.get)(np.asarray(mask))) and len(np.unique(ids)) > 1
+    with pytest.raises(DataError, match="a/x.png and b/x.png have one name; give a folder at a time"):
+        label_id_names(["a/x.png", "b/x.png"])

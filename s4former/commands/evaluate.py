@@ -58,6 +58,8 @@ def resolve_config(choice: ModelChoice, options: argparse.Namespace) -> Config:
         check_root(config.data)
     if config.evaluation.mode == "whole" and (options.window or options.stride):
         raise ConfigError("--window and --stride say how windows slide; add --sliding-window")
+    if options.label_ids and not options.save_predictions:
+        raise ConfigError("--label-ids says what to write; say where it goes with --save-predictions DIR")
     if options.images and not options.save_predictions:
         raise ConfigError("--images says what to read; say where the class maps go with --save-predictions DIR")
     options.photos = find_photos(options.images) if options.images else {}
@@ -98,6 +100,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "s4former evalua
     photos = "predict files, folders or 'globs' of photos instead of evaluating"
     parser.add_argument("--images", nargs="+", action="extend", default=[], metavar="PATH", help=photos)
     parser.add_argument("--save-predictions", metavar="DIR", help="write palette PNGs and overlays")
+    ids = "and label_ids/: grey PNGs in the ids of the data's masks, named as the images, as the server of Cityscapes takes them"
+    parser.add_argument("--label-ids", action="store_true", help=ids)
     return reports_errors(program)(run)(parser.parse_intermixed_args(arguments))
 
 

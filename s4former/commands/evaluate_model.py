@@ -16,11 +16,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from ..config import Config, to_dict
 from ..data.batches import validation_set
+from ..data.masks import raw_ids
 from ..errors import DataError
 from ..evaluation.inference import Setting, batches_of_one_size, in_precision, predict, predictions, update_matrices
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.model_choice import CheckpointError, ModelChoice, read_mean_std
-from ..evaluation.photos import draw_sheet, read_photos, save_maps
+from ..evaluation.photos import draw_sheet, label_id_names, read_photos, save_label_ids, save_maps
 from ..networks.adapters import forward_logits
 from ..networks.build import load_network
 from ..training.engine import needs_cpu
@@ -58,12 +59,15 @@ def score_dataset(
             f"{network.name_or_path} tells {network.config.num_labels} classes apart, but the data have {len(classes)}"
             f" ({', '.join(classes[:4])}, ...); give the data it was trained for, or map its ids with data.id_map"
         )
+    names, raw = (label_id_names(dataset.ids), raw_ids(config.data, len(classes))) if options.label_ids else ({}, None)
     part = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes, "limit": limit}
     matrix, images, start = ConfusionMatrix(len(classes), device=accelerator.device), 0, time.perf_counter()
     for items, maps in predictions({"model": partial(forward_logits, network)}, dataset, setting, **part):
         update_matrices({"model": matrix}, items, maps)
         if options.save_predictions:
             save_maps(Path(options.save_predictions), items, maps["model"], classes, config.data)
+        if options.label_ids:
+            save_label_ids(Path(options.save_predictions), items, maps["model"], names, raw)
         images += len(items)
         bar.update(len(items) * accelerator.num_processes)
     scores, images = matrix.reduce(accelerator.reduce).as_dict(classes), sum(gather_object([images]))
@@ -83,6 +87,7 @@ def predict_photos(
     classes = [network.config.id2label[i] for i in range(network.config.num_labels)]
     photos = dict(list(options.photos.items())[: config.evaluation.limit or None])
     bar.reset(total=len(photos))
+    names, raw = (label_id_names(photos), raw_ids(config.data, len(classes))) if options.label_ids else ({}, None)
     own = list(photos.items())[accelerator.process_index :: accelerator.num_processes]
     # windows of one image fill a batch by themselves; images need not wait for others of their size
     batch = 1 if config.evaluation.mode == "sliding" else config.evaluation.batch
@@ -90,6 +95,8 @@ def predict_photos(
     for items in batches_of_one_size(read_photos(own, unreadable, config.data.levels), batch):
         maps = predict(partial(forward_logits, network), torch.stack([item.image for item in items]), setting)
         save_maps(folder, items, maps, classes, config.data)
+        if options.label_ids:
+            save_label_ids(folder, items, maps, names, raw)
         images += len(items)
         bar.update(len(items) * accelerator.num_processes)
     seconds = time.perf_counter() - start

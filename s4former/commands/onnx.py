@@ -4,11 +4,12 @@
 
     import json, onnxruntime
     session = onnxruntime.InferenceSession("model.onnx")
-    facts = json.loads(session.get_modelmeta().custom_metadata_map["s4former"])   # classes, mean, std, levels, short_side
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["s4former"])   # classes, rescale_factor, mean, std, ...
     logits = session.run(None, {"pixel_values": pixels})[0]                       # (B, K, H, W) of (B, 3, H, W)
 
-`pixel_values` are RGB in 0..1 less mean, over std, as the image processor beside the weights gives them. The file is only
-kept if onnxruntime computes the same logits as torch at sizes it was not traced with.
+`pixel_values` are (RGB * rescale_factor - mean) / std, as the image processor beside the weights gives them; of images of more
+than 8 bits, clipped to `levels` first. The file is only kept if onnxruntime computes the same logits as torch at sizes it was
+not traced with.
 """
 
 import argparse
@@ -42,10 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     disable_progress_bar()  # of transformers, one for the tensors it loads
     network = load_network(choice.source)
+    config = from_dict(choice.config)
+    low, high = config.data.levels if config.data.levels[0] != config.data.levels[1] else (0, 255)
     metadata = {
         "classes": [network.config.id2label[i] for i in range(network.config.num_labels)],
-        "mean": list(mean), "std": list(std), "levels": list(from_dict(choice.config).data.levels),
-        "short_side": from_dict(choice.config).evaluation.short_side, "model": choice.description,
+        "rescale_factor": 1 / (high - low), "mean": [value + low / (high - low) for value in mean], "std": list(std),
+        "levels": list(config.data.levels), "short_side": config.evaluation.short_side, "model": choice.description,
     }  # fmt: skip
     difference = export_onnx(network, options.file, metadata)
     size = f"{options.file.stat().st_size / 2**20:.0f} MiB"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import OnnxError
-from ..networks.adapters import coarsest_stride, full_size_logits
+from ..networks.adapters import full_size_logits, smallest_side
 
 TOLERANCE = 1e-3  # of logits, relative to the largest
 LARGE = 1.9e9  # bytes; beyond it weights go into a file beside, since protobuf ends at 2 GiB
@@ -38,7 +38,7 @@ def export_onnx(network: PreTrainedModel, path: Path, metadata: dict[str, Any]) 
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise OnnxError(f"{error.name} is not installed; pip install onnx onnxscript onnxruntime") from None
-    model, stride = FullSizeLogits(network).eval(), coarsest_stride(network)
+    model, stride = FullSizeLogits(network).eval(), smallest_side(network)
     example = torch.randn(2, 3, 4 * stride + stride // 2, 5 * stride + stride // 3)
     dynamic = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
     large = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()) > LARGE

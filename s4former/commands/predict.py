@@ -17,5 +17,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", metavar="PHOTOS", help=photos)
     parser.set_defaults(overrides=[])
     parser.add_argument("-o", "--output", dest="save_predictions", default="predictions", metavar="DIR", help="default: predictions")
+    parser.set_defaults(label_ids=False)
     add_options(parser)
     return reports_errors(parser.prog)(run)(parser.parse_intermixed_args(arguments))

@@ -1,5 +1,6 @@
 """Photos without masks: reading them, and writing their class maps, overlays and a contact sheet."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Sequence
@@ -66,6 +67,23 @@ def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequenc
         shown.thumbnail(OVERLAY_SIZE, Image.Resampling.NEAREST, reducing_gap=None)
         picture = overlay(np.asarray(picture), np.asarray(shown), class_names=classes, data=data)
         picture.save(folder / "overlays" / f"{name}.jpg", quality=92)
+
+
+def label_id_names(ids: Iterable[str]) -> dict[str, str]:
+    """The name, without folders, of the file of label ids of every image; a `DataError` if two have the same."""
+    names = {id: file_name(id).rsplit("__", 1)[-1] for id in ids}
+    times = Counter(names.values())
+    twice = [id for id, name in names.items() if times[name] == max(times.values())] if len(times) < len(names) else []
+    if twice:
+        raise DataError(f"--label-ids names files as the images, and {twice[0]} and {twice[1]} have one name; give a folder at a time")
+    return names
+
+
+def save_label_ids(folder: Path, items: Sequence[Any], maps: Tensor, names: dict[str, str], raw: np.ndarray) -> None:
+    """FOLDER/label_ids/NAME.png, grey: maps (B, H, W) of class ids as the ids of the data's own masks (`raw_ids`)."""
+    (folder / "label_ids").mkdir(parents=True, exist_ok=True)
+    for item, mask in zip(items, maps.cpu().numpy()):
+        Image.fromarray(raw[mask].astype(np.uint8 if raw.max() <= 255 else np.uint16)).save(folder / "label_ids" / f"{names[item.id]}.png")
 
 
 def draw_sheet(folder: Path, photos: dict[str, EncodedImage], classes: Sequence[str], data: Data) -> None:

@@ -85,6 +85,11 @@ def architecture_of(network: PreTrainedModel) -> str:
 
 
 def adapter_of(network: PreTrainedModel) -> Adapter:
+    if not architecture_of(network):
+        raise ConfigError(
+            f"a {network.config.model_type} of transformers is read by its own forward only; what looks into encoder and decoder"
+            f" knows {', '.join(ADAPTERS)}"
+        )
     return ADAPTERS[architecture_of(network)]
 
 
@@ -124,10 +129,24 @@ def decode(network: PreTrainedModel, features: tuple[Tensor, ...]) -> Tensor:
 
 
 def forward_logits(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
-    """Logits (B, K, h, w) float32 of images (B, 3, H, W) of any size: those of the network's own forward."""
-    if min(pixel_values.shape[-2:]) < smallest_side(network):
-        return full_size_logits(network, pixel_values)
-    return network(pixel_values=pixel_values).logits.float()
+    """Logits (B, K, h, w) float32 of images (B, 3, H, W) of any size: those of the network's own forward.
+
+    Raises:
+        ConfigError: a network that is none of those built here cannot read images of this size.
+    """
+    try:
+        if min(pixel_values.shape[-2:]) < smallest_side(network):
+            return full_size_logits(network, pixel_values)
+        return network(pixel_values=pixel_values).logits.float()
+    except (RuntimeError, ValueError) as error:
+        if architecture_of(network) or isinstance(error, torch.OutOfMemoryError):
+            raise
+        size, own = "{}x{}".format(*pixel_values.shape[-2:]), getattr(network.config, "image_size", None) or 512
+        height, width = own if isinstance(own, (list, tuple)) else (own, own)
+        raise ConfigError(
+            f"a {network.config.model_type} of transformers cannot read images of {size} ({str(error).strip().splitlines()[0]});"
+            f" give it windows of one size: --sliding-window --window {height} {width} --stride {height * 2 // 3} {width * 2 // 3}"
+        ) from error
 
 
 def full_size_logits(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:

@@ -18,6 +18,10 @@ from transformers import (
     SegformerForSemanticSegmentation,
     ViTConfig,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES,
+    MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES,
+)
 
 from ..config import Model
 from ..errors import ConfigError
@@ -39,6 +43,8 @@ for config_class, network_class in (
 ):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     AutoModelForSemanticSegmentation.register(config_class, network_class, exist_ok=True)
+
+MASK_CLASSIFIERS = MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES.keys() | MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING_NAMES.keys()
 
 
 # ---- building
@@ -227,9 +233,17 @@ def load_network(source: str | Path, trust_remote_code: bool = False) -> PreTrai
     """
     try:
         check_reachable(source)
+        kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+        if kind in MASK_CLASSIFIERS:
+            raise ConfigError(
+                f"{str(source)!r} is a {kind}, which gives masks with a class each and no logits for every pixel; give one of the"
+                " models that AutoModelForSemanticSegmentation of transformers loads"
+            )
         network, report = AutoModelForSemanticSegmentation.from_pretrained(
             source, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
         )
+    except ConfigError:
+        raise
     except (*HUB_ERRORS, RuntimeError, safetensors.SafetensorError) as error:
         parts = [str(Path(source) / role) for role in ("student", "teacher") if (Path(source) / role).is_dir()]
         place = f"a model of that run, {' or '.join(parts)}" if parts else "a folder that training wrote"

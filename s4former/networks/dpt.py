@@ -26,7 +26,10 @@ from transformers.models.beit.modeling_beit import BeitModel
 from transformers.models.clip.modeling_clip import CLIPVisionModel
 from transformers.models.deit.modeling_deit import DeiTModel
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
-from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import Dinov2WithRegistersModel
+from transformers.models.dinov2_with_registers.modeling_dinov2_with_registers import (
+    Dinov2WithRegistersEmbeddings,
+    Dinov2WithRegistersModel,
+)
 from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.models.vit.modeling_vit import ViTModel
@@ -107,6 +110,29 @@ def default_out_indices(depth: int) -> tuple[int, ...]:
     return tuple(round(depth * quarter / LEVELS) - 1 for quarter in range(1, LEVELS + 1))
 
 
+class ExportableEmbeddings(Dinov2WithRegistersEmbeddings):
+    """Positions of a DINOv2 with registers by matrix products while they are exported: ONNX has no resize of theirs to free sizes."""
+
+    def interpolate_pos_encoding(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+        if not torch.compiler.is_exporting():
+            return super().interpolate_pos_encoding(embeddings, height, width)
+        stored, patch = math.isqrt(self.position_embeddings.shape[1] - 1), self.config.patch_size
+        rows, columns = (antialiased_bicubic(stored, side // patch) for side in (height, width))
+        patches = self.position_embeddings[0, 1:].unflatten(0, (stored, stored)).float()
+        patches = torch.einsum("hi,ijd,wj->hwd", rows, patches, columns).flatten(0, 1)
+        return torch.cat([self.position_embeddings[:, :1], patches[None].to(self.position_embeddings.dtype)], dim=1)
+
+
+def antialiased_bicubic(old: int, new: int) -> Tensor:
+    """(new, old) weights of `F.interpolate(mode="bicubic", antialias=True)` along one side."""
+    centres = torch.arange(new, dtype=torch.float32) + 0.5
+    scale = old / (centres[-1:] + 0.5)
+    x = (torch.arange(old) + 0.5 - centres[:, None] * scale).abs() / scale.clamp(min=1)
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2  # Keys' kernel, a = -0.5
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
 # `BilinearTwice` and `enlarge` are the same text in setr.py and dpt.py: each file is saved alone beside the weights.
 # tests/networks/test_model_files.py compares them.
 
@@ -140,8 +166,9 @@ class BilinearTwice(torch.autograd.Function):
 
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, C, h, w) resized bilinearly. On a CPU the gradient of torch is the faster one, and in float32 the exact one."""
-    doubles = tuple(size) == (2 * maps.shape[-2], 2 * maps.shape[-1]) and min(maps.shape[-2:]) > 1
-    if doubles and maps.device.type != "cpu" and maps.dtype in (torch.float16, torch.bfloat16):
+    half = maps.device.type != "cpu" and maps.dtype in (torch.float16, torch.bfloat16)
+    # sizes are compared last: torch.export would keep the comparison as a condition on the image
+    if half and tuple(size) == (2 * maps.shape[-2], 2 * maps.shape[-1]) and min(maps.shape[-2:]) > 1:
         return BilinearTwice.apply(maps)
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
@@ -243,6 +270,8 @@ class DinoDptForSemanticSegmentation(PreTrainedModel):
         if kind == "clip_vision_model":
             self.encoder.post_layernorm = nn.Identity()
         embeddings = self.encoder.embeddings
+        if isinstance(embeddings, Dinov2WithRegistersEmbeddings):
+            embeddings.__class__ = ExportableEmbeddings  # not built anew: that would draw its parameters twice
         mask_token = getattr(embeddings, "mask_token", None)
         if mask_token is not None:  # of the pre-training; a parameter without gradient would stop distributed training
             del embeddings.mask_token

@@ -160,8 +160,9 @@ class BilinearTwice(torch.autograd.Function):
 
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, C, h, w) resized bilinearly. On a CPU the gradient of torch is the faster one, and in float32 the exact one."""
-    doubles = tuple(size) == (2 * maps.shape[-2], 2 * maps.shape[-1]) and min(maps.shape[-2:]) > 1
-    if doubles and maps.device.type != "cpu" and maps.dtype in (torch.float16, torch.bfloat16):
+    half = maps.device.type != "cpu" and maps.dtype in (torch.float16, torch.bfloat16)
+    # sizes are compared last: torch.export would keep the comparison as a condition on the image
+    if half and tuple(size) == (2 * maps.shape[-2], 2 * maps.shape[-1]) and min(maps.shape[-2:]) > 1:
         return BilinearTwice.apply(maps)
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 

@@ -52,7 +52,7 @@ def check_architecture(model: Model, network: PreTrainedModel) -> None:
     kind = architecture_of(network)
     if not kind:
         encoder = getattr(getattr(network.config, "backbone_config", None), "model_type", "")
-        what = network.config.model_type + (f" of transformers over {encoder}" if encoder else "")
+        what = f"{network.config.model_type} of transformers" + (f" over {encoder}" if encoder else "")
         raise ConfigError(
             f"model.start_from = {model.start_from!r} is a {what}; training goes on from"
             f" {', '.join(ARCHITECTURES.values())} (dpt and upernet: as they are built here, over a DINO)"

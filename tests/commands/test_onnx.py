@@ -6,12 +6,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from transformers import SegformerConfig, SegformerForSemanticSegmentation, ViTConfig
+from transformers import AutoConfig, SegformerConfig, SegformerForSemanticSegmentation, ViTConfig
 
 from s4former.commands import onnx_export
 from s4former.commands.onnx import main
 from s4former.networks.adapters import full_size_logits
 from s4former.networks.build import save_network
+from s4former.networks.dpt import DinoDptConfig, DinoDptForSemanticSegmentation
 from s4former.networks.setr import SetrConfig, SetrForSemanticSegmentation
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install -r requirements.txt")
@@ -68,7 +69,7 @@ class ChangedByExport(torch.nn.Module):
 
 def test_a_graph_that_differs_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "FullSizeLogits", lambda network: network)
-    monkeypatch.setattr(onnx_export, "coarsest_stride", lambda network: 16)
+    monkeypatch.setattr(onnx_export, "smallest_side", lambda network: 16)
     with pytest.raises(
         onnx_export.OnnxError, match="the exported graph differs from torch by .* for images of 48x32; no file is left"
     ):
@@ -82,3 +83,23 @@ def test_missing_packages_and_models_are_reported(tmp_path, monkeypatch, capsys)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(onnx_export.OnnxError, match="onnxruntime is not installed; pip install onnx onnxscript onnxruntime"):
         onnx_export.export_onnx(segformer(), tmp_path / "model.onnx", {})
+
+
+@pytest.mark.slow
+def test_torch_exports_a_dinov2_with_registers_with_free_sizes():
+    """Also at a grid smaller than that of the stored positions, which are resized with antialiasing.
+
+    Without guards: those of the traced example (an image that is no multiple of the patch) say nothing about others.
+    """
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    config = DinoDptConfig(AutoConfig.for_model("dinov2_with_registers", **shape), decoder_channels=8, num_labels=5)
+    model = onnx_export.FullSizeLogits(DinoDptForSemanticSegmentation(config)).eval()
+    free = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
+    program = torch.export.export(model, (torch.randn(2, 3, 79, 90),), dynamic_shapes={"pixel_values": free})
+    exported = program.module(check_guards=False)
+    for size in ((1, 3, 30, 41), (3, 3, 70, 101)):
+        pixels = torch.randn(size)
+        with torch.no_grad():
+            expected = model(pixels)
+            assert (exported(pixels) - expected).abs().max() <= 1e-4 * expected.abs().max()

@@ -63,7 +63,7 @@ def test_what_is_said_wrongly_or_cannot_be_trained_is_refused_in_words(saved, tm
         start_from(Model(start_from=str(tmp_path / "nothing")), CLASSES)
     tiny = {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 8, "image_size": 32}
     BeitForSemanticSegmentation(BeitConfig(**tiny, out_indices=[1, 2, 3, 4])).save_pretrained(tmp_path / "beit")
-    with pytest.raises(ConfigError, match="is a beit; training goes on from setr, segformer, dpt"):
+    with pytest.raises(ConfigError, match="is a beit of transformers; training goes on from setr, segformer, dpt"):
         start_from(Model(start_from=str(tmp_path / "beit")), CLASSES)
 
 
