@@ -14,7 +14,7 @@ from ..files import sha256
 from .table import WITHOUT_INFLUENCE
 
 # The lists' hashes stand for their paths; when a run is evaluated on its way does not change how it ends.
-NOT_IN_KEY = (*WITHOUT_INFLUENCE, "data.labeled", "data.unlabeled", "data.validation", "evaluation.every")
+NOT_IN_KEY = (*WITHOUT_INFLUENCE, "data.labeled", "data.unlabeled", "evaluation.every")
 GRID_KEYS = {"name": str, "config": (str, list), "overrides": list, "draws": (list, dict), "methods": dict}
 
 
