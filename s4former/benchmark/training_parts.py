@@ -1,7 +1,7 @@
 """The parts of a training step: `step` and `memory` by themselves; `attention`, `losses`, `ema` against a plain implementation."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -68,8 +68,8 @@ def training_step(inputs: StepInputs, accelerator: Accelerator) -> Callable[[], 
 # ---- attention
 
 
-def attention(benchmark: Benchmark) -> Iterator[Row]:
-    """One attention layer with PASA's bias, and an encoder pass with it against one without."""
+def attention(benchmark: Benchmark, sides: Sequence[int] = (512, 768)) -> Iterator[Row]:
+    """One attention layer with PASA's bias, and an encoder pass with it against one without, on images of these sides."""
     student = build(benchmark.config, benchmark.sources, benchmark.device).student
     grids = attention_grids(student.network, *benchmark.config.data.crop)
     if not grids:
@@ -78,7 +78,7 @@ def attention(benchmark: Benchmark) -> Iterator[Row]:
     for dtype in (torch.float32, torch.bfloat16):
         yield attention_layer(benchmark, grids[-1], prefix_tokens(student.network), dtype)
     student.network.base_model.set_attn_implementation("pasa")
-    for side in (512, 768):
+    for side in sides:
         yield encoder_pass(benchmark, student, side)
 
 
