@@ -52,6 +52,7 @@ class FailingHub(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def messages(tmp_path_factory):
     """The message of each request for each failure; and the address of that Hub."""
+    FailingHub.released.clear()  # a process that runs tests in another order may come here twice
     server = ThreadingHTTPServer(("127.0.0.1", 0), FailingHub)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

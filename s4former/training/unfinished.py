@@ -47,7 +47,8 @@ def export_newest(run: Path) -> Path:
             continue
         network.load_state_dict({name.removeprefix("network."): each for name, each in tensors.items() if name.startswith("network.")})
         beside = folder / f".writing-{role}-{os.getpid()}"  # other processes may write it as well
-        save_network(network, beside, mean, std, config.evaluation.short_side)
+        sides = {"short_side": config.evaluation.short_side, "long_side": config.evaluation.long_side}
+        save_network(network, beside, mean, std, **sides, levels=config.data.levels)
         (beside / "s4former.json").write_text(json.dumps(state["config"], indent=2) + "\n")
         if "thresholds.confidence" in student:
             thresholds = ClassThresholds(len(classes), config.method.threshold)
