@@ -27,13 +27,14 @@ def loader(benchmark: Benchmark) -> Iterator[Row]:
     """The images of training steps on one core; then over worker processes."""
     run = benchmark.config.run
     config = replace(benchmark.config, run=replace(run, batch=replace(run.batch, rounds=1)))
-    dataset, steps = StepDataset(config, benchmark.sources, (1, 1), 0, 1), itertools.count(config.method.burn_in)
+    datasets = [StepDataset(config, benchmark.sources, (1, 1), 0, 1, device_colour=on) for on in (False, True)]
+    dataset, runs = datasets[0], [partial(load_next, each, itertools.count(config.method.burn_in)) for each in datasets]
     images, (height, width) = run.batch.labeled + run.batch.unlabeled, config.data.crop
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         name = f"images of a step, {images} crops of {height}x{width}, one core"
-        row = benchmark.timer.compare(name, lambda: dataset.batch(next(steps), 0), images=images)
+        row = benchmark.timer.compare(name, *runs, images=images, against="colours left to a GPU")
     finally:
         torch.set_num_threads(threads)
     yield row
@@ -44,6 +45,10 @@ def loader(benchmark: Benchmark) -> Iterator[Row]:
         f" what a step of {CONSUMPTION // 2} images/s takes; with {config.data.workers} workers here"
         f" {images_per_second(dataset, images):.1f}/s"
     )
+
+
+def load_next(dataset: StepDataset, steps: Iterator[int]) -> object:
+    return dataset.batch(next(steps), 0)
 
 
 def images_per_second(steps: StepDataset, images: int, count: int = 6) -> float:
