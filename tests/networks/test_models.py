@@ -586,14 +586,14 @@ def test_every_parameter_of_an_encoder_has_the_number_of_its_block(model, blocks
     assert [depth for _, depth in depths] == sorted(depth for _, depth in depths), "in the order of the forward pass"
 
 
-TRAINED = {  # patterns, and the names of SMALL_VIT's first block that they leave in training
+TRAINED_PARTS = {  # patterns, and the names of SMALL_VIT's first block that they leave in training
     "attention": ((r"attention|position",), {"attention"}),
     "biases": ((r"\.bias$",), {"attention", "layernorm_before", "layernorm_after", "mlp"}),
     "one block": ((r"^layers\.2\.",), set()),
 }
 
 
-@pytest.mark.parametrize("patterns, parts", TRAINED.values(), ids=TRAINED)
+@pytest.mark.parametrize("patterns, parts", TRAINED_PARTS.values(), ids=TRAINED_PARTS)
 def test_of_the_encoder_only_what_the_patterns_name_is_trained(patterns, parts):
     network = build(random_model(encoder_config=SMALL_VIT))
     adapters.freeze_encoder(network, 0, patterns)
