@@ -9,7 +9,8 @@ from ..errors import DataError
 from .class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
 from .lists import Layout, Sample, SourceParts, check_samples, data_root, find_images, find_path, read_list
 from .masks import MASK_ENDINGS, MASK_FOLDERS
-from .pairing import pair_up, take_masks
+from .pairing import pair_up
+from .trees import split_masks
 
 
 def folder(data: Data, parts: Sequence[str]) -> SourceParts:
@@ -30,7 +31,7 @@ def folder_layout(root: Path, images: Path, masks: Path) -> Layout:
     """
     found = {name: path for name, path in find_images(images, flat=False).items() if images != root or "/" not in name}
     found = {name: path for name, path in found.items() if not str(path).startswith(f"{masks}/")}
-    pairs = take_masks(found)
+    found, pairs = split_masks(found)
     pairs |= pair_up(found, find_images(masks, flat=False, suffixes=MASK_ENDINGS))
     return Layout(root, found, pairs, False, images_in=str(images), masks_in=str(masks))
 

@@ -34,6 +34,7 @@ def remove_tag(name: str, tag: str) -> str:
     return re.sub(rf"(?<![^/])(?:{tag})[ _.-](?=[^/]+$)|(?<=[^/])[ _.-](?:{tag})$", "", name, count=1) if tag else name
 
 
+ANY_WORD = "|".join(BESIDE)  # one search for all of them, since there may be a million files
 FORMS = (str, str.casefold, lambda name: os.path.basename(name).casefold())  # in which names are compared
 
 
@@ -108,20 +109,22 @@ def pair_up(images: Files, masks: Files, forms: Sequence[Form] = FORMS) -> Files
 def take_masks(files: Files) -> Files:
     """Takes the masks out of files that lie side by side with their images: X_mask beside X, X.png of ids beside X.jpg.
 
+    A JPEG called X_mask is one as well, and refused when it is read; but where X has another, that is its mask.
+
     Returns:
         The mask of each image that has one.
     """
-    may_be = [name for name, path in files.items() if path.suffix.lower() in MASK_ENDINGS]
-    tags = {name: [tag for tag in BESIDE if remove_tag(name, tag) != name] for name in may_be}
-    photos = {name: path for name, path in files.items() if not tags.get(name)}
+    words = {name: words for name in files if (words := mask_words(name, files[name].suffix))}
+    photos = {name: path for name, path in files.items() if name not in words}
     best: Files = {}
+    last = sorted(words, key=lambda name: files[name].suffix.lower() in MASK_ENDINGS)  # of X_mask.jpg and X_mask.png, the second
     for tag in BESIDE:
-        masks = {name: files[name] for name, has in tags.items() if tag in has}
+        masks = {strip_endings(name): files[name] for name in last if tag in words[name]}
         if masks and len(found := pair_up(left := dict(photos), masks, FORMS[:2])) > len(best):
             best, kept = found, left
     if best:
-        bare = {remove_tag(name, tag) for name in best for tag in ("", *IMAGE_TAGS)}
-        for name in [name for name, has in tags.items() if any(remove_tag(name, tag) in bare for tag in has)]:
+        bare = {remove_tag(name, tag) for name in kept for tag in ("", *IMAGE_TAGS)}
+        for name in [name for name, has in words.items() if any(remove_tag(strip_endings(name), tag) in bare for tag in has)]:
             del files[name]
         for name in photos.keys() - kept.keys():
             del files[name]
@@ -129,6 +132,13 @@ def take_masks(files: Files) -> Files:
         if stem not in best and holds_ids(files[name]) and not holds_ids(files[stem]):
             best[stem] = files.pop(name)
     return best
+
+
+def mask_words(name: str, suffix: str) -> list[str]:
+    """The tags in a file's name that make it a mask; a single letter does not in the name of a JPEG."""
+    plain = strip_endings(name)
+    tags = BESIDE if suffix.lower() in MASK_ENDINGS else [tag for tag in BESIDE if len(tag) > 1]
+    return [tag for tag in tags if remove_tag(plain, tag) != plain] if remove_tag(plain, ANY_WORD) != plain else []
 
 
 def holds_ids(path: Path) -> bool:

@@ -2,23 +2,21 @@
 
 import glob
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.images import IMAGE_ENDINGS, EncodedImage
 from ..data.lists import find_images
-from ..data.masks import MASK_FOLDERS
-from ..data.pairing import take_masks
-from ..errors import DataError
+from ..data.trees import split_masks
+from ..errors import DataError, plural
 
 
 def find_photos(patterns: Sequence[str]) -> dict[str, EncodedImage]:
     """The image files of file names, folders (with all below them) and globs by id, in order of their paths.
 
-    In a folder, X_mask.png beside X.jpg, and what lies in a masks/ (labels/, annotations/) beside images/ or beside photos,
-    is a mask, and no photo.
-    An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
+    Of a folder, masks are left out, with a line on the console. An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
     "/" becomes "__". A DataError if one of the patterns has no image.
     """
     found = {file.absolute(): file for pattern in patterns for file in matching_files(pattern)}
@@ -35,10 +33,10 @@ def matching_files(pattern: str) -> list[Path]:
     path = Path(pattern).expanduser()
     if path.is_dir():
         files = find_images(path, flat=False)
-        take_masks(files)
-        with_photos = {file.parents[1] if file.parent.name == "images" else file.parent for file in files.values()}
-        masks = {folder / name for folder in with_photos for name in MASK_FOLDERS}
-        found = [file for file in files.values() if masks.isdisjoint(file.parents)]
+        found = [*split_masks(files)[0].values()]
+        if masks := sorted({*files.values()} - {*found}):
+            which = f"{plural(len(masks), 'file')} of {pattern} {'is' if len(masks) == 1 else 'are'}"
+            print(f"{which} taken for masks and left out, the first: {masks[0]}; a glob in quotes names each file", file=sys.stderr)
     else:
         names = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)
         found = [file for file in map(Path, names) if file.is_file()]

@@ -13,10 +13,10 @@ import numpy as np
 from ..data.images import open_image
 from ..data.lists import find_images
 from ..data.pairing import HASHES, Files, remove_tag
+from ..data.trees import Pairs
 from ..errors import DataError, join_first
 from ..evaluation.pictures import palette_png
 from .class_files import read_json
-from .layouts import Pairs
 
 # task, annotation, who drew it, name of the control, label, number of the brush stroke
 LAYER = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-[^-]+-(.+)-\d+")

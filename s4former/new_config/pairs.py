@@ -11,11 +11,12 @@ from pathlib import Path
 from ..data.duplicates import find_duplicates
 from ..data.lists import Layout, Sample, list_names, read_list
 from ..data.sources import PART_NAMES
+from ..data.trees import Pairs, find_pairs
 from ..errors import DataError, plural
 from ..randomness import Stream, numpy_generator
 from .class_files import Classes
 from .label_studio import draw_label_studio
-from .layouts import Pairs, find_pairs, pairs_of_globs, pairs_of_list
+from .layouts import KNOWN, pairs_of_globs, pairs_of_list
 from .unused import count_unused, describe_unpaired
 
 PARTS = {  # what the folder of a part may be called, numbers at the end aside; the first that is there is taken
@@ -42,7 +43,8 @@ class Photos:
 
     def known(self, ids: Collection[int]) -> Classes:
         """What their layout says about the ids that the masks hold."""
-        return self.pairs.known([*self.pairs.masks.values()], ids)
+        known = KNOWN.get(self.pairs.layout)
+        return known([*self.pairs.masks.values()], ids) if known else Classes()
 
 
 def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> Photos:

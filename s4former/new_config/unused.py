@@ -8,10 +8,10 @@ from pathlib import Path
 from ..data.images import IMAGE_ENDINGS
 from ..data.lists import list_images, list_names
 from ..data.pairing import BESIDE, holds_ids, remove_tag
+from ..data.trees import Pairs
 from ..errors import plural
 from ..rasterize.formats import polygon_format
 from .class_files import CLASS_FILES
-from .layouts import Pairs
 
 TEXTS = (".txt", ".csv", ".md")
 CURES = {

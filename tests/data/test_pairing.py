@@ -64,6 +64,13 @@ def test_masks_beside_their_images_are_taken_out(names, photos, pairs):
     assert list(left) == photos.split()
 
 
+def test_a_jpeg_with_the_name_of_a_mask_is_no_photo_and_goes_after_a_png():
+    left = {name: Path(file) for name, file in (("a", "a.jpg"), ("a_mask", "a_mask.jpg"), ("a_mask.png", "a_mask.png"), ("b", "b.jpg"))}
+    left |= {"b_mask": Path("b_mask.jpg"), "c_P": Path("c_P.jpg"), "c": Path("c.jpg")}
+    assert take_masks(left) == {"a": Path("a_mask.png"), "b": Path("b_mask.jpg")}
+    assert list(left) == ["a", "b", "c_P", "c"]
+
+
 @pytest.fixture
 def beside(tmp_path):
     """train/ and pool/ with photos and X_mask.png beside them."""

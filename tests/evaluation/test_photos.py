@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from s4former.data.layouts import read_folder
 from s4former.evaluation.photo_files import find_photos
 from s4former.evaluation.photos import read_photos
 
@@ -24,13 +25,35 @@ def test_photos_and_messages_on_unreadable_ones_come_in_order(folder):
     assert ["0.png" in unreadable[0], "4.png" in unreadable[1], len(unreadable)] == [True, True, 2]
 
 
-def test_masks_beside_their_images_are_no_photos(tmp_path):
+def test_masks_beside_their_images_are_no_photos(tmp_path, capsys):
     for place in ("labeled/images", "labeled/masks", "flat", "flat/labels", "masks", "annotations"):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
-        Image.new("L", (4, 4)).save(tmp_path / place / "a.png")
+        Image.new("L" if place.endswith(("/masks", "/labels")) else "RGB", (4, 4)).save(tmp_path / place / "a.png")
     # masks/ and annotations/ alone may be names like any other
     assert list(find_photos([str(tmp_path)])) == ["annotations__a", "flat__a", "labeled__images__a", "masks__a"]
+    assert f"2 files of {tmp_path} are taken for masks and left out, the first: {tmp_path}/flat/labels/a.png" in capsys.readouterr().err
     assert list(find_photos([str(tmp_path / "labeled" / "masks")])) == ["a"]  # asked for by name
+
+
+TREES = {
+    "Cityscapes": ("leftImg8bit/val/ulm/ulm_1_2_leftImg8bit.png", "gtFine/val/ulm/ulm_1_2_gtFine_labelIds.png gtFine/val/ulm/ulm_1_2_gtFine_color.png"),
+    "VOC": ("JPEGImages/a.jpg JPEGImages/b.jpg", "SegmentationClass/a.png SegmentationObject/a.png SegmentationClassVisualization/a.jpg"),
+    "two folders": ("images/train/a.jpg images/val/b.jpg", "masks/train/a.png masks/val/b.png"),
+    "in one folder": ("a.jpg b.jpg c.jpg", "a_mask.jpg b_mask.jpg b_mask.png"),
+    "SegNet": ("train/a.png test/b.png", "trainannot/a.png testannot/b.png"),
+    "products": ("labels/1.jpg bottles/1.jpg seg.jpg x_P.jpg x.jpg", ""),
+}
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_masks_of_a_whole_tree_are_neither_photos_nor_the_pool(tree, tmp_path):
+    photos, masks = (each.split() for each in TREES[tree])
+    for name in (*photos, *masks):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L" if name in masks else "RGB", (4, 4)).save(tmp_path / "set" / name)
+    assert sorted(photo["path"] for photo in find_photos([str(tmp_path / "set")]).values()) == sorted(str(tmp_path / "set" / name) for name in photos)
+    pool = read_folder("data.unlabeled", tmp_path / "set", tmp_path, masks=False)
+    assert {sample.image for sample in pool} <= {str(tmp_path / "set" / name) for name in photos}
 
 
 def test_hidden_files_are_no_photos(tmp_path):
