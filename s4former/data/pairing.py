@@ -34,7 +34,12 @@ def remove_tag(name: str, tag: str) -> str:
     return re.sub(rf"(?<![^/])(?:{tag})[ _.-](?=[^/]+$)|(?<=[^/])[ _.-](?:{tag})$", "", name, count=1) if tag else name
 
 
-ANY_WORD = "|".join(BESIDE)  # one search for all of them, since there may be a million files
+def having(tags: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The names that may have one of the tags: one search for all, since there may be a million names."""
+    any_tag = re.compile("^(?:{0})[ _.-]|[ _.-](?:{0})$".format("|".join(tags)))
+    return [name for name in names if any_tag.search(name.rpartition("/")[2])]
+
+
 FORMS = (str, str.casefold, lambda name: os.path.basename(name).casefold())  # in which names are compared
 
 
@@ -67,10 +72,11 @@ def beginnings(name: str) -> list[str]:
     return [name[: match.start()] for match in re.finditer(r"[_. -](?!.*/)|$", name)]
 
 
-def tags_of(names: Collection[str], known: Iterable[str]) -> Iterator[str]:
+def tags_of(names: Collection[str], known: Sequence[str]) -> Iterator[str]:
     """No tag, the known ones that some names have, and what all names begin or end with, as far as it is no number."""
     yield ""
-    yield from (tag for tag in known if any(remove_tag(name, tag) != name for name in names))
+    tagged = having(known, names)
+    yield from (tag for tag in known if any(remove_tag(name, tag) != name for name in tagged))
     last = [os.path.basename(name) for name in names]
     for shared in (os.path.commonprefix(last), os.path.commonprefix([name[::-1] for name in last])[::-1]) if len(last) > 1 else ():
         if word := re.search(r"^[^\W\d_]\D*(?=[ _.-])|(?<=[ _.-])\D*[^\W\d_]$", shared):
@@ -137,8 +143,8 @@ def take_masks(files: Files) -> Files:
 def mask_words(name: str, suffix: str) -> list[str]:
     """The tags in a file's name that make it a mask; a single letter does not in the name of a JPEG."""
     plain = strip_endings(name)
-    tags = BESIDE if suffix.lower() in MASK_ENDINGS else [tag for tag in BESIDE if len(tag) > 1]
-    return [tag for tag in tags if remove_tag(plain, tag) != plain] if remove_tag(plain, ANY_WORD) != plain else []
+    tags = BESIDE if having(BESIDE, [plain]) else ()
+    return [tag for tag in tags if remove_tag(plain, tag) != plain and (len(tag) > 1 or suffix.lower() in MASK_ENDINGS)]
 
 
 def holds_ids(path: Path) -> bool:

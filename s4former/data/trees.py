@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from .lists import find_images
 from .masks import MASK_FOLDERS
-from .pairing import FORMS, IMAGE_TAGS, Files, Form, beginnings, holds_ids, pair_up, remove_tag, take_masks
+from .pairing import FORMS, IMAGE_TAGS, Files, Form, beginnings, having, holds_ids, pair_up, remove_tag, take_masks
 
 
 @dataclass
@@ -92,8 +92,10 @@ def split_masks(files: Files) -> tuple[Files, Files]:
     Where the names of two folders are alike without their own folders alone, masks have to be such by their mode, too.
     """
     beside, names = take_masks(photos := dict(files)), {path: name for name, path in files.items()}
+    places = {f"{os.path.dirname(name)}/" for name in files}  # few, of a million files
+    layouts = [layout for layout in LAYOUTS[:-1] if any(folder_in(each, mask) for mask in layout.masks for each in places)]
     folders: set[str] = set()
-    for layout, forms in product(LAYOUTS[:-1], (FORMS[:2], FORMS)):
+    for layout, forms in product(layouts, (FORMS[:2], FORMS)):
         for pairs in layout.pairs(files, forms):
             found = {folder_in(names[path], pairs.place): path for path in pairs.masks.values()}
             folders |= {folder for folder, path in found.items() if forms is not FORMS or holds_ids(path)}
@@ -111,13 +113,14 @@ def beside(photos: Files, found: Collection[str]) -> Files:
     """The images in those folders in which some have a mask, or below them: of the first level that is not the same for all."""
     folders = {os.path.dirname(name) for name in found}
     depth = len(PurePosixPath(os.path.commonpath(folders) if folders else "").parts) + 1
-    tops = {PurePosixPath(folder).parts[:depth] for folder in folders}
-    return {name: path for name, path in photos.items() if PurePosixPath(name).parent.parts[:depth] in tops}
+    tops = {tuple(name.split("/")[:-1][:depth]) for name in found}
+    return {name: path for name, path in photos.items() if tuple(name.split("/")[:-1][:depth]) in tops}
 
 
 def spare(photos: Files, masks: Files, found: Files) -> list[Path]:
     """Masks that belong to no image; X_color beside X_label is another one of X."""
-    bare = {os.path.basename(remove_tag(name, tag)) for name in photos for tag in ("", *IMAGE_TAGS)}
+    bare = {os.path.basename(name) for name in photos}
+    bare |= {os.path.basename(remove_tag(name, tag)) for name in having(IMAGE_TAGS, photos) for tag in IMAGE_TAGS}
     used = {*found.values()}
     left = {name: path for name, path in masks.items() if path not in used}
     return [path for name, path in left.items() if bare.isdisjoint(beginnings(os.path.basename(name)))]
