@@ -41,6 +41,7 @@ IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to 
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Tracker = Literal["all", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -346,7 +347,7 @@ class Run:
     log_every: Count = key(10, "steps between log lines")
     checkpoint_every: Count = key(1000, "steps between checkpoints")
     keep: Count = key(2, "newest checkpoints that are kept")
-    trackers: tuple[str, ...] = key((), "any that Accelerate knows: tensorboard, wandb, ...")
+    trackers: tuple[Tracker, ...] = key((), "those of Accelerate that get numbers and pictures")
     push_to_hub: str = key("", "Hub repository that receives the exported model")
     push_every: NonNegativeInt = key(0, "steps between uploads; 0 = at the end only")
 

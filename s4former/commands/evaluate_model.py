@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from tqdm import tqdm
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from ..config import Config, to_dict
 from ..data.batches import validation_set
 from ..data.masks import raw_ids
+from ..data.progress import progress
 from ..errors import DataError
 from ..evaluation.inference import Setting, batches_of_one_size, in_precision, predict, predictions, update_matrices
 from ..evaluation.metrics import ConfusionMatrix
@@ -37,10 +37,9 @@ def evaluate_model(choice: ModelChoice, config: Config, options: Namespace) -> t
     disable_progress_bar()  # of transformers, one for the tensors it loads
     network = load_network(choice.source).to(accelerator.device).eval()
     compute = predict_photos if options.images else score_dataset
-    progress = tqdm(unit="image", disable=None if accelerator.is_main_process else True)
     try:
-        with in_precision(config.evaluation.precision, accelerator.device), progress as bar:
-            report = compute(network, setting, config, options, accelerator, bar)
+        with in_precision(config.evaluation.precision, accelerator.device):
+            report = compute(network, setting, config, options, accelerator)
     except torch.OutOfMemoryError as error:
         raise DataError(f"{str(error).splitlines()[0]} Take a smaller --batch, or --sliding-window for large images") from error
     accelerator.end_training()
@@ -48,12 +47,11 @@ def evaluate_model(choice: ModelChoice, config: Config, options: Namespace) -> t
 
 
 def score_dataset(
-    network: PreTrainedModel, setting: Setting, config: Config, options: Namespace, accelerator: Accelerator, bar: tqdm
+    network: PreTrainedModel, setting: Setting, config: Config, options: Namespace, accelerator: Accelerator
 ) -> dict[str, Any]:
     """Predicts every evaluation image once; returns scores, counts and settings."""
     dataset = validation_set(config)
     classes, limit = dataset.classes, config.evaluation.limit or len(dataset)
-    bar.reset(total=min(limit, len(dataset)))
     if network.config.num_labels != len(classes):
         raise CheckpointError(
             f"{network.name_or_path} tells {network.config.num_labels} classes apart, but the data have {len(classes)}"
@@ -69,7 +67,6 @@ def score_dataset(
         if options.label_ids:
             save_label_ids(Path(options.save_predictions), items, maps["model"], names, raw)
         images += len(items)
-        bar.update(len(items) * accelerator.num_processes)
     scores, images = matrix.reduce(accelerator.reduce).as_dict(classes), sum(gather_object([images]))
     seconds = time.perf_counter() - start
     return {
@@ -81,24 +78,22 @@ def score_dataset(
 
 
 def predict_photos(
-    network: PreTrainedModel, setting: Setting, config: Config, options: Namespace, accelerator: Accelerator, bar: tqdm
+    network: PreTrainedModel, setting: Setting, config: Config, options: Namespace, accelerator: Accelerator
 ) -> dict[str, Any]:
     """Writes the class maps of image files; returns how many, and which could not be read."""
     classes = [network.config.id2label[i] for i in range(network.config.num_labels)]
     photos = dict(list(options.photos.items())[: config.evaluation.limit or None])
-    bar.reset(total=len(photos))
     names, raw = (label_id_names(photos), raw_ids(config.data, len(classes))) if options.label_ids else ({}, None)
     own = list(photos.items())[accelerator.process_index :: accelerator.num_processes]
     # windows of one image fill a batch by themselves; images need not wait for others of their size
     batch = 1 if config.evaluation.mode == "sliding" else config.evaluation.batch
     folder, unreadable, images, start = Path(options.save_predictions), [], 0, time.perf_counter()
-    for items in batches_of_one_size(read_photos(own, unreadable, config.data.levels), batch):
+    for items in batches_of_one_size(read_photos(progress(own, "photos"), unreadable, config.data.levels), batch):
         maps = predict(partial(forward_logits, network), torch.stack([item.image for item in items]), setting)
         save_maps(folder, items, maps, classes, config.data)
         if options.label_ids:
             save_label_ids(folder, items, maps, names, raw)
         images += len(items)
-        bar.update(len(items) * accelerator.num_processes)
     seconds = time.perf_counter() - start
     unreadable, images = gather_object(unreadable), sum(gather_object([images]))  # which also waits for the others
     if accelerator.is_main_process:

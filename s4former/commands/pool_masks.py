@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from ..config import IGNORE_INDEX, Config, Data
 from ..data.masks import palette_colours, raw_ids
+from ..data.progress import progress
 from ..data.sources import Sources
 from ..evaluation.inference import Network, Setting, batches_of_one_size, predict_with_confidence
 from ..evaluation.model_choice import CheckpointError, ModelChoice, find_model_file, read_mean_std
@@ -60,19 +60,17 @@ def predict_pool(predictor: Predictor, config: Config, sources: Sources, folder:
     ids = {name: int(raw[index]) for index, name in enumerate(sources.classes)} | {"": int(raw[IGNORE_INDEX])}
     write_text(folder / "ids.json", json.dumps(ids) + "\n")
     count = min(limit or len(sources.unlabeled), len(sources.unlabeled))
-    rows = (sources.unlabeled[index] for index in range(count))
+    rows = (sources.unlabeled[index] for index in progress(range(count), "pool"))
     photos = read_photos(((row["id"], row["image"]) for row in rows), unreadable, config.data.levels)
-    with tqdm(total=count, unit="image", disable=None) as bar:
-        for items in batches_of_one_size(photos, 1 if config.evaluation.mode == "sliding" else config.evaluation.batch):
-            maps = predictor(torch.stack([item.image for item in items]))
-            for item, labels, confidence in zip(items, *maps):
-                pseudo = (confidence > predictor.thresholds[labels]).cpu().numpy()
-                labels, grey = labels.cpu().numpy(), (255 * confidence.clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
-                pool.add(item.id, labels, confidence.cpu().numpy(), pseudo, classes)
-                name = f"{file_name(item.id)}.png"
-                save_mask(folder / "masks" / name, np.where(pseudo, labels, IGNORE_INDEX), config.data, ids)
-                Image.fromarray(grey).save(folder / "confidence" / name)
-            bar.update(len(items))
+    for items in batches_of_one_size(photos, 1 if config.evaluation.mode == "sliding" else config.evaluation.batch):
+        maps = predictor(torch.stack([item.image for item in items]))
+        for item, labels, confidence in zip(items, *maps):
+            pseudo = (confidence > predictor.thresholds[labels]).cpu().numpy()
+            labels, grey = labels.cpu().numpy(), (255 * confidence.clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
+            pool.add(item.id, labels, confidence.cpu().numpy(), pseudo, classes)
+            name = f"{file_name(item.id)}.png"
+            save_mask(folder / "masks" / name, np.where(pseudo, labels, IGNORE_INDEX), config.data, ids)
+            Image.fromarray(grey).save(folder / "confidence" / name)
     return pool, unreadable
 
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from ..config import IGNORE_INDEX, Evaluation
 from ..data.prefetch import prefetch
+from ..data.progress import progress
 from ..method.pseudo import required_confidence
 from ..networks.image_processor import processor_size
 from .metrics import ConfusionMatrix, ImageCounts
@@ -215,7 +216,7 @@ def predictions(
         items of one size, and per network their maps (B, H, W) long on the setting's device.
     """
     end = min(limit, len(dataset)) if limit else len(dataset)
-    own = prefetch(dataset.__getitem__, range(process_index, end, num_processes), AHEAD)
+    own = prefetch(dataset.__getitem__, progress(range(process_index, end, num_processes), "evaluation"), AHEAD)
     labeler, threshold = pseudo or ("", 0.0)
     for items in batches_of_one_size(own, setting.evaluation.batch):
         images = torch.stack([item.image for item in items])

@@ -9,7 +9,8 @@ import torch
 
 from ..data.batches import StepDataset, ValidationSet
 from ..data.loader import step_loader
-from ..evaluation.inference import evaluate_networks
+from ..evaluation.inference import Setting, evaluate_networks
+from ..evaluation.modes import other_setting
 from ..method.batch import Batch
 from ..method.checks import shuffle_grid
 from .checkpoint import total_bytes
@@ -31,6 +32,7 @@ class Cost:
     waiting: float  # the share of it spent waiting for data
     memory_gib: float  # peak: of the GPU's allocator, or of this process on a CPU
     evaluation_seconds: float  # of one image, all networks
+    other_mode_seconds: float  # of one image in the other mode, which the last evaluation scores too; 0 = it does not
     state_bytes: int  # of a checkpoint
     network_bytes: int  # of an exported model
 
@@ -57,18 +59,30 @@ def measure_cost(training: Training, processes: int = 1) -> Cost:
     with closing(step_loader(steps, first, last, workers=config.data.workers, pin_memory=device.type == "cuda")) as batches:
         times = time_steps(training, batches)
     seconds, waited = (sum(column) / len(times) for column in zip(*times))
-    images, started = ValidationSet(config, training.sources, config.evaluation.batch), time.perf_counter()
-    with eval_mode(training.networks) as networks, training.accelerator.autocast():
-        evaluate_networks(networks, images, training.setting, num_classes=len(images.classes))
+    images = ValidationSet(config, training.sources, config.evaluation.batch)
+    with training.accelerator.autocast():
+        evaluation_seconds = time_evaluation(training, images, training.setting, list(training.networks))
+        sizes = [images[index].image.shape[-2:] for index in range(len(images))]
+        other = other_setting(training.setting, sizes) if config.evaluation.both_modes else None
+        other_mode_seconds = time_evaluation(training, images, other, list(training.networks)[:1]) if other else 0.0
     return Cost(
         steps=len(times),
         seconds=seconds,
         waiting=waited / seconds,
-        evaluation_seconds=(time.perf_counter() - started) / len(images),
+        evaluation_seconds=evaluation_seconds,
+        other_mode_seconds=other_mode_seconds,
         memory_gib=peak_memory_gib(device),
         state_bytes=total_bytes(state_dict(training)),
         network_bytes=total_bytes(network.state_dict()),
     )
+
+
+def time_evaluation(training: Training, images: ValidationSet, setting: Setting, roles: list[str]) -> float:
+    """Seconds of one image."""
+    started = time.perf_counter()
+    with eval_mode(training.networks) as networks:
+        evaluate_networks({role: networks[role] for role in roles}, images, setting, num_classes=len(images.classes))
+    return (time.perf_counter() - started) / len(images)
 
 
 def time_steps(training: Training, batches: Iterator[Batch]) -> list[tuple[float, float]]:

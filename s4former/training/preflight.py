@@ -255,11 +255,12 @@ def check_time(config: Config, sources: Sources, cost: Cost, processes: int, rep
     images = min(config.evaluation.limit or len(sources.validation), len(sources.validation))
     evaluations = -(-steps // every)
     training = steps * cost.seconds
-    testing = evaluations * images * cost.evaluation_seconds / processes
+    testing = images * (evaluations * cost.evaluation_seconds + cost.other_mode_seconds) / processes
     share = testing / (training + testing)
     about = "at most" if config.method.burn_in else "about"  # the steps of a burn-in cost less than those measured
     text = f"{about} {duration(training + testing)} for {steps} steps"
     text += f" and {plural(evaluations, 'evaluation')} of {plural(images, 'image')}"
+    text += ", the last on windows and whole" * (cost.other_mode_seconds > 0)
     if share > 0.25:
         text += f"; the evaluations take {share:.0%} of it: raise evaluation.every, or set evaluation.limit"
     report.add("note" if share > 0.25 else "ok", "time", text)

@@ -1,4 +1,4 @@
-"""Every long look at files shows a bar on a terminal, and none elsewhere."""
+"""Every long look at files shows a bar on a terminal, and a line now and then elsewhere."""
 
 import io
 import sys
@@ -64,5 +64,12 @@ def test_no_bar_for_what_is_short_nor_without_a_terminal_nor_in_other_processes(
     look = lambda: list(progress.progress(range(3), "files"))  # noqa: E731
     assert look() == [0, 1, 2] and "files: " in shown(look)
     assert shown(look, delay=60) == shown(look, terminal=False) == ""
+    monkeypatch.setattr(progress, "LINE_EVERY", 0)
     monkeypatch.setenv("RANK", "1")
-    assert shown(look) == ""
+    assert shown(look) == shown(look, terminal=False) == ""
+
+
+def test_a_long_look_without_a_terminal_prints_a_line_now_and_then(shown, monkeypatch):
+    clock = iter(range(0, 100, 11))  # seconds
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    assert shown(lambda: list(progress.progress(range(4), "photos")), terminal=False) == "photos: 2 of 4\n"

@@ -21,8 +21,9 @@ from s4former.training.preflight import duration, fitting_processes, launch_line
 from s4former.training.run import build_training
 
 CHEAP = Cost(
-    steps=3, seconds=2.0, waiting=0.5, memory_gib=1.0, evaluation_seconds=0.5, state_bytes=2**30, network_bytes=2**30
-)
+    steps=3, seconds=2.0, waiting=0.5, memory_gib=1.0, evaluation_seconds=0.5, other_mode_seconds=0.0,
+    state_bytes=2**30, network_bytes=2**30,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -146,6 +147,8 @@ def test_the_cost_is_a_sum_and_a_slow_loader_is_noted(root, capsys, tmp_path, mo
     assert "about 2.0 hours for 3600 steps and 10 evaluations of 2 images" in output
     assert "note steps the loader is too slow: raise data.workers from 0" in output
     assert "runs/mine will take 7.0 GiB" in output and status == 0
+    windows = check(config, capsys, tmp_path, replace(CHEAP, other_mode_seconds=1800.0), monkeypatch)[1]
+    assert "about 3.0 hours for 3600 steps and 10 evaluations of 2 images, the last on windows and whole" in windows
     often = config_of(root, schedule={"steps": 3600}, evaluation={"every": 1})
     assert "the evaluations take 33% of it: raise evaluation.every" in check(often, capsys, tmp_path, CHEAP, monkeypatch)[1]
 
@@ -175,10 +178,12 @@ def test_the_drawn_world_is_checked_too(capsys, tmp_path):
 
 
 def test_the_cost_is_measured_with_loader_workers_and_counts_what_a_checkpoint_holds(tmp_path):
-    config = from_dict({**TINY, "data": {**TINY["data"], "workers": 1}})
+    larger = {**TINY["evaluation"], "short_side": 40}  # than a window
+    config = from_dict({**TINY, "data": {**TINY["data"], "workers": 1}, "evaluation": larger})
     training = build_training(config, load_sources(config.data), tmp_path, Accelerator(cpu=True))
     found = measure_cost(training)
     assert found.steps == 3 and 0 <= found.waiting < 1 and found.seconds > 0 and found.evaluation_seconds > 0
+    assert found.other_mode_seconds > 0
     parameters = sum(p.numel() for p in training.student.parameters())
     assert found.state_bytes == pytest.approx(4 * 4 * parameters, rel=0.25)  # student, teacher, two moments of AdamW
     assert found.network_bytes < found.state_bytes / 3

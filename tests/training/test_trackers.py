@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -7,18 +8,23 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from s4former.config import Tracker, from_dict
 from s4former.errors import ConfigError
 from s4former.training import trackers
 from s4former.training.trackers import Trackers, check_trackers
 
 
 def test_a_tracker_that_is_unknown_or_not_installed_is_refused(monkeypatch):
-    with pytest.raises(ConfigError, match=r"run.trackers has 'tensorbord'; Accelerate knows all, .*tensorboard"):
-        check_trackers(["tensorbord"])
+    with pytest.raises(ConfigError, match=r"run.trackers\[0] is 'tensorbord'; one of .*'tensorboard'"):
+        from_dict({"run": {"trackers": ["tensorbord"]}})
     check_trackers(["all", "tensorboard"])
     monkeypatch.setattr(trackers, "get_available_trackers", lambda: [])
     with pytest.raises(ConfigError, match="run.trackers has 'tensorboard', which is not installed; pip install it"):
         check_trackers(["tensorboard"])
+
+
+def test_the_names_in_the_config_are_those_of_accelerate():
+    assert sorted(get_args(Tracker)) == sorted(["all", *LOGGER_TYPE_TO_CLASS])
 
 
 def test_tensorboard_gets_numbers_and_pictures_in_the_folder_of_the_run(tmp_path):
