@@ -199,15 +199,19 @@ def check_stated_ids(mask: Image.Image, table: np.ndarray, name: str) -> None:
 
 
 def raw_ids(data: Data, num_classes: int) -> np.ndarray:
-    """(256,) int64: class -> the id that stands for it in the masks of the data, at 255 that of no label."""
+    """(256,) int64: class -> the id that stands for it in the masks of the data, at 255 that of no label.
+
+    An id that data.id_map names goes before the number of the class, which then is in no mask of data that `new-config` looked at.
+    """
     table = class_table(data, num_classes, "")[: LARGEST_ID + 1]
     if data.palette:  # the ids that a colour stands for
         table[np.setdiff1d(np.arange(len(table)), list(data.palette.values()))] = IGNORE_INDEX + 1
     ids = np.full(IGNORE_INDEX + 1, data.ignore_index)
     for index in (IGNORE_INDEX, *range(num_classes)):
         if (found := np.flatnonzero(table == index)).size:
-            preferred = data.ignore_index if index == IGNORE_INDEX else index
-            ids[index] = preferred if preferred in found else found[0]
+            named = [int(raw) for raw, target in data.id_map.items() if target == index != IGNORE_INDEX]
+            preferred = (data.ignore_index,) if index == IGNORE_INDEX else (*named, index)
+            ids[index] = next(each for each in (*preferred, *found) if each in found)
     return ids
 
 

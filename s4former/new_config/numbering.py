@@ -62,6 +62,11 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
     if stated and not isinstance(names, dict):
         names = stated_names(stated, names, remarks)
         ignored = {stated[0].get("", IGNORE_INDEX): "", **ignored}
+        if other := [index for index in sorted(pixels) if index >= 0 and index not in names and index not in ignored]:
+            raise DataError(
+                f"some masks were written by s4former and state the ids {stated[0]}, but others hold {join_first(other)} (the first:"
+                f" {images[other[0]]}); use masks of one kind, or say that it means no label: --ignore {' '.join(map(str, other[:8]))}"
+            )
     named = name_ids([index for index in sorted(pixels) if index >= 0], names, ignored, images, remarks)
     if len(named) > MOST_CLASSES and not names:
         share = (pixels[0] + pixels[255]) / pixels.total()

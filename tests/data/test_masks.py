@@ -86,13 +86,17 @@ def test_a_mask_that_is_a_jpeg_inside_is_refused_whatever_its_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"id_map": {"255": 1}, "ignore_index": 254}, {"id_map": {"1": 0, "2": 1, "0": 255}}, {"ignore_index": 7}]
-)
-def test_the_ids_of_the_data_stand_for_their_classes(tmp_path, changes):
+    "changes, own",
+    [
+        ({}, [0, 1, 255]), ({"id_map": {"255": 1}, "ignore_index": 254}, [0, 255, 254]),
+        ({"id_map": {"1": 0, "2": 1, "0": 255}}, [1, 2, 255]), ({"ignore_index": 7}, [0, 1, 7]),
+    ],
+)  # fmt: skip
+def test_the_ids_of_the_data_stand_for_their_classes(changes, own):
     data = Data(**changes)
     table = class_table(data, 2, "")
     raw = raw_ids(data, 2)
-    assert [int(table[raw[place]]) for place in (0, 1, 255)] == [0, 1, 255]
+    assert [int(table[raw[place]]) for place in (0, 1, 255)] == [0, 1, 255] and raw[[0, 1, 255]].tolist() == own
 
 
 def test_a_mask_that_states_its_ids_is_read_in_no_others(tmp_path):

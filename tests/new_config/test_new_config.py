@@ -197,6 +197,14 @@ def test_masks_that_the_pool_wrote_are_read_in_the_ids_that_they_state(photos, c
     assert "some masks were written by s4former" in capsys.readouterr().out
 
 
+def test_masks_that_the_pool_wrote_are_not_mixed_with_those_of_other_ids(photos, capsys):
+    for path in photos.rglob("masks/*.png"):
+        save_mask(path, np.where(ids() == 1, 255, 0).astype(np.uint8), palette=False)
+    palette_png(np.where(ids() == 1, 1, 254), photos / "labeled/masks/b.png", {"ground": 0, "leaf": 1, "": 254})
+    said = complaint(capsys, photos, "--classes", "ground", "leaf")
+    assert "state the ids {'ground': 0, 'leaf': 1, '': 254}, but others hold 255 (the first: a.png); use masks of one kind" in said
+
+
 def test_what_is_not_used_is_counted_by_kind_with_its_cure(photos, capsys):
     for name in ("a.heic", "b.heic", "film.mp4", "set.zip", ".hidden.png", "notes.json", "readme.txt"):
         (photos / "unlabeled" / "images" / name).write_bytes(b"anything")
