@@ -112,6 +112,7 @@ def read_arguments() -> argparse.Namespace:
 
 def train(training, log) -> int:
     """From the step the run is at to its last one (then 0), or to a signal (then the status a shell gives it)."""
+    from s4former.training.calibration import calibrate
     from s4former.training.engine import update
     from s4former.training.interrupts import Signals
     from s4former.training.log import read_terms
@@ -127,6 +128,7 @@ def train(training, log) -> int:
 
     with closing(training.batches()) as batches:
         for step in range(first, last):
+            calibrate(training, log)
             started = time.perf_counter()
             rounds = [next(batches) for _ in range(run.batch.rounds)]
             waited = time.perf_counter() - started

@@ -143,8 +143,9 @@ class Method:
     teacher: Literal["ema", "student", "student_in_training", "none"] = key(
         "ema", "gives the pseudo labels: moving average of the student; the student in eval mode, or as it trains; Sup-Only")
     threshold: Share = key(0.95, "a pixel is a pseudo label if its confidence is above")
-    thresholds: Literal["fixed", "per_class"] = key(
-        "fixed", "the same for every class, or lower where the teacher is less sure of a class (after FreeMatch)")
+    thresholds: Literal["fixed", "per_class", "calibrated"] = key(
+        "fixed", "the same for every class; lower where the teacher is less sure of a class (after FreeMatch); lower, and pixels weighted"
+        " by confidence, while held-out labels show that fewer confident pixels are right than the threshold asks for (CW-BASS v2)")
     threshold_spread: Share = key(
         1.0, "thresholds=per_class: how far they differ; between 0, the same for every class, and 1, FreeMatch's")
     strong_views: Count = key(1, "of an unlabelled image, each with its own colours, mix and order")

@@ -36,6 +36,8 @@ class Stream(IntEnum):
     LABELED_NOISE = 17
     SHARED = 18
     HELD_OUT = 20
+    CALIBRATION_ORDER = 21
+    CALIBRATION_IMAGE = 22
 
 
 def view_key(key: tuple[int, ...], view: int) -> tuple[int, ...]:

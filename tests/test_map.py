@@ -18,7 +18,7 @@ SMALL = [  # the same method, on a drawn world and a network of the same kind an
     "data.source=shapes", "data.root=", "data.labeled=", "data.unlabeled=", "data.validation=", "data.workers=0",
     "data.crop=[64,128]", "data.resize=[256,64]", "model.pretrained=false", "model.decoder_channels=8", "method.block=2",
     "method.threshold=0.1", "run.mixed_precision=no",
-    'data.shapes={"labeled": 9, "unlabeled": 20, "validation": 1, "height": 64, "width": 128}',
+    'data.shapes={"labeled": 20, "unlabeled": 20, "validation": 1, "height": 64, "width": 128}',
 ]  # fmt: skip
 NARROW = {
     "setr": ["model.encoder_config.hidden_size=32", "model.encoder_config.num_attention_heads=2",

@@ -312,9 +312,11 @@ def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_pa
         assert torch.allclose(value, two["state"][name], atol=1e-10), name
 
 
-@pytest.mark.parametrize("keys", [IMAS, PSMT, U2PL], ids=["iMAS", "PS-MT", "U2PL"])
-def test_an_algorithm_of_its_own_is_resumed_to_the_same_bits_in_two_processes_too(tmp_path, keys):
-    config = write_config(tmp_path, tree={**TINY, "method": {**TINY["method"], **keys, "burn_in": 1}, "schedule": {"steps": 4, "floor": 0.0}})
+@pytest.mark.parametrize("keys", [IMAS, PSMT, U2PL, {"thresholds": "calibrated", "threshold": 0.3}], ids=["iMAS", "PS-MT", "U2PL", "calibrated"])
+def test_what_needs_more_state_is_resumed_to_the_same_bits_in_two_processes_too(tmp_path, keys):
+    data = {**TINY["data"], "shapes": {**TINY["data"]["shapes"], "labeled": 20}}
+    method, schedule = {**TINY["method"], **keys, "burn_in": 1}, {"steps": 4, "floor": 0.0}
+    config = write_config(tmp_path, tree={**TINY, "data": data, "method": method, "schedule": schedule})
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = run([*launch, *command(config, tmp_path / "whole")[1:]])
     assert done.returncode == 0, done.stderr

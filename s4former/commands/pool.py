@@ -13,7 +13,7 @@
     next/JPEGImages/ID.jpg, ID.json         the image, and the prediction as polygons of LabelMe: labelme next/JPEGImages
          SegmentationClass/ID.png, ...      the prediction as "Segmentation mask 1.1", for CVAT: next/cvat.zip
 
-The threshold is method.threshold, or after a run with method.thresholds=per_class the last one of each class.
+The threshold is method.threshold, or after a run that moved it (method.thresholds) the last one of each class.
 
 The order follows the rule in commands/pool_ranking.py: doubt counts, doubt about what is rare counts more, and an image like
 those above it in the list counts less.

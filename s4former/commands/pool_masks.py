@@ -89,6 +89,6 @@ def save_mask(path: Path, labels: np.ndarray, data: Data, ids: dict[str, int]) -
 
 def read_thresholds(choice: ModelChoice, config: Config, classes: int) -> Tensor:
     """(K,): what the confidence of a pixel has to exceed to be a pseudo label of a class."""
-    if config.method.thresholds == "per_class" and (file := find_model_file(choice.source, "thresholds.json")) is not None:
+    if config.method.thresholds != "fixed" and (file := find_model_file(choice.source, "thresholds.json")) is not None:
         return torch.tensor(json.loads(file.read_text()))
     return torch.full((classes,), config.method.threshold)

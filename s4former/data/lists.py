@@ -14,11 +14,12 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Collection, Iterable, Iterator, Sequence
 
 from ..config import Data
 from ..errors import DataError, plural
 from ..files import read_text
+from ..randomness import Stream, numpy_generator
 from .images import IMAGE_ENDINGS
 from .masks import MASK_ENDINGS
 
@@ -250,3 +251,16 @@ def find_path(key: str, value: str, *folders: Path) -> Path:
 def list_names(folder: Path) -> list[str]:
     """Names in a folder, sorted; none if there is no such folder."""
     return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def hold_out(shown: Sequence[Collection[int]], count: int, seed: int) -> list[int]:
+    """The places of at most `count` images, drawn at random but for those that leave a class without an image.
+
+    shown: the ids in the mask of every image.
+    """
+    left, held = Counter(index for ids in shown for index in set(ids)), []
+    for place in numpy_generator(seed, Stream.HELD_OUT).permutation(len(shown)).tolist():
+        if len(held) < count and all(left[index] > 1 for index in shown[place]):
+            held.append(place)
+            left.subtract(set(shown[place]))
+    return held

@@ -105,6 +105,7 @@ def mix_pseudo(pseudo: Pseudo, source: Tensor, *, logits: bool = True, labels: T
         logits=gather(pool.logits, source) if logits else pseudo.logits[: len(source)],
         confidence=gather(pool.confidence, source),
         valid=gather(pool.valid, source, False),
+        weight=None if pool.weight is None else gather(pool.weight, source),
     )
 
 
@@ -116,6 +117,7 @@ def append_labels(pseudo: Pseudo, labels: Tensor) -> Pseudo:
         logits=torch.cat([pseudo.logits, pseudo.logits.new_zeros(len(labels), *pseudo.logits.shape[1:])]),
         confidence=torch.cat([pseudo.confidence, torch.ones_like(labels, dtype=pseudo.confidence.dtype)]),
         valid=torch.cat([pseudo.valid, torch.ones_like(labels, dtype=torch.bool)]),
+        weight=None if pseudo.weight is None else torch.cat([pseudo.weight, torch.ones_like(labels, dtype=pseudo.weight.dtype)]),
     )
 
 

@@ -1,6 +1,6 @@
 """Pseudo labels: what the teacher predicts for a batch of unlabelled images, as one value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ class Pseudo:
     logits: (B, K, h, w) float32 (or float64), without gradient.
     confidence: (B, h, w) float32, the largest softmax probability; 0 where not valid, 1 on labels of a labelled image.
     valid: (B, h, w) bool, False on padding and where a mix erased the image.
+    weight: (B, h, w) float32, of the label in the cross-entropy; None = 1 everywhere.
     """
 
     label: Tensor
@@ -29,10 +30,11 @@ class Pseudo:
     logits: Tensor
     confidence: Tensor
     valid: Tensor
+    weight: Tensor | None = None
 
     def first(self, images: int) -> "Pseudo":
         """The predictions for the first images of the batch."""
-        return Pseudo(**{name: value[:images] for name, value in vars(self).items()})
+        return Pseudo(**{name: None if value is None else value[:images] for name, value in vars(self).items()})
 
 
 def pseudo_label(logits: Tensor, valid: Tensor, threshold: float | Tensor) -> Pseudo:
@@ -57,12 +59,12 @@ def with_labels(pseudo: Pseudo, known: Tensor | None) -> Pseudo:
         return pseudo
     known = downsample_nearest(known, pseudo.label.shape[-2:])
     has = known != IGNORE_INDEX
-    return Pseudo(
+    return replace(
+        pseudo,
         label=torch.where(has, known, pseudo.label),
         taught=pseudo.taught.masked_fill(has, IGNORE_INDEX),
-        logits=pseudo.logits,
         confidence=pseudo.confidence.masked_fill(has, 1.0),
-        valid=pseudo.valid,
+        weight=None if pseudo.weight is None else pseudo.weight.masked_fill(has, 1.0),
     )
 
 

@@ -1,6 +1,7 @@
 """One training step: Algorithm 1 of the paper. Devices, processes, scaling, logging and files are handled in training/."""
 
 import math
+from functools import partial
 from typing import Callable, Sequence
 
 import torch
@@ -8,19 +9,20 @@ from torch import Tensor, nn
 
 from ..config import IGNORE_INDEX, Method
 from .batch import Batch
-from .losses import REGULARIZERS, cross_entropy
+from .losses import REGULARIZERS, cross_entropy, weighted_cross_entropy
 from .mixing import MIXES, gather, mix_pseudo
 from .patch_shuffle import patch_shuffle
 from .pseudo import Pseudo, count_pseudo, pseudo_label, resize_logits, with_labels
 from .student import View
 
 Average = Callable[[Tensor], Tensor]
+Label = Callable[[Tensor, Tensor], Pseudo]  # logits (B, K, h, w), valid (B, H, W)
 BRANCHES = ("_strong", "_pasa", "_features")  # endings of the terms on unlabelled images
 
 
 def train_step(
     student: nn.Module, teacher: nn.Module | None, batch: Batch, method: Method, average: Average = lambda number: number,
-    thresholds: Tensor | None = None,
+    label: Label | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """The loss terms of one step of S4Former (supplement, Algorithm 1), by name, not yet weighted.
 
@@ -29,14 +31,14 @@ def train_step(
         teacher: images (B, 3, H, W) to logits (B, K, h, w), in eval mode; None = labels only.
         batch: normalised, on the device.
         average: of numbers over the processes (and rounds) of a step, for `method.normalizer` = "valid".
-        thresholds: (K,), one for each class, instead of `method.threshold`.
+        label: makes pseudo labels of logits; None = `pseudo_label` with `method.threshold`.
 
     Returns:
         Scalars: `supervised`, `auxiliary`, and `consistency_BRANCH` and `ncr_BRANCH` (or another regulariser) of the
         branches strong, pasa and features, as far as they are on; without gradient `confident`, the share of valid
         pixels that became pseudo labels, and the two histograms of `count_pseudo`.
     """
-    views, targets, pseudo = student_views(teacher, batch, method, thresholds)
+    views, targets, pseudo = student_views(teacher, batch, method, label)
     factors = normalization_factors(batch, targets, method, average)
 
     (labeled, auxiliary), *unlabeled = student(views)
@@ -61,7 +63,7 @@ def supervised_losses(
 
 
 def student_views(
-    teacher: nn.Module | None, batch: Batch, method: Method, thresholds: Tensor | None = None
+    teacher: nn.Module | None, batch: Batch, method: Method, label: Label | None = None
 ) -> tuple[list[View], list[tuple[str, Pseudo]], Pseudo | None]:
     """The views of a step, the labelled one first; of every further view its branch and pseudo labels; those of the batch."""
     views = [View(batch.labeled, auxiliary=True)]
@@ -69,7 +71,7 @@ def student_views(
         return views, [], None
     targets: list[tuple[str, Pseudo]] = []
     with torch.no_grad():  # the teacher reads the weak view
-        all_pseudo = pseudo_label(teacher(batch.weak), batch.valid, method.threshold if thresholds is None else thresholds)
+        all_pseudo = (label or partial(pseudo_label, threshold=method.threshold))(teacher(batch.weak), batch.valid)
     said = all_pseudo.first(batch.unlabeled)  # the other images are only pasted from
     all_pseudo = with_labels(all_pseudo, batch.known)
     pseudo = all_pseudo.first(batch.unlabeled)
@@ -100,7 +102,8 @@ def student_views(
 
 def compare_with_teacher(logits: Tensor, target: Pseudo, branch: str, method: Method) -> dict[str, Tensor]:
     """The terms of one student view (B, K, h, w) against its pseudo labels: consistency, and a regulariser."""
-    terms = {"consistency": cross_entropy(logits, target.label)}
+    weighted = target.weight is not None
+    terms = {"consistency": weighted_cross_entropy(logits, target.label, target.weight) if weighted else cross_entropy(logits, target.label)}
     if method.regularizer != "none" and method.regularizer_on in ("both", branch):
         regularize = REGULARIZERS[method.regularizer]
         term = regularize(logits, target.logits, target.taught, method.regularizer_norm)

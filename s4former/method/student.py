@@ -16,8 +16,9 @@ from ..networks.setr import UpHead
 from .mixing import unmix
 from .pasa import ATTENTION, Biases, attention_bias
 from .patch_shuffle import inverse, patch_shuffle
+from .pseudo import Pseudo, pseudo_label
 from .representation import RepresentationHead
-from .thresholds import ClassThresholds
+from .thresholds import Statistics, build_thresholds
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ class Student(nn.Module):
         self.method = method
         self.auxiliary = auxiliary_heads(network) if method.auxiliary_weight > 0 else nn.ModuleList()
         self.representation = RepresentationHead(decoder_channels(network)) if method.algorithm == "u2pl" else None
-        per_class = method.thresholds == "per_class" and method.teacher != "none"
-        classes = network.config.num_labels
-        self.thresholds = ClassThresholds(classes, method.threshold, method.threshold_spread) if per_class else None
+        self.thresholds = build_thresholds(method, network.config.num_labels)
         # Batch statistics must be those of one view; LayerNorm does not depend on the rest of the batch.
         self.shares_encoder = not any(isinstance(module, _BatchNorm) for module in network.base_model.modules())
         if method.pasa != "none" and method.teacher != "none":
@@ -93,6 +92,19 @@ class Student(nn.Module):
                 with fixed_running_statistics(self.network) if fixed else nullcontext():
                     outputs.append((decode(self.network, features), auxiliary))
         return outputs
+
+    @property
+    def statistics(self) -> list[Statistics]:
+        """What follows the predictions that pseudo labels are made of."""
+        return [each for each in (self.thresholds,) if each is not None]
+
+    def label(self, logits: Tensor, valid: Tensor) -> Pseudo:
+        """Pseudo labels of logits (B, K, h, w), where `valid` (B, H, W), as the statistics have it."""
+        threshold = self.method.threshold if self.thresholds is None else self.thresholds.current()
+        pseudo = pseudo_label(logits, valid, threshold)
+        for each in self.statistics:
+            pseudo = each.weigh(pseudo)
+        return pseudo
 
     def encode(self, views: Sequence[View]) -> list[tuple[Tensor, ...]]:
         """The feature maps of every view. Views without bias share a pass: a bias would cost them the fast kernel."""

@@ -3,17 +3,15 @@
 import difflib
 import os
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.duplicates import find_duplicates
-from ..data.lists import Layout, Sample, list_names, read_list
+from ..data.lists import Layout, Sample, hold_out, list_names, read_list
 from ..data.sources import PART_NAMES
 from ..data.trees import Pairs, find_pairs
 from ..errors import DataError, plural
-from ..randomness import Stream, numpy_generator
 from .class_files import Classes
 from .label_studio import draw_label_studio
 from .layouts import KNOWN, pairs_of_globs, pairs_of_list
@@ -191,13 +189,7 @@ def split_validation(photos: Photos, ids: Mapping[str, Collection[int]], share: 
     if len(rows) < 2:
         raise DataError("there is one labelled image, which cannot be trained and evaluated on at once; label another")
     wanted = max(1, round(len(rows) * share))
-    left = Counter(index for row in rows for index in ids[row.image])
-    held: set[str] = set()
-    for place in numpy_generator(seed, Stream.HELD_OUT).permutation(len(rows)):
-        image = rows[place].image
-        if len(held) < wanted and all(left[index] > 1 for index in ids[image]):
-            held.add(image)
-            left.subtract(set(ids[image]))
+    held = {rows[place].image for place in hold_out([ids[row.image] for row in rows], wanted, seed)}
     if not held:
         raise DataError(
             "there is no val/, and no labelled image can be held out without leaving a class without any; put labelled"

@@ -16,6 +16,7 @@ BLOCKS = 4  # PatchShuffle blocks along a side of a crop, as in the paper
 PASSES = 60  # over the unlabelled images, about as many as the paper makes over VOC's
 SHORT_RUN, LONG_RUN = 2_000, 20_000  # steps; between them settings go over from those measured here to the paper's
 LABELS_ONLY = 5_000  # steps, at most
+CALIBRATED = "calibrated, where the report of a run says that confident pixels are right less often than the threshold"
 FEW_LABELS, MANY_LABELS = 30, 300  # images that show a class; between them thresholds of classes go over to one for all
 DEITS = ("deit-base", "deit-small", "deit-tiny")
 
@@ -126,7 +127,7 @@ def method_for(recipe: Recipe, crop: int, steps: int, images: int, fewest: int) 
     length = share_between(steps, SHORT_RUN, LONG_RUN)
     spread = round(1 - share_between(fewest, FEW_LABELS, MANY_LABELS), 2)
     thresholds = {
-        "thresholds": ("per_class", "with one for all, small classes get no pseudo labels: 43.6 mIoU, not 45.0 (23 labels)"),
+        "thresholds": ("per_class", "with one for all, small classes get no pseudo labels: 43.6 mIoU, not 45.0 (23 labels); " + CALIBRATED),
         "threshold_spread": (
             spread, f"1 while {FEW_LABELS} labelled images or fewer show the rarest class, here {fewest}; 0 from {MANY_LABELS}: one for all",
         ),
@@ -135,7 +136,7 @@ def method_for(recipe: Recipe, crop: int, steps: int, images: int, fewest: int) 
         "block": (crop // (BLOCKS * recipe.stride), f"tokens: PatchShuffle moves {BLOCKS} x {BLOCKS} of them, as in the paper"),
         "burn_in": (min(steps // 2, LABELS_ONLY), "the labels first, then the pool: a teacher that knows something, and a third of the time"),
         "threshold": (round(0.9 + 0.05 * length, 3), f"0.9 in a short run, the paper's 0.95 from {LONG_RUN} steps on"),
-        **(thresholds if spread else {"thresholds": ("fixed", f"{MANY_LABELS} labelled images of every class or more: one for all")}),
+        **(thresholds if spread else {"thresholds": ("fixed", f"{MANY_LABELS} labelled images of every class or more: one for all; {CALIBRATED}")}),
         "ema": (round(min(0.999, max(0.99, 1 - 20 / steps)), 4), "a short run wants a teacher that follows faster than the paper's 0.999"),
         "ema_warm_up": (True, "so that the teacher leaves its random head behind"),
         **family,

@@ -58,7 +58,7 @@ def render_report(run: Run) -> str:
         run=run, start=start, until=max(steps, run.step), steps=steps, modes=modes, flag=flag,
         burn_in=method["burn_in"] if method["teacher"] != "none" else 0, **curve_series(run), role_colours=ROLE_COLOURS,
         classes=classes, background=run.classes[0] if has_background(run.classes) else None,
-        pseudo_steps=pseudo_steps(run), mistakes=most_frequent_mistakes(run), folder=shlex.quote(str(run.folder)),
+        pseudo_steps=pseudo_steps(run), advice=threshold_advice(run), mistakes=most_frequent_mistakes(run), folder=shlex.quote(str(run.folder)),
         role_columns=[(role, f"{role}.png") for role in run.roles], written=time.strftime("%Y-%m-%d %H:%M"),
         lists=[(name, each["images"], each["sha256"]) for name, each in start["lists"].items()],
         programs=[*start["versions"].items(), ("device", start["device"]), ("precision", start["precision"]), *resumed],
@@ -74,9 +74,28 @@ def curve_series(run: Run) -> dict[str, list[Series]]:
         "confident": [
             Series("pseudo labels", run.curve("train", "confident"), COLOURS[0]),
             Series("right, on the evaluation images", run.curve("evaluation/pseudo", "right"), COLOURS[2]),
+            Series("right, on held-out labels", run.curve("calibration", "right"), COLOURS[3]),
         ],
         "learning_rate": [Series("encoder", run.curve("train", "learning_rate"), COLOURS[3])],
     }
+
+
+def threshold_advice(run: Run) -> str:
+    """What the share of right pixels among the confident ones says about the threshold; empty where nothing was measured."""
+    method, calibration = run.config["method"], run.last("calibration")
+    right = calibration.get("right", run.last("evaluation/pseudo").get("right"))
+    if right is None or "teacher" not in run.entries:
+        return ""
+    images = "held-out labelled" if calibration else "evaluation"
+    found = f"Of the confident pixels of the {images} images {right:.1%} are right, and the threshold is {method['threshold']:g}: "
+    if right >= method["threshold"]:
+        return found + "the teacher keeps its word, and a lower or moving threshold would rather let mistakes in."
+    if calibration:
+        return found + f"the teacher is surer than it is right, so pixels above {calibration['threshold']:.2f} weigh as much as their confidence."
+    return found + (
+        "the teacher is surer than it is right. method.thresholds=calibrated holds a twentieth of the labels out, and lets pixels weigh as"
+        " much as their confidence while that is so."
+    )
 
 
 def pseudo_steps(run: Run) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from ..method.algorithms import ALGORITHMS
 from ..method.batch import Batch
 from ..method.context import StepContext
 from ..method.representation import Memory
-from ..method.step import student_views, total_loss, train_step, valid_pixels
+from ..method.step import Label, student_views, total_loss, train_step, valid_pixels
 from ..method.student import Student
 from ..networks.adapters import decode, decoder_inputs, encode, encoder_depths
 from ..networks.low_precision import low_precision_weights
@@ -183,13 +183,11 @@ def update(
     if teacher is not None and method.ema_order == "before":
         update_teacher(teacher, bare, step, method)
     labeler = pseudo_labeler(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None
-    thresholds = bare.thresholds
-    adaptive = thresholds is not None and labeler is not None
-    current = thresholds.current() if adaptive else None
+    statistics = bare.statistics if labeler is not None else []
     average, labelers = partial(accelerator.reduce, reduction="mean"), itertools.repeat(labeler)
     if method.normalizer == "valid" and config.run.batch.rounds > 1:
         rounds = list(rounds)
-        average, labelers = count_all_rounds(accelerator, rounds, labeler, step, config, current)
+        average, labelers = count_all_rounds(accelerator, rounds, labeler, step, config, bare.label)
     context = StepContext(
         predict=partial(predict_with_student, network), progress=step / config.schedule.steps, average=average,
         seed=torch_seed(config.run.seed, Stream.SHARED, step), processes=accelerator.num_processes, gather=accelerator.gather,
@@ -201,17 +199,18 @@ def update(
         last = round_ == config.run.batch.rounds - 1
         with fast_products(accelerator.device, config.run.deterministic), nullcontext() if last else accelerator.no_sync(student):
             with accelerator.autocast():
-                observed = thresholds.observe(labeler, batch.valid[: batch.unlabeled]) if adaptive else labeler
+                for each in statistics:
+                    labeler = each.observe(labeler, batch.valid[: batch.unlabeled])
                 if method.algorithm == "consistency":
-                    losses = train_step(student, observed, batch, method, average, current)
+                    losses = train_step(student, labeler, batch, method, average, bare.label)
                 else:
                     losses = ALGORITHMS[method.algorithm](student, labeler, batch, method, context)
                 losses["total"] = total_loss(losses, method, step)
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / config.run.batch.rounds
-    if adaptive:
-        thresholds.update(partial(accelerator.reduce, reduction="sum"))
+    for each in statistics:
+        each.update(partial(accelerator.reduce, reduction="sum"))
     sums["gradient"] = clip(accelerator, student, config.optimizer.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -225,7 +224,7 @@ def update(
 @torch.no_grad()
 def count_all_rounds(
     accelerator: Accelerator, rounds: Sequence[Batch], labeler: Callable[[Tensor], Tensor] | None, step: int, config: Config,
-    thresholds: Tensor | None,
+    label: Label,
 ) -> tuple[Callable[[Tensor], Tensor], list[Callable[[Tensor], Tensor] | None]]:  # fmt: skip
     """What divides the losses of every round: the valid pixels of all rounds and processes, known before the first backward.
 
@@ -238,7 +237,7 @@ def count_all_rounds(
         with accelerator.autocast():
             predictions = None if labeler is None else labeler(batch.weak)
             labelers.append(None if predictions is None else lambda images, predictions=predictions: predictions)
-            _, targets, _ = student_views(labelers[-1], batch, config.method, thresholds)
+            _, targets, _ = student_views(labelers[-1], batch, config.method, label)
         counts.append(valid_pixels(batch, targets))
     joint = accelerator.reduce(torch.stack(counts).mean(dim=0), reduction="mean")
     return lambda own: joint, labelers

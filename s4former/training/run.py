@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..config import Config, to_dict
 from ..data.batches import StepDataset, ValidationSet
 from ..data.device_colour import colour_on_device
+from ..data.held_out import HeldOut, split
 from ..data.loader import step_loader
 from ..data.sources import Sources
 from ..evaluation.inference import Setting
@@ -49,6 +50,7 @@ class Training:
     validation: ValidationSet
     pseudo_counts: PseudoLabelCounts
     notes: list[str]
+    held_out: HeldOut | None = None
     finite: FiniteCheck = field(default_factory=FiniteCheck)
     step: int = 0  # optimizer steps that are done
     seconds: float = 0.0  # of training, evaluation left out
@@ -111,6 +113,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         ConfigError: anything about the network that does not fit.
     """
     torch.manual_seed(torch_seed(config.run.seed, Stream.INITIALIZATION))
+    sources, held_out = split(config, sources)
     notes = list(sources.notes)
     if config.model.start_from:
         network, note = start_from(config.model, sources.classes)
@@ -160,6 +163,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         validation=ValidationSet(config, sources, config.evaluation.limit),
         pseudo_counts=PseudoLabelCounts(sources.classes, accelerator.device, config.method.burn_in),
         notes=notes,
+        held_out=held_out,
     )
 
 

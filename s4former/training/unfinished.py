@@ -10,7 +10,7 @@ from pathlib import Path
 from ..config import from_dict
 from ..errors import ConfigError
 from ..evaluation.model_choice import ROLES
-from ..method.thresholds import ClassThresholds
+from ..method.thresholds import build_thresholds
 from ..networks.build import build_network, save_network
 from ..networks.encoder_weights import normalization
 from ..networks.start_from import start_from
@@ -50,9 +50,8 @@ def export_newest(run: Path) -> Path:
         sides = {"short_side": config.evaluation.short_side, "long_side": config.evaluation.long_side}
         save_network(network, beside, mean, std, **sides, levels=config.data.levels)
         (beside / "s4former.json").write_text(json.dumps(state["config"], indent=2) + "\n")
-        if "thresholds.confidence" in student:
-            thresholds = ClassThresholds(len(classes), config.method.threshold)
-            thresholds.confidence.copy_(student["thresholds.confidence"])
+        if (thresholds := build_thresholds(config.method, len(classes))) is not None:
+            thresholds.load_state_dict({name: student[f"thresholds.{name}"] for name in thresholds.state_dict()})
             (beside / "thresholds.json").write_text(json.dumps(thresholds.current().tolist()) + "\n")
         try:
             beside.rename(folder / role)

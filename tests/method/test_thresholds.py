@@ -9,11 +9,12 @@ from accelerate import Accelerator
 from scripts import TINY, train, write_config
 from tiny_networks import batch_of, method_of, network_of
 
-from s4former.config import from_dict
+from s4former.config import Method, from_dict
 from s4former.method.batch import Strong
 from s4former.method.pseudo import pseudo_label
+from s4former.method.step import compare_with_teacher
 from s4former.method.student import Student
-from s4former.method.thresholds import ClassThresholds
+from s4former.method.thresholds import CalibratedThreshold, ClassThresholds
 from s4former.training import checkpoint
 from s4former.training.engine import Teacher, build_optimizer, update
 
@@ -141,3 +142,37 @@ def test_a_resumed_run_has_the_thresholds_it_had(tmp_path):
     means = two["thresholds.confidence"]
     expected = TINY["method"]["threshold"] * (means / means.max()).where(means > 0, 1.0)
     assert written == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_a_calibrated_threshold_is_strict_while_it_keeps_its_word_and_else_follows_the_mean_confidence():
+    thresholds = CalibratedThreshold(3, 0.9)
+    assert torch.equal(thresholds.current(), torch.full((3,), 0.9))
+    said = logits_of([0.9, 0.1, 0.0001], [0.7, 0.3, 0.0001], [0.5, 0.4, 0.1])
+    thresholds.accumulate(said, torch.tensor([[[True, True, False]]]))
+    thresholds.update(lambda tensor: tensor)
+    assert thresholds.confidence.item() == pytest.approx(0.8, abs=1e-3) and thresholds.current()[0] == pytest.approx(0.9)
+    thresholds.right.fill_(0.89)
+    assert torch.allclose(thresholds.current(), torch.full((3,), 0.95 * 0.8), atol=1e-3)
+    thresholds.accumulate(said, torch.tensor([[[False, False, True]]]))
+    thresholds.update(lambda tensor: tensor)
+    assert thresholds.confidence.item() == pytest.approx(0.99 * 0.8 + 0.01 * 0.5, abs=1e-3)
+    for mean, threshold in ((0.2, 0.3), (1.0, 0.9)):
+        thresholds.confidence.fill_(mean)
+        assert thresholds.current()[0] == pytest.approx(threshold)
+
+
+def test_pixels_weigh_as_much_as_their_confidence_below_its_word_in_value_and_gradient():
+    method = Method(threshold=0.5, thresholds="calibrated", regularizer="none")
+    student = Student(network_of("setr"), method)
+    student.thresholds.right.fill_(0.4)
+    student.thresholds.confidence.fill_(0.4)  # threshold 0.38
+    said = torch.randn(2, 5, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(2, 5, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    term = compare_with_teacher(logits, student.label(said, torch.ones(2, 6, 4, dtype=torch.bool)), "strong", method)["consistency"]
+    expected, kept = 0, 0
+    for n, i, j in torch.cartesian_prod(*(torch.arange(size) for size in (2, 6, 4))).tolist():
+        confidence, label = said[n, :, i, j].softmax(0).max(0)
+        if confidence > 0.38:
+            kept, expected = kept + 1, expected - confidence * logits[n, :, i, j].log_softmax(0)[label] / 48
+    assert 0 < kept < 48 and term.item() == pytest.approx(expected.item())
+    assert torch.allclose(*(torch.autograd.grad(value, logits)[0] for value in (term, expected)))
