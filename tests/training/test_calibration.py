@@ -1,7 +1,5 @@
 """calibration.py: the share of right pixels among the confident ones of held-out images, and what it does to a step."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from accelerate import Accelerator
