@@ -35,7 +35,7 @@ def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
             raise DataError(f"there is no palette file {palette}; give one with --palette FILE")
         places, found = [Path(palette)], of_palette(Path(palette))
     else:
-        readings = ((path, CLASS_FILES[path.name](path)) for path in places)
+        readings = ((path, CLASS_FILES[path.name](path)) for path in places if not options or CLASS_FILES[path.name] is of_palette)
         places, found = next((([path], found) for path, found in readings if found.names), ([], Classes()))
     if not options:
         return found
@@ -159,7 +159,10 @@ class NNUNet(BaseModel):
 
 def of_nnunet(path: Path) -> Classes:
     """Of nnU-Net: {"labels": {"background": 0, ...}}, in its first version {"0": "background", ...}."""
-    rule = 'write {"labels": {"background": 0, "leaf": 1}}; labels that are several ids are not known here'
+    rule = (
+        'write {"labels": {"background": 0, "leaf": 1}}; of regions, lists of several ids, name each id by itself, here or with'
+        " --classes 0=background 1=edema ..., since every pixel has one class"
+    )
     if is_other(path, "labels"):
         return Classes()
     labels = read_json(path, NNUNet, rule).labels

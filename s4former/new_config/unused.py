@@ -10,7 +10,7 @@ from ..data.lists import list_images, list_names
 from ..data.pairing import BESIDE, holds_ids, remove_tag
 from ..data.trees import Pairs
 from ..errors import plural
-from ..rasterize.formats import polygon_format
+from ..rasterize.formats import MOST, file_format, polygon_format
 from .class_files import CLASS_FILES
 
 TEXTS = (".txt", ".csv", ".md")
@@ -21,6 +21,7 @@ CURES = {
     (".json", ".xml"): "if they hold polygons, s4former rasterize draws these as masks",
     (".cr2", ".nef", ".arw", ".dng", ".raw"): "develop them to TIFF or JPEG",
     (".npy", ".npz", ".mat"): "save them as TIFF or PNG",
+    (".nii", ".nii.gz", ".mha", ".nrrd", ".dcm"): "save the slices as PNG, in nnU-Net's tree imagesTr/CASE_0000.png and labelsTr/CASE.png",
 }
 
 
@@ -30,10 +31,15 @@ def count_unused(root: Path, used: Collection[str]) -> list[str]:
     unused = [path for path in unused if str(path) not in used and path.suffix.lower() not in TEXTS]
     hidden = [path for path in unused if any(part.startswith(".") for part in path.relative_to(root).parts)]
     kinds: dict[str, list[Path]] = {"hidden": hidden} if hidden else {}
-    for path in (path for path in unused if path not in hidden and path.name not in (*CLASS_FILES, "ids.json")):
-        kinds.setdefault(path.suffix.lower() or "without an ending", []).append(path)
+    drawn = any(path.name == "ids.json" for path in unused)  # by `s4former rasterize`, of files that then are used
+    known = {*CLASS_FILES, "ids.json", *(["data.yaml"] if drawn else [])}
+    for path in (path for path in unused if path not in hidden and path.name not in known):
+        ending = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+        kinds.setdefault(ending or "without an ending", []).append(path)
     remarks = []
     for kind, paths in sorted(kinds.items()):
+        if drawn and all(file_format(path) for path in paths[:MOST]):
+            continue
         cure = next((cure for endings, cure in CURES.items() if kind in endings), "no kind of file that is read here")
         cure = "hidden files are no photos" if kind == "hidden" else cure
         cure = "neither a photo of a part (such as unlabeled/) nor the mask of one" if kind in IMAGE_ENDINGS else cure
@@ -58,7 +64,8 @@ def describe_unpaired(root: Path, pairs: Pairs, which: str) -> str:
         there = ", ".join(f"{name}/" for name in list_names(root)[:8] if (root / name).is_dir())
         what = f"{plural(len(masks), 'mask')}, but not their images"
         what = what if masks else f"{plural(len(photos), 'image')} and no file that may be a mask"
-        return f"{which} in {root} has a mask; found: {what}{f' (folders: {there})' if there else ''}; {rule}"
+        others = "".join(f"; {remark}" for remark in count_unused(root, {*map(str, list_images(root))}))
+        return f"{which} in {root} has a mask; found: {what}{f' (folders: {there})' if there else ''}{others}; {rule}"
     by_stem = {path.stem: path for path in photos}
     mask, photo = next(
         (

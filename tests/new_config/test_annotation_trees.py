@@ -248,9 +248,32 @@ def potsdam(root):
     return pairs, [], ["top_potsdam_2_12_RGB.tif"], ("clutter", "roof", "tree")
 
 
+def potsdam_folders(root):
+    photo(root, *(f"2_Ortho_RGB/top_potsdam_2_{number}_RGB.tif" for number in (10, 11, 12)), "3_Ortho_IRRG/top_potsdam_2_10_IRRG.tif")
+    mask(root, *(f"5_Labels_all/top_potsdam_2_{number}_label.tif" for number in (10, 11)), colours=COLOURS)
+    text(root, "palette.json", {"clutter": "#000000", "roof": "#804080", "tree": "#464646", "void": "#070707"})
+    pairs = [(f"2_Ortho_RGB/top_potsdam_2_{number}_RGB.tif", f"5_Labels_all/top_potsdam_2_{number}_label.tif") for number in (10, 11)]
+    return pairs, [], ["2_Ortho_RGB/top_potsdam_2_12_RGB.tif"], ("clutter", "roof", "tree")
+
+
+def idd(root, kind="labellevel3Ids"):
+    photo(root, *(f"leftImg8bit/{name}_leftImg8bit.png" for name in ("train/0/000001", "train/0/000002", "train/1/000003", "val/2/000001")))
+    mask(root, *(f"gtFine/{name}_gtFine_{kind}.png" for name in ("train/0/000001", "train/0/000002", "val/2/000001")))
+    for name in ("train/0/000001", "train/0/000002"):
+        text(root, f"gtFine/{name}_gtFine_polygons.json", {"imgHeight": 16, "objects": []})
+    pairs = [(f"leftImg8bit/train/0/00000{n}_leftImg8bit.png", f"gtFine/train/0/00000{n}_gtFine_{kind}.png") for n in (1, 2)]
+    val = [("leftImg8bit/val/2/000001_leftImg8bit.png", f"gtFine/val/2/000001_gtFine_{kind}.png")]
+    return pairs, val, ["leftImg8bit/train/1/000003_leftImg8bit.png"], ("class 0", "class 1", "class 2")
+
+
+def idd_ids(root):
+    return idd(root, "labelids")
+
+
 TREES = (
     ours, mmsegmentation, labelme2voc, labelme2voc_with_npy, voc, cvat, cityscapes, cityscapes_train_ids, drives, ade20k, mapillary, mapillary_1,
     nnunet, segnet, camvid, roboflow, supervisely_masks, dermatology, eyes, drive, cars, pets, deepglobe, loveda, potsdam,
+    potsdam_folders, idd, idd_ids,
 )  # fmt: skip
 
 
@@ -309,9 +332,37 @@ def test_what_rasterize_draws_is_found(tmp_path, capsys):
         text(root, f"labels/{name}.txt", (OUTLINE,))
     text(root, "data.yaml", ("names: [leaf]",))
     assert rasterize([str(root)]) == 0
+    capsys.readouterr()
     assert main([str(root), "-o", str(tmp_path / "mine.json")]) == 0
+    assert "not used" not in capsys.readouterr().out
     sources = load_sources(load(tmp_path / "mine.json").data)
     assert [len(sources.labeled), len(sources.unlabeled), len(sources.validation), sources.classes] == [2, 1, 1, ("background", "leaf")]
+
+
+def test_the_files_that_masks_were_drawn_of_are_used(tmp_path, capsys):
+    root = tmp_path / "set"
+    photo(root, *(f"{name}.png" for name in "abc"))
+    leaf = {"label": "leaf", "points": [[1, 1], [9, 1], [9, 9]], "shape_type": "polygon"}
+    for name in "abc":
+        text(root, f"{name}.json", {"shapes": [leaf], "imagePath": f"{name}.png", "imageHeight": HEIGHT, "imageWidth": 24})
+    assert rasterize([str(root)]) == 0
+    capsys.readouterr()
+    assert main([str(root), "-o", str(tmp_path / "mine.json")]) == 0
+    assert "not used" not in capsys.readouterr().out
+
+
+def test_volumes_and_regions_of_nnunet_are_told_what_to_do(tmp_path, capsys):
+    root = tmp_path / "set"
+    for name in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"):
+        text(root, name, ())
+    assert main([str(root), "-o", str(tmp_path / "mine.json")]) == 1
+    said = capsys.readouterr().err
+    assert "not used: 2 files (.nii.gz), the first:" in said and "save the slices as PNG, in nnU-Net's tree imagesTr/CASE_0000.png and labelsTr/CASE.png" in said
+    nnunet(root)
+    text(root, "dataset.json", {"labels": {"background": 0, "leaf with buds": [1, 2], "bud": 2, "ignore": 3}})
+    assert main([str(root), "-o", str(tmp_path / "mine.json")]) == 1
+    assert "of regions, lists of several ids, name each id by itself, here or with --classes 0=background 1=edema" in capsys.readouterr().err
+    assert main([str(root), "-o", str(tmp_path / "mine.json"), "--classes", "0=background", "1=leaf", "2=bud", "3=ignore"]) == 0
 
 
 def told_pairs(tmp_path, *arguments):
