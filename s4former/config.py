@@ -86,6 +86,7 @@ class Data:
     classes_file: str = key("", 'instead of classes: a JSON file, a list of names or {"0": "name", ...}')
     ignore_index: int = key(255, "the id in the masks that counts as no label", ge=0, le=65535)
     palette: dict[str, int] = Field(default_factory=dict, description='masks of colours: "#rrggbb" -> id it stands for')
+    colours: tuple[str, ...] = key((), 'for pictures alone: "#rrggbb" of each class, "" = any; empty = those of palette, if there is one')
     id_map: dict[str, int] = Field(default_factory=dict, description="id in the masks -> class id (or ignore_index)")
     levels: tuple[float, float] = key((0.0, 0.0), "images of more than 8 bits: the values that become black and white")
     exif: Literal["upright", "raw"] = key(
@@ -387,9 +388,9 @@ def check_consistency(config: Config) -> None:
         raise ConfigError(f"data.levels is {list(data.levels)}; write the value that becomes black first, then the white one")
     if method.class_weights and not any(method.class_weights):
         raise ConfigError(f"method.class_weights is {list(method.class_weights)}; write at least one number above 0")
-    for colour in data.palette:
+    for what, colour in [("data.palette has the key", each) for each in data.palette] + [("data.colours has", each) for each in data.colours if each]:
         if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
-            raise ConfigError(f'data.palette has the key {colour!r}; write colours as "#rrggbb", such as "#804080"')
+            raise ConfigError(f'{what} {colour!r}; write colours as "#rrggbb", such as "#804080"')
     if data.classes and data.classes_file:
         raise ConfigError("data.classes and data.classes_file are both given; keep one of them")
     window = [side or crop for side, crop in zip(evaluation.window, data.crop)]

@@ -1,7 +1,7 @@
 """Predicts the unlabelled pool: its pseudo masks and confidence as PNGs, and the pixel counts that `pool` ranks by."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -77,14 +77,14 @@ def predict_pool(predictor: Predictor, config: Config, sources: Sources, folder:
 def save_mask(path: Path, labels: np.ndarray, data: Data, ids: dict[str, int]) -> None:
     """Writes (H, W) classes, 255 = no label, in the ids of the data's own masks, or in its colours if it has a palette."""
     raw = raw_ids(data, len(ids) - 1)
-    if data.palette:
-        colours, shown = palette(IGNORE_INDEX + 1), palette_colours(data, len(ids) - 1)
-        colours[list(shown)] = list(shown.values())
-        palette_png(labels, path, colours=colours)
-    elif raw.max() > 255:
+    colours, shown = palette(IGNORE_INDEX + 1), palette_colours(replace(data, colours=()) if data.palette else data, len(ids) - 1)
+    if not data.palette and raw.max() > 255:
         Image.fromarray(raw[labels].astype(np.uint16)).save(path, pnginfo=stated(ids))
-    else:
-        palette_png(raw[labels], path, ids)
+        return
+    values = np.arange(IGNORE_INDEX + 1) if data.palette else raw  # colours tell the classes, else ids do
+    for index, colour in shown.items():
+        colours[values[index]] = colour
+    palette_png(values[labels], path, None if data.palette else ids, colours)
 
 
 def read_thresholds(choice: ModelChoice, config: Config, classes: int) -> Tensor:

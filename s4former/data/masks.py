@@ -216,9 +216,10 @@ def raw_ids(data: Data, num_classes: int) -> np.ndarray:
 
 
 def palette_colours(data: Data, num_classes: int) -> dict[int, tuple[int, int, int]]:
-    """Class -> the colour that stands for it in `data.palette`, at 255 that of no label; without those that have none."""
+    """Class -> its colour in `data.colours`, else in `data.palette`, at 255 that of no label; without those that have none."""
     raw, shown = raw_ids(data, num_classes), {index: colour for colour, index in packed_palette(data).items()}
     found = {place: shown.get(int(raw[place])) for place in (*range(num_classes), IGNORE_INDEX)}
+    found |= {place: int(text[1:], 16) for place, text in enumerate(data.colours[:num_classes]) if text}
     return {place: (colour >> 16, colour >> 8 & 255, colour & 255) for place, colour in found.items() if colour is not None}
 
 

@@ -54,9 +54,9 @@ def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequenc
 
     Args:
         items: with `image` (3, H, W) uint8, in the size of their maps, and `id`.
-        data: its palette gives the colours, if it has one.
+        data: its colours or palette give the colours, if it has such.
     """
-    colours = display_colours(classes, data) if data is not None and data.palette else None
+    colours = display_colours(classes, data) if data is not None and (data.colours or data.palette) else None
     for name in ("masks", "overlays"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for item, mask in zip(items, maps.to(torch.uint8).cpu().numpy()):

@@ -2,7 +2,7 @@
 
 Everything is numpy in, Pillow out: images (H, W, 3) uint8, masks (H, W) of class ids with 255 = no label. Files that other
 tools read have the palette of PASCAL VOC; pictures to look at have colours of even brightness and chroma. Both have those of
-`data.palette` where there is one.
+`data.colours` or `data.palette` where there are such.
 """
 
 import json
@@ -64,7 +64,7 @@ def stated(ids: dict[str, int] | None) -> PngInfo:
 
 
 def display_colours(class_names: Sequence[str], data: Data | None = None) -> np.ndarray:
-    """(256, 3) uint8 by id: those of `data.palette`, else hues a golden angle apart, so that neighbours in id differ most, in three brightnesses.
+    """(256, 3) uint8 by id: those of `data.colours` or `data.palette`, else hues a golden angle apart, so that neighbours in id differ most, in three brightnesses.
 
     In Oklch, where equal steps look equal, by the matrices of Bjoern Ottosson's Oklab (2020); what sRGB lacks is clipped.
     A class 0 called background is pale, and so is everything unlabelled.
@@ -89,8 +89,7 @@ def display_colours(class_names: Sequence[str], data: Data | None = None) -> np.
         colours = np.roll(colours, 1, axis=0)
         colours[0] = BACKGROUND
     colours[IGNORE_INDEX] = UNLABELED
-    if data is not None and data.palette:
-        own = palette_colours(data, len(class_names))
+    if data is not None and (own := palette_colours(data, len(class_names))):
         colours[list(own)] = list(own.values())
     return colours
 

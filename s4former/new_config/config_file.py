@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..config import IGNORE_INDEX, from_dict, without_notes
 from ..data.images import is_deep, open_image, turn_upright
-from ..data.masks import class_table, ids_of, packed_rgb
+from ..data.masks import class_table, hex_colour, ids_of, packed_rgb
 from ..data.sources import class_names
 from ..errors import DataError, plural
 from ..evaluation.pictures import overlay
@@ -27,12 +27,13 @@ from .pairs import PARTS, Photos, drop_duplicates, find_photos, split_validation
 from .proposal import propose, with_notes
 from .summary import describe_photos, describe_proposal
 
-
+DISTINCT = 32  # of 255, in the channel in which two colours differ most
 FOUND = {  # keys of `data` that what was found decides, and why
     "id_map": "ids in the masks that stand for another class, or for none",
     "ignore_index": "the id in the masks that means no label",
     "exif": "by their sizes, masks were drawn on the pixels as they are stored",
     "palette": "the colours of the masks, and of the classes in all pictures",
+    "colours": "those that the masks are shown in, by the palette in their files, for all pictures",
     "levels": "one in a thousand pixels of the images of more than 8 bits is below, and above",
 }
 
@@ -83,7 +84,8 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
     tree = propose(machine, sizes, len(photos.parts["unlabeled"]), options.encoder, fewest)
     deep = [image for image, each in contents.items() if is_deep(each.mode)]
     found = {
-        **numbering.data_keys(), "exif": "raw" if exif == "raw" else None, "palette": palette, "levels": deep and levels_of(deep),
+        **numbering.data_keys(), "exif": "raw" if exif == "raw" else None, "palette": palette,
+        "colours": [] if palette else own_colours(contents.values(), numbering), "levels": deep and levels_of(deep),
     }  # fmt: skip
     noted = {key: (value, FOUND[key]) for key, value in found.items() if value and key in FOUND or key == "ignore_index"}
     tree["data"] = {
@@ -143,6 +145,16 @@ def draw_both_ways(image: str, contents: Contents, numbering: Numbering, path: P
     side = Image.fromarray(np.concatenate([np.asarray(each) for each in both], axis=1))
     side.thumbnail((1600, 800))
     side.save(path)
+
+
+def own_colours(masks: Iterable[Contents], numbering: Numbering) -> list[str]:
+    """The colours of the classes in the palettes of indexed masks; none if some could not be told apart in a picture."""
+    shown = {index: colour for mask in masks for index, colour in mask.shown.items()}
+    raw = {index: value for value, index in numbering.class_of.items()}
+    colours = [shown.get(raw[index]) for index in range(len(numbering.classes))]
+    known = [np.array([colour >> 16, colour >> 8 & 255, colour & 255]) for colour in colours if colour is not None]
+    near = any(np.abs(one - other).max() < DISTINCT for place, one in enumerate(known) for other in known[:place])
+    return [] if near or not known else [hex_colour(colour) if colour is not None else "" for colour in colours]
 
 
 def check_output(paths: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ from .interrupts import NonFiniteLoss, describe_out_of_memory
 from .run import Training
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
-FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.validation", "data.workers", "data.cache")  # fmt: skip
+FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.validation", "data.colours", "data.workers", "data.cache")  # fmt: skip
 # Paths that may differ where the classes and the lists of training images, by their SHA-256, are the same.
 DATA_PATHS = ("data.root", "data.labeled", "data.unlabeled", "data.classes_file")
 # And those that repair a loss that is not finite, a device that is too small or a mask; results.json lists the change.

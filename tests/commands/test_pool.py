@@ -132,6 +132,8 @@ def test_the_thresholds_per_class_of_a_run_are_those_of_its_pool(run, tmp_path):
         {"id_map": {"0": 255, "7": 0, "255": 1, "3": 2}, "ignore_index": 0},
         {"id_map": {"1000": 1}},
         {"palette": {"#000000": 2, "#ff0000": 0, "#00ff00": 1, "#0000ff": 3}, "id_map": {"3": 255}},
+        {"palette": {"#000000": 2, "#ff0000": 0, "#00ff00": 1, "#0000ff": 255}, "colours": ("#010203",)},
+        {"id_map": {"7": 0}, "colours": ("#010203", "", "#ff0000")},
     ],
 )
 def test_the_masks_of_the_pool_are_read_back_with_the_config_of_the_data(tmp_path, changes):
@@ -140,6 +142,8 @@ def test_the_masks_of_the_pool_are_read_back_with_the_config_of_the_data(tmp_pat
     ids = {name: int(raw[index]) for name, index in (("a", 0), ("b", 1), ("c", 2), ("", 255))}
     save_mask(tmp_path / "m.png", labels, data, ids)
     assert np.array_equal(read_mask({"path": str(tmp_path / "m.png"), "bytes": None}, data, 3), labels)
+    if data.colours and not data.palette:
+        assert np.asarray(Image.open(tmp_path / "m.png").convert("RGB"))[0, [0, 2]].tolist() == [[1, 2, 3], [255, 0, 0]]
 
 
 def test_a_folder_that_cannot_be_written_is_reported(run, tmp_path, capsys):

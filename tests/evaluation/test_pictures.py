@@ -1,5 +1,7 @@
 """Palettes, overlays and the sheet of predictions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,6 +60,8 @@ def test_the_colours_of_a_palette_are_those_of_pictures_legends_and_overlays():
     colours = display_colours(("ground", "leaf", "bud", "stem"), data)
     assert colours[:3].tolist() == [[0, 0, 255], [255, 0, 0], [0, 255, 0]]
     assert np.array_equal(colours[3:], display_colours(("ground", "leaf", "bud", "stem"))[3:])  # without a colour of their own
+    shown = display_colours(("ground", "leaf", "bud", "stem"), replace(data, colours=("", "#010203")))
+    assert shown[:3].tolist() == [[0, 0, 255], [1, 2, 3], [0, 255, 0]]
     mask = np.ones((4, 4), np.uint8)
     solid = np.asarray(overlay(np.zeros((4, 4, 3), np.uint8), mask, 1.0, class_names=("ground", "leaf", "bud"), data=data))
     assert (solid == (255, 0, 0)).all()

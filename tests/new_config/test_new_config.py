@@ -182,6 +182,14 @@ def test_indexed_masks_with_palettes_of_their_own_are_refused_or_go_by_colour(ph
     assert np.array_equal(masks[0], ids()) and np.array_equal(masks[1], ids())
 
 
+def test_the_palette_in_the_masks_is_that_of_pictures_unless_its_colours_look_alike(photos):
+    assert config_of(photos)[0].data.colours == ("#000000", "#800000", "#008000")
+    for path in photos.rglob("masks/*.png"):
+        save_mask(path, palette=False)
+    (photos.parent / "mine.json").unlink(), [path.unlink() for path in photos.parent.glob("mine.*.txt")]
+    assert config_of(photos)[0].data.colours == ()
+
+
 def test_the_one_mask_of_colours_is_named_and_the_others_are_used(photos, capsys):
     Image.open(photos / "labeled/masks/b.png").convert("RGB").save(photos / "labeled/masks/b.png")
     assert config_of(photos)[1]["labeled"] == ["a", "c"]
