@@ -149,6 +149,9 @@ class Method:
         " by confidence, while held-out labels show that fewer confident pixels are right than the threshold asks for (CW-BASS v2)")
     threshold_spread: Share = key(
         1.0, "thresholds=per_class: how far they differ; between 0, the same for every class, and 1, FreeMatch's")
+    pseudo_weight: Literal["none", "softmatch", "distribution_alignment"] = key(
+        "none", "softmatch: all pixels are pseudo labels, weighted by a truncated Gaussian of their confidence; distribution_alignment: the"
+        " shares of the classes are moved to those of the labels (ReMixMatch)")
     strong_views: Count = key(1, "of an unlabelled image, each with its own colours, mix and order")
     strong_colour: Literal["none", "photometric", "jitter", "random_intensity", "randaugment"] = key(
         "photometric", "of a strong view: photometric distortion; jitter, grey, blur (UniMatch); 1 to 3 of 11 changes (AugSeg); 2 of"
@@ -259,7 +262,7 @@ WHOLE_GROUPS = ("mixunmix", "adaptive_cutmix", "cutmix_beta", "cutmix_hardness")
 
 # What a step function of its own cannot take, and the values that leave it out; and the mixes that it can.
 LEFT_OUT: dict[str, Any] = {
-    "teacher": "ema", "thresholds": "fixed", "strong_views": 1, "patch_shuffle": False, "pasa": "none", "feature_dropout": 0.0,
+    "teacher": "ema", "thresholds": "fixed", "pseudo_weight": "none", "strong_views": 1, "patch_shuffle": False, "pasa": "none", "feature_dropout": 0.0,
     "regularizer": "none", "normalizer": "all", "ignored_as_unlabeled": False,
 }  # fmt: skip
 OF_ALL_PIXELS = ("psmt", "u2pl")  # algorithms whose terms are no sum over images
@@ -417,6 +420,11 @@ def check_consistency(config: Config) -> None:
         raise ConfigError(
             f"method.mix = 'adaptive_cutmix' gives each of the {groups} mix groups labelled images of its own, and"
             f" run.batch.labeled = {batch.labeled} cannot be shared by them; use {nearest_multiples(batch.labeled, groups)}"
+        )
+    if method.pseudo_weight == "softmatch" and method.thresholds != "fixed":
+        raise ConfigError(
+            f"method.pseudo_weight = 'softmatch' makes every pixel a pseudo label, which leaves nothing to method.thresholds ="
+            f" {method.thresholds!r}; set method.thresholds=fixed, or method.pseudo_weight=none"
         )
     if method.complementary_dropout and method.strong_views != 2:
         raise ConfigError(

@@ -94,6 +94,14 @@ def sparse_indices(config: Config, sources: Sources) -> list[int]:
     return [index for index, mask in enumerate(masks) if (mask == IGNORE_INDEX).any()]
 
 
+def class_shares(config: Config, sources: Sources) -> Tensor:
+    """(K,) float32: the share of each class among the pixels of all labels."""
+    classes = len(sources.classes)
+    masks = (read_mask(row["mask"], config.data, classes) for row in sources.labeled)
+    pixels = sum(np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)[:classes] for mask in masks)
+    return torch.from_numpy(pixels / pixels.sum()).float()
+
+
 @dataclass(frozen=True)
 class UnlabeledCrop:
     """weak, strong: (H, W, 3) uint8. valid: (H, W) bool. replaced: why images drawn before this one could not be read.

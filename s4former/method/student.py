@@ -17,6 +17,7 @@ from .mixing import unmix
 from .pasa import ATTENTION, Biases, attention_bias
 from .patch_shuffle import inverse, patch_shuffle
 from .pseudo import Pseudo, pseudo_label
+from .pseudo_weights import build_pseudo_weights
 from .representation import RepresentationHead
 from .thresholds import Statistics, build_thresholds
 
@@ -64,6 +65,7 @@ class Student(nn.Module):
         self.auxiliary = auxiliary_heads(network) if method.auxiliary_weight > 0 else nn.ModuleList()
         self.representation = RepresentationHead(decoder_channels(network)) if method.algorithm == "u2pl" else None
         self.thresholds = build_thresholds(method, network.config.num_labels)
+        self.pseudo_weights = build_pseudo_weights(method, network.config.num_labels)
         # Batch statistics must be those of one view; LayerNorm does not depend on the rest of the batch.
         self.shares_encoder = not any(isinstance(module, _BatchNorm) for module in network.base_model.modules())
         if method.pasa != "none" and method.teacher != "none":
@@ -96,12 +98,18 @@ class Student(nn.Module):
     @property
     def statistics(self) -> list[Statistics]:
         """What follows the predictions that pseudo labels are made of."""
-        return [each for each in (self.thresholds,) if each is not None]
+        return [each for each in (self.thresholds, self.pseudo_weights) if each is not None]
+
+    def align(self, logits: Tensor) -> Tensor:
+        """The logits (B, K, h, w) that pseudo labels are made of."""
+        for each in self.statistics:
+            logits = each.align(logits)
+        return logits
 
     def label(self, logits: Tensor, valid: Tensor) -> Pseudo:
         """Pseudo labels of logits (B, K, h, w), where `valid` (B, H, W), as the statistics have it."""
         threshold = self.method.threshold if self.thresholds is None else self.thresholds.current()
-        pseudo = pseudo_label(logits, valid, threshold)
+        pseudo = pseudo_label(self.align(logits), valid, threshold)
         for each in self.statistics:
             pseudo = each.weigh(pseudo)
         return pseudo

@@ -70,6 +70,10 @@ class Statistics(nn.Module):
         """Moves the buffers by the sums of a step."""
         raise NotImplementedError
 
+    def align(self, logits: Tensor) -> Tensor:
+        """The logits (B, K, h, w) that pseudo labels are made of."""
+        return logits
+
     def weigh(self, pseudo: Pseudo) -> Pseudo:
         """The pseudo labels with their weights."""
         return pseudo

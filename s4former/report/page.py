@@ -89,11 +89,11 @@ def threshold_advice(run: Run) -> str:
     images = "held-out labelled" if calibration else "evaluation"
     found = f"Of the confident pixels of the {images} images {right:.1%} are right, and the threshold is {method['threshold']:g}: "
     if right >= method["threshold"]:
-        return found + "the teacher keeps its word, and a lower or moving threshold would rather let mistakes in."
+        return found + "they are right as often as it asks for, and a lower one would let more mistakes in."
     if calibration:
-        return found + f"the teacher is surer than it is right, so pixels above {calibration['threshold']:.2f} weigh as much as their confidence."
+        return found + f"fewer than it asks for, so pixels above {calibration['threshold']:.2f} weigh as much as their confidence."
     return found + (
-        "the teacher is surer than it is right. method.thresholds=calibrated holds a twentieth of the labels out, and lets pixels weigh as"
+        "fewer than it asks for. method.thresholds=calibrated holds a twentieth of the labels out, and lets pixels weigh as"
         " much as their confidence while that is so."
     )
 

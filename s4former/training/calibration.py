@@ -31,23 +31,23 @@ def calibrate(training: Training, log: RunLog) -> None:
         thresholds.right.fill_(right / confident)
     current, share = round(float(thresholds.current()[0]), 4), round(float(thresholds.right), 5)
     log.record("calibration", {"right": share, "confident": round(confident / max(1, pixels), 5), "threshold": current})
-    rule = "as its word" if thresholds.right >= thresholds.threshold else f"lowered to {current:.2f}, weighted by confidence"
+    rule = "stays" if thresholds.right >= thresholds.threshold else f"is {current:.2f}, weights are the confidence"
     found = f"{share:.1%} are right" if confident else "there is none"
-    log.say(f"step {training.step}: of the held-out pixels more than {thresholds.threshold:g} sure {found}; threshold {rule}")
+    log.say(f"step {training.step}: of the held-out pixels more than {thresholds.threshold:g} sure {found}: the threshold {rule}")
 
 
 @torch.no_grad()
 def measure(training: Training, measurement: int) -> tuple[int, int, int]:
     """Right, confident and all labelled pixels of one measurement, over all processes."""
-    accelerator, network = training.accelerator, training.accelerator.unwrap_model(training.student).network
-    predict, device = training.teacher or partial(predict_with_student, network), training.accelerator.device
+    accelerator, student = training.accelerator, training.accelerator.unwrap_model(training.student)
+    predict, device = training.teacher or partial(predict_with_student, student.network), training.accelerator.device
     numbers = range(accelerator.process_index, CROPS, accelerator.num_processes)
     counts = torch.zeros(3, dtype=torch.long, device=device)
     for image, labels, valid in prefetch(partial(training.held_out.crop, measurement), numbers, AHEAD):
         labels = labels[None].to(device)
         with accelerator.autocast():  # one after the other, so that a pixel does not depend on the number of processes
             logits = predict(normalise(image[None].to(device), training.setting) * valid.to(device))
-        pseudo = pseudo_label(logits, labels != IGNORE_INDEX, training.config.method.threshold)
+        pseudo = pseudo_label(student.align(logits), labels != IGNORE_INDEX, training.config.method.threshold)
         right = pseudo.label == downsample_nearest(labels, pseudo.label.shape[-2:])
         confident = pseudo.label != IGNORE_INDEX
         counts += torch.stack([(right & confident).sum(), confident.sum(), pseudo.valid.sum()])

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..config import Config, to_dict
-from ..data.batches import StepDataset, ValidationSet
+from ..data.batches import StepDataset, ValidationSet, class_shares
 from ..data.device_colour import colour_on_device
 from ..data.held_out import HeldOut, split
 from ..data.loader import step_loader
@@ -133,6 +133,8 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         check_network(config, network)
     teacher = Teacher(network, second=config.method.algorithm == "psmt") if config.method.teacher == "ema" else None
     student = Student(network, config.method)
+    if config.method.pseudo_weight == "distribution_alignment" and config.method.teacher != "none":
+        student.pseudo_weights.labeled.copy_(class_shares(config, sources))
     if teacher is not None and student.representation is not None:
         teacher.memory = Memory(student.representation, len(sources.classes), config.method.memory).to(accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":

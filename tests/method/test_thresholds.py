@@ -144,7 +144,7 @@ def test_a_resumed_run_has_the_thresholds_it_had(tmp_path):
     assert written == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-def test_a_calibrated_threshold_is_strict_while_it_keeps_its_word_and_else_follows_the_mean_confidence():
+def test_a_calibrated_threshold_is_strict_while_enough_pixels_are_right_and_else_follows_the_mean_confidence():
     thresholds = CalibratedThreshold(3, 0.9)
     assert torch.equal(thresholds.current(), torch.full((3,), 0.9))
     said = logits_of([0.9, 0.1, 0.0001], [0.7, 0.3, 0.0001], [0.5, 0.4, 0.1])
@@ -161,7 +161,7 @@ def test_a_calibrated_threshold_is_strict_while_it_keeps_its_word_and_else_follo
         assert thresholds.current()[0] == pytest.approx(threshold)
 
 
-def test_pixels_weigh_as_much_as_their_confidence_below_its_word_in_value_and_gradient():
+def test_pixels_weigh_as_much_as_their_confidence_below_a_strict_threshold_in_value_and_gradient():
     method = Method(threshold=0.5, thresholds="calibrated", regularizer="none")
     student = Student(network_of("setr"), method)
     student.thresholds.right.fill_(0.4)

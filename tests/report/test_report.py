@@ -285,10 +285,10 @@ def test_a_real_browser_shows_it_light_and_dark_wide_and_narrow(run, tmp_path):
 
 
 @pytest.mark.parametrize("right, calibration, words", [
-    (0.96, None, "Of the confident pixels of the evaluation images 96.0% are right, and the threshold is 0.95: the teacher keeps its word"),
-    (0.9, None, "the teacher is surer than it is right. method.thresholds=calibrated holds a twentieth of the labels out"),
-    (0.99, {"right": 0.8, "threshold": 0.714}, "held-out labelled images 80.0% are right, and the threshold is 0.95: the teacher is surer"
-     " than it is right, so pixels above 0.71 weigh as much as their confidence."),
+    (0.96, None, "Of the confident pixels of the evaluation images 96.0% are right, and the threshold is 0.95: they are right as often as it asks for"),
+    (0.9, None, "fewer than it asks for. method.thresholds=calibrated holds a twentieth of the labels out"),
+    (0.99, {"right": 0.8, "threshold": 0.714}, "held-out labelled images 80.0% are right, and the threshold is 0.95: fewer than it asks"
+     " for, so pixels above 0.71 weigh as much as their confidence."),
 ])  # fmt: skip
 def test_the_report_says_what_the_share_of_right_pixels_means_for_the_threshold(tmp_path, right, calibration, words):
     folder = write_run(tmp_path / "run")

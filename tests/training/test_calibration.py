@@ -80,10 +80,10 @@ def test_without_a_confident_pixel_the_threshold_stays_strict_and_the_log_says_b
         calibrate(training, log)
         thresholds.confidence.fill_(0.8)
     assert log.lines == [
-        "step 0: of the held-out pixels more than 0.9 sure there is none; threshold as its word",
-        "step 0: of the held-out pixels more than 0.9 sure 80.0% are right; threshold lowered to 0.76, weighted by confidence",
-        "step 0: of the held-out pixels more than 0.9 sure there is none; threshold lowered to 0.76, weighted by confidence",
-        "step 0: of the held-out pixels more than 0.9 sure 90.0% are right; threshold as its word",
+        "step 0: of the held-out pixels more than 0.9 sure there is none: the threshold stays",
+        "step 0: of the held-out pixels more than 0.9 sure 80.0% are right: the threshold is 0.76, weights are the confidence",
+        "step 0: of the held-out pixels more than 0.9 sure there is none: the threshold is 0.76, weights are the confidence",
+        "step 0: of the held-out pixels more than 0.9 sure 90.0% are right: the threshold stays",
     ]
 
 
