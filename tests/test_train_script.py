@@ -15,10 +15,10 @@ from scripts import ROOT, TINY, command, environment, run, train, write_config
 from s4former.commands.chosen_model import choose_model
 from s4former.commands.evaluate import main as evaluate
 from s4former.evaluation.model_choice import CheckpointError
+from s4former.evaluation.packed_counts import unpack_counts
 from s4former.training import checkpoint
 
 pytestmark = pytest.mark.slow
-from s4former.evaluation.packed_counts import unpack_counts
 
 
 @pytest.fixture(scope="module")
@@ -289,9 +289,8 @@ METHODS = {"S4Former": {}, "a group over both": {"mix_group": 4}, "UniMatch": UN
 @pytest.mark.parametrize("keys", METHODS.values(), ids=METHODS)
 def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_path, keys):
     script = ROOT / "tests" / "two_processes.py"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, arguments in (("one", [sys.executable]), ("two", launch)):
-        done = run([*arguments, str(script), str(tmp_path / f"{name}.pt"), json.dumps(keys)])
+    for processes, name in ((1, "one"), (2, "two")):
+        done = run([sys.executable, str(script), str(tmp_path / f"{name}.pt"), json.dumps(keys)], processes=processes)
         assert done.returncode == 0, done.stderr
     one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
     assert (one["processes"], two["processes"]) == (1, 2)
@@ -318,20 +317,18 @@ def test_what_needs_more_state_is_resumed_to_the_same_bits_in_two_processes_too(
     data = {**TINY["data"], "shapes": {**TINY["data"]["shapes"], "labeled": 20}}
     method, schedule = {**TINY["method"], **keys, "burn_in": 1}, {"steps": 4, "floor": 0.0}
     config = write_config(tmp_path, tree={**TINY, "data": data, "method": method, "schedule": schedule})
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = run([*launch, *command(config, tmp_path / "whole")[1:]])
+    done = train(config, tmp_path / "whole", processes=2)
     assert done.returncode == 0, done.stderr
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-00000004")  # as if it had been killed after step 2
     (tmp_path / "parts" / "results.json").unlink()
-    done = run([*launch, *command(config, tmp_path / "parts")[1:], "--resume"])
+    done = train(config, tmp_path / "parts", "--resume", processes=2)
     assert done.returncode == 0, done.stderr
     assert_same_weights(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
 
 
 def test_two_processes_train_and_stay_together(finished, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = run([*launch, *command(write_config(tmp_path), tmp_path / "run")[1:]])
+    done = train(write_config(tmp_path), tmp_path / "run", processes=2)
     assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stderr
     assert json.loads((tmp_path / "run" / "results.json").read_text())["last"]["teacher"]["mean_iou"] > 0
@@ -354,7 +351,6 @@ def test_evaluation_masks_without_a_single_label_are_an_error_in_words(tmp_path)
     assert done.returncode == 1 and "no evaluation image has a labelled pixel; check data.validation" in done.stderr
 
 
-@pytest.mark.slow
 def test_the_last_evaluation_is_in_float32_as_that_of_evaluate_py_and_those_before_as_the_training(tmp_path):
     config = write_config(tmp_path)
     keys = ["run.mixed_precision=bf16", "schedule.steps=2", "evaluation.every=1"]
@@ -375,7 +371,6 @@ def test_the_last_evaluation_is_in_float32_as_that_of_evaluate_py_and_those_befo
         assert report["iou"] == last[model]["iou"]
 
 
-@pytest.mark.slow
 def test_the_end_of_a_run_scores_windows_too_as_evaluate_py_does_and_names_the_better_mode(tmp_path):
     done = train(write_config(tmp_path), tmp_path / "run", "evaluation.short_side=40", "schedule.steps=2", "evaluation.every=1")
     assert done.returncode == 0, done.stderr
@@ -389,7 +384,6 @@ def test_the_end_of_a_run_scores_windows_too_as_evaluate_py_does_and_names_the_b
     assert json.loads((tmp_path / "it.json").read_text())["mean_iou"] == windows
 
 
-@pytest.mark.slow
 def test_a_deterministic_run_ends_in_the_same_bytes(tmp_path):
     """Twice; and on a CPU, where it changes nothing, in those of a run without it."""
     config = write_config(tmp_path)
