@@ -75,8 +75,8 @@ def with_new_classes(network: PreTrainedModel, classes: Sequence[str]) -> PreTra
     """The same network for other classes; the layer whose shape depends on their number is drawn anew."""
     config = copy.deepcopy(network.config)
     config.id2label, config.label2id = label_maps(classes)
-    rebuilt = type(network)(config)
-    replaced = {name for name, tensor in rebuilt.state_dict().items() if tensor.shape != shapes_for(network, len(classes) + 1)[name]}
+    rebuilt, others = type(network)(config), shapes_for(network, len(classes) + 1)
+    replaced = {name for name, tensor in rebuilt.state_dict().items() if tensor.shape != others[name]}
     kept = {name: tensor for name, tensor in network.state_dict().items() if name not in replaced}
     rebuilt.load_state_dict({**rebuilt.state_dict(), **kept})
     return rebuilt
