@@ -23,7 +23,7 @@ from .paired import NETWORKS, paired_table
 DRAW = ("run.seed", "data.labeled", "data.unlabeled")
 WITHOUT_INFLUENCE = (
     "run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push_to_hub", "run.push_every",
-    "data.workers", "data.cache", "data.root", "data.validation", "evaluation.batch", "evaluation.both_modes",
+    "data.workers", "data.cache", "data.colours", "data.root", "data.validation", "evaluation.batch", "evaluation.both_modes",
 )
 COLUMNS = (("student", "last"), ("student", "best"), ("teacher", "last"), ("teacher", "best"))
 

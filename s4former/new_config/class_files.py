@@ -25,6 +25,7 @@ class Classes(NamedTuple):
     names: Names = ()
     void: dict[int, str] = {}  # id that is no label -> who says so
     palette: dict[str, int] = {}  # "#rrggbb" -> id, for masks of colours
+    origin: str = ""  # the file
 
 
 def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
@@ -35,7 +36,7 @@ def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
             raise DataError(f"there is no palette file {palette}; give one with --palette FILE")
         places, found = [Path(palette)], of_palette(Path(palette))
     else:
-        readings = ((path, CLASS_FILES[path.name](path)) for path in places if not options or CLASS_FILES[path.name] is of_palette)
+        readings = ((path, CLASS_FILES[path.name](path)._replace(origin=path.name)) for path in places if not options or CLASS_FILES[path.name] is of_palette)
         places, found = next((([path], found) for path, found in readings if found.names), ([], Classes()))
     if not options:
         return found

@@ -71,7 +71,8 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
     known = photos.known(ids)
     names, void = merge_known(classes, known, ids)
     if known.names and names == known.names:
-        photos.remarks.append("the names of the classes are those of the data set that has this layout; --classes gives others")
+        photos.reasons["classes"] = "the names of the classes are those of the data set that has this layout; --classes gives others"
+        photos.remarks.append(photos.reasons["classes"])
     numbering = number_classes(contents.values(), names, void | dict.fromkeys(options.ignore, "--ignore"))
     if not photos.parts["validation"]:
         shown = {image: each.pixels for image, each in contents.items()}
@@ -87,11 +88,13 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
         **numbering.data_keys(), "exif": "raw" if exif == "raw" else None, "palette": palette,
         "colours": [] if palette else own_colours(contents.values(), numbering), "levels": deep and levels_of(deep),
     }  # fmt: skip
-    noted = {key: (value, FOUND[key]) for key, value in found.items() if value and key in FOUND or key == "ignore_index"}
-    tree["data"] = {
-        "source": "folder", "root": str(root), **{part: str(lists[part]) for part, rows in photos.parts.items() if rows},
-        "classes": found["classes"], **with_notes(noted), **tree["data"],
+    named = f"the names are those of {classes.origin}" if classes.origin else ""
+    reasons = {"classes": "; ".join(filter(None, (named, numbering.reason))), **photos.reasons, **FOUND}
+    found = {
+        "source": "folder", "root": str(root), **{part: str(lists[part]) for part, rows in photos.parts.items() if rows}, **found,
     }  # fmt: skip
+    noted = {key: (value, reasons.get(key, "")) for key, value in found.items() if value or key == "ignore_index"}
+    tree["data"] = with_notes(noted) | tree["data"]
     if options.class_weights:
         shares = [counts.get(index, (0.0, 0))[0] for index in range(len(numbering.classes))]
         why = "1 / ln(1.02 + share of the pixels), the mean pixel weighs 1 (ENet)"

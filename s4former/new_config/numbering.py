@@ -24,6 +24,7 @@ class Numbering:
     classes: tuple[str, ...]
     class_of: dict[int, int]  # id in the masks -> class, 255 = no label
     remarks: tuple[str, ...] = ()  # sentences about what was taken for what
+    reason: str = ""  # why the classes have these names
 
     def data_keys(self) -> dict[str, Any]:
         """data.classes, data.id_map and data.ignore_index, without those at their defaults."""
@@ -68,6 +69,7 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
                 f" {images[other[0]]}); use masks of one kind, or say that it means no label: --ignore {' '.join(map(str, other[:8]))}"
             )
     named = name_ids([index for index in sorted(pixels) if index >= 0], names, ignored, images, remarks)
+    reason = "; ".join(remarks)
     if len(named) > MOST_CLASSES and not names:
         share = (pixels[0] + pixels[255]) / pixels.total()
         smooth = f" ({share:.1%} of the pixels are 0 or 255: a mask with smoothed edges, or from a JPEG)" if share > 0.8 else ""
@@ -95,7 +97,7 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
     class_of = {raw: index for index, raw in enumerate(named)} | dict.fromkeys(sorted(void), IGNORE_INDEX)
     for index in (index for index in named if index in TOP_IDS):
         remarks.append(f"{index} is read as class {class_of[index]}, {named[index]} (data.id_map), and not as no label")
-    return Numbering(classes=tuple(named.values()), class_of=class_of, remarks=tuple(remarks))
+    return Numbering(classes=tuple(named.values()), class_of=class_of, remarks=tuple(remarks), reason=reason)
 
 
 def stated_names(stated: Sequence[dict[str, int]], names: Sequence[str], remarks: list[str]) -> dict[int, str]:

@@ -28,11 +28,12 @@ LISTS = ("labeled", "labelled", "validation", "val", "ImageSets/Segmentation/tra
 
 @dataclass
 class Photos:
-    """The samples of a folder by part (those of "unlabeled" have no mask), and remarks for the user."""
+    """The samples of a folder by part (those of "unlabeled" have no mask), remarks for the user, and why keys of `data` are so."""
 
     root: Path  # that all files lie below
     parts: dict[str, list[Sample]]
     remarks: list[str] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
     pairs: Pairs = field(default_factory=lambda: Pairs({}, {}))
 
     def drop(self, images: Collection[str]) -> None:
@@ -84,7 +85,8 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
         raise DataError(describe_unpaired(root, pairs, "no image to train on"))
     first = photos.parts["labeled"][0]
     pair = [Path(path).relative_to(photos.root) for path in (first.image, first.mask)]
-    photos.remarks.insert(0, f"layout: {pairs.layout}; the first pair: {pair[0]} and its mask {pair[1]}")
+    photos.reasons["root"] = f"layout: {pairs.layout}; the first pair: {pair[0]} and its mask {pair[1]}"
+    photos.remarks.insert(0, photos.reasons["root"])
     if by_layout:
         listed = (path for row in photos.parts["labeled"] + photos.parts["validation"] for path in (row.image, row.mask))
         photos.remarks += count_unused(root, {*listed, *map(str, files)})
@@ -152,7 +154,8 @@ def apply_lists(photos: Photos, lists: Sequence[Path], parts: dict[str, list[Sam
             pool += parts[part] if part == "labeled" else []
             parts[part] = listed
             which = "labelled" if part == "labeled" else "for evaluation"
-            photos.remarks.append(f"{path.name} says which images are {which}")
+            photos.reasons[part] = f"{path.name} says which images are {which}"
+            photos.remarks.append(photos.reasons[part])
 
 
 def drop_duplicates(photos: Photos) -> None:
@@ -197,4 +200,5 @@ def split_validation(photos: Photos, ids: Mapping[str, Collection[int]], share: 
         )
     photos.parts["validation"] = [row for row in rows if row.image in held]
     photos.parts["labeled"] = [row for row in rows if row.image not in held]
-    photos.remarks.append(f"there is no val/: {len(held)} of the {len(rows)} labelled images held out (seed {seed})")
+    photos.reasons["validation"] = f"there is no val/: {len(held)} of the {len(rows)} labelled images held out (seed {seed})"
+    photos.remarks.append(photos.reasons["validation"])

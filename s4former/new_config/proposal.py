@@ -104,8 +104,9 @@ def propose(
 
 
 def with_notes(section: dict[str, tuple[Any, str]]) -> dict[str, Any]:
-    """KEY: (value, reason) as KEY: value, and KEY.note: reason."""
-    return {name: each for key, (value, why) in section.items() for name, each in ((key, value), (f"{key}.note", why))}
+    """KEY: (value, reason) as KEY: value, and KEY.note: reason, where there is one."""
+    pairs = (pair for key, (value, why) in section.items() for pair in ((key, value), (f"{key}.note", why)))
+    return {name: each for name, each in pairs if each or not name.endswith(".note")}
 
 
 def largest_fitting(machine: Machine, crop: int, unit: int) -> str:

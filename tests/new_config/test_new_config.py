@@ -396,6 +396,16 @@ def test_the_share_of_a_small_class_does_not_flip_the_thresholds_and_each_value_
     assert "threshold   lower for classes the teacher is less sure of" in capsys.readouterr().out
 
 
+def test_what_was_decided_about_the_data_stands_beside_its_keys(images):
+    write(images / "classes.txt", "ground", "leaf", "bud")
+    assert new_config(images)[0] == 0
+    data = json.loads((images.parent / "mine.json").read_text())["data"]
+    assert data["root.note"].startswith("layout: a folder of masks; the first pair: images/")
+    assert data["validation.note"] == "there is no val/: 1 of the 5 labelled images held out (seed 0)"
+    assert data["classes.note"] == "the names are those of classes.txt"
+    assert not {"source.note", "labeled.note", "unlabeled.note"} & data.keys()
+
+
 def test_a_folder_that_is_not_there_is_told_with_what_to_give(tmp_path, capsys):
     assert "photoz; give the one that holds your photos" in complaint(capsys, tmp_path / "photoz")
 
