@@ -133,7 +133,8 @@ def train(training, log) -> int:
             rounds = [next(batches) for _ in range(run.batch.rounds)]
             waited = time.perf_counter() - started
             on_device = map(training.to_device, rounds)
-            terms = update(accelerator, training.student, training.teacher, training.optimizer, on_device, step, config)
+            previous = training.previous
+            terms = update(accelerator, training.student, training.teacher, training.optimizer, on_device, step, config, previous)
             training.pseudo_counts.update(terms, run.batch.rounds)
             training.finite.update(step, terms, scaled=accelerator.scaler is not None)
             training.step = done = step + 1

@@ -194,6 +194,8 @@ class Method:
     regularizer_weight: NonNegativeFloat = key(1.0, "beside the cross-entropy of the same branch")
     regularizer_on: Literal["both", "strong", "pasa"] = key("both", "the student branches it is applied to")
     regularizer_mixed_teacher: bool = key(True, "mix the teacher's logits with the same boxes as the image")
+    previous: NonNegativeInt = key(
+        0, "PrevMatch: snapshots of the student that are kept, the newest; one to three of them label a step too; 0 = none")
     unreliable: Share = key(
         0.2, "U2PL: share of pixels of the highest entropy that are no pseudo labels but negatives; falls linearly to 0")
     memory: Count = key(30_000, "U2PL: negatives that are kept of every class, 1 KiB each")
@@ -242,9 +244,9 @@ class Method:
         if self.algorithm != "consistency":
             return {"imas": "iMAS", "psmt": "PS-MT", "u2pl": "U2PL"}[self.algorithm]
         base = self.base
-        if base in ("S4Former-Base", "UniMatch", "UniMatch V2", "AugSeg") and parts == ["PatchShuffle", "PASA", "NCR"]:
+        if not self.previous and base in ("S4Former-Base", "UniMatch", "UniMatch V2", "AugSeg") and parts == ["PatchShuffle", "PASA", "NCR"]:
             return "S4Former" if base == "S4Former-Base" else f"{base} + S4Former"
-        return " + ".join([base, *parts])
+        return " + ".join([base, *parts, *(["PrevMatch"] if self.previous else [])])
 
     @property
     def base(self) -> str:
@@ -263,7 +265,7 @@ WHOLE_GROUPS = ("mixunmix", "adaptive_cutmix", "cutmix_beta", "cutmix_hardness")
 # What a step function of its own cannot take, and the values that leave it out; and the mixes that it can.
 LEFT_OUT: dict[str, Any] = {
     "teacher": "ema", "thresholds": "fixed", "pseudo_weight": "none", "strong_views": 1, "patch_shuffle": False, "pasa": "none", "feature_dropout": 0.0,
-    "regularizer": "none", "normalizer": "all", "ignored_as_unlabeled": False,
+    "regularizer": "none", "normalizer": "all", "ignored_as_unlabeled": False, "previous": 0,
 }  # fmt: skip
 OF_ALL_PIXELS = ("psmt", "u2pl")  # algorithms whose terms are no sum over images
 PLAIN_MIXES = ("none", "cutmix", "cutmix_small", "cutmix_beta", "classmix", "classmix_half")

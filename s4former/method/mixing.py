@@ -106,6 +106,7 @@ def mix_pseudo(pseudo: Pseudo, source: Tensor, *, logits: bool = True, labels: T
         confidence=gather(pool.confidence, source),
         valid=gather(pool.valid, source, False),
         weight=None if pool.weight is None else gather(pool.weight, source),
+        previous=None if pool.previous is None else gather(pool.previous, source, IGNORE_INDEX),
     )
 
 
@@ -118,6 +119,7 @@ def append_labels(pseudo: Pseudo, labels: Tensor) -> Pseudo:
         confidence=torch.cat([pseudo.confidence, torch.ones_like(labels, dtype=pseudo.confidence.dtype)]),
         valid=torch.cat([pseudo.valid, torch.ones_like(labels, dtype=torch.bool)]),
         weight=None if pseudo.weight is None else torch.cat([pseudo.weight, torch.ones_like(labels, dtype=pseudo.weight.dtype)]),
+        previous=None if pseudo.previous is None else torch.cat([pseudo.previous, torch.full_like(labels, IGNORE_INDEX)]),
     )
 
 

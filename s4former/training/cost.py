@@ -99,7 +99,7 @@ def time_steps(training: Training, batches: Iterator[Batch]) -> list[tuple[float
         # the step of the learning rate and the teacher; a short run may have fewer than this
         step = min(config.method.burn_in + count, config.schedule.steps - 1)
         on_device = map(training.to_device, rounds)
-        update(accelerator, training.student, training.teacher, training.optimizer, on_device, step, config)
+        update(accelerator, training.student, training.teacher, training.optimizer, on_device, step, config, training.previous)
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize(accelerator.device)
         times += [(time.perf_counter() - started, waited)] if counts else []

@@ -5,7 +5,7 @@ import itertools
 import os
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +25,10 @@ from ..method.student import Student
 from ..networks.adapters import decode, decoder_inputs, encode, encoder_depths
 from ..networks.low_precision import low_precision_weights
 from ..randomness import Stream, torch_seed
-from .schedules import ema_decay, learning_rate
+from .schedules import ema_decay, learning_rate, previous_weight
+
+if TYPE_CHECKING:
+    from .previous import PreviousStudents
 
 
 class Teacher(nn.Module):
@@ -172,6 +175,7 @@ def update(
     rounds: Iterable[Batch],
     step: int,
     config: Config,
+    previous: "PreviousStudents | None" = None,
 ) -> dict[str, Tensor]:
     """One optimizer step over the accumulation rounds of a step, and the teacher's; returns the mean loss terms.
 
@@ -183,7 +187,9 @@ def update(
     if teacher is not None and method.ema_order == "before":
         update_teacher(teacher, bare, step, method)
     labeler = pseudo_labeler(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None
-    statistics = bare.statistics if labeler is not None else []
+    statistics, label = bare.statistics if labeler is not None else [], bare.label
+    if previous is not None:
+        previous.begin(network, step)
     average, labelers = partial(accelerator.reduce, reduction="mean"), itertools.repeat(labeler)
     if method.normalizer == "valid" and config.run.batch.rounds > 1:
         rounds = list(rounds)
@@ -201,11 +207,13 @@ def update(
             with accelerator.autocast():
                 for each in statistics:
                     labeler = each.observe(labeler, batch.valid[: batch.unlabeled])
+                if previous is not None and labeler is not None:
+                    labeler, label = previous.guide(labeler, bare.label)
                 if method.algorithm == "consistency":
-                    losses = train_step(student, labeler, batch, method, average, bare.label)
+                    losses = train_step(student, labeler, batch, method, average, label)
                 else:
                     losses = ALGORITHMS[method.algorithm](student, labeler, batch, method, context)
-                losses["total"] = total_loss(losses, method, step)
+                losses["total"] = total_loss(losses, method, step, previous_weight(step, config.schedule.steps))
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / config.run.batch.rounds

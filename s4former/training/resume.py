@@ -42,6 +42,7 @@ def state_dict(training: Training) -> dict[str, Any]:
         "student": accelerator.unwrap_model(training.student).state_dict(),
         "teacher": None if teacher is None else teacher.state_dict(),
         "optimizer": training.optimizer.state_dict(),
+        "previous": None if training.previous is None else training.previous.state_dict(),
         "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
     }
 
@@ -96,6 +97,8 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     training.accelerator.unwrap_model(training.student).load_state_dict(student)
     if training.teacher is not None:
         training.teacher.load_state_dict(state["teacher"])
+    if training.previous is not None:
+        training.previous.load_state_dict(state["previous"])
     rates = [group["base"] for group in training.optimizer.param_groups]
     training.optimizer.load_state_dict(state["optimizer"])
     for group, rate in zip(training.optimizer.param_groups, rates):

@@ -31,6 +31,7 @@ from ..networks.start_from import start_from
 from ..randomness import Stream, torch_seed
 from .engine import Teacher, prepare_student
 from .interrupts import FiniteCheck
+from .previous import PreviousStudents, build_previous
 from .pseudo_quality import PseudoLabelCounts
 
 
@@ -51,6 +52,7 @@ class Training:
     pseudo_counts: PseudoLabelCounts
     notes: list[str]
     held_out: HeldOut | None = None
+    previous: PreviousStudents | None = None
     finite: FiniteCheck = field(default_factory=FiniteCheck)
     step: int = 0  # optimizer steps that are done
     seconds: float = 0.0  # of training, evaluation left out
@@ -132,6 +134,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     with accelerator.autocast():
         check_network(config, network)
     teacher = Teacher(network, second=config.method.algorithm == "psmt") if config.method.teacher == "ema" else None
+    previous = build_previous(network, config)
     student = Student(network, config.method)
     if config.method.pseudo_weight == "distribution_alignment" and config.method.teacher != "none":
         student.pseudo_weights.labeled.copy_(class_shares(config, sources))
@@ -166,6 +169,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         pseudo_counts=PseudoLabelCounts(sources.classes, accelerator.device, config.method.burn_in),
         notes=notes,
         held_out=held_out,
+        previous=previous,
     )
 
 
