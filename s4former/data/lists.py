@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, Iterator, Sequence
 
 from ..config import Data
 from ..errors import DataError, plural
@@ -85,6 +85,7 @@ def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Samp
     """The samples of a list file: an id a line, or an image and its mask as paths below the data folder; or a CSV of them."""
     roots = "|".join(re.escape(str(root)) for root in {layout.root, layout.root.resolve()})
     lines = [re.sub(rf"(^|\s)({roots})/", r"\1", line) for line in list_lines(csv_lines(path) or read_text(path).splitlines())]
+    lines = [with_slashes(line, lambda name: layout.find_id(name) or (layout.root / name).is_file()) for line in lines]
     if not lines:
         raise DataError(f"{key}: the list {path} is empty")
     if outside := [line for line in lines if ".." in re.split(r"[/\s]", line)]:
@@ -125,6 +126,11 @@ def parse_line(line: str, layout: Layout, masks: bool) -> Sample | None:
         mask = layout.root / given[0].lstrip("/") if given and not layout.flat else layout.masks.get(name)
         return Sample(str(path), str(mask) if masks and mask and mask.is_file() else None, name)
     return None
+
+
+def with_slashes(line: str, there: Callable[[str], Any]) -> str:
+    """A line with paths as Windows writes them, with slashes; as it is if there is a file whose name has the backslashes."""
+    return line.replace("\\", "/") if "\\" in line and not there(line.split("\t")[0]) else line
 
 
 def check_samples(key: str, origin: Path | str, samples: list[Sample], masks_in: str) -> list[Sample]:
@@ -200,22 +206,39 @@ def find_images(
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_ENDINGS) -> list[Path]:
-    """Every file below a folder with one of the endings, but hidden ones; links are followed."""
+    """Every file below a folder with one of the endings, but hidden ones; links are followed.
+
+    Raises:
+        DataError: a name is no UTF-8, which no list, table or report can hold.
+    """
     return [folder / name for name in walk(folder, suffixes)]
 
 
 def walk(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
     """The files of `list_images` as paths below the folder."""
+    for inside, names in walk_folders(folder, hidden=False):
+        for path in (inside + name for name in names if os.path.splitext(name)[1].lower() in suffixes):
+            if not path.isprintable() and (odd := printable(path)) != path:
+                raise DataError(f"{folder} holds a name that is no UTF-8, {odd}; rename it (convmv -r -f latin1 -t utf8 --notest DIR)")
+            yield path
+
+
+def walk_folders(folder: Path, hidden: bool) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below one, with a slash at its end, and the names of its files; links are followed."""
     top = str(folder)
     for place, folders, names in os.walk(top, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and not links_to_parent(Path(place, name))]
-        inside = "" if place == top else f"{os.path.relpath(place, top)}/"
-        yield from (inside + name for name in names if name[0] != "." and os.path.splitext(name)[1].lower() in suffixes)
+        folders[:] = [name for name in folders if (hidden or name[0] != ".") and not links_to_parent(Path(place, name))]
+        yield "" if place == top else f"{os.path.relpath(place, top)}/", [name for name in names if hidden or name[0] != "."]
+
+
+def printable(name: str) -> str:
+    """A name of a file in which bytes that are no UTF-8 are written out."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def links_to_parent(folder: Path) -> bool:
     """Whether a folder is a link to one it lies in: followed, it would show every image again and again."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+    return folder.is_symlink() and any(parent.resolve().is_relative_to(folder.resolve()) for parent in folder.parents)
 
 
 def strip_endings(name: str, tags: Sequence[str] = ()) -> str:

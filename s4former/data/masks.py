@@ -132,6 +132,9 @@ def ids_of(mask: Image.Image, by_colour: bool) -> np.ndarray | None:
     """
     if mask.mode in ID_MODES and not (by_colour and mask.mode == "P"):
         return np.array(mask).astype(np.int64 if mask.mode.startswith("I") else np.uint8)
+    if mask.mode == "F":
+        values = np.nan_to_num(np.asarray(mask), nan=-1, posinf=-1, neginf=-1)  # no number is no label
+        return values.astype(np.int64) if (values == np.round(values)).all() else None
     if mask.mode == "LA" or mask.mode in ("RGB", "RGBA") and not by_colour:
         pixels = np.asarray(mask)
         channels, alpha = (pixels[..., :-1], pixels[..., -1]) if mask.mode.endswith("A") else (pixels, np.array(255))

@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from ..data.class_names import VOID
-from ..data.lists import read_csv
+from ..data.lists import list_lines, read_csv
 from ..errors import DataError, join_first
 from ..files import read_text
 
@@ -16,7 +16,14 @@ Names = Sequence[str] | dict[int, str]  # in the order of the ids, or by id
 THREE_NUMBERS = r"(?<![\w.])(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})(?![\w.])"
 COLOUR_LINE = re.compile(rf"\s*{THREE_NUMBERS}|.*{THREE_NUMBERS}")  # at the beginning of a line, else the last ones in it
 RGB_COLUMNS = (["r", "g", "b"], ["red", "green", "blue"])
-COLOUR = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
+
+def of_numbers(value: Any) -> Any:
+    """Red, green and blue as "#rrggbb"; anything else as it is."""
+    numbers = isinstance(value, list) and len(value) == 3 and all(type(each) is int and 0 <= each <= 255 for each in value)
+    return "#" + bytes(value).hex() if numbers else value
+
+
+COLOUR = Annotated[str, BeforeValidator(of_numbers), Field(pattern="^#[0-9a-fA-F]{6}$")]
 
 
 class Classes(NamedTuple):
@@ -127,12 +134,18 @@ def of_json(path: Path) -> Classes:
 
 
 def of_lines(path: Path) -> Classes:
-    return Classes([line.strip() for line in read_text(path).splitlines() if line.strip()])
+    """Of a name a line; by id if every line begins with another number: "0: sky", or "0 sky" if they are counted up from 0 or 1."""
+    lines = list_lines(read_text(path).splitlines())
+    by_id = {int(found[1]): found[3] for line in lines if (found := re.fullmatch(r"(\d+)(\s*[:=,;]\s*|\s+)(\S.*)", line))}
+    counted = all(re.match(r"\d+\s*[:=,;]", line) for line in lines) or [*by_id] in ([*range(len(lines))], [*range(1, len(lines) + 1)])
+    return Classes(by_id if counted and len({*by_id.values()}) == len(lines) else lines)
 
 
 def of_labelme(path: Path) -> Classes:
     """Of labelme2voc: a first line __ignore__ is the id -1, which 8 bits store as 255."""
-    names = [*of_lines(path).names]
+    names = of_lines(path).names
+    if isinstance(names, dict):
+        return Classes(names)
     return Classes(dict(enumerate(names[1:]) if names[:1] == ["__ignore__"] else enumerate(names)))
 
 

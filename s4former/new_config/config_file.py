@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ..config import IGNORE_INDEX, from_dict, without_notes
 from ..data.images import is_deep, open_image, turn_upright
+from ..data.lists import Sample
 from ..data.masks import class_table, hex_colour, ids_of, packed_rgb
 from ..data.sources import class_names
 from ..errors import DataError, plural
@@ -102,10 +104,9 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
     data = from_dict(without_notes(tree)).data  # what is written can be read
     class_table(data, len(class_names(data, ())), "")
 
-    for part, rows in photos.parts.items():
-        paths = [[Path(path).relative_to(root).as_posix() for path in (row.image, row.mask) if path] for row in rows]
-        if rows:
-            write_text(lists[part], "".join("\t".join(pair) + "\n" for pair in paths))
+    texts = {part: "".join(list_line(root, row) for row in rows) for part, rows in photos.parts.items() if rows}
+    for part, text in texts.items():
+        write_text(lists[part], text)
     write_text(output, config_text(tree))
     print("\n".join([*describe_photos(root, photos, contents, numbering), *describe_proposal(tree, machine, sizes)]))
     if not options.encoder:
@@ -114,9 +115,21 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
     print(f"next:    s4former check --config {options.output}")
 
 
+def list_line(root: Path, row: Sample) -> str:
+    """The line of a list: the image, and its mask if it has one, as `read_list` takes them; `DataError` for a name that it cannot."""
+    paths = [Path(path).relative_to(root).as_posix() for path in (row.image, row.mask) if path]
+    if odd := [path for path in paths if re.search(r"[\t\n\r\v\f]", path)]:
+        raise DataError(f"the name {odd[0]!r} has a tab or a line break, which no list can hold; rename the file")
+    line = "\t".join(paths)
+    return ("./" if line.startswith(("#", " ")) else "") + line + "\n"
+
+
 def orientation(photos: Photos, contents: dict[str, Contents], numbering: Numbering, sheet: Path) -> str:
     """data.exif, as far as the sizes of masks prove it; where they prove nothing, a remark and a picture of both readings."""
     turned = [(image, each) for image, each in contents.items() if each.mask and each.turn != 1]
+    if own := [Path(each.mask).name for each in contents.values() if each.mask_turn != 1]:
+        which = f"{plural(len(own), 'mask')} {'carries' if len(own) == 1 else 'carry'} an EXIF turn, the first: {own[0]}"
+        photos.remarks.append(f"{which}; it is not applied to masks: if viewers show them turned, save them without EXIF data")
     proofs = {each.fits for _, each in turned} - {"both"}
     open_cases = [(image, each) for image, each in turned if each.fits == "both"]
     exif = "raw" if "raw" in proofs else "upright"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.images import check_end, is_deep, measured_values, open_image, read_header, samples_of
+from ..data.images import EXIF_ORIENTATION, check_end, is_deep, measured_values, open_image, read_header, samples_of
 from ..data.lists import Sample
 from ..data.masks import SMEARED, check_palettes, check_sizes, hex_colour, ids_of, packed_rgb, shown_colours, stated_ids
 from ..data.progress import progress
@@ -34,6 +34,7 @@ class Contents:
     stated: dict[str, int] = field(default_factory=dict)  # class name -> id, of a mask that s4former wrote
     mask: str = ""
     turn: int = 1  # EXIF orientation of the image
+    mask_turn: int = 1  # EXIF orientation of the mask, which is not applied
     fits: str = "both"  # the image as it is "upright", its pixels as they are "raw", or both: what has the size of the mask
 
 
@@ -85,7 +86,7 @@ def contents_of(row: Sample, by_colour: bool) -> Contents:
     with open_image(image, "image") as picture:
         mode = mode if is_deep(mode) else picture.mode
     with open_image(mask, "mask") as picture:
-        values, stated = ids_of(picture, by_colour), stated_ids(picture)
+        values, stated, mask_turn = ids_of(picture, by_colour), stated_ids(picture), picture.getexif().get(EXIF_ORIENTATION, 1)
         kind = "pixels" if values is not None else "colours"
         values = packed_rgb(picture) if values is None else values
         counts = dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True))))
@@ -93,7 +94,7 @@ def contents_of(row: Sample, by_colour: bool) -> Contents:
     turned = turn >= 5 and size[0] != size[1]
     fits = "both" if not turned else "raw" if values.shape == size[::-1] else "upright"
     check_sizes({"image": image, "mask": mask}, size, values.shape[::-1] if fits == "raw" else values.shape)
-    return Contents(size, mode, bands, **{kind: counts}, shown=shown, stated=stated, mask=row.mask, turn=turn, fits=fits)
+    return Contents(size, mode, bands, **{kind: counts}, shown=shown, stated=stated, mask=row.mask, turn=turn, mask_turn=mask_turn, fits=fits)
 
 
 def name_colours(masks: dict[str, Contents], palette: dict[int, int]) -> dict[str, Contents | DataError]:

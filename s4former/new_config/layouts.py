@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..config import IGNORE_INDEX
 from ..data.class_names import CITYSCAPES_CLASSES, CITYSCAPES_TRAIN_IDS, VOC_CLASSES
-from ..data.lists import csv_lines, find_images, list_lines, strip_endings
+from ..data.lists import csv_lines, find_images, list_lines, strip_endings, with_slashes
 from ..data.trees import Pairs
 from ..errors import DataError
 from ..files import read_text
@@ -89,6 +89,7 @@ def pairs_of_list(path: Path) -> Pairs:
     """The images and masks of a list with an image, or an image, a tab (in a CSV, a comma) and its mask in each line."""
     images, masks = {}, {}
     for line in list_lines(csv_lines(path) or read_text(path).splitlines()):
+        line = with_slashes(line, lambda name: (path.parent / name).is_file())
         image, *mask = [Path(os.path.abspath(path.parent / name.strip())) for name in line.split("\t")]
         for each in (image, *mask):
             if not each.is_file():

@@ -52,13 +52,15 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
         DataError: the masks hold colours, names and ids do not fit or fit in two ways, or the ids look like grey values.
     """
     pixels, colours, images, stated = Counter(), Counter(), {}, []
-    for mask in masks:
+    for mask in (masks := list(masks)):
         images |= dict.fromkeys(mask.pixels.keys() - images.keys(), Path(mask.mask).name)
         stated += [mask.stated] if mask.stated and mask.stated not in stated else []
         pixels.update(mask.pixels)
         colours.update(mask.colours)
     if colours:
         raise DataError(ask_for_palette(colours))
+    if len(names) in (0, 2) and not isinstance(names, dict) and 255 not in ignored:
+        refuse_two_binaries(masks)
     remarks: list[str] = []
     if stated and not isinstance(names, dict):
         names = stated_names(stated, names, remarks)
@@ -98,6 +100,16 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
     for index in (index for index in named if index in TOP_IDS):
         remarks.append(f"{index} is read as class {class_of[index]}, {named[index]} (data.id_map), and not as no label")
     return Numbering(classes=tuple(named.values()), class_of=class_of, remarks=tuple(remarks), reason=reason)
+
+
+def refuse_two_binaries(masks: Sequence[Contents]) -> None:
+    """`DataError` if some masks hold 0 and 1, such as those of one bit, others 0 and 255, and none of them all three."""
+    held = {index: [Path(mask.mask).name for mask in masks if index in mask.pixels] for index in (1, 255)}
+    if all(held.values()) and all({*mask.pixels} <= {0, 1, 255} and not {1, 255} <= {*mask.pixels} for mask in masks):
+        raise DataError(
+            f"{len(held[1])} of the masks (the first: {held[1][0]}) hold 0 and 1, {len(held[255])} others (the first: {held[255][0]}) 0"
+            " and 255, and none all three: if 1 and 255 mean the same, save all masks alike; if 255 means no label, add --ignore 255"
+        )
 
 
 def stated_names(stated: Sequence[dict[str, int]], names: Sequence[str], remarks: list[str]) -> dict[int, str]:

@@ -138,6 +138,11 @@ def divide(photos: Photos, lists: Sequence[Path]) -> None:
     apply_lists(photos, lists, parts, pool)
     held_out = {row.image for row in parts["validation"]}
     labeled = [row for row in parts["labeled"] if row.image not in held_out]
+    if both := [row for row in parts["labeled"] if row.image in held_out]:
+        if not labeled:
+            raise DataError(f"every labelled image of {photos.root} is in the evaluation list, too; put others there")
+        which = plural(len(both), "image")
+        remarks.append(f"labelled and in the evaluation list, so evaluated on alone: {which}, the first: {Path(both[0].image).name}")
     used = held_out | {row.image for row in labeled}
     pool = [Sample(row.image, None, row.id) for row in pool if row.image not in used]
     photos.parts = {"labeled": labeled, "unlabeled": pool, "validation": parts["validation"]}

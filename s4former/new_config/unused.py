@@ -1,12 +1,11 @@
 """Files of a folder that nothing is made of: what they are, and how they would be used."""
 
 import difflib
-import os
 from collections.abc import Collection
 from pathlib import Path
 
 from ..data.images import IMAGE_ENDINGS
-from ..data.lists import list_images, list_names
+from ..data.lists import list_images, list_names, printable, walk_folders
 from ..data.pairing import BESIDE, holds_ids, remove_tag
 from ..data.trees import Pairs
 from ..errors import plural
@@ -27,7 +26,7 @@ CURES = {
 
 def count_unused(root: Path, used: Collection[str]) -> list[str]:
     """Remarks on the files of a folder that nothing is taken from, counted by ending, each with what to do."""
-    unused = [Path(place, name) for place, _, names in os.walk(root, followlinks=True) for name in names]
+    unused = [root / f"{place}{name}" for place, names in walk_folders(root, hidden=True) for name in names]
     unused = [path for path in unused if str(path) not in used and path.suffix.lower() not in TEXTS]
     hidden = [path for path in unused if any(part.startswith(".") for part in path.relative_to(root).parts)]
     kinds: dict[str, list[Path]] = {"hidden": hidden} if hidden else {}
@@ -43,7 +42,7 @@ def count_unused(root: Path, used: Collection[str]) -> list[str]:
         cure = next((cure for endings, cure in CURES.items() if kind in endings), "no kind of file that is read here")
         cure = "hidden files are no photos" if kind == "hidden" else cure
         cure = "neither a photo of a part (such as unlabeled/) nor the mask of one" if kind in IMAGE_ENDINGS else cure
-        remarks.append(f"not used: {plural(len(paths), 'file')} ({kind}), the first: {paths[0].name}; {cure}")
+        remarks.append(f"not used: {plural(len(paths), 'file')} ({kind}), the first: {printable(paths[0].name)}; {cure}")
     return remarks
 
 

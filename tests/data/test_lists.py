@@ -1,6 +1,7 @@
 """What a list may hold, and the messages for names that are not found."""
 
 import hashlib
+import os
 
 import pytest
 from folders import data, encoded, error_message, make_folder, save_image, save_mask, write
@@ -98,6 +99,26 @@ def test_duplicate_ids_are_refused(root):
     assert error_message(load_sources, data(root)) == (
         f"data.labeled: {root}/labeled.txt names 1 id more than once, the first: a"
     )
+
+
+def test_lists_may_hold_the_paths_of_windows(root):
+    write(root / "labeled.txt", "images\\b.jpg", "images\\a.jpg\tmasks\\a.png")
+    assert load_sources(data(root)).labeled["id"][:] == ["a", "b"]
+    write(root / "labeled.txt", "..\\images\\b.jpg")
+    assert "which leaves the data folder" in error_message(load_sources, data(root))
+
+
+def test_a_name_that_is_no_utf8_is_told_with_the_program_that_renames_it(root):
+    os.rename(root / "images" / "c.jpg", os.fsencode(root / "images") + b"/caf\xe9.jpg")
+    assert "holds a name that is no UTF-8, caf\\udce9.jpg; rename it (convmv" in error_message(load_sources, data(root))
+
+
+def test_a_link_that_leads_back_through_another_is_not_followed(root, tmp_path):
+    (tmp_path / "disk").mkdir()
+    save_image(tmp_path / "disk" / "x.jpg")
+    (root / "images" / "more").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(root)
+    assert load_sources(data(root)).unlabeled["id"][:] == ["c", "d", "e", "more/x"]
 
 
 def test_an_empty_list_is_refused(root):

@@ -99,6 +99,13 @@ def test_the_ids_of_the_data_stand_for_their_classes(changes, own):
     assert [int(table[raw[place]]) for place in (0, 1, 255)] == [0, 1, 255] and raw[[0, 1, 255]].tolist() == own
 
 
+def test_whole_numbers_in_floating_point_are_ids_and_what_is_no_number_is_no_label(tmp_path):
+    Image.fromarray(np.array([[0, 1, np.nan, np.inf]], np.float32)).save(tmp_path / "m.tif")
+    assert read_mask(encoded(tmp_path / "m.tif"), Data(), 2).tolist() == [[0, 1, 255, 255]]
+    Image.fromarray(np.array([[0, 0.5]], np.float32)).save(tmp_path / "m.tif")
+    assert "holds colours (mode F), not class ids" in error_message(read_mask, encoded(tmp_path / "m.tif"), Data(), 2)
+
+
 def test_a_mask_that_states_its_ids_is_read_in_no_others(tmp_path):
     palette_png(np.array([[0, 255, 254]]), tmp_path / "m.png", {"ground": 0, "leaf": 255, "": 254})
     same = Data(id_map={"255": 1}, ignore_index=254)

@@ -307,6 +307,36 @@ def test_masks_drawn_on_unturned_pixels_are_proven_by_size_or_shown_both_ways(ph
     assert np.array_equal(mask, ids())
 
 
+def test_an_image_of_both_lists_is_evaluated_on_and_said(images, capsys):
+    write(images / "labeled.txt", "a", "b")
+    write(images / "val.txt", "b", "h")
+    assert config_of(images)[1] | {"unlabeled": []} == {"labeled": ["a"], "unlabeled": [], "validation": ["b", "h"]}
+    assert "labelled and in the evaluation list, so evaluated on alone: 1 image, the first: b.png" in " ".join(capsys.readouterr().out.split())
+
+
+def test_names_that_a_list_would_read_otherwise_are_written_so_that_it_does_not(images, capsys):
+    for folder in ("images", "masks"):
+        (images / folder / "a.png").rename(images / folder / "#a.png")
+    for name in ("d", "e"):
+        (images / "images" / f"{name}.png").rename(images / f" {name}.png")
+    for path in (images / "images").glob("*.png"):
+        path.rename(images / path.name)
+    assert {"#a", " d"} <= set(sum(config_of(images)[1].values(), []))
+    [path.unlink() for path in images.parent.glob("mine*")]
+    (images / "f.png").rename(images / "f\tx.png")
+    assert "the name 'f\\tx.png' has a tab or a line break, which no list can hold; rename the file" in complaint(capsys, images)
+
+
+def test_masks_with_an_exif_turn_are_named(photos, capsys):
+    turn = Image.Exif()
+    turn[0x0112] = 3
+    mask = Image.open(photos / "labeled/masks/b.png")
+    mask.load()
+    mask.save(photos / "labeled/masks/b.png", exif=turn)
+    config_of(photos)
+    assert "1 mask carries an EXIF turn, the first: b.png; it is not applied to masks" in " ".join(capsys.readouterr().out.split())
+
+
 def test_labels_that_are_all_in_the_evaluation_set_are_refused(photos, capsys):
     shutil.rmtree(photos / "val")
     shutil.copytree(photos / "labeled", photos / "val")

@@ -162,6 +162,34 @@ def test_names_with_numbers_keep_them(tmp_path, name, line, file):
     assert read_palette(tmp_path / file) == {"#804000": name}
 
 
+def test_a_palette_in_json_may_hold_numbers(tmp_path):
+    (tmp_path / "p.json").write_text('{"sky": [128, 128, 192], "road": "#00FF00"}')
+    assert read_palette(tmp_path / "p.json") == {"#8080c0": "sky", "#00ff00": "road"}
+
+
+@pytest.mark.parametrize(
+    "lines, names",
+    [
+        (("# mine", "sky", "", "road"), ["sky", "road"]),
+        (("2: bud", "0: sky", "7: far road"), {2: "bud", 0: "sky", 7: "far road"}),
+        (("0 sky", "1 far road"), {0: "sky", 1: "far road"}),
+        (("1 euro", "2 euro"), ["1 euro", "2 euro"]),
+        (("2 wheels", "4 legs"), ["2 wheels", "4 legs"]),
+    ],
+)
+def test_names_a_line_may_have_their_ids_before_them(tmp_path, lines, names):
+    write(tmp_path / "classes.txt", *lines)
+    assert read_names(tmp_path) == names
+
+
+def test_binary_masks_of_two_kinds_are_refused():
+    mixed = [*ids(0, 1), *ids(0, 255), *ids(0)]
+    said = error_message(number_classes, mixed, ["ground", "leaf"], set())
+    assert said.startswith("1 of the masks (the first: m.png) hold 0 and 1, 1 others (the first: m.png) 0 and 255, and none all three")
+    assert number_classes(mixed, ["ground", "leaf"], {255}).class_of == {0: 0, 1: 1, 255: 255}
+    assert number_classes([*mixed, *ids(0, 1, 255)], ["ground", "leaf"], set()).class_of == {0: 0, 1: 1, 255: 255}
+
+
 def test_names_of_roboflow_are_read_by_their_ids(tmp_path):
     (tmp_path / "train").mkdir()
     write(tmp_path / "train" / "_classes.csv", "Pixel Value, Class", "0, background", "3, red")
