@@ -123,6 +123,9 @@ class Model:
     train_only: tuple[str, ...] = key(
         (), "regular expressions: of the encoder only parameters are trained in whose name one is found (attention, position,"
             " \\.bias$); empty = all")
+    low_rank: NonNegativeInt = key(
+        0, "rank of low-rank adapters (LoRA, by the package peft) that are trained in place of the encoder, beside the linear layers that"
+           " train_only finds; 0 = none")
     pretrained: bool = key(True, "false: the same encoder with random weights, nothing downloaded")
     out_indices: tuple[int, ...] = key(
         (), "SETR, DPT, UperNet: blocks whose outputs feed the heads (SETR: the last one the main head); empty = by depth")
@@ -396,6 +399,11 @@ def check_consistency(config: Config) -> None:
     for what, colour in [("data.palette has the key", each) for each in data.palette] + [("data.colours has", each) for each in data.colours if each]:
         if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
             raise ConfigError(f'{what} {colour!r}; write colours as "#rrggbb", such as "#804080"')
+    if config.model.low_rank and config.model.freeze < 0:
+        raise ConfigError(
+            f"model.low_rank = {config.model.low_rank} adds adapters to an encoder of which model.freeze = -1 trains nothing; set"
+            " model.freeze=0, or model.low_rank=0"
+        )
     if data.classes and data.classes_file:
         raise ConfigError("data.classes and data.classes_file are both given; keep one of them")
     window = [side or crop for side, crop in zip(evaluation.window, data.crop)]

@@ -32,6 +32,7 @@ from .encoder_weights import fit_resnet, read_encoder_config, read_resnet, read_
 from .hub import HUB_ERRORS, check_reachable, describe_hub_error
 from .image_processor import PIPELINES, save_processor
 from .known_encoders import PYRAMIDS
+from .low_rank import merge_adapters
 from .setr import SetrConfig, SetrForSemanticSegmentation, resize_positions
 from .upernet import DinoUperNetConfig, DinoUperNetForSemanticSegmentation
 
@@ -218,6 +219,7 @@ def save_network(
 
     Args: see `save_processor`.
     """
+    network = merge_adapters(network)
     vars(network.config).pop("custom_pipelines", None)  # of the folder that training started from
     if levels[0] != levels[1]:
         network.config.custom_pipelines = PIPELINES

@@ -24,9 +24,10 @@ from ..method.batch import Batch
 from ..method.checks import check_batch_norm, check_network, shuffle_grid
 from ..method.representation import Memory
 from ..method.student import Student
-from ..networks.adapters import compile_each, compile_network, forward_logits, freeze_encoder
+from ..networks.adapters import compile_each, compile_network, forward_logits
 from ..networks.build import build_network
 from ..networks.encoder_weights import describe_normalization, normalization
+from ..networks.low_rank import restrict_training
 from ..networks.start_from import start_from
 from ..randomness import Stream, torch_seed
 from .engine import Teacher, prepare_student
@@ -122,7 +123,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         notes.append(note)
     else:
         network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
-    freeze_encoder(network, config.model.freeze, config.model.train_only)
+    restrict_training(network, config.model)
     mean, std = normalization(config.model)
     notes += describe_normalization(config.model)
     if config.schedule.floor >= config.optimizer.lr:

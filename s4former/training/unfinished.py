@@ -13,6 +13,7 @@ from ..evaluation.model_choice import ROLES
 from ..method.thresholds import build_thresholds
 from ..networks.build import build_network, save_network
 from ..networks.encoder_weights import normalization
+from ..networks.low_rank import restrict_training
 from ..networks.start_from import start_from
 from . import checkpoint
 
@@ -39,6 +40,7 @@ def export_newest(run: Path) -> Path:
     else:
         model = replace(config.model, pretrained=False)
         network = build_network(model, id2label=dict(enumerate(classes)), crop=config.data.crop)
+    restrict_training(network, config.model)  # adapters, which it is saved with
     mean, std = normalization(config.model)
     # an older version saved a compiled student under the names of its wrapper
     student = {name.removeprefix("_orig_mod."): tensor for name, tensor in state["student"].items()}
