@@ -1,11 +1,11 @@
 """Images become RGB, and every error names its file."""
 
+
 import struct
-import zlib
 
 import numpy as np
 import pytest
-from folders import HEIGHT, PALETTE, WIDTH, encoded, error_message, save_image, save_mask, save_photo
+from folders import HEIGHT, PALETTE, WIDTH, encoded, error_message, save_deep_colour, save_image, save_mask, save_photo
 from PIL import Image
 
 from s4former.config import Data
@@ -61,25 +61,6 @@ def test_a_file_cut_short_is_named(tmp_path):
 
 def test_a_file_that_is_gone_is_named(tmp_path):
     assert error_message(read_image, encoded(tmp_path / "x.jpg")) == f"image {tmp_path}/x.jpg does not exist"
-
-
-def save_deep_colour(path, values):
-    """(H, W, 3) uint16 as a PNG or TIFF of 16 bits per channel."""
-    height, width, _ = values.shape
-    if path.suffix == ".tif":
-        tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 14)]
-        tags += [(277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, values.nbytes)]
-        head = b"II*\0" + struct.pack("<I", 14 + values.nbytes) + struct.pack("<3H", 16, 16, 16)
-        entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-        path.write_bytes(head + values.astype("<u2").tobytes() + struct.pack("<H", len(tags)) + entries + bytes(4))
-        return
-
-    def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
