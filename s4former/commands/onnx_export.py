@@ -1,6 +1,7 @@
 """From a network to an ONNX file that onnxruntime was seen to compute as torch does."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,15 @@ def export_onnx(network: PreTrainedModel, path: Path, metadata: dict[str, Any]) 
     dynamic = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
     large = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()) > LARGE
     try:
+        with torch.no_grad():
+            model(example)  # before minutes are spent on one that reads images of one size
         program = torch.onnx.export(
             model, (example,), dynamo=True, verbose=False, input_names=["pixel_values"], output_names=["logits"],
             dynamic_shapes={"pixel_values": dynamic},
         )  # fmt: skip
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise OnnxError(f"torch cannot export {network.config.model_type} with dynamic sizes ({reason})") from error
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
+        kind, reason = network.config.model_type, first_words(error.__cause__ or error)
+        raise OnnxError(f"torch cannot export {kind} with dynamic sizes ({reason})") from error
     program.model.metadata_props["s4former"] = json.dumps(metadata)
     written = path if large else path.with_name(f".writing-{path.name}")  # a file of weights has the name of its graph
     program.save(written, external_data=large)
@@ -60,6 +63,10 @@ def export_onnx(network: PreTrainedModel, path: Path, metadata: dict[str, Any]) 
         raise
     written.replace(path)
     return difference
+
+
+def first_words(error: BaseException) -> str:
+    return textwrap.shorten(str(error), 160, placeholder=" ...")
 
 
 @torch.no_grad()
@@ -80,7 +87,7 @@ def largest_difference(model: nn.Module, path: Path, stride: int) -> float:
         try:
             output = session.run(None, {"pixel_values": pixels.numpy()})[0]
         except (Fail, InvalidArgument, InvalidGraph, RuntimeException) as error:
-            raise OnnxError(f"onnxruntime cannot read images of {size} with it: {str(error).splitlines()[0]}") from error
+            raise OnnxError(f"onnxruntime cannot read images of {size} with it: {first_words(error)}") from error
         same_shape = output.shape == expected.shape
         difference = float(np.abs(output - expected).max() / np.abs(expected).max()) if same_shape else float("inf")
         if not difference <= TOLERANCE:

@@ -126,7 +126,7 @@ class ExportableEmbeddings(Dinov2WithRegistersEmbeddings):
 def antialiased_bicubic(old: int, new: int) -> Tensor:
     """(new, old) weights of `F.interpolate(mode="bicubic", antialias=True)` along one side."""
     centres = torch.arange(new, dtype=torch.float32) + 0.5
-    scale = old / (centres[-1:] + 0.5)
+    scale = old / (centres.amax(0) + 0.5)  # a slice would have a free length
     x = (torch.arange(old) + 0.5 - centres[:, None] * scale).abs() / scale.clamp(min=1)
     near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2  # Keys' kernel, a = -0.5
     weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, SegformerConfig, SegformerForSemanticSegmentation, ViTConfig
+from transformers import AutoConfig, DPTConfig, DPTForSemanticSegmentation, SegformerConfig, SegformerForSemanticSegmentation, ViTConfig
 
 from s4former.commands import onnx_export
 from s4former.commands.onnx import main
@@ -29,7 +29,14 @@ def segformer():
     return SegformerForSemanticSegmentation(SegformerConfig(num_labels=5, **sizes))
 
 
-@pytest.fixture(scope="module", params=[setr, segformer])
+def dpt_with_registers():
+    """Its stored grid, 4x4, is smaller and larger than those of the images, which are resized with antialiasing."""
+    shape = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    config = DinoDptConfig(AutoConfig.for_model("dinov2_with_registers", **shape), decoder_channels=8, num_labels=5, head_version=2)
+    return DinoDptForSemanticSegmentation(config)
+
+
+@pytest.fixture(scope="module", params=[setr, segformer, pytest.param(dpt_with_registers, marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory):
     """(network, ONNX file) of an exported folder; logits spread out, so that a difference would show."""
     folder = tmp_path_factory.mktemp("onnx")
@@ -77,6 +84,13 @@ def test_a_graph_that_differs_is_removed(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_of_one_size_is_refused_before_it_is_exported(tmp_path):
+    sizes = {"image_size": 64, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
+    config = DPTConfig(**sizes, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8] * 4, fusion_hidden_size=8)
+    with pytest.raises(onnx_export.OnnxError, match=r"torch cannot export dpt with dynamic sizes \(shape '\[2, 9, 9, 16\]'"):
+        onnx_export.export_onnx(DPTForSemanticSegmentation(config), tmp_path / "model.onnx", {})
+
+
 def test_missing_packages_and_models_are_reported(tmp_path, monkeypatch, capsys):
     assert main([str(tmp_path / "none"), str(tmp_path / "model.onnx")]) == 1
     assert "there is no folder" in capsys.readouterr().err
@@ -87,14 +101,9 @@ def test_missing_packages_and_models_are_reported(tmp_path, monkeypatch, capsys)
 
 @pytest.mark.slow
 def test_torch_exports_a_dinov2_with_registers_with_free_sizes():
-    """Also at a grid smaller than that of the stored positions, which are resized with antialiasing.
-
-    Without guards: those of the traced example (an image that is no multiple of the patch) say nothing about others.
-    """
+    """Without guards: those of the traced example (an image that is no multiple of the patch) say nothing about others."""
     torch.manual_seed(0)
-    shape = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
-    config = DinoDptConfig(AutoConfig.for_model("dinov2_with_registers", **shape), decoder_channels=8, num_labels=5)
-    model = onnx_export.FullSizeLogits(DinoDptForSemanticSegmentation(config)).eval()
+    model = onnx_export.FullSizeLogits(dpt_with_registers()).eval()
     free = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
     program = torch.export.export(model, (torch.randn(2, 3, 79, 90),), dynamic_shapes={"pixel_values": free})
     exported = program.module(check_guards=False)
