@@ -46,7 +46,7 @@ def render_report(run: Run) -> str:
     )  # fmt: skip
     environment.filters |= FILTERS
     environment.globals |= {"curves": curves, "stacked": stacked, "histogram": histogram, "sparkline": sparkline, "matrix": matrix}
-    keys = ("source", "palette", "id_map", "ignore_index")
+    keys = ("source", "palette", "colours", "id_map", "ignore_index")
     data = from_dict({"data": {key: value for key, value in run.config["data"].items() if key in keys}}).data
     colours = ["#%02x%02x%02x" % tuple(colour) for colour in display_colours(run.classes, data).tolist()]
     classes = [Series(name, run.curve("teacher", "share", name), colour) for name, colour in zip(run.classes, colours)]

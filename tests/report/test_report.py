@@ -174,6 +174,14 @@ def test_the_report_holds_scores_cost_lists_versions_config_and_commands(run):
     assert "back<ground" not in text and "<script" not in text and text.count("data:image/") == 3 + 4 and "--resume" not in text
 
 
+def test_classes_have_the_colours_of_the_masks(run):
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["colours"] = ["#010203", "#0a0b0c"]
+    (run / "config.json").write_text(json.dumps(config))
+    page = render_report(read_run(run))
+    assert "background:#010203" in page and "background:#0a0b0c" in page
+
+
 def test_a_run_that_is_training_or_was_killed_shows_its_step_and_how_to_resume(tmp_path):
     text = text_of(write_run(tmp_path / "run", steps=400, until=3))
     assert "step 3 of 400 at 20" in text and '<meta http-equiv="refresh"' in text and "python train_semi.py --config mine.json --resume" in text
