@@ -8,7 +8,7 @@ import torch
 from folders import save_deep_colour
 from PIL import Image
 from tiny_networks import CLASSES, SETR
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+from transformers import AutoImageProcessor, pipeline
 
 from s4former.commands.evaluate import main
 from s4former.config import from_dict, to_dict
