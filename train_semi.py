@@ -18,6 +18,7 @@ from typing import Any
 from s4former.config import help_config, load, share_of_process
 from s4former.data.sources import check_masks, load_sources
 from s4former.errors import ConfigError, DamageError, DataError, RunStopped, describe_error
+from s4former.evaluation.model_choice import has_checkpoint
 from s4former.training.first_checks import check_names
 from s4former.training.lock import check_folder, lock_folder
 
@@ -65,7 +66,7 @@ def main() -> int:
         with lock_folder(folder, accelerator.is_main_process) as remarks:
             sources = replace(sources, notes=(*sources.notes, *remarks, *check_masks(sources, config.data)))
             check_folder(folder, arguments.resume)  # again, now that it is this run's own
-            state = find_state(folder, config, sources, accelerator) if arguments.resume else None
+            state = find_state(folder, config, sources, accelerator) if arguments.resume and has_checkpoint(folder) else None
             training = build_training(config, sources, folder, accelerator)
             if state is not None:
                 restore(training, state)

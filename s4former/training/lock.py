@@ -18,8 +18,12 @@ def holds_a_run(folder: Path) -> bool:
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """`ConfigError` if a folder holds a run that another would overwrite, or none that could be resumed."""
-    if resume and not has_checkpoint(folder):
+    """`ConfigError` if a folder holds a run that another would overwrite, or none that could be resumed.
+
+    Under `torchrun --max-restarts N`, which gives the same command again after a crash, --resume begins where nothing is yet.
+    """
+    begins = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0 and not holds_a_run(folder)
+    if resume and not has_checkpoint(folder) and not begins:
         raise ConfigError(
             f"there is nothing to resume: {(folder / 'checkpoints').absolute()} holds no checkpoint; leave out --resume to begin,"
             " or say with run.output=... where the run is"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from s4former.errors import ConfigError
-from s4former.training.lock import LOCK, lock_folder, start_time
+from s4former.training.lock import LOCK, check_folder, lock_folder, start_time
 
 
 def test_a_folder_has_one_run_and_a_run_that_wrote_nothing_leaves_nothing(tmp_path):
@@ -25,6 +25,17 @@ def hold(folder, **changes):
     folder.mkdir(exist_ok=True)
     holder = {"host": socket.gethostname(), "process": os.getpid(), "started": start_time(os.getpid()), **changes}
     (folder / LOCK).write_text(json.dumps(holder))
+
+
+def test_resume_begins_where_nothing_is_only_for_a_launcher_that_starts_again(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="there is nothing to resume"):
+        check_folder(tmp_path / "run", True)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    check_folder(tmp_path / "run", True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text("{}")
+    with pytest.raises(ConfigError, match="there is nothing to resume"):
+        check_folder(tmp_path / "run", True)
 
 
 def test_the_lock_of_a_process_that_has_ended_is_taken_over_also_where_its_number_came_again(tmp_path):
