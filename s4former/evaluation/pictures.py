@@ -162,10 +162,11 @@ def shorten(text: str, width: int) -> str:
 
 
 def panel_picture(picture: np.ndarray | None, size: tuple[int, int], colours: np.ndarray) -> Image.Image:
-    """A picture, or a mask in its colours, as large as fits into `size` and centred; a note that there is no mask."""
-    if picture is None:
+    """A picture, or a mask in its colours, as large as fits into `size` and centred; a note that there is none, or no label in it."""
+    missing = "no mask" if picture is None else "no label" if picture.ndim == 2 and (picture == IGNORE_INDEX).all() else ""
+    if missing:
         panel = Image.new("RGB", size, EMPTY)
-        ImageDraw.Draw(panel).text((size[0] / 2, size[1] / 2), "no mask", FAINT, font(14), anchor="mm")
+        ImageDraw.Draw(panel).text((size[0] / 2, size[1] / 2), missing, FAINT, font(14), anchor="mm")
         return panel
     if picture.ndim == 3:
         return ImageOps.pad(Image.fromarray(picture), size, Image.Resampling.LANCZOS, PAPER)

@@ -89,7 +89,7 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
         which = f"id {indices[0]} is" if len(indices) == 1 else f"ids {join_first(indices)} are"
         share = sum(pixels[index] for index in indices) / pixels.total()
         why = f" ({because})" if because else ""
-        remarks.append(f"{which} taken as no label{why}: {share:.2%} of the pixels, neither learned nor tested")
+        remarks.append(f"{which} taken as no label{why}: {share:.2%} of the pixels of all masks, neither learned nor tested")
     named = {index: named[index] for index in sorted(named) if index not in void}
     if len(named) < 2:
         raise DataError(

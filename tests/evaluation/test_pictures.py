@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from s4former.config import Data
-from s4former.evaluation.pictures import PANEL, contact_sheet, display_colours, overlay, palette, palette_png
+from s4former.evaluation.pictures import EMPTY, PANEL, contact_sheet, display_colours, overlay, palette, palette_png
 
 NAMES = ("background", "fish", "boat")
 
@@ -84,6 +84,8 @@ def test_the_sheet_holds_every_row_and_the_colours_shown():
         assert (pixels == display_colours(NAMES)[i]).all(axis=1).any(), i
     shorter = contact_sheet([(image, mask, mask)], ("image", "truth", "student"), NAMES)
     assert shorter.width == sheet.width and shorter.height < sheet.height / 2
+    unlabeled = contact_sheet([(image, np.full_like(mask, 255))], ("image", "truth"), NAMES)
+    assert (np.asarray(unlabeled) == EMPTY).all(axis=2).any(), "a panel without a label says so"
 
 
 def test_many_classes_wrap_the_legend_and_widen_nothing():

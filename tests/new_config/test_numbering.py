@@ -38,7 +38,7 @@ def test_masks_of_0_and_255_are_one_thing_and_a_background():
 def test_255_beside_other_ids_is_no_label():
     found = number_classes(ids(0, 1, 2, 255), ["a", "b", "c"], [])
     assert found.data_keys() == {"classes": ["a", "b", "c"]}
-    assert found.remarks == ("id 255 is taken as no label: 25.00% of the pixels, neither learned nor tested",)
+    assert found.remarks == ("id 255 is taken as no label: 25.00% of the pixels of all masks, neither learned nor tested",)
 
 
 def test_an_id_without_a_name_wants_one_or_is_ignored_by_the_user():
@@ -104,7 +104,7 @@ def test_an_ignored_id_takes_no_name_away_and_a_name_that_goes_is_said():
     assert found.classes == ("a", "b", "c") and found.class_of == {1: 0, 2: 1, 3: 2, 0: 255}
     found = number_classes(ids(0, 1, 2), ["a", "b", "c"], [1])
     assert found.classes == ("a", "c") and found.remarks == (
-        "id 1 is taken as no label (--ignore, and with it the name b): 33.33% of the pixels, neither learned nor tested",
+        "id 1 is taken as no label (--ignore, and with it the name b): 33.33% of the pixels of all masks, neither learned nor tested",
     )
 
 
