@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.models.siglip.modeling_siglip import SiglipAttention
 
 ATTENTION = "pasa"  # the name under which transformers knows the attention function
 
@@ -202,6 +203,7 @@ def pasa_attention(
     Query, key, value: (B, heads, Nq or Nk, head dim). `channels_or_mask` decides how the bias reaches the kernel. A mask that
     the layer has itself, the relative positions of a BEiT, is added to it.
     """
+    pasa = getattr(module, "pasa", None) if pasa is None else pasa  # see `hand_over_biases`
     bias = None if pasa is None else pasa.get((query.shape[-2], key.shape[-2]))
     if attention_mask is not None and attention_mask.is_floating_point():
         if bias is not None:
@@ -272,6 +274,15 @@ def append_bias_channels(
     query = torch.cat([query, torch.stack(extra_query, dim=-1)[:, None].expand(-1, heads, -1, -1)], dim=-1)
     key = torch.cat([key, torch.stack(extra_key, dim=-1)[:, None].expand(-1, heads, -1, -1)], dim=-1)
     return query, key, F.pad(value, (0, 8))
+
+
+def hand_over_biases(network: nn.Module) -> None:
+    """Lets attention layers that keep their keyword arguments to themselves, as SigLIP's do, show the biases to `pasa_attention`."""
+    for layer in network.modules():
+        if isinstance(layer, SiglipAttention) and not hasattr(layer, "pasa"):
+            layer.pasa = None
+            layer.register_forward_pre_hook(lambda layer, _, kwargs: setattr(layer, "pasa", kwargs.get("pasa")), with_kwargs=True)
+            layer.register_forward_hook(lambda layer, *_: setattr(layer, "pasa", None))
 
 
 AttentionInterface.register(ATTENTION, pasa_attention)

@@ -14,7 +14,7 @@ from ..networks.adapters import attention_grids, decode, decoder_channels, decod
 from ..networks.low_precision import low_precision_weights
 from ..networks.setr import UpHead
 from .mixing import unmix
-from .pasa import ATTENTION, Biases, attention_bias
+from .pasa import ATTENTION, Biases, attention_bias, hand_over_biases
 from .patch_shuffle import inverse, patch_shuffle
 from .pseudo import Pseudo, pseudo_label
 from .pseudo_weights import build_pseudo_weights
@@ -70,6 +70,7 @@ class Student(nn.Module):
         self.shares_encoder = not any(isinstance(module, _BatchNorm) for module in network.base_model.modules())
         if method.pasa != "none" and method.teacher != "none":
             network.base_model.set_attn_implementation(ATTENTION)
+            hand_over_biases(network)
 
     def forward(self, views: Sequence[View]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
         """Logits (B, K, h, w) and auxiliary outputs of every view."""

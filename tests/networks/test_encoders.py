@@ -98,13 +98,8 @@ def step_with(network, method, monkeypatch, crop):
 @plain
 def test_a_whole_step_with_pasa_gives_every_parameter_a_gradient(kind, tmp_path, monkeypatch):
     network = build(Model(architecture="dpt", encoder=saved(kind, tmp_path), decoder_channels=8), crop=(32, 64))
-    pasa, config = kind != "siglip", tiny_networks.config_of(model={"architecture": "dpt"}, method={"pasa": "main"})
-    if pasa:
-        check_bias_has_effect(network, config)
-    else:  # whose attention takes no keywords in transformers
-        with pytest.raises(ConfigError, match="passes no bias to the attention of siglip_vision_model; .* set method.pasa=none"):
-            check_bias_has_effect(network, config)
-    trained = step_with(network, tiny_networks.method_of(pasa=pasa), monkeypatch, (32, 64))
+    check_bias_has_effect(network, tiny_networks.config_of(model={"architecture": "dpt"}, method={"pasa": "main"}))
+    trained = step_with(network, tiny_networks.method_of(pasa=True), monkeypatch, (32, 64))
     missing = [name for name, p in trained.items() if p.grad is None]
     assert missing == [] and sum(p.grad.abs().sum() > 0 for p in trained.values()) > 0.9 * len(trained)
     assert adapters.prefix_tokens(network) == PREFIX.get(kind, 1)
@@ -118,6 +113,28 @@ def test_a_layers_own_mask_is_added_to_the_bias_of_pasa(tmp_path):
     nothing = {key: type(bias).from_mask(torch.zeros_like(bias.dense())) for key, bias in biases.items()}
     torch.testing.assert_close(network.encode(x, pasa=nothing)[-1], plain, rtol=0, atol=1e-12)
     assert not torch.allclose(network.encode(x, pasa=biases)[-1], plain)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_bias_of_pasa_reaches_the_attention_of_siglip_as_a_dense_mask_would(checkpointing, tmp_path):
+    model = Model(architecture="dpt", encoder=saved("siglip", tmp_path), decoder_channels=8, activation_checkpointing=checkpointing)
+    network, x = build(model, crop=(48, 48)).double(), images(48, 48, dtype=torch.float64)
+    student = Student(network, Method())
+    biases = student.attention_arguments(unsure_view(x))["pasa"]
+    (mask,) = (bias.dense()[:, None].double() for bias in biases.values())
+    biased = network.encode(x, pasa=biases)[-1]
+    biased.sum().backward()
+    gradient = network.encoder.encoder.layers[0].self_attn.q_proj.weight.grad.clone()
+    network.zero_grad()
+    masked = network.encoder.embeddings(x, interpolate_pos_encoding=True)
+    for layer in network.encoder.encoder.layers:
+        masked = layer(masked, attention_mask=mask)
+    masked = network.encoder.post_layernorm(masked).transpose(1, 2).unflatten(2, (3, 3))
+    masked.sum().backward()
+    torch.testing.assert_close(biased, masked)
+    torch.testing.assert_close(network.encoder.encoder.layers[0].self_attn.q_proj.weight.grad, gradient)
+    assert not torch.allclose(network.encode(x)[-1], biased)
+    assert all(layer.self_attn.pasa is None for layer in network.encoder.encoder.layers), "a pass leaves nothing behind"
 
 
 def unsure_view(x):
