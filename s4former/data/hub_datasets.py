@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
 
 from ..config import Data
-from ..errors import DataError, join_first
+from ..errors import DataError, join_first, plural
 from ..files import read_text
 from ..networks.hub import HUB_ERRORS, check_answers, describe_hub_error, set_request_timeout
 from .lists import SourceParts, find_path, list_lines
@@ -26,8 +26,11 @@ def hub(data: Data, parts: Sequence[str]) -> SourceParts:
     found = {"validation": split_table(data, splits, validation, "validation")}
     if "labeled" not in parts:
         return SourceParts(parts=found)
+    if validation == "train":
+        raise DataError("data.validation is the split 'train', of which the labels are taken; choose another split to evaluate on")
     train = split_table(data, splits, "train", "labeled")
     chosen = select_rows("data.labeled", data.labeled, train)
+    refuse_missing(data, "train", train.select(chosen), "mask")
     if data.unlabeled in splits:
         if data.unlabeled == validation:
             raise DataError(f"data.unlabeled and the evaluation are both the split {validation!r}; choose another")
@@ -78,7 +81,21 @@ def split_table(data: Data, splits: dict[str, datasets.Dataset], split: str, par
     if not ids:
         raise DataError(f"{data.root}, split {split!r}, is empty")
     check_file_paths(data.root, table, columns)
+    for column, name in columns.items():
+        if name == "image" or part == "validation":
+            refuse_missing(data, split, table, column)
     return table.select_columns(list(columns)).rename_columns(columns).add_column("id", ids)
+
+
+def refuse_missing(data: Data, split: str, table: datasets.Dataset, column: str) -> None:
+    """`DataError` if rows of a table have nothing in a column of images or masks."""
+    values = table.with_format("arrow")[column][:]
+    if lost := values.null_count:
+        where = f"the first is row {values.is_null().index(True).as_py()}"
+        raise DataError(
+            f"{plural(lost, 'row')} of {data.root}, split {split!r}, {'has' if lost == 1 else 'have'} no {column} ({where} of those that are"
+            " used); take them out of the dataset, or name other rows in data.labeled"
+        )
 
 
 def find_column(data: Data, table: datasets.Dataset, split: str, kind: str, taken: Sequence[str]) -> str:

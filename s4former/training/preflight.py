@@ -3,11 +3,13 @@
 Nothing is written. Each check prints a line: ok, note (training works, but read this), or FAIL.
 """
 
+import hashlib
 import os
 import shlex
 import shutil
 import sys
 import textwrap
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -168,13 +170,18 @@ def check_classes(config: Config, sources: Sources, counts: dict[str, np.ndarray
 
 def check_overlap(sources: Sources, report: Report) -> None:
     """The same picture in two sets, under whatever name; equal paths were refused before."""
-    part_of = {
-        cell["path"]: part
-        for part in PARTS if len(getattr(sources, part))
-        for cell in getattr(sources, part)["image"][:]
-        if cell["bytes"] is None and not is_scene(cell)
-    }  # fmt: skip
-    shared = [group for group in find_duplicates(part_of) if len({part_of[path] for path in group}) > 1]
+    part_of: dict[str, str] = {}
+    by_content: dict[str, list[str]] = defaultdict(list)  # of images that a dataset holds in itself
+    for part in (part for part in PARTS if len(getattr(sources, part))):
+        for row in getattr(sources, part).select_columns(["image", "id"]):
+            held = row["image"]["bytes"]
+            name = row["image"]["path"] if held is None else f"{row['id']} of the {PART_NAMES[part]}"
+            if not is_scene(row["image"]):
+                part_of[name] = part
+            if held is not None:
+                by_content[hashlib.sha256(held).hexdigest()].append(name)
+    groups = [*find_duplicates(part_of), *by_content.values()]
+    shared = [group for group in groups if len({part_of[path] for path in group}) > 1]
     tested = [group for group in shared if "validation" in {part_of[path] for path in group}]
     if tested:
         pairs = "; ".join(" = ".join(group[:3]) for group in tested[:NAMED])

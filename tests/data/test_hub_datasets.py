@@ -127,6 +127,26 @@ def test_a_column_in_which_names_are_there_twice_is_none_of_ids(tmp_path):
     assert "names x, which is no row of the split train (they are called 0 to 3" in error_message(load_sources, changed)
 
 
+def test_the_split_that_labels_are_taken_of_is_not_evaluated_on(saved):
+    data = Data(source="hub", root=str(saved), labeled="first:2", validation="train", classes=("a", "b", "c"))
+    assert "data.validation is the split 'train', of which the labels are taken" in error_message(load_sources, data)
+
+
+@pytest.mark.parametrize("column, row", [("image", 4), ("annotation", 1)])
+def test_rows_without_an_image_or_labelled_ones_without_a_mask_are_refused(tmp_path, column, row):
+    made = table(5)
+    cells = made[column]
+    columns = {name: list(made[name]) for name in made.column_names} | {column: [None if n == row else cell for n, cell in enumerate(cells)]}
+    features = datasets.Features(dict.fromkeys(columns, datasets.Image()))
+    folder = tmp_path / "holes"
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns, features=features), "validation": table(2)}).save_to_disk(str(folder))
+    data = Data(source="hub", root=str(folder), labeled="first:2", classes=("a", "b", "c"))
+    assert f"1 row of {folder}, split 'train', has no " in error_message(load_sources, data)
+    if column == "annotation":
+        write(tmp_path / "rows.txt", "0", "2")
+        assert len(load_sources(replace(data, labeled=str(tmp_path / "rows.txt"))).unlabeled) == 3
+
+
 def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)

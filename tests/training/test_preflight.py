@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import datasets
 import pytest
 import torch
 from accelerate import Accelerator
@@ -10,7 +11,7 @@ from folders import HEIGHT, WIDTH, data, error_message, ids, save_mask, save_pho
 from PIL import Image
 from scripts import ROOT, TINY, run, write_config
 
-from s4former.config import from_dict, to_dict
+from s4former.config import Data, from_dict, to_dict
 from s4former.data.sources import check_masks, load_sources
 from s4former.training import cost as cost_module
 from s4former.training import preflight as preflight_module
@@ -130,6 +131,20 @@ def test_an_evaluation_image_under_another_name_fails_and_a_labelled_one_in_the_
     shutil.copy(root / "images" / "e.png", root / "images" / "twin.png")
     status, output = check(config_of(root), capsys, tmp_path, CHEAP, monkeypatch)
     assert status == 1 and "FAIL overlap 1 evaluation image also trained on under another name" in output and "twin.png" in output
+
+
+def test_images_that_a_dataset_holds_in_itself_are_compared_by_content(tmp_path, capsys):
+    def table(*greys):
+        pictures = [Image.new("RGB", (8, 6), (grey, 0, 0)) for grey in greys]
+        features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
+        return datasets.Dataset.from_dict({"image": pictures, "mask": pictures}, features=features)
+
+    datasets.DatasetDict({"train": table(1, 2, 3), "validation": table(9, 2)}).save_to_disk(str(tmp_path / "set"))
+    sources = load_sources(Data(source="hub", root=str(tmp_path / "set"), labeled="first:2", classes=("a", "b")))
+    report = preflight_module.Report()
+    preflight_module.check_overlap(sources, report)
+    assert "1 evaluation image also trained on under another name: 1 of the labelled = 1 of the evaluation" in " ".join(capsys.readouterr().out.split())
+    assert report.failed
 
 
 def test_unreadable_unlabelled_images_are_noted_and_fail_only_together(root, capsys, tmp_path, monkeypatch):
