@@ -113,7 +113,7 @@ class Model:
 
     architecture: Literal["setr", "segformer", "dpt", "upernet", "deeplabv3plus"] = key(
         "setr", "a plain ViT under SETR-PUP, SegFormer, DINOv2 or DINOv3 under DPT or UperNet, other ViTs, CLIP and SigLIP under DPT,"
-                " Swin and ConvNeXt under UperNet, a ResNet under DeepLabV3+")
+                " Swin, Hiera and ConvNeXt under UperNet, a ResNet under DeepLabV3+")
     encoder: str = key(
         "deit-base", "a size (deit-tiny .. resnet101), a Hub id, a folder, or a timm-style .pth/.safetensors (ViT, ResNet)")
     start_from: str = key(

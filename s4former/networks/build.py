@@ -125,7 +125,7 @@ def build_dpt(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedMo
 
 
 def build_upernet(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
-    """UperNet over a DINO, all levels on the grid of the patches, or over the four stages of a Swin or ConvNeXt."""
+    """UperNet over a DINO, all levels on the grid of the patches, or over the four stages of a Swin, Hiera or ConvNeXt."""
     backbone_config, tensors = read_encoder(model, crop)
     if backbone_config.model_type not in PYRAMIDS:
         backbone_config = truncate_config(backbone_config, model.out_indices)
@@ -160,9 +160,10 @@ def build_deeplab(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrain
 def read_encoder(model: Model, crop: tuple[int, int] | None = None) -> tuple[PreTrainedConfig, dict[str, Tensor] | None]:
     """Config and tensors of an encoder, None for random ones; with `crop`, whole patches must fit into it."""
     config = read_encoder_config(model)
-    if crop and (crop[0] % config.patch_size or crop[1] % config.patch_size):
+    patch = getattr(config, "patch_stride", [config.patch_size])[0]  # of a Hiera; its patches overlap
+    if crop and (crop[0] % patch or crop[1] % patch):
         raise ConfigError(
-            f"data.crop is {list(crop)}; model.encoder = {model.encoder!r} needs multiples of {config.patch_size}"
+            f"data.crop is {list(crop)}; model.encoder = {model.encoder!r} needs multiples of {patch}"
         )
     return config, read_tensors(model, config) if model.pretrained else None
 

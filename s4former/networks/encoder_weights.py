@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoConfig, BeitModel, CLIPVisionModel, ConvNextBackbone, DeiTModel, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel,
-    PreTrainedConfig, PreTrainedModel, SegformerModel, SiglipVisionModel, SwinBackbone, ViTConfig, ViTModel,
+    HieraBackbone, PreTrainedConfig, PreTrainedModel, SegformerModel, SiglipVisionModel, SwinBackbone, ViTConfig, ViTModel,
 )  # fmt: skip
 
 from ..config import Model
@@ -31,7 +31,7 @@ from .timm_weights import check_complete, infer_config, is_weights_file, read_fi
 
 MODELS: tuple[type[PreTrainedModel], ...] = (
     ViTModel, SegformerModel, Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel, DeiTModel, BeitModel, CLIPVisionModel,
-    SiglipVisionModel, SwinBackbone, ConvNextBackbone,
+    SiglipVisionModel, SwinBackbone, HieraBackbone, ConvNextBackbone,
 )  # fmt: skip
 ENCODER_CLASSES = {  # by model.architecture; none for a ResNet, which is timm's
     name: tuple(model for model in MODELS if model.config_class.model_type in types) for name, types in ENCODER_TYPES.items()

@@ -70,7 +70,7 @@ KNOWN_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "shapes": (str(Path(__file__).parent / "weights" / "shapes_vit"), {}),  # a small ViT; its config lies in the folder
 }
 DINO = ("dinov2", "dinov2_with_registers", "dinov3_vit")
-PYRAMIDS = ("swin", "convnext")  # four stages, each at half the size of the one before
+PYRAMIDS = ("swin", "hiera", "convnext")  # four stages, each at half the size of the one before
 ENCODER_TYPES: dict[str, tuple[str, ...]] = {  # by model.architecture; as transformers calls them, but a ResNet is timm's
     "setr": ("vit",),
     "segformer": ("segformer",),

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 WEIGHT_FILES = (".pth", ".pt", ".bin", ".safetensors")
 # What a checkpoint may hold more, or less, than the encoder: classification heads, poolers, the norm before them.
 UNUSED_HEADS = re.compile(
-    r"^(vit\.|segformer\.|dinov2\.|dinov2_with_registers\.|deit\.|beit\.|swin\.|convnext\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier"
+    r"^(vit\.|segformer\.|dinov2\.|dinov2_with_registers\.|deit\.|beit\.|swin\.|hiera\.|convnext\.)?(head|head_dist|pre_logits|fc_norm|norm|classifier"
     r"|cls_classifier|distillation_classifier|pooler|layernorm|decode_head|lm_head|decoder|vision_model\.head|text_model|text_projection"
     r"|visual_projection|logit_scale|logit_bias)(\.|$)"
 )

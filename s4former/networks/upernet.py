@@ -1,4 +1,4 @@
-"""UperNet over a DINO, a Swin or a ConvNeXt: the stock class of transformers, for images that are not made of whole patches too.
+"""UperNet over a DINO, a Swin, a Hiera or a ConvNeXt: the stock class of transformers, for images that are not made of whole patches too.
 
 The stock one drops what is left over at the bottom and on the right, and stretches its logits over it. The file imports
 torch and transformers only: `save_pretrained` copies it beside the weights, and the folder then loads with
@@ -11,12 +11,13 @@ from transformers.utils.versions import require_version
 
 require_version("transformers>=5.17", "pip install -U transformers")
 
-from transformers import UperNetConfig, UperNetForSemanticSegmentation
-from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers import HieraBackbone, UperNetConfig, UperNetForSemanticSegmentation
+from transformers.modeling_outputs import BackboneOutput, SemanticSegmenterOutput
+from transformers.models.hiera.modeling_hiera import unroll
 
 
 class DinoUperNetConfig(UperNetConfig):
-    """A `UperNetConfig` whose `backbone_config` is of type dinov2, dinov2_with_registers, dinov3_vit, swin or convnext."""
+    """A `UperNetConfig` whose `backbone_config` is of type dinov2, dinov2_with_registers, dinov3_vit, swin, hiera or convnext."""
 
     model_type = "dino_upernet"
     use_auxiliary_head: bool = False  # of supervised training alone; distributed training stops at unused parameters
@@ -24,8 +25,29 @@ class DinoUperNetConfig(UperNetConfig):
     @property
     def strides(self) -> list[int]:
         """Pixels per cell of the feature maps, finest first; all maps of a DINO have the grid of its patches."""
-        patch, pyramid = self.backbone_config.patch_size, self.backbone_config.model_type in ("swin", "convnext")
+        config = self.backbone_config
+        patch, pyramid = getattr(config, "patch_stride", [config.patch_size])[0], config.model_type in ("swin", "hiera", "convnext")
         return [patch * 2**stage for stage in range(4)] if pyramid else [patch]
+
+
+class AnySizeHiera(HieraBackbone):
+    """The stages of a `HieraModel`, whose stored positions are resized for every image as that does.
+
+    The backbone of transformers (5.23) reads images of one size, and leaves out the order of the tokens that its windows need.
+    """
+
+    def forward(self, pixel_values: Tensor, **kwargs) -> BackboneOutput:
+        config, size = self.config, tuple(pixel_values.shape[-2:])
+        tokens = self.embeddings(pixel_values, interpolate_pos_encoding=True)[0]
+        grid, rolls = [side // stride for side, stride in zip(size, config.patch_stride)], [config.query_stride] * (len(config.depths) - 1)
+        tokens = unroll(tokens, size, config.patch_stride, rolls)
+        for stage in range(len(config.depths)):  # how its output is put back into rows and columns
+            self.encoder.schedule[stage] = rolls, grid
+            if stage < config.num_query_pool:
+                grid, rolls = [side // stride for side, stride in zip(grid, config.query_stride)], rolls[1:]
+        states = self.encoder(tokens, output_hidden_states=True).reshaped_hidden_states
+        named = zip(self.stage_names, states)
+        return BackboneOutput(tuple(self.hidden_states_norms[name](x).permute(0, 3, 1, 2) for name, x in named if name in self.out_features))
 
 
 class DinoUperNetForSemanticSegmentation(UperNetForSemanticSegmentation):
@@ -36,6 +58,8 @@ class DinoUperNetForSemanticSegmentation(UperNetForSemanticSegmentation):
 
     def __init__(self, config: DinoUperNetConfig):
         super().__init__(config)
+        if isinstance(self.backbone, HieraBackbone):
+            self.backbone.__class__ = AnySizeHiera
         for name, parameter in self.backbone.named_parameters():  # of the pre-training, or of a classifier; never used
             if name in ("embeddings.mask_token", "swin.layernorm.weight", "swin.layernorm.bias"):
                 parameter.requires_grad_(False)

@@ -6,12 +6,13 @@ import pytest
 import timm
 import tiny_networks
 import torch
+import torch.nn.functional as F
 from exported import runs_alone
 from test_dpt import CLASSES, build, images
 from timm.models import save_for_hf
 from transformers import (
     BeitConfig, BeitModel, CLIPConfig, CLIPModel, CLIPVisionModel, ConvNextBackbone, ConvNextConfig, ConvNextModel, DeiTConfig,
-    DeiTModel, SiglipConfig, SiglipModel, SiglipVisionModel, SwinBackbone, SwinConfig, SwinModel, ViTConfig, ViTMAEConfig,
+    DeiTModel, HieraConfig, HieraModel, SiglipConfig, SiglipModel, SiglipVisionModel, SwinBackbone, SwinConfig, SwinModel, ViTConfig, ViTMAEConfig,
     ViTMAEForPreTraining, ViTMAEModel, ViTModel,
 )  # fmt: skip
 
@@ -159,6 +160,7 @@ def test_a_saved_network_over_clip_works_where_this_package_is_missing(tmp_path)
 
 PYRAMIDS = {
     "swin": (SwinModel, SwinBackbone, SwinConfig(embed_dim=16, depths=[1, 2, 1, 1], num_heads=[1, 1, 2, 2], window_size=4, image_size=64)),
+    "hiera": (HieraModel, None, HieraConfig(embed_dim=16, depths=[1, 2, 1, 1], num_heads=[1, 1, 2, 2], image_size=[64, 64])),
     "convnext": (ConvNextModel, ConvNextBackbone, ConvNextConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 2, 1, 1], image_size=64)),
 }
 pyramids = pytest.mark.parametrize("kind", PYRAMIDS)
@@ -166,17 +168,31 @@ pyramids = pytest.mark.parametrize("kind", PYRAMIDS)
 
 def pyramid(kind, folder, **keys):
     torch.manual_seed(3)
-    PYRAMIDS[kind][0](PYRAMIDS[kind][2]).save_pretrained(folder)
+    model = PYRAMIDS[kind][0](PYRAMIDS[kind][2])
+    if kind == "hiera":
+        torch.nn.init.normal_(model.embeddings.position_embeddings)
+    model.save_pretrained(folder)
     return build(Model(architecture="upernet", encoder=str(folder), decoder_channels=8, **keys), crop=(64, 128))
 
 
+def library_stages(kind, folder, x):
+    """The maps of the four stages from the library's own backbone; of a Hiera, whose backbone is broken, from its model."""
+    if kind != "hiera":
+        return PYRAMIDS[kind][1].from_pretrained(folder, out_features=["stage1", "stage2", "stage3", "stage4"]).eval()(x).feature_maps
+    stored = HieraModel.from_pretrained(folder)
+    model = HieraModel(HieraConfig(**{**PYRAMIDS[kind][2].to_dict(), "image_size": list(x.shape[-2:])})).eval()
+    positions = stored.embeddings.interpolate_pos_encoding(torch.zeros(1, 512, 16), stored.embeddings.position_embeddings, *x.shape[-2:])
+    model.load_state_dict(stored.state_dict() | {"embeddings.position_embeddings": positions})
+    states = model(x, output_hidden_states=True).reshaped_hidden_states[1:]
+    return [F.layer_norm(state, state.shape[-1:]).permute(0, 3, 1, 2) + 0.02 for state in states]  # a norm begins with that bias
+
+
 @pyramids
-def test_upernet_reads_the_stages_of_the_librarys_own_backbone(kind, tmp_path):
+def test_upernet_reads_the_stages_of_the_librarys_own_model(kind, tmp_path):
     network, x = pyramid(kind, tmp_path).eval(), images(64, 128)
-    backbone = PYRAMIDS[kind][1].from_pretrained(tmp_path, out_features=["stage1", "stage2", "stage3", "stage4"]).eval()
     features = network.encode(x)
     assert [tuple(f.shape[-2:]) for f in features] == [(16, 32), (8, 16), (4, 8), (2, 4)]
-    for ours, theirs in zip(features, backbone(x).feature_maps, strict=True):
+    for ours, theirs in zip(features, library_stages(kind, tmp_path, x), strict=True):
         torch.testing.assert_close(ours, theirs)
     assert torch.equal(network.decode(features), network(x).logits) and network(images(50, 70)).logits.shape == (2, CLASSES, 50, 70)
     assert adapters.token_grids(network, 64, 128) == [(16, 32), (8, 16), (4, 8), (2, 4)] and adapters.coarsest_stride(network) == 32
