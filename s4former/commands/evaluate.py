@@ -62,7 +62,7 @@ def resolve_config(choice: ModelChoice, options: argparse.Namespace) -> Config:
         raise ConfigError("--label-ids says what to write; say where it goes with --save-predictions DIR")
     if options.images and not options.save_predictions:
         raise ConfigError("--images says what to read; say where the class maps go with --save-predictions DIR")
-    options.photos = find_photos(options.images) if options.images else {}
+    options.photos = find_photos(options.images, options.save_predictions) if options.images else {}
     if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
         raise ConfigError(f"--json {options.json}: there is no such folder to write it into; make it first")
     return config

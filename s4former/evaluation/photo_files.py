@@ -4,7 +4,8 @@ import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from itertools import chain, count
 from pathlib import Path
 
 from ..data.images import IMAGE_ENDINGS, EncodedImage
@@ -13,26 +14,36 @@ from ..data.trees import split_masks
 from ..errors import DataError, plural
 
 
-def find_photos(patterns: Sequence[str]) -> dict[str, EncodedImage]:
+RESULTS = ("masks", "overlays", "label_ids", "sheet.png")  # what predictions are written as
+
+
+def find_photos(patterns: Sequence[str], output: str = "") -> dict[str, EncodedImage]:
     """The image files of file names, folders (with all below them) and globs by id, in order of their paths.
 
-    Of a folder, masks are left out, with a line on the console. An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
-    "/" becomes "__". A DataError if one of the patterns has no image.
+    Of a folder, masks are left out, with a line on the console, and what was written into `output` before.
+    An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
+    "/" becomes "__", and what then has the name of another, such as a__b.jpg beside a/b.jpg, gets a number. A DataError if one of the patterns has no image.
     """
-    found = {file.absolute(): file for pattern in patterns for file in matching_files(pattern)}
+    written = {Path(output).expanduser().absolute() / name for name in RESULTS} if output else set()
+    found = {file.absolute(): file for pattern in patterns for file in matching_files(pattern, written)}
     given = [Path(pattern).expanduser().absolute() for pattern in patterns]
     root = Path(os.path.commonpath(given if all(path.is_dir() for path in given) else [file.parent for file in found]))
     files = {file.relative_to(root): found[file] for file in sorted(found)}
     times = Counter(file.with_suffix("") for file in files)
     names = [file.with_suffix("") if times[file.with_suffix("")] == 1 else file for file in files]
-    return {file_name(name.as_posix()): {"path": str(file), "bytes": None} for name, file in zip(names, files.values())}
+    photos: dict[str, EncodedImage] = {}
+    for name, file in zip(map(file_name, map(Path.as_posix, names)), files.values()):
+        free = next(each for each in chain([name], (f"{name}-{number}" for number in count(2))) if each not in photos)
+        photos[free] = {"path": str(file), "bytes": None}
+    return photos
 
 
-def matching_files(pattern: str) -> list[Path]:
-    """The photos of one file name, folder or glob."""
+def matching_files(pattern: str, written: Set[Path]) -> list[Path]:
+    """The photos of one file name, folder or glob; of a folder, but for those files and folders that were written."""
     path = Path(pattern).expanduser()
     if path.is_dir():
         files = find_images(path, flat=False)
+        files = {name: file for name, file in files.items() if written.isdisjoint((file.absolute(), *file.absolute().parents))}
         found = [*split_masks(files)[0].values()]
         if masks := sorted({*files.values()} - {*found}):
             which = f"{plural(len(masks), 'file')} of {pattern} {'is' if len(masks) == 1 else 'are'}"

@@ -56,6 +56,21 @@ def test_masks_of_a_whole_tree_are_neither_photos_nor_the_pool(tree, tmp_path):
     assert {sample.image for sample in pool} <= {str(tmp_path / "set" / name) for name in photos}
 
 
+def test_what_was_predicted_before_is_no_photo(tmp_path):
+    for name in ("a.jpg", "out/b.jpg", "out/overlays/a.jpg", "out/sheet.png", "out/label_ids/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert list(find_photos([str(tmp_path)], str(tmp_path / "out"))) == ["a", "out__b"]
+    assert len(find_photos([str(tmp_path)])) == 5
+
+
+def test_no_photo_takes_the_name_of_another(tmp_path):
+    for name in ("a/b.jpg", "a__b.jpg", "x.jpg", "x.png", "x.jpg.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    assert list(find_photos([str(tmp_path)])) == ["a__b", "a__b-2", "x.jpg", "x.jpg-2", "x.png"]
+
+
 def test_hidden_files_are_no_photos(tmp_path):
     for name in ("a.png", "._a.png", ".ipynb_checkpoints/a-checkpoint.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
