@@ -158,7 +158,7 @@ def name_ids(
             f"the masks have the id{'s' if len(strange) > 1 else ''} {join_first(strange)} (the first in"
             f" {shown_in[strange[0]]}), and {plural(len(names), 'name')}"
             f" are given, for {join_first(list(named))}; name every id, or say that it means no label: --ignore"
-            f" {' '.join(map(str, strange[:8]))}"
+            f" {' '.join(map(str, strange[:8]))}{' ...' * (len(strange) > 8)}"
         )
     return dict(named)
 

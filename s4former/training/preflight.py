@@ -83,7 +83,7 @@ def preflight(config: Config, sources: Sources, folder: Path, accelerator: Accel
     if report.failed:
         print(f"\nNot ready: {', '.join(report.failed)}.")
         return 1
-    print(f"\nReady. Start it with:\n\n  {launch_line(machine, processes, command)}")
+    print(f"\nReady. Start it with:\n\n  {launch_line(processes, command)}")
     return 0
 
 
@@ -313,12 +313,10 @@ def most_processes(most: int, check: Callable[[int], object]) -> int:
     return 1
 
 
-def launch_line(machine: Machine, processes: int, command: Sequence[str]) -> str:
+def launch_line(processes: int, command: Sequence[str]) -> str:
     """The command that starts the run on this machine; after `s4former check` it needs no clone of the repository."""
     installed = sys.argv[0].startswith("s4former ")
-    if installed and processes == 1:
-        return shlex.join(["s4former", "train", *command])
+    if processes == 1:
+        return shlex.join([*(["s4former", "train"] if installed else ["python", "train_semi.py"]), *command])
     script = ["--module", "train_semi"] if installed else ["train_semi.py"]
-    threads = [] if machine.gpus else ["--num_cpu_threads_per_process", str(machine.cores)]
-    options = ["--num_processes", str(processes), *(["--multi_gpu"] if processes > 1 else []), *threads]
-    return shlex.join(["accelerate", "launch", *options, *script, *command])
+    return shlex.join(["accelerate", "launch", "--num_processes", str(processes), "--multi_gpu", *script, *command])

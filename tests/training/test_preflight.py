@@ -230,16 +230,16 @@ def test_deeplab_is_measured_though_each_gpu_gets_one_image(images, gpus, sharin
 def test_the_launch_line_takes_the_gpus_that_the_batch_can_be_shared_among():
     config = from_dict({"run": {"batch": {"labeled": 8, "unlabeled": 8}}})
     assert fitting_processes(config, Machine(3, 24.0, 16)) == 2
-    line = launch_line(Machine(3, 24.0, 16), 2, ["--config", "a b.json"])
+    line = launch_line(2, ["--config", "a b.json"])
     assert line == "accelerate launch --num_processes 2 --multi_gpu train_semi.py --config 'a b.json'"
-    line = launch_line(Machine(0, 8.0, 2), 1, ["--config", "c.json"])
-    assert line == "accelerate launch --num_processes 1 --num_cpu_threads_per_process 2 train_semi.py --config c.json"
+    line = launch_line(1, ["--config", "c.json"])
+    assert line == "python train_semi.py --config c.json"
 
 
 def test_the_launch_line_of_the_console_command_needs_no_clone(monkeypatch):
     monkeypatch.setattr("sys.argv", ["s4former check"])
-    assert launch_line(Machine(0, 8.0, 2), 1, ["--config", "c.json"]) == "s4former train --config c.json"
-    assert launch_line(Machine(2, 24.0, 8), 2, ["--config", "c.json"]).endswith("--multi_gpu --module train_semi --config c.json")
+    assert launch_line(1, ["--config", "c.json"]) == "s4former train --config c.json"
+    assert launch_line(2, ["--config", "c.json"]).endswith("--multi_gpu --module train_semi --config c.json")
 
 
 def test_durations_are_said_as_people_say_them():
