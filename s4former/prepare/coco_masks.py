@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from ..data.class_names import COCO_CLASSES
 from ..data.images import DECODE_ERRORS
+from ..data.progress import progress
 from ..errors import DataError
 from .mask_files import save_ids
 
@@ -185,8 +185,8 @@ def write_mask(task: Task) -> None:
 def write_masks(tasks: Iterable[Task], processes: int) -> int:
     """Writes the masks that are not there yet, in parallel; returns how many."""
     tasks = [task for task in tasks if not task.mask.exists()]
-    bar = tqdm(total=len(tasks), desc="masks", unit=" files")
-    with bar, multiprocessing.get_context("spawn").Pool(processes) if processes > 1 else nullcontext() as pool:
-        for _ in pool.imap_unordered(write_mask, tasks, chunksize=16) if pool else map(write_mask, tasks):
-            bar.update()
+    with multiprocessing.get_context("spawn").Pool(processes) if processes > 1 else nullcontext() as pool:
+        drawn = pool.imap_unordered(write_mask, tasks, chunksize=16) if pool else map(write_mask, tasks)
+        for _ in progress(drawn, "masks", len(tasks)):
+            pass
     return len(tasks)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..data.progress import progress
 from ..errors import DataError, gibibytes
 
 BLOCK = 1 << 20  # bytes read at a time
@@ -151,7 +152,7 @@ def unpack(path: Path, folder: Path) -> None:
             files = [file for file in files if size_of(folder / file[0]) != file[1]]
             folder.mkdir(parents=True, exist_ok=True)
             check_space(folder, sum(size for _, size, _ in files), f"the contents of {path.name}")
-            for name, _, member in tqdm(files, desc=f"unpacking {path.name}", unit=" files"):
+            for name, _, member in progress(files, f"unpacking {path.name}"):
                 if not (folder / name).resolve().is_relative_to(folder.resolve()):
                     raise DataError(f"{path} holds {name!r}, which leads out of {folder}; get it from its publisher")
                 archive.extract(member, folder)

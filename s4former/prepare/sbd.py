@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from ..data.progress import progress
 from ..errors import DataError
 from .download import unpack
 from .mask_files import save_ids
@@ -38,7 +38,7 @@ def add_masks(source: Path, root: Path, *, images: int = IMAGES_WITH_MASK) -> No
         )
     folder = root / "SegmentationClassAug"
     folder.mkdir(exist_ok=True)
-    for path in tqdm(files, desc="masks of SBD", unit=" files"):
+    for path in progress(files, "masks of SBD"):
         target = folder / f"{path.stem}.png"
         if target.exists():
             continue

@@ -6,11 +6,14 @@ from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
+import torch
 from folders import data, make_folder, save_mask, save_photo
 
+from s4former.config import Evaluation
 from s4former.data import progress
 from s4former.data.duplicates import find_duplicates
 from s4former.data.sources import check_masks, load_sources
+from s4former.evaluation.inference import Setting, predictions
 from s4former.new_config.contents import read_contents
 from s4former.new_config.pairs import find_photos
 from s4former.rasterize.masks import read_annotations
@@ -44,17 +47,20 @@ def looks(tmp_path):
         save_photo(tmp_path / "photos" / "images" / f"{index}.png", index)
         save_mask(tmp_path / "photos" / "masks" / f"{index}.png")
     (root / "a.json").write_text("{}")
+    item = SimpleNamespace(image=torch.zeros(3, 8, 8, dtype=torch.uint8))
+    setting = Setting(evaluation=Evaluation(short_side=0), crop=(8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
     return {
         "labelled masks": lambda: check_masks(read, found),
         "evaluation masks": lambda: check_masks(read, found),
         "files of one size": lambda: find_duplicates((root / "images").iterdir()),
         "images and masks": lambda: read_contents(find_photos(tmp_path / "photos", tmp_path), {}),
         "evaluation images": lambda: check_pairs(read, SimpleNamespace(data=found), Report()),
+        "evaluation": lambda: list(predictions({"model": lambda images: images}, [item] * 3, setting)),
         "annotations": lambda: read_annotations("LabelMe", Images(root, root / "masks"), root / "masks", defaultdict(list)),
     }
 
 
-@pytest.mark.parametrize("name", ["labelled masks", "evaluation masks", "files of one size", "images and masks", "evaluation images", "annotations"])
+@pytest.mark.parametrize("name", ["labelled masks", "evaluation masks", "files of one size", "images and masks", "evaluation images", "evaluation", "annotations"])
 def test_a_look_at_files_shows_a_bar_on_a_terminal(name, tmp_path, shown):
     text = shown(looks(tmp_path)[name])
     assert f"\r{name}: " in text and max(map(len, text.split("\r"))) <= 80
