@@ -1,7 +1,7 @@
 """The cost of a run, measured on a few of its steps: memory, seconds, and the share of them spent waiting for data."""
 
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Iterator
 
@@ -62,16 +62,19 @@ def measure_cost(training: Training, processes: int = 1) -> Cost:
     images = ValidationSet(config, training.sources, config.evaluation.batch)
     with training.accelerator.autocast():
         evaluation_seconds = time_evaluation(training, images, training.setting, list(training.networks))
+        memory_gib = peak_memory_gib(device)
         sizes = [images[index].image.shape[-2:] for index in range(len(images))]
-        other = other_setting(training.setting, sizes) if config.evaluation.both_modes else None
-        other_mode_seconds = time_evaluation(training, images, other, list(training.networks)[:1]) if other else 0.0
+        other, other_mode_seconds = other_setting(training.setting, sizes), 0.0
+        if config.evaluation.both_modes and other is not None:
+            with suppress(torch.OutOfMemoryError):  # a run leaves it out then
+                other_mode_seconds = time_evaluation(training, images, other, list(training.networks)[:1])
     return Cost(
         steps=len(times),
         seconds=seconds,
         waiting=waited / seconds,
         evaluation_seconds=evaluation_seconds,
         other_mode_seconds=other_mode_seconds,
-        memory_gib=peak_memory_gib(device),
+        memory_gib=memory_gib,
         state_bytes=total_bytes(state_dict(training)),
         network_bytes=total_bytes(network.state_dict()),
     )
