@@ -30,6 +30,7 @@ IMAGE_ENDINGS = (  # that training, the pool and prediction read, in order of pr
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 LOW_BYTES = "s4former low bytes"  # of a 16-bit colour image, in the info of what was opened
 EXIF_ORIENTATION = 0x0112
+TIFF_TAGS = (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH, TiffImagePlugin.SAMPLESPERPIXEL)
 WHITE_LEVELS = (1, 255, 1023, 4095, 16383, 65535)  # that images of more than 8 bits usually have
 
 
@@ -193,8 +194,10 @@ def read_header(file: EncodedImage) -> Header:
     with open_header(file, "image") as image:
         mode = deep_mode(image) or image.mode  # first, since a PNG is decoded for its EXIF data
         turn = image.getexif().get(EXIF_ORIENTATION, 1)
-        bands = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1) if image.format == "TIFF" else 0
-        return Header((image.width, image.height) if turn >= 5 else (image.height, image.width), mode, turn, bands)
+        (width, height), bands = image.size, 0
+        if image.format == "TIFF":  # newer versions of Pillow give the size of one that is turned
+            width, height, bands = (image.tag_v2.get(tag, other) for tag, other in zip(TIFF_TAGS, (width, height, 1)))
+        return Header((width, height) if turn >= 5 else (height, width), mode, turn, bands)
 
 
 @contextmanager

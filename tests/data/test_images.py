@@ -133,3 +133,13 @@ def test_a_photo_cut_short_is_found_by_its_end(tmp_path, name):
     check_end(encoded(tmp_path / name))
     (tmp_path / name).write_bytes(content[:-200])
     assert f"{name} cannot be read: " in error_message(check_end, encoded(tmp_path / name))
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("turn", [3, 6])
+def test_the_header_has_the_size_of_the_image_once_it_is_upright(tmp_path, ending, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"x{ending}", exif=exif)
+    header, image = read_header(encoded(tmp_path / f"x{ending}")), read_image(encoded(tmp_path / f"x{ending}"))
+    assert header.turn == turn and header.size == (image.height, image.width) == ((HEIGHT, WIDTH) if turn == 3 else (WIDTH, HEIGHT))
