@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.duplicates import find_duplicates
-from ..data.lists import Layout, Sample, hold_out, list_names, read_list
+from ..data.lists import Layout, Sample, hold_out, list_names, read_list, strip_endings
 from ..data.sources import PART_NAMES
 from ..data.trees import Pairs, find_pairs
 from ..errors import DataError, plural
@@ -78,6 +78,13 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
         photos.remarks.append(
             f"without an image: {plural(len(pairs.spare), 'mask')} of {pairs.spare[0].parent}, the first: {pairs.spare[0].name}"
             + (f"; the image that comes nearest is {by_stem[near[0]]}" if near else "")
+        )
+    twins = [name for name in pairs.images if name not in pairs.masks and (stem := strip_endings(name)) != name and stem in pairs.masks]
+    if twins:
+        other, mask = pairs.images[strip_endings(twins[0])], pairs.masks[strip_endings(twins[0])]
+        photos.remarks.append(
+            f"called as an image with a mask but for the ending, so without one: {plural(len(twins), 'image')}, the first: {twins[0]} beside"
+            f" {other.name}; if the mask is its own, call it {Path(twins[0]).name}{mask.suffix}"
         )
     lists = [path for name in LISTS for level in ("", "*/", "*/*/") for path in root.glob(f"{level}{name}.txt") if by_layout]
     divide(photos, lists)

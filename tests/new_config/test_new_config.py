@@ -231,7 +231,9 @@ def test_two_photos_of_one_stem_are_both_used(photos, capsys):
         save_photo(photos / part / "images" / f"{name}.jpg", seed)
     parts = config_of(photos)[1]
     assert parts["labeled"] == ["a", "b", "c"] and sorted(parts["unlabeled"]) == ["a", "d.jpg", "d.png", "e", "f", "g"]
-    assert "without a mask, so put into the pool: 1 image of" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "without a mask, so put into the pool: 1 image of" in said
+    assert "so without one: 1 image, the first: labeled/a.png beside a.jpg; if the mask is its own, call it a.png.png" in said
 
 
 @pytest.mark.parametrize("name", ["{}_segmentation.png", "{}.jpg.png"])
