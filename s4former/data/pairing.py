@@ -105,6 +105,8 @@ def pair_up(images: Files, masks: Files, forms: Sequence[Form] = FORMS) -> Files
     if not masks:
         return {}
     found, tag = pair_names(images, masks, forms)
+    # of two images of one stem, the second has the mask that is called by its whole name: X.png.png is that of X.png beside X.jpg
+    found |= {name: name for name in images if name not in found and name in masks and strip_endings(name) in found}
     if tag in BANDS:
         known = {remove_tag(name, tag) for name in images if remove_tag(name, tag) != name}
         for name in [name for name in images if remove_tag(name, tag) == name and not known.isdisjoint(beginnings(name))]:

@@ -41,6 +41,11 @@ def test_an_image_has_the_mask_of_its_name(images, masks, pairs):
     assert found == {image: Path(f"{mask}.png") for image, mask in (pair.split(":") for pair in pairs.split())}
 
 
+def test_the_second_image_of_a_stem_has_the_mask_that_is_called_by_its_whole_name():
+    assert pair_up(files("a a.png b"), files("a a.png b")) == {name: Path(f"{name}.png") for name in ("a", "a.png", "b")}
+    assert list(pair_up(files("a a.png b"), files("a b"))) == ["a", "b"]
+
+
 def test_another_band_of_an_image_is_no_image():
     images = files("a_RGB a_IRRG b_RGB b_IRRG b_label_2 c_RGB")
     pair_up(images, files("a_label b_label"))
