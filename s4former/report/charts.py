@@ -119,15 +119,15 @@ def curves(
 ) -> Element | None:
     """Curves over steps from 0 to `until`, with dots where there are few points; None without points.
 
-    scale: of the y axis. "zero": from 0. "late": so that what the later half of the points does fills the chart, and what lies
-    below is cut off. "log": logarithms, over three powers of ten at most.
+    scale: of the y axis. "zero": from 0. "late": so that what the later half of the points does (of four, all) fills the chart, and
+    what lies below is cut off. "log": logarithms, over three powers of ten at most.
     """
     values = [value for each in series for _, value in each.points]
     if not values:
         return None
     axes = Axes(until, max(values) * 1.08 or 1.0, min(0, *values))
     if scale == "late":
-        late = [value for each in series for _, value in each.points[len(each.points) // 2 :]]
+        late = [value for each in series for _, value in each.points[len(each.points) // 2 if len(each.points) > 4 else 0 :]]
         low, high = min(late), max(values)
         span = max(high - low, 0.01)
         axes = Axes(until, high + 0.1 * span, max(0.0, low - 0.25 * span))

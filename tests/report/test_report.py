@@ -117,6 +117,8 @@ def test_a_late_axis_shows_what_the_later_half_does_and_a_logarithmic_one_ratios
     plain = places(curves([Series("a", points, "red")], until=6).find("polyline"))
     assert near[1] - last[1] > 5 * (plain[-2][1] - plain[-1][1]) > 0
     assert first[1] == HEIGHT - BOTTOM  # what lies below is cut off
+    few = places(curves([Series("a", points[:3], "red")], until=6, scale="late").find("polyline"))
+    assert few[0][1] < HEIGHT - BOTTOM  # but of a few points
     chart = curves([Series("a", [(0, 1.0), (1, 0.1), (2, 0.01), (3, 0.0)], "red")], until=3, scale="log")
     ys = [y for _, y in places(chart.find("polyline"))]
     assert ys[1] - ys[0] == pytest.approx(ys[2] - ys[1], abs=0.2) and ys[3] == HEIGHT - BOTTOM
