@@ -186,8 +186,10 @@ def test_nothing_of_the_size_of_the_logits_is_kept_for_the_gradient():
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 2**-7), (torch.float16, 2**-10)])
 def test_half_precision_logits_have_the_loss_and_the_gradient_of_float32_in_their_type(dtype, tolerance):
+    torch.manual_seed(0)
     student, teacher = torch.randn(2, 5, 6, 7).to(dtype), torch.randn(2, 5, 6, 7)
     labels = torch.randint(5, (2, 6, 7))
+    labels[0, :2], labels[1, 0], student[1, 3, 0] = 255, 3, 9  # nothing, and sure pixels, whose gradient is small
     for loss in (cross_entropy, lambda s, y: negative_class_ranking(s, teacher, y)):
         half, single = student.clone().requires_grad_(), student.float().requires_grad_()
         values = loss(half, labels), loss(single, labels)
@@ -195,3 +197,29 @@ def test_half_precision_logits_have_the_loss_and_the_gradient_of_float32_in_thei
             (512 * value).backward()
         assert torch.equal(*values) and half.grad.dtype == dtype
         torch.testing.assert_close(half.grad.float(), single.grad, rtol=tolerance, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_several_images_in_a_chunk_have_the_loss_and_gradient_of_one_after_the_other(dtype, monkeypatch):
+    torch.manual_seed(0)
+    student, teacher, labels = torch.randn(5, 3, 4, 6).to(dtype), torch.randn(5, 3, 4, 6), torch.randint(3, (5, 4, 6))
+    found, sizes = [], []
+    for device_chunk in (True, False):
+        if not device_chunk:  # that of a GPU
+            monkeypatch.delitem(losses.CHUNK, "cpu")
+            monkeypatch.setattr(losses, "LARGE_CHUNK", 2 * 4 * 6)
+        sizes.append([len(part) for (part,) in losses.chunks(student)])
+        leaf = student.clone().requires_grad_()
+        value = cross_entropy(leaf, labels) + negative_class_ranking(leaf, teacher, labels)
+        value.backward()
+        found.append((value.detach(), leaf.grad))
+    assert sizes == [[1] * 5, [2, 2, 1]]
+    assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(*found))
+
+
+def test_a_second_backward_through_logits_in_half_precision_is_refused():
+    student = torch.randn(1, 3, 2, 2).bfloat16().requires_grad_()
+    value = cross_entropy(student, torch.zeros(1, 2, 2, dtype=torch.long))
+    value.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
