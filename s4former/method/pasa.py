@@ -132,6 +132,10 @@ class Bias:
     def from_mask(cls, mask: Tensor) -> "Bias":
         return cls(None, mask)
 
+    @property
+    def images(self) -> int:
+        return len(self.mask if self.factors is None else self.factors[0])
+
     def dense(self) -> Tensor:
         """(B, Nq, Nk), the same for all heads."""
         if self.factors is None:
@@ -200,11 +204,19 @@ def pasa_attention(
 ) -> tuple[Tensor, None]:
     """SDPA of transformers; where `pasa` has a bias for this layer's (queries, keys), with that bias.
 
-    Query, key, value: (B, heads, Nq or Nk, head dim). `channels_or_mask` decides how the bias reaches the kernel. A mask that
-    the layer has itself, the relative positions of a BEiT, is added to it.
+    Query, key, value: (B, heads, Nq or Nk, head dim); a bias of fewer images is for the last of them. `channels_or_mask` decides
+    how the bias reaches the kernel. A mask that the layer has itself, the relative positions of a BEiT, is added to it.
     """
     pasa = getattr(module, "pasa", None) if pasa is None else pasa  # see `hand_over_biases`
     bias = None if pasa is None else pasa.get((query.shape[-2], key.shape[-2]))
+    plain = 0 if bias is None else len(query) - bias.images
+    if plain:  # they keep the fast kernel
+        masks = [attention_mask] * 2 if attention_mask is None or len(attention_mask) == 1 else attention_mask.split([plain, bias.images])
+        # split as the tokens lie, (B, N, heads, head dim), or their gradients would be copied once more
+        split = (states.transpose(1, 2).split([plain, bias.images]) for states in (query, key, value))
+        parts = zip(*((x.transpose(1, 2) for x in states) for states in split), masks, (None, pasa))
+        results = [pasa_attention(module, *part, pasa=each, scaling=scaling, **kwargs)[0] for *part, each in parts]
+        return torch.cat(results), None
     if attention_mask is not None and attention_mask.is_floating_point():
         if bias is not None:
             bias = Bias.from_mask(bias.dense()[:, None] + attention_mask)

@@ -116,11 +116,18 @@ class Student(nn.Module):
         return pseudo
 
     def encode(self, views: Sequence[View]) -> list[tuple[Tensor, ...]]:
-        """The feature maps of every view. Views without bias share a pass: a bias would cost them the fast kernel."""
+        """The feature maps of every view. Views without bias share a pass, under autocast with one that has a bias.
+
+        In float32 that one has its own pass, as ever: a sum of another length would move its digits.
+        """
         shared = [i for i, view in enumerate(views) if view.confidence is None and self.shares_encoder]
+        biased = [i for i, view in enumerate(views) if view.confidence is not None]
+        joins = shared and len(biased) == 1 and torch.is_autocast_enabled(views[0].images.device.type)
         features: dict[int, tuple[Tensor, ...]] = {}
         if shared:
-            joint = encode(self.network, torch.cat([views[i].images for i in shared]))
+            arguments = self.attention_arguments(views[biased[0]]) if joins else {}
+            shared += biased if joins else []
+            joint = encode(self.network, torch.cat([views[i].images for i in shared]), **arguments)
             parts = zip(*(x.split([len(views[i].images) for i in shared]) for x in joint))
             features.update(zip(shared, parts))
         for i, view in enumerate(views):

@@ -316,3 +316,25 @@ def test_float32_queries_of_a_rotary_embedding_are_attended_in_the_type_of_the_v
     found, _ = pasa_attention(module, query, key, value.bfloat16(), scaling=0.3, pasa=bias)
     expected, _ = pasa_attention(module, query.bfloat16(), key.bfloat16(), value.bfloat16(), scaling=0.3, pasa=bias)
     assert found.dtype == torch.bfloat16 and torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("own_mask", [None, (1, 1, 12, 12), (5, 1, 12, 12)])
+def test_a_bias_of_fewer_images_is_for_the_last_ones_in_value_and_gradient(own_mask):
+    generator, module = torch.Generator().manual_seed(0), torch.nn.Module()
+    module.is_causal = False
+    states = [torch.randn(5, 12, 3, 8, generator=generator, dtype=torch.float64) for _ in range(3)]
+    mask = None if own_mask is None else torch.randn(own_mask, generator=generator, dtype=torch.float64)
+    masks = (mask, mask) if own_mask is None or own_mask[0] == 1 else mask.split([3, 2])
+    bias = attention_bias(torch.rand(2, 3, 4, generator=generator), [((3, 4), (3, 4))], 0, "main", 5.0)
+    found = []
+    for joint in (True, False):
+        leaves = [state.clone().requires_grad_() for state in states]
+        query, key, value = (leaf.transpose(1, 2) for leaf in leaves)
+        if joint:
+            output = pasa_attention(module, query, key, value, mask, scaling=0.3, pasa=bias)[0]
+        else:
+            first = pasa_attention(module, query[:3], key[:3], value[:3], masks[0], scaling=0.3)[0]
+            output = torch.cat([first, pasa_attention(module, query[3:], key[3:], value[3:], masks[1], scaling=0.3, pasa=bias)[0]])
+        output.square().sum().backward()
+        found.append([output.detach(), *(leaf.grad for leaf in leaves)])
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(*found))

@@ -57,6 +57,20 @@ def test_one_joint_forward_equals_the_separate_passes_of_the_paper(family):
         assert len(auxiliary) == (len(student.auxiliary) if view.auxiliary else 0)
 
 
+@pytest.mark.parametrize("family", ["setr", "segformer"])
+def test_under_autocast_the_view_with_a_bias_joins_the_others(family, monkeypatch):
+    student = Student(network_of(family).float(), method_of()).eval()
+    batch, passes, plain = batch_of(family), [], student_module.encode
+    views = [View(batch.labeled.float()), View(batch.weak.float(), confidence=torch.rand(4, 16, 32))]
+    monkeypatch.setattr(student_module, "encode", lambda network, images, **kw: passes.append((len(images), len(kw))) or plain(network, images, **kw))
+    found = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            found.append([logits.float() for logits, _ in student(views)])
+    assert passes == [(3, 0), (4, 1), (7, 1)]
+    assert all((own - half).norm() < 0.03 * own.norm() for own, half in zip(*found))
+
+
 @pytest.mark.parametrize("family, maps", [("setr", 1), ("segformer", 4)])
 def test_only_the_feature_maps_that_the_decoder_reads_are_restored(family, maps, monkeypatch):
     student, batch, restored = Student(network_of(family), method_of()).double(), batch_of(family), []
