@@ -1,8 +1,7 @@
 """Weights in the type of autocast, cast together; autocast casts them one after the other, and so their gradients back.
 
 The weights that are trained, averaged and saved stay as they are. Their copies live as long as a forward and its backward,
-so checkpoints know nothing of them, and they are never older than the weights. A recomputation of activation checkpointing
-comes after that and leaves the casts to autocast.
+so checkpoints know nothing of them, and they are never older than the weights.
 """
 
 from contextlib import contextmanager
@@ -12,7 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-PRODUCTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)  # autocast casts their weights and biases; what subclasses do is unknown
+from .setr import AutocastLayerNorm
+
+# autocast, or they themselves, cast their weights and biases; what subclasses do is unknown
+LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, AutocastLayerNorm)
+GROUP = 2**23  # weights cast at once, about a bucket of DistributedDataParallel, whose gradients are sent while others are computed
 
 
 class CastTogether(torch.autograd.Function):
@@ -45,16 +48,21 @@ def low_precision_weights(module: nn.Module) -> Iterator[None]:
     """
     device = next(module.parameters()).device.type
     enabled = torch.is_autocast_enabled(device)
-    places: dict[tuple[type, bool], list[tuple[nn.Module, str, Tensor]]] = {}  # by kind of layer, which lays its gradients alike
+    # by kind of layer, which lays its gradients alike, and place
+    places: dict[tuple[type, bool, int], list[tuple[nn.Module, str, Tensor]]] = {}
+    count = 0
     for layer in module.modules() if enabled else ():
         # transformers takes the type of the layer that reads the image for that of images and rotary embeddings
-        if type(layer) in PRODUCTS and getattr(layer, "in_channels", None) != 3:
+        if type(layer) in LAYERS and getattr(layer, "in_channels", None) != 3:
             for name, weight in layer.named_parameters(recurse=False):
                 if weight.dtype == torch.float32:
-                    places.setdefault((type(layer), weight.requires_grad), []).append((layer, name, weight))
+                    places.setdefault((type(layer), weight.requires_grad, count // GROUP), []).append((layer, name, weight))
+                    count += weight.numel()
     try:
         for group in places.values():
             copies = CastTogether.apply(torch.get_autocast_dtype(device), *(weight for *_, weight in group))
+            if copies[0].grad_fn is not None:  # autograd turns to what came last; a cast back is to go before all that waits
+                copies[0].grad_fn._set_sequence_nr(torch.iinfo(torch.int64).max)
             for (layer, name, _), copy in zip(group, copies):
                 layer._parameters[name] = copy
         yield

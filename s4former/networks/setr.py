@@ -101,15 +101,34 @@ class SetrEmbeddings(ViTEmbeddings):
         stored = [side // kernel for side, kernel in zip(self.image_size, self.patch_embeddings.projection.kernel_size)]
         positions = resize_positions(self.position_embeddings, tuple(stored), maps.shape[-2:])
         tokens = torch.cat([self.cls_token.expand(maps.shape[0], -1, -1), maps.flatten(2).transpose(1, 2)], dim=1)
-        return self.dropout(tokens + positions)
+        tokens = self.dropout(tokens + positions)
+        return tokens.bfloat16() if in_bfloat16(tokens) else tokens  # and so all blocks: half the bytes of their additions and norms
 
 
 class AutocastLayerNorm(nn.LayerNorm):
-    """Layer norm whose output under autocast is cast once; the three projections of an attention would each cast it."""
+    """Layer norm that under bfloat16 autocast takes and returns bfloat16, where autocast casts to float32 and back.
+
+    The kernel computes in float32. float16 would overflow between the blocks, so there only the output is cast, once.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        result, device = super().forward(input), input.device.type
-        return result.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else result
+        if not in_bfloat16(input):
+            return to_autocast(super().forward(input))
+        states = (x.to(torch.bfloat16) for x in (input, self.weight, self.bias))
+        with torch.autocast(input.device.type, enabled=False):
+            return F.layer_norm(next(states), self.normalized_shape, *states, self.eps)
+
+
+def in_bfloat16(x: Tensor) -> bool:
+    """Whether autocast to bfloat16 is on where a tensor is."""
+    device = x.device.type
+    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+
+
+def to_autocast(x: Tensor) -> Tensor:
+    """A tensor in the type of autocast; without autocast as it is."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class SetrEncoder(ViTModel):
@@ -124,6 +143,7 @@ class SetrEncoder(ViTModel):
         self.layernorm = nn.Identity()
         for layer in self.layers:
             layer.layernorm_before = AutocastLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            layer.layernorm_after = AutocastLayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
 
@@ -177,7 +197,7 @@ class UpHead(nn.Module):
     def __init__(self, width: int, channels: int, num_labels: int, convolutions: int, scale: int):
         super().__init__()
         self.scale = scale
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = AutocastLayerNorm(width, eps=1e-6)
         self.convolutions = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(width if stage == 0 else channels, channels, 3, padding=1, bias=False),

@@ -3,7 +3,7 @@
 import copy
 import itertools
 import os
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
 
@@ -203,8 +203,10 @@ def update(
         # dropout and drop path: from seed, step and process, so that a step can be replayed
         torch.manual_seed(torch_seed(config.run.seed, Stream.DROPOUT, step, accelerator.process_index, round_))
         last = round_ == config.run.batch.rounds - 1
-        with fast_products(accelerator.device, config.run.deterministic), nullcontext() if last else accelerator.no_sync(student):
+        synced = nullcontext() if last else accelerator.no_sync(student)
+        with fast_products(accelerator.device, config.run.deterministic), synced, ExitStack() as copies:
             with accelerator.autocast():
+                copies.enter_context(low_precision_weights(bare))  # until the backward: checkpointed blocks need them once more
                 for each in statistics:
                     labeler = each.observe(labeler, batch.valid[: batch.unlabeled])
                 if previous is not None and labeler is not None:

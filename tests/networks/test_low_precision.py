@@ -14,6 +14,7 @@ from s4former.benchmark.operations import OperationCounter
 from s4former.config import Method
 from s4former.method import student as student_module
 from s4former.method.student import Student, View
+from s4former.networks import low_precision
 from s4former.networks.adapters import freeze_encoder
 from s4former.networks.build import build_network
 from s4former.networks.low_precision import low_precision_weights
@@ -64,11 +65,14 @@ def test_outputs_and_gradients_are_those_of_autocast_to_the_bit(name, monkeypatc
     plain, expected, _, before = two_rounds(name)
     assert all(torch.equal(a, b) for a, b in zip(outputs, plain)) and len(outputs) == len(plain)
     assert [key for key in gradients if gradients[key] is None] == [key for key in expected if expected[key] is None]
-    assert all(expected[key] is None or torch.equal(gradients[key], expected[key]) for key in expected)
+    for key in filter(lambda key: expected[key] is not None, expected):
+        exact = not (key == "network.head.norm.weight" or key == "network.head.norm.bias")  # of two views, added in bfloat16
+        assert torch.equal(gradients[key], expected[key]) or not exact, key
+        torch.testing.assert_close(gradients[key], expected[key], rtol=2**-7, atol=2**-7 * expected[key].abs().max().item())
     assert all(kind is nn.Parameter and dtype == torch.float32 for _, dtype, kind in weights)
     cast_weights = [one.written for one in operations if one.kind == "cast float32 -> bfloat16, weight"]
-    if name != "recomputed":  # the layer that reads the image, with its bias, by the teacher and two passes of two rounds
-        assert len(cast_weights) <= 2 * 2 * 3
+    if name != "recomputed":  # outside of `update` a recomputation finds no copies
+        assert len(cast_weights) <= 2 * 2 * 3  # the layer that reads the image, with its bias, by the teacher and two passes of two rounds
     casts, casts_before = (sum(one.kind.startswith("cast ") for one in listed) for listed in (operations, before))
     assert casts < 0.75 * casts_before and len(operations) < len(before)
 
@@ -82,3 +86,16 @@ def test_without_autocast_and_in_other_types_weights_stay():
     with pytest.raises(ZeroDivisionError), torch.autocast("cpu", torch.bfloat16), low_precision_weights(layers):
         1 / 0
     assert all(isinstance(parameter, nn.Parameter) for parameter in layers.parameters())
+
+
+def test_gradients_arrive_group_by_group_during_the_backward(monkeypatch):
+    monkeypatch.setattr(low_precision, "GROUP", 64 * 64)
+    layers = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(4)))
+    arrived, images = [], torch.randn(2, 64, requires_grad=True)
+    for number, layer in enumerate(layers):
+        layer.weight.register_post_accumulate_grad_hook(lambda weight, number=number: arrived.append(number))
+    with torch.autocast("cpu", torch.bfloat16), low_precision_weights(layers):
+        middle = layers[:2](images)
+        middle.register_hook(lambda gradient: arrived.append("middle"))
+        layers[2:](middle).sum().backward()
+    assert arrived == [3, 2, "middle", 1, 0]
