@@ -160,7 +160,7 @@ def build_deeplab(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrain
 def read_encoder(model: Model, crop: tuple[int, int] | None = None) -> tuple[PreTrainedConfig, dict[str, Tensor] | None]:
     """Config and tensors of an encoder, None for random ones; with `crop`, whole patches must fit into it."""
     config = read_encoder_config(model)
-    patch = getattr(config, "patch_stride", [config.patch_size])[0]  # of a Hiera; its patches overlap
+    patch = (getattr(config, "patch_stride", None) or [config.patch_size])[0] if crop else 1  # a Hiera has strides: its patches overlap
     if crop and (crop[0] % patch or crop[1] % patch):
         raise ConfigError(
             f"data.crop is {list(crop)}; model.encoder = {model.encoder!r} needs multiples of {patch}"
