@@ -86,6 +86,8 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
         why += [f"and with it the name {named[index]}"] if index in named else []
         reasons.setdefault(", ".join(why), []).append(index)
     for because, indices in reasons.items():
+        if not because and not any(pixels[index] for index in indices):
+            continue  # a void id that masks of this package state and do not hold
         which = f"id {indices[0]} is" if len(indices) == 1 else f"ids {join_first(indices)} are"
         share = sum(pixels[index] for index in indices) / pixels.total()
         why = f" ({because})" if because else ""

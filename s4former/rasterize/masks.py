@@ -1,8 +1,9 @@
 """From the annotations of a folder to its masks: which class each pixel gets, and what has to be said about it."""
 
 import json
+import unicodedata
 from argparse import Namespace
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count, walk
@@ -135,9 +136,16 @@ def read_annotations(kind: str, images: Images, folder: Path, notes: Notes) -> t
         except BROKEN as error:
             notes["files that cannot be read, left out"].append(f"{path} ({describe_broken(error)})")
             continue
-        declared |= dict.fromkeys(names)
-        photos += found
+        declared |= dict.fromkeys(map(one_spelling, names))
+        photos += [
+            photo._replace(things=[thing._replace(label=one_spelling(thing.label)) for thing in photo.things]) for photo in found
+        ]
     return list(declared), photos
+
+
+def one_spelling(label: str) -> str:
+    """A label without blanks around it, and with its accents in NFC, so that two files have one class of it."""
+    return unicodedata.normalize("NFC", label.strip())
 
 
 def find_photos(photos: Sequence[Photo], root: Path, notes: Notes) -> list[Photo]:
@@ -154,7 +162,8 @@ def find_photos(photos: Sequence[Photo], root: Path, notes: Notes) -> list[Photo
             notes["images that two files draw on, joined"].append(photo.name)
             found[photo.id] = other._replace(things=[*other.things, *photo.things])
     if not found:
-        raise DataError("; ".join([f"none of the images that were annotated is in {root}; put them there", *describe(notes)]))
+        what = f"none of the images that were annotated is in {root}; put them there" if photos else f"no annotation of {root} can be read"
+        raise DataError("; ".join([what, *describe(notes)]))
     return list(found.values())
 
 
@@ -162,6 +171,8 @@ def class_names(declared: Sequence[str], photos: Sequence[Photo], options: Names
     """The classes that something is drawn of, in the order that is declared, then by name; the background first."""
     used = {thing.label for photo in photos for thing in photo.things if thing.drawing and (options.crowds or not thing.crowd)}
     names = [name for name in declared if name in used] + sorted(used - set(declared))
+    cases = [name for name, times in Counter(map(str.casefold, used)).items() if times > 1]
+    notes["classes that differ in capital letters alone, kept apart"] += [name for name in names if name.casefold() in cases]
     notes["classes that nothing is drawn of, left out"] += [name for name in declared if name not in used]
     names = [name for name in names if plain(name) not in VOID and plain(name) != plain(options.background)]
     names = ([] if plain(options.background) in VOID else [options.background]) + names

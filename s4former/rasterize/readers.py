@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..data.images import read_header
 from ..data.lists import find_images, strip_endings
-from ..errors import DataError
+from ..errors import DataError, join_first
 from ..files import read_text
 from .shapes import Drawing, Thing, bitmap, box, coco_runs, disc, polygons, runs
 
@@ -83,13 +83,14 @@ def read_coco(path: Path, images: Images) -> Read:
         kind = "box or point alone" if not segmentation else "run-length code" if isinstance(segmentation, dict) else "polygon"
         drawing = {"polygon": polygons, "run-length code": coco_runs}.get(kind)
         things[each["image_id"]].append(
-            Thing(names[each["category_id"]], kind, drawing and drawing(segmentation), crowd=bool(each.get("iscrowd", 0)))
+            Thing(names.get(each["category_id"], f"category {each['category_id']}"), kind, drawing and drawing(segmentation), crowd=bool(each.get("iscrowd", 0)))
         )
     halves = [folder for folder in {path.parent for path in images.paths.values()} if path.stem.endswith(f"_{folder.name}")]
     places, photos = (path.parent, *halves, images.root, images.root / "images"), []
     for each in content["images"]:
         name, size = each["file_name"], size_of(each.get("height"), each.get("width"))
-        photos.append(Photo(name, images.find(name, *places), size, things[each["id"]]))
+        photos.append(Photo(name, images.find(name, *places), size, things.pop(each["id"], [])))
+    photos += [Photo(f"image {number}, which {path.name} does not list", None, None, rest) for number, rest in things.items()]
     return tuple(names.values()), photos
 
 
@@ -105,6 +106,8 @@ def read_yolo(path: Path, images: Images) -> Read:
         if numbers := line.split():
             corners = [float(number) for number in numbers[1:]]
             drawing = polygons([corners], scale=size[::-1]) if len(corners) > 5 else None
+            if int(numbers[0]) not in names:
+                raise DataError(f"it has the class {numbers[0]}, and only {join_first([f'{n} {name}' for n, name in names.items()])} are named")
             things.append(Thing(names[int(numbers[0])], "polygon" if drawing else "box", drawing))
     return names.values(), [Photo(path.stem, found, size, things)]
 

@@ -210,6 +210,23 @@ def test_cvat_draws_higher_levels_on_top(tmp_path, capsys):
     assert "shapes without an area, of the kind box: 1" in text and "classes that nothing is drawn of, left out: 1, the first: stone" in text
 
 
+def test_annotations_of_images_and_categories_that_a_coco_file_lacks_are_told(tmp_path, capsys):
+    save_image(tmp_path / "a.png")
+    rows = [thing(1, 1, [flat(0, 0, 4, 4)]), thing(1, 9, [flat(6, 6, 9, 9)]), thing(77, 1, [flat(0, 0, 4, 4)])]
+    coco(tmp_path / "all.json", rows, [photo(1, "a.png")])
+    said = rasterize(capsys, tmp_path)[0]
+    assert "2 category 9" in said and "that are not there: 1, the first: image 77, which all.json does not list" in said
+
+
+def test_labels_are_compared_in_nfc_and_those_that_differ_in_capitals_are_said(tmp_path, capsys):
+    for name, label in (("a", "gr\u00fcn"), ("b", "gru\u0308n "), ("c", "Gr\u00fcn")):
+        save_image(tmp_path / f"{name}.png")
+        labelme(tmp_path / f"{name}.json", (label, "polygon", corners(1, 1, 5, 5), {}), image=f"{name}.png")
+    said = rasterize(capsys, tmp_path)[0]
+    assert "0 background, 1 Gr\u00fcn, 2 gr\u00fcn\n" in said
+    assert "classes that differ in capital letters alone, kept apart: 2, the first: Gr\u00fcn" in said
+
+
 def test_a_track_of_a_video_is_refused(tmp_path, capsys):
     write(tmp_path / "annotations.xml", '<annotations>\n<track id="0"></track><image id="0" width="2"></image></annotations>')
     text, _ = rasterize(capsys, tmp_path, code=1)
@@ -231,7 +248,7 @@ def test_polygons_agree_with_pycocotools():
 BROKEN = {  # format -> a file, what is wrong with it, and the words for it
     "LabelMe": ("b.json", '{"shapes": [{"label": "leaf", "points": []}], "imagePath": 1', "Expecting"),
     "COCO": ("b.json", '{"images": [{}], "annotations": [], "categories": [], "segmentation": 1}', "'file_name' is missing"),
-    "YOLO": ("labels/b.txt", "7 0.1 0.1 0.5 0.1 0.5 0.5\n", "7 is missing"),
+    "YOLO": ("labels/b.txt", "7 0.1 0.1 0.5 0.1 0.5 0.5\n", "it has the class 7, and only 0 leaf are named"),
     "Supervisely": ("ann/b.jpg.json", '{"objects": [{"bitmap": 1}]}', "'classTitle' is missing"),
     "CVAT": ("annotations.xml", '<annotations>\n<image name="b.jpg" width="1">', "no element found"),
 }
@@ -244,7 +261,7 @@ def test_a_file_that_cannot_be_read_is_named(kind, tmp_path, capsys):
     name, content, words = BROKEN[kind]
     write(tmp_path / name, content)
     text, _ = rasterize(capsys, tmp_path, code=1)
-    assert text.startswith(f"s4former rasterize: none of the images that were annotated is in {tmp_path}; put them there; files")
+    assert text.startswith(f"s4former rasterize: no annotation of {tmp_path} can be read; files")
     assert f"left out: 1, the first: {tmp_path / name} (" in text and words in text
 
 
