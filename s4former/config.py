@@ -250,8 +250,8 @@ class Method:
         if self.algorithm != "consistency":
             return {"imas": "iMAS", "psmt": "PS-MT", "u2pl": "U2PL"}[self.algorithm]
         base = self.base
-        if not self.previous and base in ("S4Former-Base", "UniMatch", "UniMatch V2", "AugSeg") and parts == ["PatchShuffle", "PASA", "NCR"]:
-            return "S4Former" if base == "S4Former-Base" else f"{base} + S4Former"
+        if base in ("S4Former-Base", "UniMatch", "UniMatch V2", "AugSeg") and parts == ["PatchShuffle", "PASA", "NCR"]:
+            base, parts = "S4Former" if base == "S4Former-Base" else f"{base} + S4Former", []
         return " + ".join([base, *parts, *(["PrevMatch"] if self.previous else [])])
 
     @property

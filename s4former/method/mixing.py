@@ -118,7 +118,7 @@ def append_labels(pseudo: Pseudo, labels: Tensor) -> Pseudo:
         logits=torch.cat([pseudo.logits, pseudo.logits.new_zeros(len(labels), *pseudo.logits.shape[1:])]),
         confidence=torch.cat([pseudo.confidence, torch.ones_like(labels, dtype=pseudo.confidence.dtype)]),
         valid=torch.cat([pseudo.valid, torch.ones_like(labels, dtype=torch.bool)]),
-        weight=None if pseudo.weight is None else torch.cat([pseudo.weight, torch.ones_like(labels, dtype=pseudo.weight.dtype)]),
+        weight=None if pseudo.weight is None else torch.cat([pseudo.weight, pseudo.weight.new_ones(labels.shape)]),
         previous=None if pseudo.previous is None else torch.cat([pseudo.previous, torch.full_like(labels, IGNORE_INDEX)]),
     )
 

@@ -36,7 +36,8 @@ def train_step(
 
     Returns:
         Scalars: `supervised`, `auxiliary`, and `consistency_BRANCH` and `ncr_BRANCH` (or another regulariser) of the
-        branches strong, pasa and features, as far as they are on (`previous_BRANCH` on labels of previous students); without gradient `confident`, the share of valid
+        branches strong, pasa and features, as far as they are on (`previous_BRANCH` on labels of previous students);
+        without gradient `confident`, the share of valid
         pixels that became pseudo labels, and the two histograms of `count_pseudo`.
     """
     views, targets, pseudo = student_views(teacher, batch, method, label)
@@ -103,8 +104,8 @@ def student_views(
 
 def compare_with_teacher(logits: Tensor, target: Pseudo, branch: str, method: Method) -> dict[str, Tensor]:
     """The terms of one student view (B, K, h, w) against its pseudo labels: consistency, and a regulariser."""
-    weighted = target.weight is not None
-    terms = {"consistency": weighted_cross_entropy(logits, target.label, target.weight) if weighted else cross_entropy(logits, target.label)}
+    weigh = () if target.weight is None else (target.weight,)
+    terms = {"consistency": (weighted_cross_entropy if weigh else cross_entropy)(logits, target.label, *weigh)}
     if target.previous is not None:
         terms["previous"] = cross_entropy(logits, target.previous)
     if method.regularizer != "none" and method.regularizer_on in ("both", branch):

@@ -160,11 +160,10 @@ def build_deeplab(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrain
 def read_encoder(model: Model, crop: tuple[int, int] | None = None) -> tuple[PreTrainedConfig, dict[str, Tensor] | None]:
     """Config and tensors of an encoder, None for random ones; with `crop`, whole patches must fit into it."""
     config = read_encoder_config(model)
-    patch = (getattr(config, "patch_stride", None) or [config.patch_size])[0] if crop else 1  # a Hiera has strides: its patches overlap
-    if crop and (crop[0] % patch or crop[1] % patch):
-        raise ConfigError(
-            f"data.crop is {list(crop)}; model.encoder = {model.encoder!r} needs multiples of {patch}"
-        )
+    if crop:
+        patch = config.patch_stride[0] if config.model_type == "hiera" else config.patch_size  # whose patches overlap
+        if crop[0] % patch or crop[1] % patch:
+            raise ConfigError(f"data.crop is {list(crop)}; model.encoder = {model.encoder!r} needs multiples of {patch}")
     return config, read_tensors(model, config) if model.pretrained else None
 
 

@@ -39,15 +39,17 @@ class AnySizeHiera(HieraBackbone):
     def forward(self, pixel_values: Tensor, **kwargs) -> BackboneOutput:
         config, size = self.config, tuple(pixel_values.shape[-2:])
         tokens = self.embeddings(pixel_values, interpolate_pos_encoding=True)[0]
-        grid, rolls = [side // stride for side, stride in zip(size, config.patch_stride)], [config.query_stride] * (len(config.depths) - 1)
+        grid = [side // stride for side, stride in zip(size, config.patch_stride)]
+        rolls = [config.query_stride] * (len(config.depths) - 1)
         tokens = unroll(tokens, size, config.patch_stride, rolls)
         for stage in range(len(config.depths)):  # how its output is put back into rows and columns
             self.encoder.schedule[stage] = rolls, grid
             if stage < config.num_query_pool:
                 grid, rolls = [side // stride for side, stride in zip(grid, config.query_stride)], rolls[1:]
         states = self.encoder(tokens, output_hidden_states=True).reshaped_hidden_states
-        named = zip(self.stage_names, states)
-        return BackboneOutput(tuple(self.hidden_states_norms[name](x).permute(0, 3, 1, 2) for name, x in named if name in self.out_features))
+        named = dict(zip(self.stage_names, states))
+        maps = (self.hidden_states_norms[name](named[name]).permute(0, 3, 1, 2) for name in self.out_features)
+        return BackboneOutput(feature_maps=tuple(maps))
 
 
 class DinoUperNetForSemanticSegmentation(UperNetForSemanticSegmentation):
