@@ -80,6 +80,8 @@ class Layout:
 
 # ---- list files
 
+CSV_COLUMNS = (("image", "img", "filename", "file_name", "file", "path"), ("mask", "label", "annotation", "segmentation"))
+
 
 def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Sample]:
     """The samples of a list file: an id a line, or an image and its mask as paths below the data folder; or a CSV of them."""
@@ -149,12 +151,12 @@ def check_samples(key: str, origin: Path | str, samples: list[Sample], masks_in:
 
 
 def csv_lines(path: Path) -> list[str]:
-    """The rows of a CSV as lines of a list: its columns "image" and "mask", else its first two; none for other files."""
+    """The rows of a CSV as lines of a list: by the columns that its heading names, else its first two; none for other files."""
     rows = read_csv(path) if path.suffix.lower() == ".csv" else []
     header = [cell.lower() for cell in rows[0]] if rows else []
-    if "image" not in header:
+    places = [header.index(word) for words in CSV_COLUMNS for word in [each for each in words if each in header][:1]]
+    if not any(word in header for word in CSV_COLUMNS[0]):
         return ["\t".join(row[:2]) for row in rows]
-    places = [header.index(name) for name in ("image", "mask") if name in header]
     return ["\t".join(row[place] for place in places if place < len(row)) for row in rows[1:]]
 
 

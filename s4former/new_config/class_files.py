@@ -48,6 +48,9 @@ def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
     if not options:
         return found
     by_id = [re.fullmatch(r"(\d+)=(.+)", name) for name in options]
+    ids = [int(each[1]) for each in by_id if each]
+    if ids and (len(ids) < len(options) or len({*ids}) < len(ids)):
+        raise DataError(f"--classes is {' '.join(options)}; write ID=NAME for every class, each id once, or names alone in the order of ids")
     if not found.palette:
         return Classes({int(each[1]): each[2] for each in by_id} if all(by_id) else options)
     known = [*dict(found.names).values()]
@@ -72,17 +75,21 @@ def read_palette(path: Path) -> dict[str, str]:
     The second is what CamVid's label_colors.txt, CVAT's labelmap.txt and class_dict.csv are.
     """
     rule = 'write {"sky": "#8080c0", ...}, or a line for each class with its name, red, green and blue'
-    colours = {}
+    named = []
     if path.suffix == ".json":
         content = read_json(path, dict[str, COLOUR], rule)
-        colours = {colour.lower(): name for name, colour in content.items()}
+        named = [(name, colour.lower()) for name, colour in content.items()]
     else:
         for name, numbers in csv_colours(path) if path.suffix.lower() == ".csv" else line_colours(path):
             if max(numbers) > 255:
                 raise DataError(f"{path} is no palette: {join_first(numbers)} is no colour; {rule}")
-            colours["#" + bytes(numbers).hex()] = name or join_first(numbers)
+            named.append((name or join_first(numbers), "#" + bytes(numbers).hex()))
+    colours = {colour: name for name, colour in named}
     if not colours:
         raise DataError(f"{path} is no palette: it names no colour; {rule}")
+    for name, colour in named:
+        if colours[colour] != name:
+            raise DataError(f"{path}: {name} and {colours[colour]} have one colour, {colour}; give one of them another, or leave it out")
     return colours
 
 
@@ -129,7 +136,12 @@ def of_palette(path: Path) -> Classes:
 
 
 def of_json(path: Path) -> Classes:
-    names = read_json(path, list[str] | dict[int, str], 'write a list, ["sky", "road"], or {"0": "sky", "1": "road"}')
+    rule = 'write a list, ["sky", "road"], or {"0": "sky", "1": "road"}'
+    names = read_json(path, list[str] | dict[int, str] | dict[str, int], rule)
+    if isinstance(names, dict) and isinstance(next(iter(names), 0), str):  # name -> id
+        if len({*names.values()}) < len(names):
+            raise DataError(f"{path}: two names have one id; {rule}")
+        names = {index: name for name, index in names.items()}
     return Classes([names[index] for index in range(len(names))] if set(names) == set(range(len(names))) else names)
 
 

@@ -108,6 +108,12 @@ def test_lists_may_hold_the_paths_of_windows(root):
     assert "which leaves the data folder" in error_message(load_sources, data(root))
 
 
+@pytest.mark.parametrize("header, rows", [("Label;File", "masks/b.png;b.jpg"), ("filename,mask", "b,masks/b.png"), ("path", "b")])
+def test_a_csv_goes_by_what_its_heading_says(root, header, rows):
+    write(root / "labeled.csv", header, rows)
+    assert load_sources(data(root, labeled="labeled.csv")).labeled["id"][:] == ["b"]
+
+
 def test_a_name_that_is_no_utf8_is_told_with_the_program_that_renames_it(root):
     os.rename(root / "images" / "c.jpg", os.fsencode(root / "images") + b"/caf\xe9.jpg")
     assert "holds a name that is no UTF-8, caf\\udce9.jpg; rename it (convmv" in error_message(load_sources, data(root))

@@ -182,6 +182,25 @@ def test_names_a_line_may_have_their_ids_before_them(tmp_path, lines, names):
     assert read_names(tmp_path) == names
 
 
+def test_names_in_json_may_be_the_keys(tmp_path):
+    (tmp_path / "classes.json").write_text('{"sky": 0, "road": 7}')
+    assert read_names(tmp_path) == {0: "sky", 7: "road"}
+    (tmp_path / "classes.json").write_text('{"sky": 7, "road": 7}')
+    assert "two names have one id" in error_message(read_names, tmp_path)
+
+
+@pytest.mark.parametrize("options", [["0=sky", "road"], ["1=sky", "1=road"]])
+def test_classes_are_given_by_id_all_or_none_and_each_id_once(tmp_path, options):
+    said = error_message(read_classes, tmp_path, options, "")
+    assert said == f"--classes is {' '.join(options)}; write ID=NAME for every class, each id once, or names alone in the order of ids"
+
+
+@pytest.mark.parametrize("name, content", [("p.json", '{"sky": "#010203", "road": [1, 2, 3]}'), ("p.txt", "sky 1 2 3\nroad 1 2 3\nroad 1 2 3")])
+def test_two_names_of_one_colour_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert "sky and road have one colour, #010203; give one of them another" in error_message(read_palette, tmp_path / name)
+
+
 def test_binary_masks_of_two_kinds_are_refused():
     mixed = [*ids(0, 1), *ids(0, 255), *ids(0)]
     said = error_message(number_classes, mixed, ["ground", "leaf"], set())
