@@ -48,8 +48,10 @@ class Trackers:
     def start(self, name: str, folder: Path, config: dict[str, Any]) -> None:
         kind = LOGGER_TYPE_TO_CLASS[name]
         place = (folder,) if kind.requires_logging_directory else ()
-        tracker = kind(PROJECT, *place, **tracker_options(name, folder))
+        tracker = kind(folder.name if name == "aim" else PROJECT, *place, **tracker_options(name, folder))  # aim knows no project
         tracker.start()
+        if name == "comet_ml":
+            tracker.tracker.set_name(folder.name)
         tracker.store_init_configuration({key: str(value) for key, value in config.items()})
         self.started.append(tracker)
 

@@ -78,3 +78,25 @@ def test_a_tracker_that_fails_is_left_out_with_a_line_and_the_others_go_on(fails
     order = ["start", "log", "log_images", "finish"]
     assert got == order[: order.index(fails_at) + 1]
     assert said == ["warning: wandb gets nothing of this run from here on (no login); log.jsonl and report.html have it all"]
+
+
+@pytest.mark.parametrize("name", ["aim", "comet_ml", "wandb", "swanlab", "mlflow", "clearml", "trackio", "dvclive"])
+def test_a_tracker_gets_the_name_of_the_run_or_its_folder(name, tmp_path, monkeypatch):
+    given = []
+
+    class Stub(GeneralTracker):
+        requires_logging_directory = LOGGER_TYPE_TO_CLASS[name].requires_logging_directory
+        tracker = SimpleNamespace(set_name=given.append)
+
+        def __init__(self, *arguments, **options):
+            super().__init__(_blank=True)
+            given.extend(map(str, [*arguments, *options.values()]))
+
+        start = log = finish = lambda self, *arguments, **options: None
+        store_init_configuration = lambda self, values: None  # noqa: E731
+
+    said, folder = [], tmp_path / "voc_92"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, name, type(name, (Stub,), {"name": name}))
+    Trackers(SimpleNamespace(log_with=[name]), folder, {}, said.append).close()
+    assert said == [] and any(each in ("voc_92", str(folder / "dvclive")) for each in given)
