@@ -189,11 +189,11 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
     """Opens every labelled mask, and `limit` evaluation masks spread over the list, before a run begins.
 
     Returns:
-        Lines for the log: the classes that no labelled pixel shows.
+        Lines for the log: the classes that no labelled pixel shows, and `describe_two_kinds`.
 
     Raises:
-        DataError: for the first mask that cannot be used, if indexed masks have palettes that contradict each other, if the labels show nothing but class 0, or if no evaluation mask
-            has a label (all of them are opened before that is said).
+        DataError: for the first mask that cannot be used, if indexed masks have palettes that contradict each other, if the labels
+            show nothing but class 0, or if no evaluation mask has a label (all of them are opened before that is said).
     """
 
     def has_label(index: int) -> bool:
@@ -202,9 +202,11 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
     if data.source == "shapes":  # exact, and slow to draw
         return ()
     check_palettes_of((row["mask"] for table in (sources.labeled, sources.validation) for row in table), data)
-    count = np.zeros(IGNORE_INDEX + 1, np.int64)
+    count, shown = np.zeros(IGNORE_INDEX + 1, np.int64), []
     for row in progress(sources.labeled, "labelled masks"):
-        count += np.bincount(checked_mask(row, data, len(sources.classes)).ravel(), minlength=len(count))
+        pixels = np.bincount(checked_mask(row, data, len(sources.classes)).ravel(), minlength=len(count))
+        count += pixels
+        shown.append((bool(pixels[1]), bool(pixels[IGNORE_INDEX])))
     if not count[1:IGNORE_INDEX].any():
         raise DataError(
             "the labelled masks show nothing but class 0"
@@ -217,7 +219,22 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
     if total and not any(found) and not any(map(has_label, progress(others, "evaluation masks"))):
         raise DataError(NO_EVALUATION_LABEL)
     absent = [name for name, pixels in zip(sources.classes, count) if not pixels]
-    return (f"no labelled pixel shows {join_first(absent)}",) if absent else ()
+    lines = [f"no labelled pixel shows {join_first(absent)}" if absent else "", describe_two_kinds(shown, sources.classes)]
+    return tuple(filter(None, lines))
+
+
+def describe_two_kinds(shown: Sequence[tuple[bool, bool]], classes: Sequence[str]) -> str:
+    """What to do if some masks of a thing and its background hold 0 and 1, others 0 and no label, which may be a 255 for the thing.
+
+    Args:
+        shown: whether each mask shows class 1, and whether it has ignored pixels.
+    """
+    if len(classes) != 2 or not {(True, False), (False, True)} <= {*shown} or (True, True) in shown:
+        return ""
+    return (
+        f"{sum(has for has, _ in shown)} labelled masks show {classes[1]}, {sum(has for _, has in shown)} others ignored pixels, none"
+        f' both: if 255 is {classes[1]} in these, write data.id_map={{"255": 1}} data.ignore_index=254'
+    )
 
 
 def checked_mask(row: dict[str, Any], data: Data, num_classes: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from ..data.duplicates import find_duplicates
 from ..data.images import check_contrast, has_odd_bands, is_scene, read_image
 from ..data.masks import check_palettes_of, read_pair
 from ..data.progress import progress
-from ..data.sources import NO_EVALUATION_LABEL, PART_NAMES, PARTS, Sources, is_rare
+from ..data.sources import NO_EVALUATION_LABEL, PART_NAMES, PARTS, Sources, describe_two_kinds, is_rare
 from ..errors import ConfigError, DataError, join_first, plural
 from ..method.checks import check_batch_norm
 from .cost import Cost, measure_cost
@@ -147,6 +147,8 @@ def check_classes(config: Config, sources: Sources, counts: dict[str, np.ndarray
     if not pixels[1:].any():
         report.add("FAIL", "classes", "the labels show nothing but class 0; check data.ignore_index and data.id_map")
         return
+    if remark := describe_two_kinds([(bool(each[1]), bool(each[IGNORE_INDEX])) for each in counts["labeled"]], names):
+        report.add("note", "classes", remark)
     share = pixels / counts["labeled"].sum()
     absent = [name for name, count in zip(names, pixels) if not count]
     few = [

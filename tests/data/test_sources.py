@@ -123,6 +123,19 @@ def test_masks_of_0_and_255_are_refused_because_255_is_ignored(root):
     assert check_masks(found, data(root, id_map={"255": 1})) == ("no labelled pixel shows bud",)
 
 
+def test_binary_masks_of_which_some_have_1_and_others_255_are_noted(root):
+    for name, value in (("a", 1), ("b", 255)):
+        save_mask(root / "masks" / f"{name}.png", np.where(ids() == 1, value, 0).astype(np.uint8), palette=False)
+    changed = data(root, classes=("ground", "leaf"))
+    save_mask(root / "masks" / "f.png", np.where(ids() == 1, 1, 0).astype(np.uint8), palette=False)
+    found = load_sources(changed)
+    assert check_masks(found, changed) == (
+        "1 labelled masks show leaf, 1 others ignored pixels, none both: if 255 is leaf in these, write"
+        ' data.id_map={"255": 1} data.ignore_index=254',
+    )
+    assert check_masks(found, data(root, classes=("ground", "leaf"), id_map={"255": 1}, ignore_index=254)) == ()
+
+
 def test_the_drawn_world_has_rows_and_no_files():
     world = config.Shapes(labeled=3, unlabeled=4, validation=2, height=32, width=48, seed=5)
     drawn = Data(source="shapes", shapes=world)
