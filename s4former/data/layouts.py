@@ -7,7 +7,7 @@ from typing import Callable, Sequence
 from ..config import Data
 from ..errors import DataError
 from .class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
-from .lists import Layout, Sample, SourceParts, check_samples, data_root, find_images, find_path, read_list
+from .lists import Layout, Sample, SourceParts, check_samples, data_root, find_path, image_files, read_list
 from .masks import MASK_ENDINGS, MASK_FOLDERS
 from .pairing import pair_up
 from .trees import split_masks
@@ -20,7 +20,7 @@ def folder(data: Data, parts: Sequence[str]) -> SourceParts:
     found = samples_by_part(data, parts, root, layout, (root, root / "images"), {"unlabeled": list}, read_folder)
     if "unlabeled" in parts and not data.unlabeled:
         taken = {sample.image for samples in found.values() for sample in samples}
-        found["unlabeled"] = [layout().sample(name, False) for name, path in layout().images.items() if str(path) not in taken]
+        found["unlabeled"] = [layout().sample(name, False) for name, path in layout().images.items() if path not in taken]
     return SourceParts(parts=found)
 
 
@@ -29,10 +29,13 @@ def folder_layout(root: Path, images: Path, masks: Path) -> Layout:
 
     Of images that lie in the root itself, none in its subfolders are meant.
     """
-    found = {name: path for name, path in find_images(images, flat=False).items() if images != root or "/" not in name}
-    found = {name: path for name, path in found.items() if not str(path).startswith(f"{masks}/")}
+    found = image_files(images, flat=False)
+    if images == root:
+        found = {name: path for name, path in found.items() if "/" not in name}
+    if masks.is_relative_to(images):
+        found = {name: path for name, path in found.items() if not path.startswith(f"{masks}/")}
     found, pairs = split_masks(found)
-    pairs |= pair_up(found, find_images(masks, flat=False, suffixes=MASK_ENDINGS))
+    pairs |= pair_up(found, image_files(masks, flat=False, suffixes=MASK_ENDINGS))
     return Layout(root, found, pairs, False, images_in=str(images), masks_in=str(masks))
 
 
@@ -53,11 +56,11 @@ def voc(data: Data, parts: Sequence[str]) -> SourceParts:
     """The official VOCdevkit tree. Original masks are preferred, SegmentationClassAug fills in where there is none."""
     root = folder_with(data_root(data), "JPEGImages", "", "VOC2012", "VOCdevkit/VOC2012")
     lists = root / "ImageSets" / "Segmentation"
-    masks: dict[str, Path] = {}
+    masks: dict[str, str] = {}
     for kind in ("SegmentationClassAug", "SegmentationClass"):  # the second wins
-        masks |= find_images(root / kind, flat=True, suffixes=MASK_ENDINGS)
+        masks |= image_files(root / kind, flat=True, suffixes=MASK_ENDINGS)
     layout = Layout(
-        root, find_images(root / "JPEGImages", flat=True), masks, True,
+        root, image_files(root / "JPEGImages", flat=True), masks, True,
         images_in=str(root / "JPEGImages"), masks_in=f"SegmentationClass or SegmentationClassAug of {root}",
     )  # fmt: skip
     pool = [path for path in (lists / "train.txt", lists / "trainaug.txt", lists / "train_aug.txt") if path.is_file()]
@@ -83,10 +86,10 @@ def cityscapes(data: Data, parts: Sequence[str]) -> SourceParts:
     for path in halves:
         if not path.is_dir():
             raise DataError(f"data.root is {data.root!r}, but {path} is missing; it must hold leftImg8bit and gtFine")
-    train, val = (find_images(path, flat=True, tags=tags) for path in halves)
-    masks: dict[str, Path] = {}
+    train, val = (image_files(path, flat=True, tags=tags) for path in halves)
+    masks: dict[str, str] = {}
     for kind in ("_gtFine_labelIds", "_gtFine_labelTrainIds"):  # the second wins
-        masks |= find_images(root / "gtFine", flat=True, tags=(kind,), only=kind, suffixes=MASK_ENDINGS)
+        masks |= image_files(root / "gtFine", flat=True, tags=(kind,), only=kind, suffixes=MASK_ENDINGS)
     layout = Layout(
         root, train | val, masks, True, tags=tags,
         images_in=str(root / "leftImg8bit"), masks_in=f"{root / 'gtFine'} (…_gtFine_labelIds.png)",
@@ -99,8 +102,8 @@ def coco(data: Data, parts: Sequence[str]) -> SourceParts:
     """train2017 and val2017, and masks/ with PNGs of the ids 0 (no thing) and 1 to 80 (things in COCO's order)."""
     root = data_root(data)
     halves = [folder_with(root, half, "", "images") / half for half in ("train2017", "val2017")]
-    train, val = (find_images(path, flat=True) for path in halves)
-    masks = find_images(root / "masks", flat=True, suffixes=MASK_ENDINGS)
+    train, val = (image_files(path, flat=True) for path in halves)
+    masks = image_files(root / "masks", flat=True, suffixes=MASK_ENDINGS)
     layout = Layout(root, train | val, masks, True, images_in=str(root), masks_in=str(root / "masks"))
     found = samples_by_part(data, parts, root, lambda: layout, (root,), halves_of(layout, train, val))
     return SourceParts(parts=found, classes=COCO_CLASSES)
@@ -109,10 +112,10 @@ def coco(data: Data, parts: Sequence[str]) -> SourceParts:
 Defaults = dict[str, Callable[[], list[Sample]]]
 
 
-def halves_of(layout: Layout, train: dict[str, Path], val: dict[str, Path]) -> Defaults:
+def halves_of(layout: Layout, train: dict[str, str], val: dict[str, str]) -> Defaults:
     """By default the whole train half is the pool, and the whole val half is for evaluation."""
 
-    def half(key: str, name: str, ids: dict[str, Path], masks: bool) -> list[Sample]:
+    def half(key: str, name: str, ids: dict[str, str], masks: bool) -> list[Sample]:
         samples = [layout.sample(each, masks) for each in ids]
         return check_samples(key, f"the {name} half", samples, layout.masks_in if masks else "")
 

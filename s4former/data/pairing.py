@@ -15,7 +15,7 @@ from .images import read_header
 from .lists import strip_endings
 from .masks import ID_MODES, MASK_ENDINGS
 
-Files = dict[str, Path]  # id -> file
+Files = dict[str, Path]  # id -> file; or its name
 Form = Callable[[str], str]
 # Regular expressions, the first of two that fit equally well is taken. Of the letters alone, case counts.
 BANDS = ("(?i:leftImg8bit)", "(?i:rgb)", "(?i:sat)", "0000")  # beside which there may be others of one image
@@ -122,10 +122,12 @@ def take_masks(files: Files) -> Files:
     Returns:
         The mask of each image that has one.
     """
-    words = {name: words for name in files if (words := mask_words(name, files[name].suffix))}
+    plain = {name: strip_endings(name) for name in files}
+    tagged = {*having(BESIDE, plain.values())}
+    words = {name: words for name in files if plain[name] in tagged and (words := mask_words(plain[name], files[name]))}
     photos = {name: path for name, path in files.items() if name not in words}
     best: Files = {}
-    last = sorted(words, key=lambda name: files[name].suffix.lower() in MASK_ENDINGS)  # of X_mask.jpg and X_mask.png, the second
+    last = sorted(words, key=lambda name: may_be_mask(files[name]))  # of X_mask.jpg and X_mask.png, the second
     for tag in BESIDE:
         masks = {strip_endings(name): files[name] for name in last if tag in words[name]}
         if masks and len(found := pair_up(left := dict(photos), masks, FORMS[:2])) > len(best):
@@ -136,21 +138,23 @@ def take_masks(files: Files) -> Files:
             del files[name]
         for name in photos.keys() - kept.keys():
             del files[name]
-    for name, stem in [(name, stem) for name in files if (stem := strip_endings(name)) != name and stem in files]:
+    for name, stem in [(name, stem) for name in files if (stem := plain[name]) != name and stem in files]:
         if stem not in best and holds_ids(files[name]) and not holds_ids(files[stem]):
             best[stem] = files.pop(name)
     return best
 
 
-def mask_words(name: str, suffix: str) -> list[str]:
-    """The tags in a file's name that make it a mask; a single letter does not in the name of a JPEG."""
-    plain = strip_endings(name)
-    tags = BESIDE if having(BESIDE, [plain]) else ()
-    return [tag for tag in tags if remove_tag(plain, tag) != plain and (len(tag) > 1 or suffix.lower() in MASK_ENDINGS)]
+def mask_words(name: str, path: Path | str) -> list[str]:
+    """The tags in a file's name without ending that make it a mask; a single letter does not in the name of a JPEG."""
+    return [tag for tag in BESIDE if remove_tag(name, tag) != name and (len(tag) > 1 or may_be_mask(path))]
 
 
-def holds_ids(path: Path) -> bool:
+def may_be_mask(path: Path | str) -> bool:
+    return os.path.splitext(path)[1].lower() in MASK_ENDINGS
+
+
+def holds_ids(path: Path | str) -> bool:
     """Whether a file may be a mask by its ending and its mode; False if it cannot be read."""
     with suppress(DataError):
-        return path.suffix.lower() in MASK_ENDINGS and read_header({"path": str(path), "bytes": None}).mode in ID_MODES
+        return may_be_mask(path) and read_header({"path": str(path), "bytes": None}).mode in ID_MODES
     return False

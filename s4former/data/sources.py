@@ -128,14 +128,15 @@ def published_notes(ids: dict[str, list[str]]) -> list[str]:
 def to_table(samples: "list[Sample] | datasets.Dataset", *, masks: bool) -> "datasets.Dataset":
     """A `datasets.Dataset` sorted by id, so that the order of a list file changes nothing; images and masks undecoded."""
     import datasets
+    import pyarrow
 
     table = samples
     if isinstance(samples, list):
         samples = sorted(samples, key=lambda sample: sample.id)
         columns = ("image", "id", "mask") if masks else ("image", "id")
-        features = datasets.Features({column: datasets.Value("string") for column in columns})
         values = {column: [getattr(sample, column) for sample in samples] for column in columns}
-        table = datasets.Dataset.from_dict(values, features=features)
+        # from_dict would look at every value in Python
+        table = datasets.Dataset(pyarrow.table(values, pyarrow.schema([(column, pyarrow.string()) for column in columns])))
     for column in ("image", "mask"):
         if column in table.column_names:
             table = table.cast_column(column, datasets.Image(decode=False))

@@ -91,16 +91,19 @@ def split_masks(files: Files) -> tuple[Files, Files]:
 
     Where the names of two folders are alike without their own folders alone, masks have to be such by their mode, too.
     """
-    beside, names = take_masks(photos := dict(files)), {path: name for name, path in files.items()}
-    places = {f"{os.path.dirname(name)}/" for name in files}  # few, of a million files
+    beside = take_masks(photos := dict(files))
+    places = {f"{folder}/" for folder in {name.rpartition("/")[0] for name in files}}  # few, of a million files
     layouts = [layout for layout in LAYOUTS[:-1] if any(folder_in(each, mask) for mask in layout.masks for each in places)]
     folders: set[str] = set()
+    names = {path: name for name, path in files.items()} if layouts else {}
     for layout, forms in product(layouts, (FORMS[:2], FORMS)):
         for pairs in layout.pairs(files, forms):
             found = {folder_in(names[path], pairs.place): path for path in pairs.masks.values()}
             folders |= {folder for folder, path in found.items() if forms is not FORMS or holds_ids(path)}
             folders |= {folder_in(name, layout.others) for name in files if found and layout.others} - {""}
-    return {name: path for name, path in photos.items() if not (folders and name.startswith(tuple(folders)))}, beside
+    if folders:
+        photos = {name: path for name, path in photos.items() if not name.startswith(tuple(folders))}
+    return photos, beside
 
 
 def folder_in(name: str, folder: str) -> str:
