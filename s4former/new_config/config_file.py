@@ -16,7 +16,7 @@ from PIL import Image
 from ..config import IGNORE_INDEX, from_dict, without_notes
 from ..data.images import is_deep, open_image, turn_upright
 from ..data.lists import Sample
-from ..data.masks import class_table, hex_colour, ids_of, packed_rgb
+from ..data.masks import class_table, hex_colour, ids_of, packed_rgb, shown_colours
 from ..data.sources import class_names
 from ..errors import DataError, plural
 from ..evaluation.pictures import overlay
@@ -164,13 +164,27 @@ def draw_both_ways(image: str, contents: Contents, numbering: Numbering, path: P
 
 
 def own_colours(masks: Iterable[Contents], numbering: Numbering) -> list[str]:
-    """The colours of the classes in the palettes of indexed masks; none if some could not be told apart in a picture."""
-    shown = {index: colour for mask in masks for index, colour in mask.shown.items()}
-    raw = {index: value for value, index in numbering.class_of.items()}
-    colours = [shown.get(raw[index]) for index in range(len(numbering.classes))]
-    known = [np.array([colour >> 16, colour >> 8 & 255, colour & 255]) for colour in colours if colour is not None]
-    near = any(np.abs(one - other).max() < DISTINCT for place, one in enumerate(known) for other in known[:place])
-    return [] if near or not known else [hex_colour(colour) if colour is not None else "" for colour in colours]
+    """The colours of the classes in the palettes of indexed masks; none if some of them could not be told apart in a picture.
+
+    A class that no mask shows has the colour of the first palette, unless it is too near to another.
+    """
+    indexed = [mask for mask in masks if mask.shown]
+    if not indexed:
+        return []
+    with open_image({"path": indexed[0].mask, "bytes": None}, "mask") as picture:
+        table = shown_colours(picture, range(256))
+    shown = {index: colour for mask in indexed for index, colour in mask.shown.items()}
+    raw = [next(value for value, each in numbering.class_of.items() if each == index) for index in range(len(numbering.classes))]
+    colours, taken = [""] * len(raw), np.empty((0, 3), int)
+    for index in sorted(range(len(raw)), key=lambda index: raw[index] not in shown):
+        if (colour := shown.get(raw[index], table.get(raw[index]))) is None:
+            continue
+        rgb = np.array([[colour >> 16, colour >> 8 & 255, colour & 255]])
+        if (np.abs(taken - rgb).max(axis=1) >= DISTINCT).all():
+            colours[index], taken = hex_colour(colour), np.concatenate([taken, rgb])
+        elif raw[index] in shown:
+            return []
+    return colours
 
 
 def check_output(paths: Sequence[Path]) -> None:
