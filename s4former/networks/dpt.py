@@ -153,7 +153,8 @@ class BilinearTwice(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> Tensor:
         channels, height, width = gradient.shape[1:]
-        weights = gradient.new_tensor([0.25, 0.75, 0.75, 0.25])
+        weights = torch.full((4,), 0.75, dtype=gradient.dtype, device=gradient.device)
+        weights[::3].fill_(0.25)  # from a list it would wait for the device
         square, row = (w.expand(channels, 1, *w.shape) for w in (weights.outer(weights), 0.25 * weights[None]))
         with torch.autocast(gradient.device.type, enabled=False):
             result = F.conv2d(gradient, square, stride=2, padding=1, groups=channels)

@@ -3,7 +3,7 @@
 import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, Callable, Iterator
@@ -17,6 +17,7 @@ from ..data.batches import StepDataset, ValidationSet, class_shares
 from ..data.device_colour import colour_on_device
 from ..data.held_out import HeldOut, split
 from ..data.loader import step_loader
+from ..data.prefetch import copy_batch
 from ..data.sources import Sources
 from ..evaluation.inference import Setting
 from ..files import recover_replaced_folders, write_text
@@ -101,12 +102,19 @@ class Training:
         pin, workers = self.accelerator.device.type == "cuda", self.config.data.workers
         return step_loader(self.steps, self.step, self.config.schedule.steps, workers=workers, pin_memory=pin)
 
+    @cached_property
+    def constants(self) -> list[Tensor]:
+        """Mean and deviation (3, 1, 1) on the device; made anew they would wait for the step before."""
+        return [torch.tensor(values, device=self.accelerator.device)[:, None, None] for values in (self.setting.mean, self.setting.std)]
+
+    @cached_property
+    def copy_stream(self) -> torch.cuda.Stream | None:
+        return torch.cuda.Stream(self.accelerator.device) if self.accelerator.device.type == "cuda" else None
+
     def to_device(self, batch: Batch) -> Batch:
         """A batch of the loader, coloured and normalised, where the student is."""
-        device = self.accelerator.device
-        mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (self.setting.mean, self.setting.std))
-        batch = batch.map(lambda tensor: tensor.to(device, non_blocking=True))
-        return colour_on_device(batch, self.config.method).on(device, mean, std)
+        batch = copy_batch(batch, self.accelerator.device, self.copy_stream)
+        return colour_on_device(batch, self.config.method).on(self.accelerator.device, *self.constants)
 
 
 def build_training(config: Config, sources: Sources, folder: Path, accelerator: Accelerator) -> Training:

@@ -1,10 +1,14 @@
 """Threads keep the order, work no further ahead than asked, and raise in an item's turn."""
 
 import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+import torch
 
-from s4former.data.prefetch import prefetch
+from s4former.data.prefetch import copy_batch, prefetch
 
 
 def test_results_come_in_order_though_the_first_takes_longest():
@@ -33,3 +37,26 @@ def test_an_error_waits_for_its_turn():
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_a_batch_is_copied_on_a_stream_of_its_own_which_the_current_one_waits_for(monkeypatch):
+    done, current, copies = [], Mock(name="current"), Mock(name="copies")
+    tensor = Mock()
+    tensor.to = lambda device, non_blocking: done.append((device, non_blocking)) or tensor
+    current.wait_stream = lambda stream: done.append(stream)
+    tensor.record_stream = lambda stream: done.append(("kept for", stream))
+    batch = SimpleNamespace(map=lambda function: [function(tensor), batch][1])
+
+    @contextmanager
+    def on(stream):
+        done.append("begin")
+        yield
+        done.append("end")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    copy_batch(batch, "cuda:1", copies)
+    assert done == ["begin", ("cuda:1", True), "end", copies, ("kept for", current)]
+    done.clear()
+    copy_batch(batch, "cpu", None)
+    assert done == [("cpu", True)]

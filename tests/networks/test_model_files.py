@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from s4former.benchmark.operations import OperationCounter
 from s4former.networks import dpt, setr
@@ -60,3 +61,15 @@ def test_doubling_moves_at_most_one_and_a_half_times_its_input_and_output():
 def test_a_cpu_keeps_the_resize_of_torch():
     maps = torch.randn(1, 2, 3, 4, requires_grad=True)
     assert "UpsampleBilinear2D" in type(setr.enlarge(maps, (6, 8)).grad_fn).__name__
+
+
+def test_doubling_takes_no_numbers_from_the_host_for_which_a_gpu_would_be_waited_for():
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            assert "lift_fresh" not in str(function)  # what torch.tensor and new_tensor end with
+            return function(*arguments, **(keywords or {}))
+
+    with Names():
+        setr.BilinearTwice.apply(torch.randn(1, 2, 3, 4, requires_grad=True)).sum().backward()
+        with pytest.raises(AssertionError):
+            torch.ones(1).new_tensor([1.0])
