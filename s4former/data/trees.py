@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path, PurePosixPath
 
-from .lists import find_images
+from .lists import find_images, strip_endings
 from .masks import MASK_FOLDERS
-from .pairing import FORMS, IMAGE_TAGS, Files, Form, beginnings, having, holds_ids, pair_up, remove_tag, take_masks
+from .pairing import (
+    FORMS, IMAGE_TAGS, Files, Form, beginnings, having, holds_ids, may_be_mask, pair_up, remove_tag, take_masks,
+)  # fmt: skip
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Layout:
 
     def pairs(self, files: Files, forms: Sequence[Form] = FORMS) -> Iterator[Pairs]:
         for place in self.masks:
-            masks = move_out(files, place)
+            masks = lossless_first(move_out(files, place))
             for images in self.images if masks else ():
                 taken = {*masks.values()}
                 photos = {name: path for name, path in move_out(files, images).items() if path not in taken}
@@ -104,6 +106,16 @@ def split_masks(files: Files) -> tuple[Files, Files]:
     if folders:
         photos = {name: path for name, path in photos.items() if not name.startswith(tuple(folders))}
     return photos, beside
+
+
+def lossless_first(masks: Files) -> Files:
+    """Masks of which X.png, and not X.jpg beside it, is the one called X."""
+    found = dict(masks)
+    for name, path in masks.items():
+        stem = strip_endings(name)
+        if name.endswith(os.path.basename(path)) and stem in masks and may_be_mask(path) and not may_be_mask(masks[stem]):
+            found[stem], found[name] = path, masks[stem]
+    return found
 
 
 def folder_in(name: str, folder: str) -> str:

@@ -58,6 +58,11 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         results = {row.image: result for row, result in zip(rows, progress(threads.map(read, rows), "images and masks", len(rows)))}
     masks = {image: each for image, each in results.items() if isinstance(each, Contents) and each.mask}
+    if palette and (grey := [each.mask for each in masks.values() if not each.colours]):
+        photos.remarks.append(
+            f"{len(grey)} of {plural(len(masks), 'mask')} hold ids and no colours, the first: {Path(grey[0]).name}; these ids are the"
+            " names of the palette in its order"
+        )
     results |= name_colours(masks, palette) if palette else refuse_odd_colours(masks)
     check_palettes((each.mask, each.shown) for each in masks.values())
     if any(each.fits == "upright" for each in masks.values()):

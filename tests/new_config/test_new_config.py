@@ -309,6 +309,21 @@ def test_masks_drawn_on_unturned_pixels_are_proven_by_size_or_shown_both_ways(ph
     assert np.array_equal(mask, ids())
 
 
+def test_of_a_mask_as_png_and_as_jpeg_the_png_is_taken(images):
+    for path in (images / "masks").glob("*.png"):
+        Image.open(path).convert("RGB").save(path.with_suffix(".jpg"))
+    assert sum(len(rows) for part, rows in config_of(images)[1].items() if part != "unlabeled") == 5
+
+
+def test_ids_beside_a_palette_are_said_to_be_the_names_in_its_order(photos, capsys):
+    for path in photos.rglob("masks/*.png"):
+        save_mask(path, palette=False)
+    write(photos / "palette.json", '{"bud": "#0000ff", "leaf": "#00ff00", "ground": "#ff0000"}')
+    assert config_of(photos)[0].data.classes == ("bud", "leaf", "ground")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "5 of 5 masks hold ids and no colours, the first: a.png; these ids are the names of the palette in its order" in said
+
+
 def test_an_image_of_both_lists_is_evaluated_on_and_said(images, capsys):
     write(images / "labeled.txt", "a", "b")
     write(images / "val.txt", "b", "h")
