@@ -34,10 +34,9 @@ from .files import read_text
 #    the size of the image in one step
 # 6: DeepLabV3+ enlarges its maps with aligned corners, and its logits to the size of the image, as UniMatch does
 # 7: in half precision the student's logits stay so until the loss; on a GPU a step multiplies float32 in TF32
-NUMERICS = 7
-# The same of runs in half precision alone, as a checkpoint has it; more than NUMERICS where float32 did not move.
-# 8: blocks and norms of a SETR are in bfloat16; the view with a bias shares the encoder's pass; losses scale their gradient in float32
-HALF_NUMERICS = 8
+# 8: in half precision blocks and norms of a SETR are in bfloat16, the view with a bias shares the encoder's pass, and losses scale
+#    their gradient in float32
+NUMERICS = 8
 NOTE = ".note"  # a file may have "KEY.note" beside a KEY
 FREE_MAPPINGS = ("data.palette", "data.id_map", "model.encoder_config")  # values, not sections
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripts import ROOT, run
+from scripts import ROOT
+from scripts import run as run_script
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from s4former.commands import evaluate_model
@@ -207,7 +208,7 @@ def test_mistakes_in_the_arguments_are_answered_before_torch_is_imported(runs_fo
 def test_two_processes_count_every_image_exactly_once(runs_folder, tmp_path):
     command = [sys.executable, str(ROOT / "evaluate.py"), "--checkpoint", "runs/older"]
     places = ["--json", str(tmp_path / "report.json"), "--save-predictions", str(tmp_path / "seen")]
-    result = run([*command, *places], cwd=runs_folder, processes=2)
+    result = run_script([*command, *places], cwd=runs_folder, processes=2)
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     matrix, scores = counted(runs_folder, "older", "teacher")

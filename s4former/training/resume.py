@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..config import HALF_NUMERICS, NUMERICS, Config, flatten, to_dict
+from ..config import NUMERICS, Config, flatten, to_dict
 from ..data.sources import PART_NAMES, PARTS, Sources
 from ..errors import ConfigError, DataError, RunStopped, describe_error
 from . import checkpoint
@@ -33,7 +33,7 @@ def state_dict(training: Training) -> dict[str, Any]:
     accelerator, teacher = training.accelerator, training.teacher
     return {
         "config": to_dict(training.config),
-        "numerics": numerics_of(accelerator),
+        "numerics": NUMERICS,
         **{name: getattr(training, name) for name in COUNTERS},
         "tally": training.pseudo_counts.state_dict(),
         "changes": training.changes,
@@ -108,17 +108,13 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     training.pseudo_counts.load_state_dict(state.get("tally", {}))  # absent from older checkpoints, as are lists and changes
     for name in COUNTERS:
         setattr(training, name, state[name])
-    digits = other_digits(state, training.sources.lists, numerics_of(training.accelerator))
+    digits = other_digits(state, training.sources.lists)
     changes = [*changed_keys(state, training.config, training.sources).values(), *digits]
     training.changes = [*state.get("changes", []), *(f"from step {training.step}: {change}" for change in changes)]
     training.notes += [f"changed {change}" for change in training.changes]
 
 
-def numerics_of(accelerator: Accelerator) -> int:
-    return NUMERICS if accelerator.mixed_precision == "no" else HALF_NUMERICS
-
-
-def other_digits(state: dict[str, Any], now: dict[str, dict[str, Any]], numerics: int = NUMERICS) -> list[str]:
+def other_digits(state: dict[str, Any], now: dict[str, dict[str, Any]]) -> list[str]:
     """Which lists of images, and whether the code, are others than those of a checkpoint."""
     before, old = state.get("lists", {}), state.get("numerics", "of before 6")
     end = "so the run will not end as an uninterrupted one would"
@@ -126,7 +122,7 @@ def other_digits(state: dict[str, Any], now: dict[str, dict[str, Any]], numerics
         f"the {PART_NAMES[part]} list has {now[part]['images']} images and had {before[part]['images']} (other ids, by their SHA-256), {end}"
         for part in before
         if before[part] != now[part]
-    ] + ([f"NUMERICS of the code was {old} and is {numerics} (config.py says what that changes), {end}"] if old != numerics else [])
+    ] + ([f"NUMERICS of the code was {old} and is {NUMERICS} (config.py says what that changes), {end}"] if old != NUMERICS else [])
 
 
 @contextmanager
