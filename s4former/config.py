@@ -269,8 +269,8 @@ WHOLE_GROUPS = ("mixunmix", "adaptive_cutmix", "cutmix_beta", "cutmix_hardness")
 
 # What a step function of its own cannot take, and the values that leave it out; and the mixes that it can.
 LEFT_OUT: dict[str, Any] = {
-    "teacher": "ema", "thresholds": "fixed", "pseudo_weight": "none", "strong_views": 1, "patch_shuffle": False, "pasa": "none", "feature_dropout": 0.0,
-    "regularizer": "none", "normalizer": "all", "ignored_as_unlabeled": False, "previous": 0,
+    "teacher": "ema", "thresholds": "fixed", "pseudo_weight": "none", "strong_views": 1, "patch_shuffle": False, "pasa": "none",
+    "feature_dropout": 0.0, "regularizer": "none", "normalizer": "all", "ignored_as_unlabeled": False, "previous": 0,
 }  # fmt: skip
 OF_ALL_PIXELS = ("psmt", "u2pl")  # algorithms whose terms are no sum over images
 PLAIN_MIXES = ("none", "cutmix", "cutmix_small", "cutmix_beta", "classmix", "classmix_half")
@@ -398,9 +398,10 @@ def check_consistency(config: Config) -> None:
         raise ConfigError(f"data.levels is {list(data.levels)}; write the value that becomes black first, then the white one")
     if method.class_weights and not any(method.class_weights):
         raise ConfigError(f"method.class_weights is {list(method.class_weights)}; write at least one number above 0")
-    for what, colour in [("data.palette has the key", each) for each in data.palette] + [("data.colours has", each) for each in data.colours if each]:
+    for colour in (*data.palette, *filter(None, data.colours)):
         if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
-            raise ConfigError(f'{what} {colour!r}; write colours as "#rrggbb", such as "#804080"')
+            where = "data.palette has the key" if colour in data.palette else "data.colours has"
+            raise ConfigError(f'{where} {colour!r}; write colours as "#rrggbb", such as "#804080"')
     if config.model.low_rank and config.model.freeze < 0:
         raise ConfigError(
             f"model.low_rank = {config.model.low_rank} adds adapters to an encoder of which model.freeze = -1 trains nothing; set"

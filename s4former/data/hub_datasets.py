@@ -91,9 +91,9 @@ def refuse_missing(data: Data, split: str, table: datasets.Dataset, column: str)
     """`DataError` if rows of a table have nothing in a column of images or masks."""
     values = table.with_format("arrow")[column][:]
     if lost := values.null_count:
-        where = f"the first is row {values.is_null().index(True).as_py()}"
+        first, have = values.is_null().index(True).as_py(), "has" if lost == 1 else "have"
         raise DataError(
-            f"{plural(lost, 'row')} of {data.root}, split {split!r}, {'has' if lost == 1 else 'have'} no {column} ({where} of those that are"
+            f"{plural(lost, 'row')} of {data.root}, split {split!r}, {have} no {column} (the first is row {first} of those that are"
             " used); take them out of the dataset, or name other rows in data.labeled"
         )
 

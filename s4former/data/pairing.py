@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 from .images import read_header
 from .lists import strip_endings
 from .masks import ID_MODES, MASK_ENDINGS
 
-Files = dict[str, Path]  # id -> file; or its name
+Files = dict[str, Any]  # id -> file, a Path or its name
 Form = Callable[[str], str]
 # Regular expressions, the first of two that fit equally well is taken. Of the letters alone, case counts.
 BANDS = ("(?i:leftImg8bit)", "(?i:rgb)", "(?i:sat)", "0000")  # beside which there may be others of one image

@@ -13,7 +13,6 @@ from ..data.lists import find_images
 from ..data.trees import split_masks
 from ..errors import DataError, plural
 
-
 RESULTS = ("masks", "overlays", "label_ids", "sheet.png")  # what predictions are written as
 
 
@@ -22,7 +21,8 @@ def find_photos(patterns: Sequence[str], output: str = "") -> dict[str, EncodedI
 
     Of a folder, masks are left out, with a line on the console, and what was written into `output` before.
     An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
-    "/" becomes "__", and what then has the name of another, such as a__b.jpg beside a/b.jpg, gets a number. A DataError if one of the patterns has no image.
+    "/" becomes "__", and what then has the name of another, such as a__b.jpg beside a/b.jpg, gets a number. A DataError if one
+    of the patterns has no image.
     """
     written = {Path(output).expanduser().absolute() / name for name in RESULTS} if output else set()
     found = {file.absolute(): file for pattern in patterns for file in matching_files(pattern, written)}

@@ -64,7 +64,8 @@ def stated(ids: dict[str, int] | None) -> PngInfo:
 
 
 def display_colours(class_names: Sequence[str], data: Data | None = None) -> np.ndarray:
-    """(256, 3) uint8 by id: those of `data.colours` or `data.palette`, else hues a golden angle apart, so that neighbours in id differ most, in three brightnesses.
+    """(256, 3) uint8 by id: those of `data.colours` or `data.palette`, else hues a golden angle apart in three brightnesses, so that
+    neighbours in id differ most.
 
     In Oklch, where equal steps look equal, by the matrices of Bjoern Ottosson's Oklab (2020); what sRGB lacks is clipped.
     A class 0 called background is pale, and so is everything unlabelled.

@@ -17,6 +17,7 @@ THREE_NUMBERS = r"(?<![\w.])(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})(?![\w.])"
 COLOUR_LINE = re.compile(rf"\s*{THREE_NUMBERS}|.*{THREE_NUMBERS}")  # at the beginning of a line, else the last ones in it
 RGB_COLUMNS = (["r", "g", "b"], ["red", "green", "blue"])
 
+
 def of_numbers(value: Any) -> Any:
     """Red, green and blue as "#rrggbb"; anything else as it is."""
     numbers = isinstance(value, list) and len(value) == 3 and all(type(each) is int and 0 <= each <= 255 for each in value)
@@ -43,14 +44,16 @@ def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
             raise DataError(f"there is no palette file {palette}; give one with --palette FILE")
         places, found = [Path(palette)], of_palette(Path(palette))
     else:
-        readings = ((path, CLASS_FILES[path.name](path)._replace(origin=path.name)) for path in places if not options or CLASS_FILES[path.name] is of_palette)
+        places = [path for path in places if not options or CLASS_FILES[path.name] is of_palette]
+        readings = ((path, CLASS_FILES[path.name](path)._replace(origin=path.name)) for path in places)
         places, found = next((([path], found) for path, found in readings if found.names), ([], Classes()))
     if not options:
         return found
     by_id = [re.fullmatch(r"(\d+)=(.+)", name) for name in options]
     ids = [int(each[1]) for each in by_id if each]
     if ids and (len(ids) < len(options) or len({*ids}) < len(ids)):
-        raise DataError(f"--classes is {' '.join(options)}; write ID=NAME for every class, each id once, or names alone in the order of ids")
+        rule = "write ID=NAME for every class, each id once, or names alone in the order of ids"
+        raise DataError(f"--classes is {' '.join(options)}; {rule}")
     if not found.palette:
         return Classes({int(each[1]): each[2] for each in by_id} if all(by_id) else options)
     known = [*dict(found.names).values()]

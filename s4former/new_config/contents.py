@@ -99,7 +99,8 @@ def contents_of(row: Sample, by_colour: bool) -> Contents:
     turned = turn >= 5 and size[0] != size[1]
     fits = "both" if not turned else "raw" if values.shape == size[::-1] else "upright"
     check_sizes({"image": image, "mask": mask}, size, values.shape[::-1] if fits == "raw" else values.shape)
-    return Contents(size, mode, bands, **{kind: counts}, shown=shown, stated=stated, mask=row.mask, turn=turn, mask_turn=mask_turn, fits=fits)
+    turns = {"turn": turn, "mask_turn": mask_turn, "fits": fits}
+    return Contents(size, mode, bands, **{kind: counts}, shown=shown, stated=stated, mask=row.mask, **turns)
 
 
 def name_colours(masks: dict[str, Contents], palette: dict[int, int]) -> dict[str, Contents | DataError]:

@@ -83,8 +83,8 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
     if twins:
         other, mask = pairs.images[strip_endings(twins[0])], pairs.masks[strip_endings(twins[0])]
         photos.remarks.append(
-            f"called as an image with a mask but for the ending, so without one: {plural(len(twins), 'image')}, the first: {twins[0]} beside"
-            f" {other.name}; if the mask is its own, call it {Path(twins[0]).name}{mask.suffix}"
+            f"called as an image with a mask but for the ending, so without one: {plural(len(twins), 'image')}, the first:"
+            f" {twins[0]} beside {other.name}; if the mask is its own, call it {Path(twins[0]).name}{mask.suffix}"
         )
     lists = [path for name in LISTS for level in ("", "*/", "*/*/") for path in root.glob(f"{level}{name}.txt") if by_layout]
     divide(photos, lists)

@@ -137,10 +137,10 @@ def method_for(recipe: Recipe, crop: int, steps: int, images: int, fewest: int) 
         "block": (crop // (BLOCKS * recipe.stride), f"tokens: PatchShuffle moves {BLOCKS} x {BLOCKS} of them, as in the paper"),
         "burn_in": (
             min(steps // 2, LABELS_ONLY),
-            f"labels alone for half of the run, {LABELS_ONLY} steps at most: then the teacher knows something; each takes a third of the time",
+            f"labels alone for half of the run, {LABELS_ONLY} steps at most: then the teacher knows something, and a step takes a third",
         ),
         "threshold": (round(0.9 + 0.05 * length, 3), f"0.9 in a short run, the paper's 0.95 from {LONG_RUN} steps on"),
-        **(thresholds if spread else {"thresholds": ("fixed", f"{MANY_LABELS} labelled images of every class or more: one for all; {CALIBRATED}")}),
+        **(thresholds if spread else {"thresholds": ("fixed", f"{MANY_LABELS} images of every class or more: one for all; {CALIBRATED}")}),
         "ema": (round(min(0.999, max(0.99, 1 - 20 / steps)), 4), "a short run wants a teacher that follows faster than the paper's 0.999"),
         "ema_warm_up": (True, "so that the teacher leaves its random head behind"),
         **family,

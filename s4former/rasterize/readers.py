@@ -79,12 +79,11 @@ def read_coco(path: Path, images: Images) -> Read:
     names = {each["id"]: str(each["name"]) for each in sorted(content["categories"], key=lambda each: each["id"])}
     things = defaultdict(list)
     for each in content["annotations"]:
+        label = names.get(each["category_id"], f"category {each['category_id']}")
         segmentation = each.get("segmentation")
         kind = "box or point alone" if not segmentation else "run-length code" if isinstance(segmentation, dict) else "polygon"
         drawing = {"polygon": polygons, "run-length code": coco_runs}.get(kind)
-        things[each["image_id"]].append(
-            Thing(names.get(each["category_id"], f"category {each['category_id']}"), kind, drawing and drawing(segmentation), crowd=bool(each.get("iscrowd", 0)))
-        )
+        things[each["image_id"]].append(Thing(label, kind, drawing and drawing(segmentation), crowd=bool(each.get("iscrowd", 0))))
     halves = [folder for folder in {path.parent for path in images.paths.values()} if path.stem.endswith(f"_{folder.name}")]
     places, photos = (path.parent, *halves, images.root, images.root / "images"), []
     for each in content["images"]:
@@ -107,7 +106,8 @@ def read_yolo(path: Path, images: Images) -> Read:
             corners = [float(number) for number in numbers[1:]]
             drawing = polygons([corners], scale=size[::-1]) if len(corners) > 5 else None
             if int(numbers[0]) not in names:
-                raise DataError(f"it has the class {numbers[0]}, and only {join_first([f'{n} {name}' for n, name in names.items()])} are named")
+                known = join_first([f"{number} {name}" for number, name in names.items()])
+                raise DataError(f"it has the class {numbers[0]}, and only {known} are named; add it to data.yaml or classes.txt")
             things.append(Thing(names[int(numbers[0])], "polygon" if drawing else "box", drawing))
     return names.values(), [Photo(path.stem, found, size, things)]
 

@@ -17,7 +17,8 @@ from .interrupts import NonFiniteLoss, describe_out_of_memory
 from .run import Training
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
-FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.", "data.validation", "data.colours", "data.workers", "data.cache")  # fmt: skip
+FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.",
+        "data.validation", "data.colours", "data.workers", "data.cache")  # fmt: skip
 # Paths that may differ where the classes and the lists of training images, by their SHA-256, are the same.
 DATA_PATHS = ("data.root", "data.labeled", "data.unlabeled", "data.classes_file")
 # And those that repair a loss that is not finite, a device that is too small or a mask; results.json lists the change.
@@ -108,21 +109,20 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     training.pseudo_counts.load_state_dict(state.get("tally", {}))  # absent from older checkpoints, as are lists and changes
     for name in COUNTERS:
         setattr(training, name, state[name])
-    digits = other_digits(state, training.sources.lists)
-    changes = [*changed_keys(state, training.config, training.sources).values(), *digits]
+    changes = [*changed_keys(state, training.config, training.sources).values(), *other_digits(state, training.sources.lists)]
     training.changes = [*state.get("changes", []), *(f"from step {training.step}: {change}" for change in changes)]
     training.notes += [f"changed {change}" for change in training.changes]
 
 
 def other_digits(state: dict[str, Any], now: dict[str, dict[str, Any]]) -> list[str]:
     """Which lists of images, and whether the code, are others than those of a checkpoint."""
-    before, old = state.get("lists", {}), state.get("numerics", "of before 6")
+    before, numerics = state.get("lists", {}), state.get("numerics", "of before 6")
     end = "so the run will not end as an uninterrupted one would"
     return [
         f"the {PART_NAMES[part]} list has {now[part]['images']} images and had {before[part]['images']} (other ids, by their SHA-256), {end}"
         for part in before
         if before[part] != now[part]
-    ] + ([f"NUMERICS of the code was {old} and is {NUMERICS} (config.py says what that changes), {end}"] if old != NUMERICS else [])
+    ] + ([f"NUMERICS of the code was {numerics} and is {NUMERICS} (config.py says what that changes), {end}"] if numerics != NUMERICS else [])
 
 
 @contextmanager

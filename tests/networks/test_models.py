@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -41,8 +42,7 @@ from s4former.networks.encoder_weights import (
 )
 from s4former.networks.timm_weights import read_file
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-TRAINED = REPOSITORY.parent / "shared" / "weights" / "vit_tiny_patch16_224"
+TRAINED = Path(os.environ.get("S4FORMER_TRAINED_VIT", "none"))
 SHAPES = Path(KNOWN_ENCODERS["shapes"][0])
 NAMES = {0: "sky", 1: "sea", 2: "sand", 3: "ship", 4: "sun"}
 SMALL_VIT = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 1, "intermediate_size": 128}
@@ -457,7 +457,7 @@ def test_a_file_that_holds_more_than_tensors_is_refused(tmp_path):
         build(Model(encoder=str(tmp_path / "object.pth")))
 
 
-@pytest.mark.skipif(not TRAINED.is_dir(), reason="a trained ViT-Tiny is not beside the repository")
+@pytest.mark.skipif(not TRAINED.is_dir(), reason="S4FORMER_TRAINED_VIT names no folder of a trained ViT-Tiny")
 def test_trained_weights_still_classify_photographs():
     """The loader's encoder under the file's own norm and head must name what is on 17 photographs."""
     file = "vit_tiny_patch16_224.pth"
