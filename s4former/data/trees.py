@@ -26,7 +26,7 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TreeLayout:
     """Images and masks in two folders, or side by side in one (no folders).
 
     The folders are regular expressions, looked for anywhere in a path; what is left of it, with the groups of the expression, is
@@ -59,18 +59,18 @@ MASKS = (
     "segmentations?|segs?|semantic",
 )  # fmt: skip
 LAYOUTS = (
-    Layout("Cityscapes", ("leftImg8bit",), ("gtFine", "gtCoarse")),
-    Layout("PASCAL VOC", ("JPEGImages",), tuple(f"SegmentationClass{which}" for which in ("", "PNG", "Aug")), r"Segmentation\w+"),
-    Layout("Mapillary Vistas", ("images",), (r"v2\.0/labels", r"v1\.2/labels"), r"v\d\.\d/\w+"),
-    Layout("Supervisely", ("img",), ("masks_machine",), r"masks_\w+"),
-    Layout("LoveDA", ("(Urban|Rural)/images_png",), ("(Urban|Rural)/masks_png",)),
-    Layout("Oxford pets", ("images",), ("annotations/trimaps",)),
-    Layout("ADE20K", ("images",), ("annotations",)),
-    Layout("SegNet", ("",), (r"(\w+)annot",)),
-    Layout("DRIVE", IMAGES[:1], ("[12]st_manual",)),
-    Layout("ISPRS", (r"\d_Ortho_RGB",), (r"\d_Labels_\w+",), r"\d_Ortho_IRRG"),
-    Layout("a folder of masks", IMAGES, tuple(f"{BEFORE}(?:{masks}){AFTER}" for masks in MASKS)),
-    Layout("masks beside images"),
+    TreeLayout("Cityscapes", ("leftImg8bit",), ("gtFine", "gtCoarse")),
+    TreeLayout("PASCAL VOC", ("JPEGImages",), tuple(f"SegmentationClass{which}" for which in ("", "PNG", "Aug")), r"Segmentation\w+"),
+    TreeLayout("Mapillary Vistas", ("images",), (r"v2\.0/labels", r"v1\.2/labels"), r"v\d\.\d/\w+"),
+    TreeLayout("Supervisely", ("img",), ("masks_machine",), r"masks_\w+"),
+    TreeLayout("LoveDA", ("(Urban|Rural)/images_png",), ("(Urban|Rural)/masks_png",)),
+    TreeLayout("Oxford pets", ("images",), ("annotations/trimaps",)),
+    TreeLayout("ADE20K", ("images",), ("annotations",)),
+    TreeLayout("SegNet", ("",), (r"(\w+)annot",)),
+    TreeLayout("DRIVE", IMAGES[:1], ("[12]st_manual",)),
+    TreeLayout("ISPRS", (r"\d_Ortho_RGB",), (r"\d_Labels_\w+",), r"\d_Ortho_IRRG"),
+    TreeLayout("a folder of masks", IMAGES, tuple(f"{BEFORE}(?:{masks}){AFTER}" for masks in MASKS)),
+    TreeLayout("masks beside images"),
 )
 COMMON = tuple(layout.name for layout in LAYOUTS[-2:])
 
