@@ -8,6 +8,8 @@ import zipfile
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+from huggingface_hub import constants, file_download
+
 
 class Handler(SimpleHTTPRequestHandler):
     """Files of a folder; `server.troubles` says for each request to come after how many bytes it breaks off."""
@@ -44,6 +46,17 @@ def serving(folder):
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
+
+
+@contextmanager
+def online(monkeypatch, folder):
+    """`serving`, for downloads that ask nobody else and do not wait before they try again."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    with serving(folder) as server:
+        yield server
 
 
 def packed(path, files):

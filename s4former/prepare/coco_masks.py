@@ -7,8 +7,8 @@ of one annotation are joined. A crowd region gets the class of what it is a crow
 Panoptic annotations (panoptic_*2017.json and its PNGs) have one segment per pixel. Segments of things get their class,
 crowds too; stuff and pixels without a segment get 0.
 
-The masks that UniMatch hands out come without the rule they were made by. The two rules here differ from each other,
-and may differ from theirs, where things overlap and at their rims, so say with a result which masks it was measured on.
+The masks that UniMatch hands out come without the rule they were made by; where things overlap and at their rims the two
+rules here differ from each other, and may differ from theirs.
 """
 
 import json
@@ -26,7 +26,6 @@ from ..data.class_names import COCO_CLASSES
 from ..data.images import DECODE_ERRORS
 from ..data.progress import progress
 from ..errors import DataError
-from .mask_files import save_ids
 
 
 class Task(NamedTuple):
@@ -49,17 +48,13 @@ def read_annotations(path: Path) -> tuple[dict[str, Any], dict[int, int]]:
         content = json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); unpack the annotations again") from None
-    missing = [key for key in ("images", "annotations", "categories") if key not in content]
-    if missing:
+    if missing := [key for key in ("images", "annotations", "categories") if key not in content]:
         raise DataError(f"{path} has no {missing[0]!r}; give instances_*2017.json or panoptic_*2017.json")
     things = sorted((each["id"], each["name"]) for each in content["categories"] if each.get("isthing", 1))
-    names = [name for _, name in things]
-    if names != list(COCO_CLASSES[1:]):
-        wrong = next((pair for pair in zip(names, COCO_CLASSES[1:]) if pair[0] != pair[1]), ("nothing", "a thing"))
+    if tuple(name for _, name in things) != COCO_CLASSES[1:]:
         raise DataError(
-            f"{path} has {len(names)} categories of things, the first other one is {wrong[0]!r} instead of"
-            f" {wrong[1]!r}; COCO 2017 has its 80 things in their order; data of your own are read with"
-            " data.source=folder"
+            f"{path} has {len(things)} categories of things, which are not COCO's 80 in their order; data of your own are read"
+            " with data.source=folder"
         )
     return content, {category: index for index, (category, _) in enumerate(things, start=1)}
 
@@ -171,8 +166,15 @@ def decode_rle(segmentation: dict[str, Any]) -> np.ndarray:
 # ---- writing
 
 
+def save_ids(path: Path, ids: np.ndarray) -> None:
+    """Writes (H, W) uint8 ids as a grey PNG, under another name first, so that a file that is there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    Image.fromarray(ids).save(part, format="PNG")
+    part.replace(path)
+
+
 def write_mask(task: Task) -> None:
-    """Draws a mask and writes it."""
     try:
         mask = draw_mask(task)
     except DataError:

@@ -27,8 +27,7 @@ BENCHMARKS = {  # name -> default of --root, and a config
 @reports_errors("s4former prepare")
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    from .lists import collect_lists
-    from .trees import PREPARE
+    from .trees import PREPARE, collect_lists
 
     try:
         prepared = PREPARE[options.benchmark](options)

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..data.progress import progress
 from ..errors import DataError
+from .coco_masks import save_ids
 from .download import unpack
-from .mask_files import save_ids
 
 IMAGES_WITH_MASK = 12031  # of VOC trainval or SBD: 10,582 to train on, 1,449 to evaluate on
 URL = "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.lists import find_images
-from ..errors import DataError, gibibytes
-from ..files import read_text
+from ..data.published import PUBLISHED, find_published_lists, identify_list, parse_ids
+from ..errors import DataError, gibibytes, plural
+from ..files import read_text, write_text
 from . import sbd
 from .coco_masks import instance_tasks, panoptic_tasks, write_masks
 from .download import Archive, fetch, unpack
@@ -133,18 +134,10 @@ def make_masks(options: Namespace, archive: Archive, images: Mapping[str, Sequen
 
     masks/made_from.txt says by which of the two rules the masks are made, so that no folder holds both.
     """
-    folder = options.root / "masks"
+    folder, annotations = options.root / "masks", options.root / "annotations"
     marker, have = folder / "made_from.txt", set(find_images(folder, flat=True))
     rule = marker.read_text().strip() if marker.is_file() else ""
     lost = sum(name not in have for ids in images.values() for name in ids)
-    if have and not rule:
-        if lost:
-            raise DataError(
-                f"{folder} holds {len(have):,} masks not made here, and {lost:,} images have none; complete it, or move"
-                " it away and masks are made from the annotations"
-            )
-        print(f"{folder} holds a mask for every image; by which rule they were made is not known")
-        return
     if rule and rule != options.masks:
         raise DataError(
             f"the masks in {folder} are made from {rule} annotations, not {options.masks}; write --masks {rule}, or move"
@@ -152,13 +145,21 @@ def make_masks(options: Namespace, archive: Archive, images: Mapping[str, Sequen
         )
     if not lost:
         return
-    files = annotation_files(options, archive, list(images))
+    if have and not rule:
+        raise DataError(
+            f"{folder} holds {len(have):,} masks not made here, and {lost:,} images have none; complete it, or move"
+            " it away and masks are made from the annotations"
+        )
+    files = {half: annotations / f"{options.masks}_{half}.json" for half in images}
+    archive = COCO_PANOPTIC if options.masks == "panoptic" else archive
+    provide_files(options, archive, options.root, annotations, {path.name: 1 for path in files.values()})
     folder.mkdir(exist_ok=True)
     marker.write_text(f"{options.masks}\n")
     for half, path in files.items():
+        if path.with_suffix(".zip").is_file():  # panoptic PNGs come in a zip of their own within the zip
+            unpack(path.with_suffix(".zip"), annotations)
         tasks = TASKS[options.masks](path, folder / half)
-        missing = set(images[half]) - {task.mask.stem for task in tasks}
-        if missing:
+        if missing := set(images[half]) - {task.mask.stem for task in tasks}:
             raise DataError(
                 f"{path} says nothing about {len(missing):,} images of {half}, the first: {min(missing)}; give the"
                 " annotations of COCO 2017"
@@ -166,17 +167,27 @@ def make_masks(options: Namespace, archive: Archive, images: Mapping[str, Sequen
         write_masks(tasks, options.processes)
 
 
-def annotation_files(options: Namespace, archive: Archive, halves: Sequence[str]) -> dict[str, Path]:
-    """The annotation file of each half, unpacked; panoptic PNGs come in a zip of their own within the zip."""
-    folder = options.root / "annotations"
-    files = {half: folder / f"{options.masks}_{half}.json" for half in halves}
-    archive = COCO_PANOPTIC if options.masks == "panoptic" else archive
-    provide_files(options, archive, options.root, folder, {path.name: 1 for path in files.values()})
-    for path in files.values():
-        if (pictures_zip := path.with_suffix(".zip")).is_file():
-            unpack(pictures_zip, folder)
-    return files
-
-
 TASKS = {"instances": instance_tasks, "panoptic": panoptic_tasks}
 PREPARE = {"voc": voc, "cityscapes": cityscapes, "coco": coco}
+
+
+# ---- the published lists
+
+
+def collect_lists(benchmark: str, prepared: Prepared, folder: Path | None) -> list[str]:
+    """Writes the published lists, of the benchmark itself or a folder, into splits/; returns the names of all there are."""
+    known = {identify_list(ids): ids for ids in map(parse_ids, prepared.splits.values())}
+    found = {name: ids for name, ids in known.items() if name}
+    if folder:
+        given, others = find_published_lists(folder, benchmark)
+        if not given:
+            raise DataError(f"--lists is {str(folder)!r}, but no published list of {benchmark} is in it; give another")
+        if others:
+            print(f"passed over in {folder}: {plural(len(others), 'text file')}, no published list of {benchmark}")
+        found |= given
+    splits = prepared.root / "splits"
+    for name, ids in found.items():
+        path = splits / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, "".join(f"{each}\n" for each in ids))
+    return sorted(find_published_lists(splits, benchmark)[0], key=list(PUBLISHED).index) if splits.is_dir() else []

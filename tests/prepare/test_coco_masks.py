@@ -171,8 +171,8 @@ def test_masks_are_written_once_and_only_those_that_are_missing(tmp_path, proces
 def test_other_categories_are_refused(tmp_path):
     path = write_json(tmp_path / "a.json", [], [{"id": 1, "name": "leaf"}])
     assert error_message(instance_tasks, path, tmp_path) == (
-        f"{path} has 1 categories of things, the first other one is 'leaf' instead of 'person'; COCO 2017 has its 80"
-        " things in their order; data of your own are read with data.source=folder"
+        f"{path} has 1 categories of things, which are not COCO's 80 in their order; data of your own are read with"
+        " data.source=folder"
     )
 
 

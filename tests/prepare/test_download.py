@@ -4,11 +4,11 @@ import hashlib
 from types import SimpleNamespace
 
 import pytest
-from folders import error_message
-from web_server import packed, serving
+from folders import error_message, write
+from web_server import online, packed
 
 from s4former.prepare import download
-from s4former.prepare.download import Archive, check_space, fetch, unpack
+from s4former.prepare.download import Archive, fetch, unpack
 
 CONTENT = bytes(range(256)) * 40
 
@@ -16,9 +16,7 @@ CONTENT = bytes(range(256)) * 40
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """A server of tmp_path/web, at server.url."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE", 0)
-    with serving(tmp_path / "web") as server:
+    with online(monkeypatch, tmp_path / "web") as server:
         yield server
 
 
@@ -47,10 +45,11 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(archive, server, tm
 
 
 def test_a_download_that_stays_broken_goes_on_with_the_next_command(archive, server, tmp_path):
-    server.troubles = [1000] + [0] * download.ATTEMPTS
+    server.troubles = [1000] + [0] * 5
     assert error_message(fetch, archive, tmp_path) == (
-        f"the download of {archive.url} broke off after 1,000 of 10,240 bytes (the connection was closed early); run the"
-        " command again and it goes on from there"
+        f"the download of {archive.url} ended after 1,000 of 10,240 bytes (peer closed connection without sending complete message"
+        f" body (received 0 bytes, expected 9240)); run the command again and it goes on from there, or download the file elsewhere"
+        f" and put it into {tmp_path}"
     )
     server.asked.clear()
     assert fetch(archive, tmp_path).read_bytes() == CONTENT
@@ -74,19 +73,17 @@ def test_a_wrong_digest_is_refused_and_kept_aside(archive, server, tmp_path):
 def test_a_file_of_the_user_with_the_wrong_size_is_refused_and_left_alone(archive, server, tmp_path):
     (tmp_path / "a.tar").write_bytes(CONTENT[:10])
     assert error_message(fetch, archive, tmp_path) == (
-        f"{tmp_path}/a.tar has 10 bytes; it must have 10,240; if the download broke off, rename it to a.tar.part and it"
-        " goes on; else move it away"
+        f"{tmp_path}/a.tar has 10 bytes; it must have 10,240; move it away, or, if its download broke off, rename it to a.tar.part"
     )
     assert (tmp_path / "a.tar").exists() and not server.asked
 
 
 def test_a_server_that_refuses_or_is_not_there_is_said_in_words(archive, server, tmp_path):
     gone = Archive(url=f"{server.url}/gone.tar", size=10)
-    assert error_message(fetch, gone, tmp_path) == (
-        f"the server refuses {server.url}/gone.tar: 404 Not Found; download the file elsewhere and put it in place"
-    )
+    message = error_message(fetch, gone, tmp_path)
+    assert message.startswith(f"the download of {server.url}/gone.tar ended after 0 of 10 bytes (") and "404" in message
     silent = Archive(url="http://127.0.0.1:9/a.tar", size=10)
-    assert "broke off after 0 of 10 bytes ([Errno 111] Connection refused)" in error_message(fetch, silent, tmp_path)
+    assert "ended after 0 of 10 bytes ([Errno 111] Connection refused)" in error_message(fetch, silent, tmp_path)
 
 
 def test_the_disk_is_looked_at_first(archive, server, tmp_path, monkeypatch):
@@ -97,29 +94,23 @@ def test_the_disk_is_looked_at_first(archive, server, tmp_path, monkeypatch):
         " --root"
     )
     assert not server.asked
-    assert check_space(tmp_path, 5 * 2**20, "masks") is None
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
-def test_unpacking_takes_up_where_it_was_interrupted(tmp_path, name):
+def test_unpacking_writes_over_what_an_interruption_left(tmp_path, name):
     archive = packed(tmp_path / name, {"x/a.txt": b"aa", "x/y/b.txt": b"bbbb"})
     out = tmp_path / "out"
-    (out / "x").mkdir(parents=True)
-    (out / "x" / "a.txt").write_bytes(b"AA")  # whole, so it is passed over
-    (out / "x" / "y").mkdir()
-    (out / "x" / "y" / "b.txt").write_bytes(b"b")  # cut short
+    write(out / "x" / "y" / "b.txt", "b")  # cut short
     unpack(archive, out)
-    assert (out / "x" / "a.txt").read_bytes() == b"AA" and (out / "x" / "y" / "b.txt").read_bytes() == b"bbbb"
+    assert (out / "x" / "a.txt").read_bytes() == b"aa" and (out / "x" / "y" / "b.txt").read_bytes() == b"bbbb"
 
 
-@pytest.mark.parametrize("name", ["a.tar", "a.zip"])
-def test_no_member_leads_out_of_the_folder(tmp_path, name):
-    archive = packed(tmp_path / name, {"../outside.txt": b"x"})
+def test_no_member_leads_out_of_the_folder(tmp_path):
     out = tmp_path / "deep" / "out"
-    assert error_message(unpack, archive, out) == (
-        f"{archive} holds '../outside.txt', which leads out of {out}; get it from its publisher"
-    )
-    assert not (tmp_path / "deep" / "outside.txt").exists()
+    message = error_message(unpack, packed(tmp_path / "a.tar", {"../outside.txt": b"x"}), out)
+    assert message.startswith(f"{tmp_path}/a.tar cannot be unpacked: '../outside.txt' would be extracted to ")
+    unpack(packed(tmp_path / "a.zip", {"../outside.txt": b"x"}), out)
+    assert not (tmp_path / "deep" / "outside.txt").exists() and (out / "outside.txt").exists()
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])

@@ -1,4 +1,4 @@
-"""trees.py, lists.py and command.py: tiny archives of the official layout become what training reads."""
+"""trees.py and command.py: tiny archives of the official layout become what training reads."""
 
 import hashlib
 import io
@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 from folders import HEIGHT, WIDTH, error_message, ids, save_image, save_mask, write
 from PIL import Image
-from web_server import packed, serving
+from web_server import online, packed
 
 from s4former.config import Data
 from s4former.data.class_names import COCO_CLASSES
 from s4former.data.lists import list_fingerprint
 from s4former.data.published import PUBLISHED, Published
 from s4former.data.sources import check_masks, load_sources
-from s4former.prepare import command, download, trees
+from s4former.prepare import command, trees
 from s4former.prepare.download import Archive
-from s4former.prepare.lists import collect_lists
-from s4former.prepare.trees import cityscapes, coco, voc
+from s4former.prepare.trees import cityscapes, coco, collect_lists, voc
 
 TRAIN, VAL = ["2007_000001", "2007_000002"], ["2007_000003"]
 VOC_COUNTS = {"JPEGImages/*.jpg": 4, "SegmentationClass/*.png": 3}
@@ -28,9 +27,7 @@ VOC_COUNTS = {"JPEGImages/*.jpg": 4, "SegmentationClass/*.png": 3}
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "PAUSE", 0)
-    with serving(tmp_path / "web") as server:
+    with online(monkeypatch, tmp_path / "web") as server:
         yield server
 
 
