@@ -19,8 +19,7 @@ from s4former.config import help_config, load, share_of_process
 from s4former.data.sources import check_masks, load_sources
 from s4former.errors import ConfigError, DamageError, DataError, RunStopped, describe_error
 from s4former.evaluation.model_choice import has_checkpoint
-from s4former.training.first_checks import check_names
-from s4former.training.lock import check_folder, lock_folder
+from s4former.training.first_checks import check_folder, check_names, lock_folder
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ from ..errors import ConfigError, DataError, join_first, plural
 from ..method.checks import check_batch_norm
 from .cost import Cost, measure_cost
 from .interrupts import describe_out_of_memory
-from .lock import holds_a_run
+from .first_checks import holds_a_run
 from .machine import Machine, this_machine, total_memory_gib
 from .run import build_training
 from .sample_pictures import spread
