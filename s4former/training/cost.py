@@ -1,7 +1,7 @@
 """The cost of a run, measured on a few of its steps: memory, seconds, and the share of them spent waiting for data."""
 
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Iterator
 
@@ -9,8 +9,7 @@ import torch
 
 from ..data.batches import StepDataset, ValidationSet
 from ..data.loader import step_loader
-from ..evaluation.inference import Setting, evaluate_networks
-from ..evaluation.modes import other_setting
+from ..evaluation.inference import evaluate_networks
 from ..method.batch import Batch
 from ..method.checks import shuffle_grid
 from .checkpoint import total_bytes
@@ -32,7 +31,6 @@ class Cost:
     waiting: float  # the share of it spent waiting for data
     memory_gib: float  # peak: of the GPU's allocator, or of this process on a CPU
     evaluation_seconds: float  # of one image, all networks
-    other_mode_seconds: float  # of one image in the other mode, which the last evaluation scores too; 0 = it does not
     state_bytes: int  # of a checkpoint
     network_bytes: int  # of an exported model
 
@@ -47,10 +45,9 @@ def measure_cost(training: Training, processes: int = 1) -> Cost:
         DataError: a batch cannot be made.
         torch.OutOfMemoryError: it does not fit.
     """
-    config, device = training.config, training.accelerator.device
+    config, device, network = training.config, training.accelerator.device, training.networks["student"]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    network = training.networks["student"]
     steps = StepDataset(
         config, training.sources, shuffle_grid(config, network), 0, processes, device_colour=training.steps.device_colour
     )
@@ -59,33 +56,18 @@ def measure_cost(training: Training, processes: int = 1) -> Cost:
     with closing(step_loader(steps, first, last, workers=config.data.workers, pin_memory=device.type == "cuda")) as batches:
         times = time_steps(training, batches)
     seconds, waited = (sum(column) / len(times) for column in zip(*times))
-    images = ValidationSet(config, training.sources, config.evaluation.batch)
-    with training.accelerator.autocast():
-        evaluation_seconds = time_evaluation(training, images, training.setting, list(training.networks))
-        memory_gib = peak_memory_gib(device)
-        sizes = [images[index].image.shape[-2:] for index in range(len(images))]
-        other, other_mode_seconds = other_setting(training.setting, sizes), 0.0
-        if config.evaluation.both_modes and other is not None:
-            with suppress(torch.OutOfMemoryError):  # a run leaves it out then
-                other_mode_seconds = time_evaluation(training, images, other, list(training.networks)[:1])
+    images, started = ValidationSet(config, training.sources, config.evaluation.batch), time.perf_counter()
+    with training.accelerator.autocast(), eval_mode(training.networks) as networks:
+        evaluate_networks(networks, images, training.setting, num_classes=len(images.classes))
     return Cost(
         steps=len(times),
         seconds=seconds,
         waiting=waited / seconds,
-        evaluation_seconds=evaluation_seconds,
-        other_mode_seconds=other_mode_seconds,
-        memory_gib=memory_gib,
+        evaluation_seconds=(time.perf_counter() - started) / len(images),
+        memory_gib=peak_memory_gib(device),
         state_bytes=total_bytes(state_dict(training)),
         network_bytes=total_bytes(network.state_dict()),
     )
-
-
-def time_evaluation(training: Training, images: ValidationSet, setting: Setting, roles: list[str]) -> float:
-    """Seconds of one image."""
-    started = time.perf_counter()
-    with eval_mode(training.networks) as networks:
-        evaluate_networks({role: networks[role] for role in roles}, images, setting, num_classes=len(images.classes))
-    return (time.perf_counter() - started) / len(images)
 
 
 def time_steps(training: Training, batches: Iterator[Batch]) -> list[tuple[float, float]]:

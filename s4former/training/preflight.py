@@ -31,7 +31,7 @@ from ..method.checks import check_batch_norm
 from .cost import Cost, measure_cost
 from .interrupts import describe_out_of_memory
 from .first_checks import holds_a_run
-from .machine import Machine, this_machine, total_memory_gib
+from .machine import this_machine, total_memory_gib
 from .run import build_training
 from .sample_pictures import spread
 
@@ -66,16 +66,15 @@ def preflight(config: Config, sources: Sources, folder: Path, accelerator: Accel
     if accelerator.num_processes > 1:
         raise ConfigError("--check works in one process; run it as python train_semi.py --config ... --check")
     print(f"{shlex.join(command)}: {config.method.title}\n", flush=True)
-    report, machine = Report(), this_machine()
+    report = Report()
     counts = check_pairs(sources, config, report)
     check_classes(config, sources, counts, report)
     check_overlap(sources, report)
     if config.method.teacher != "none":
         sparse = check_sparse(counts["labeled"], config, report)
         check_unlabeled(sources, config, report, sparse)
-    processes = fitting_processes(config, machine)
-    cost = None if report.failed else check_steps(config, sources, folder, accelerator, processes, report)
-    if cost is not None:
+    processes = most_processes(this_machine().gpus, partial(share_of_process, config))
+    if not report.failed and (cost := check_steps(config, sources, folder, accelerator, processes, report)):
         check_time(config, sources, cost, processes, report)
         check_disk(config, folder, cost, report)
     if holds_a_run(folder):
@@ -117,14 +116,11 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
 
     counts = {}
     for part in ("labeled", "validation"):
-        good, bad = read_all(count_ids, getattr(sources, part), f"{PART_NAMES[part]} images")
-        counts[part] = np.array(good).reshape(len(good), IGNORE_INDEX + 1)
-        word, pairs = PART_NAMES[part], plural(len(good + bad), f"{PART_NAMES[part]} image")
-        if bad:
-            more = f", and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-            report.add("FAIL", word, f"{len(bad)} of {pairs} cannot be used: {'; '.join(bad[:NAMED])}{more}")
-        elif not good:
-            report.add("FAIL", word, f"there are no {word} images; see data.{part}")
+        word = PART_NAMES[part]
+        good, bad = read_all(count_ids, getattr(sources, part), f"{word} images")
+        counts[part], pairs = np.array(good).reshape(len(good), IGNORE_INDEX + 1), plural(len(good + bad), f"{word} image")
+        if bad or not good:
+            report.add("FAIL", word, f"{len(bad)} of {pairs} cannot be used: {join_first(bad, NAMED)}")
         else:
             report.add("ok", word, f"{pairs} with masks: all readable, as large as their masks, ids in range")
     try:
@@ -138,7 +134,7 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
 
 
 def check_classes(config: Config, sources: Sources, counts: dict[str, np.ndarray], report: Report) -> None:
-    """Which classes have no pixels, or few."""
+    """Which classes have no pixels, or few; counts: see `check_pairs`."""
     names = sources.classes
     labeled, held_out = (counts[part][:, : len(names)] for part in ("labeled", "validation"))
     pixels, images = labeled.sum(axis=0), (labeled > 0).sum(axis=0)
@@ -150,23 +146,22 @@ def check_classes(config: Config, sources: Sources, counts: dict[str, np.ndarray
     if remark := describe_two_kinds([(bool(each[1]), bool(each[IGNORE_INDEX])) for each in counts["labeled"]], names):
         report.add("note", "classes", remark)
     share = pixels / counts["labeled"].sum()
-    absent = [name for name, count in zip(names, pixels) if not count]
     few = [
         f"{name} ({share[index]:.2%} of the pixels, {plural(int(images[index]), 'image')})"
         for index, name in enumerate(names)
         if pixels[index] and is_rare(images[index], share[index], len(labeled))
     ]
-    untested = [name for name, count in zip(names, held_out.sum(axis=0)) if not count]
-    if absent:
-        report.add("note", "classes", f"no labelled pixel shows {join_first(absent)}; it will not be learned")
-    if few:
-        lower = "" if config.method.thresholds == "per_class" else " method.thresholds=per_class,"
-        hint = f"more of them help most. Otherwise: data.repeat_rare=0.5,{lower} method.class_weights"
-        report.add("note", "classes", f"few labels: {join_first(few)}; {hint}")
-    if untested:
-        left_out = "its IoU is left out of the mean unless it is predicted"
-        report.add("note", "classes", f"no evaluation image shows {join_first(untested)}; {left_out}")
-    if not (absent or few or untested):
+    repair = "data.repeat_rare=0.5, method.thresholds=per_class or method.class_weights"
+    findings = {
+        "no labelled pixel shows {}; it will not be learned": [name for name, count in zip(names, pixels) if not count],
+        f"few labels: {{}}; more of them help most, else {repair}": few,
+        "no evaluation image shows {}; its IoU is left out of the mean unless it is predicted":
+            [name for name, count in zip(names, held_out.sum(axis=0)) if not count],
+    }  # fmt: skip
+    for text, found in findings.items():
+        if found:
+            report.add("note", "classes", text.format(join_first(found)))
+    if not any(findings.values()):
         report.add("ok", "classes", f"{len(names)}, all with labelled and evaluation pixels")
 
 
@@ -186,7 +181,7 @@ def check_overlap(sources: Sources, report: Report) -> None:
     shared = [group for group in groups if len({part_of[path] for path in group}) > 1]
     tested = [group for group in shared if "validation" in {part_of[path] for path in group}]
     if tested:
-        pairs = "; ".join(" = ".join(group[:3]) for group in tested[:NAMED])
+        pairs = join_first([" = ".join(group[:3]) for group in tested], NAMED)
         report.add("FAIL", "overlap", f"{plural(len(tested), 'evaluation image')} also trained on under another name: {pairs}")
     elif shared:
         found = f"{plural(len(shared), 'labelled image')} also in the pool, by content, such as {shared[0][-1]}"
@@ -209,14 +204,14 @@ def check_sparse(labeled: np.ndarray, config: Config, report: Report) -> int:
 
 def check_unlabeled(sources: Sources, config: Config, report: Report, sparse: int = 0) -> None:
     """Opens a sample of the unlabelled images; training replaces what it cannot read."""
-    pool = sources.unlabeled
+    pool, levels = sources.unlabeled, config.data.levels
     places = spread(len(pool), SAMPLE)
-    good, bad = read_all(lambda place: read_image(pool[place]["image"], config.data.levels).size, places, "unlabelled images")
+    good, bad = read_all(lambda place: read_image(pool[place]["image"], levels).size, places, "unlabelled images")
     opened = f"{len(places)} of {plural(len(pool), 'unlabelled image')} opened"
-    if not good and not bad and sparse:
+    if not places and sparse:
         report.add("ok", "unlabelled", f"none but the {plural(sparse, 'labelled image')} with ignored pixels")
     elif not good:
-        reason = join_first(bad, NAMED) if bad else "data.unlabeled names none; method.teacher=none trains on labels alone"
+        reason = join_first(bad, NAMED) or "data.unlabeled names none; method.teacher=none trains on labels alone"
         report.add("FAIL", "unlabelled", f"no unlabelled image can be used: {reason}")
     elif bad:
         unreadable = f"{len(bad)} cannot be read; training replaces them: {join_first(bad, NAMED)}"
@@ -231,20 +226,19 @@ def check_unlabeled(sources: Sources, config: Config, report: Report, sparse: in
 def check_steps(
     config: Config, sources: Sources, folder: Path, accelerator: Accelerator, processes: int, report: Report
 ) -> Cost | None:
-    """Trains a few steps; None if they fail."""
+    """Trains a few steps with the share of one of so many processes; None if they fail."""
+    # in one process batch norms have its share alone, of which they need two images
+    sharing = most_processes(processes, partial(check_batch_norm, config))
     try:
         training = build_training(config, sources, folder, accelerator)
         for note in training.notes:
             report.add("note", "config", note)
-        cost = measure_cost(training, sharing := measurable_processes(config, processes))
+        cost = measure_cost(training, sharing)
     except (ConfigError, DataError) as error:
         return report.add("FAIL", "steps", str(error))
     except torch.OutOfMemoryError as error:
         return report.add("FAIL", "memory", describe_out_of_memory(error, config, processes))
-    device, cores = accelerator.device, os.cpu_count() or 1
-    busy = os.getloadavg()[0] - 1  # the check itself is one
-    if device.type == "cpu" and busy > 0.5 * cores:
-        report.add("note", "steps", f"other programs ask for {busy:.0f} cores of {cores}; alone the run would be faster")
+    device = accelerator.device
     times = f"{cost.seconds:.2f} s each, {cost.waiting:.0%} of it waiting for data"
     report.add("ok", "steps", f"{cost.steps} trained on {device.type}: {times}")
     if cost.waiting > 0.2:
@@ -260,16 +254,12 @@ def check_steps(
 
 
 def check_time(config: Config, sources: Sources, cost: Cost, processes: int, report: Report) -> None:
-    steps, every = config.schedule.steps, config.evaluation.every
-    images = min(config.evaluation.limit or len(sources.validation), len(sources.validation))
-    evaluations = -(-steps // every)
-    training = steps * cost.seconds
-    testing = images * (evaluations * cost.evaluation_seconds + cost.other_mode_seconds) / processes
+    steps, validation = config.schedule.steps, len(sources.validation)
+    images, evaluations = min(config.evaluation.limit or validation, validation), -(-steps // config.evaluation.every)
+    training, testing = steps * cost.seconds, images * evaluations * cost.evaluation_seconds / processes
     share = testing / (training + testing)
     about = "at most" if config.method.burn_in else "about"  # the steps of a burn-in cost less than those measured
-    text = f"{about} {duration(training + testing)} for {steps} steps"
-    text += f" and {plural(evaluations, 'evaluation')} of {plural(images, 'image')}"
-    text += ", the last on windows and whole" * (cost.other_mode_seconds > 0)
+    text = f"{about} {duration(training + testing)} for {steps} steps and {plural(evaluations, 'evaluation')} of {plural(images, 'image')}"
     if share > 0.25:
         text += f"; the evaluations take {share:.0%} of it: raise evaluation.every, or set evaluation.limit"
     report.add("note" if share > 0.25 else "ok", "time", text)
@@ -294,16 +284,6 @@ def check_disk(config: Config, folder: Path, cost: Cost, report: Report) -> None
         report.add("FAIL", "disk", f"{text}; make room, give another folder with run.output=..., or lower run.keep")
     else:
         report.add("ok", "disk", text)
-
-
-def fitting_processes(config: Config, machine: Machine) -> int:
-    """The most processes, one for each GPU, that the batch can be divided over."""
-    return most_processes(machine.gpus, partial(share_of_process, config))
-
-
-def measurable_processes(config: Config, processes: int) -> int:
-    """The most processes, up to so many, whose share of the batch batch norms can train on without the other processes."""
-    return most_processes(processes, partial(check_batch_norm, config))
 
 
 def most_processes(most: int, check: Callable[[int], object]) -> int:
