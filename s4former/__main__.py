@@ -14,7 +14,7 @@ COMMANDS = {  # name -> (module with `main`, what it does)
     "evaluate": ("s4former.commands.evaluate", "score a model, as evaluate.py does"),
     "predict": ("s4former.commands.predict", "class maps of photos without masks"),
     "pool": ("s4former.commands.pool", "pseudo masks of the unlabelled images, and which to label next"),
-    "report": ("s4former.report.command", "write the report of a run again"),
+    "report": ("s4former.report.page", "write the report of a run again"),
     "onnx": ("s4former.commands.onnx", "export a model as one ONNX file"),
     "table": ("s4former.commands.table", "results of several runs as one Markdown table"),
     "study": ("s4former.commands.study", "run a grid of methods and seeds side by side"),

@@ -1,5 +1,11 @@
-"""The report as one HTML file that refers to nothing outside itself, by the templates page.html and style.css."""
+"""Writes report.html of a run again, from what lies in its folder: a run that is training, was killed, or has ended.
 
+    s4former report runs/demo
+
+One HTML file that refers to nothing outside itself, by the templates page.html and style.css.
+"""
+
+import argparse
 import base64
 import json
 import shlex
@@ -7,12 +13,14 @@ import time
 from itertools import cycle, permutations
 from mimetypes import guess_type
 from pathlib import Path
+from typing import Sequence
 from xml.etree.ElementTree import tostring
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..config import Config, flatten, from_dict, to_dict
+from ..errors import reports_errors
 from ..evaluation.modes import compare_modes
 from ..evaluation.pictures import display_colours, has_background
 from ..files import write_text
@@ -30,6 +38,13 @@ FILTERS = {
     "svg": lambda chart: Markup(tostring(chart, encoding="unicode")),
     "data_uri": lambda path: f"data:{guess_type(path)[0]};base64,{base64.b64encode(path.read_bytes()).decode()}",
 }
+
+
+@reports_errors("s4former report")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("s4former report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder of the run")
+    print(write_report(parser.parse_args(arguments).run))
 
 
 def write_report(folder: str | Path) -> Path:

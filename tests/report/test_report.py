@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from s4former.config import from_dict, to_dict
-from s4former.report.command import main
 from s4former.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Series, curves, downsample, format_number, histogram, log_ticks, matrix, stacked, ticks
-from s4former.report.page import render_report, write_report
+from s4former.report.page import main, render_report, write_report
 from s4former.report.run import ReportError, read_run
 
 CLASSES = ["back<ground", "leaf", "<script>bud</script>"]
