@@ -51,4 +51,4 @@ def measure(training: Training, measurement: int) -> tuple[int, int, int]:
         right = pseudo.label == downsample_nearest(labels, pseudo.label.shape[-2:])
         confident = pseudo.label != IGNORE_INDEX
         counts += torch.stack([(right & confident).sum(), confident.sum(), pseudo.valid.sum()])
-    return tuple(accelerator.reduce(counts, reduction="sum").tolist())
+    return tuple(accelerator.reduce(counts).tolist())

@@ -220,7 +220,7 @@ def update(
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / config.run.batch.rounds
     for each in statistics:
-        each.update(partial(accelerator.reduce, reduction="sum"))
+        each.update(accelerator.reduce)
     sums["gradient"] = clip(accelerator, student, config.optimizer.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -2,14 +2,14 @@
 
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, Callable
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..config import Config, from_dict, share_of_process, to_dict
-from ..errors import ConfigError
+from ..networks.hub import first_line
 
 
 class NonFiniteLoss(RuntimeError):
@@ -88,16 +88,13 @@ class OptionalConsole:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        try:
+        with suppress(OSError, ValueError):  # gone, or closed
             return self.stream.write(text)
-        except (OSError, ValueError):  # gone, or closed
-            return len(text)
+        return len(text)
 
     def flush(self) -> None:
-        try:
+        with suppress(OSError, ValueError):
             self.stream.flush()
-        except (OSError, ValueError):
-            pass
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -110,16 +107,9 @@ def ignore_lost_console() -> None:
             setattr(sys, name, OptionalConsole(getattr(sys, name)))
 
 
-def describe_out_of_memory(error: torch.OutOfMemoryError, config: Config, processes: int) -> str:
-    """The first sentence of torch where a device is too small for a step, and the keys of this config that reduce its memory."""
-    hints, tree = [], to_dict(config)
-    tree["run"]["batch"]["rounds"] *= 2
-    try:
-        share_of_process(from_dict(tree), processes)
-        hints.append(f"run.batch.rounds={2 * config.run.batch.rounds} (smaller passes, the same batch)")
-    except ConfigError:  # the batch cannot be divided further
-        pass
-    if not config.model.activation_checkpointing and config.model.architecture != "deeplabv3plus":
-        hints.append("model.activation_checkpointing=true")
-    take = f"take {' or '.join(hints)}, which a resumed run may change, or" if hints else "take"
-    return f"{str(error).splitlines()[0].rstrip('. ')}; {take} a smaller data.crop or model.encoder in a new run"
+def describe_out_of_memory(error: torch.OutOfMemoryError) -> str:
+    """The first sentence of torch where a device is too small for a step, and the keys that reduce its memory."""
+    return (
+        f"{first_line(error).rstrip('. ')}; take a higher run.batch.rounds (smaller passes, the same batch) or, of a transformer,"
+        " model.activation_checkpointing=true, which a resumed run may change, or a smaller data.crop or model.encoder in a new run"
+    )

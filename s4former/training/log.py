@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -86,7 +85,7 @@ class RunLog:
             self.say("  ".join([f"step {training.step}/{steps}", *shown, f"{left} left"]))
         else:
             self.bar.set_postfix_str(", ".join([f"loss {values['loss/total']:.3f}", *confident, f"{speed:.1f} img/s"]))
-        report = training.pseudo_counts.compute(training.step, partial(training.accelerator.reduce, reduction="sum"))
+        report = training.pseudo_counts.compute(training.step, training.accelerator.reduce)
         if report:
             self.record("teacher", report)
             if missing := training.pseudo_counts.newly_missing(training.step, steps):

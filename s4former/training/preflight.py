@@ -237,7 +237,7 @@ def check_steps(
     except (ConfigError, DataError) as error:
         return report.add("FAIL", "steps", str(error))
     except torch.OutOfMemoryError as error:
-        return report.add("FAIL", "memory", describe_out_of_memory(error, config, processes))
+        return report.add("FAIL", "memory", describe_out_of_memory(error))
     device = accelerator.device
     times = f"{cost.seconds:.2f} s each, {cost.waiting:.0%} of it waiting for data"
     report.add("ok", "steps", f"{cost.steps} trained on {device.type}: {times}")

@@ -4,22 +4,23 @@ import json
 import shlex
 import shutil
 import sys
-from functools import partial
 from importlib.metadata import version
 from threading import Thread
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..config import to_dict
 from ..data.sources import NO_EVALUATION_LABEL
 from ..errors import ConfigError, DataError
-from ..evaluation.inference import PSEUDO_LABELS, evaluate_networks, in_precision
+from ..evaluation.inference import PSEUDO_LABELS, Setting, evaluate_networks, in_precision
 from ..evaluation.metrics import ConfusionMatrix, ImageCounts
-from ..evaluation.packed_counts import pack_counts
 from ..evaluation.modes import compare_modes, other_setting
+from ..evaluation.packed_counts import pack_counts
 from ..files import write_text
 from ..networks.export import Provenance, export, push
+from ..networks.hub import first_line
 from ..report.page import write_report
 from .log import RunLog
 from .machine import peak_memory_gib
@@ -37,14 +38,22 @@ def evaluate(training: Training, log: RunLog) -> None:
     """Scores all networks in one pass over the evaluation images, and exports each that is the best so far."""
     training.finite.raise_if_not_finite()
     log.show_phase("evaluating")
-    matrices, images = count_pixels(training)
-    classes, step, precision = training.validation.classes, training.step, training.evaluation_precision
+    accelerator, classes, step = training.accelerator, training.validation.classes, training.step
+    images = ImageCounts(training.validation.ids, list(training.networks), len(classes), accelerator.device)
+    try:
+        counted = {"pseudo": training.pseudo_labeler, "images": images}
+        matrices = count_pixels(training, training.setting, training.networks, **counted)
+    except torch.OutOfMemoryError as error:
+        reason = first_line(error).rstrip(". ")
+        raise ConfigError(f"the evaluation: {reason}; take a smaller evaluation.batch, or evaluation.mode=sliding") from error
+    for each in (images, *matrices.values()):
+        each.reduce(accelerator.reduce)
     training.scores = {role: matrices[role].as_dict(classes) for role in training.networks}
     if any(score["mean_iou"] is None for score in training.scores.values()):
         raise DataError(NO_EVALUATION_LABEL)
     if step == training.config.schedule.steps and (other := score_other_mode(training)):
         training.scores[next(iter(training.networks))]["other_mode"] = other
-    training.evaluated_at = step
+    training.evaluated_at, precision = step, training.evaluation_precision
     for role, score in training.scores.items():
         log.record(f"evaluation/{role}", {**score, "precision": precision})
         if role not in training.best or score["mean_iou"] > training.best[role]["mean_iou"]:
@@ -54,7 +63,7 @@ def evaluate(training: Training, log: RunLog) -> None:
         pixels = int(matrices[next(iter(training.networks))].counts.sum())
         log.record("evaluation/pseudo", pseudo_label_accuracy(matrices[PSEUDO_LABELS], pixels, classes))
     log.record("cost", cost(training))
-    if training.accelerator.is_main_process:
+    if accelerator.is_main_process:
         write_counts(training, matrices, images)
         draw_panels(training)
         log.trackers.log_images(sorted((training.folder / "panels").glob("evaluation-*")), step)
@@ -64,27 +73,12 @@ def evaluate(training: Training, log: RunLog) -> None:
     log.say(f"step {step}: {', '.join(scores)} ({precision})")
 
 
-def count_pixels(training: Training) -> tuple[dict[str, ConfusionMatrix], ImageCounts]:
-    """The confusion matrices of the networks and of the pseudo labels, and the counts of every image, over all processes."""
-    accelerator, classes = training.accelerator, training.validation.classes
-    images = ImageCounts(training.validation.ids, list(training.networks), len(classes), accelerator.device)
-    total = partial(accelerator.reduce, reduction="sum")
-    try:
-        with eval_mode(training.networks) as networks, in_precision(training.evaluation_precision, accelerator.device):
-            matrices = evaluate_networks(
-                networks,
-                training.validation,
-                training.setting,
-                num_classes=len(classes),
-                pseudo=training.pseudo_labeler,
-                images=images,
-                process_index=accelerator.process_index,
-                num_processes=accelerator.num_processes,
-            )
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0].rstrip(". ")
-        raise ConfigError(f"the evaluation: {reason}; take a smaller evaluation.batch, or evaluation.mode=sliding") from error
-    return {name: matrix.reduce(total) for name, matrix in matrices.items()}, images.reduce(total)
+def count_pixels(training: Training, setting: Setting, networks: dict[str, nn.Module], **options) -> dict[str, ConfusionMatrix]:
+    """The confusion matrices of this process's share of the evaluation images; options: of `evaluate_networks`."""
+    accelerator, dataset = training.accelerator, training.validation
+    options |= {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
+    with eval_mode(networks) as functions, in_precision(training.evaluation_precision, accelerator.device):
+        return evaluate_networks(functions, dataset, setting, num_classes=len(dataset.classes), **options)
 
 
 def score_other_mode(training: Training) -> dict[str, Any] | None:
@@ -92,23 +86,19 @@ def score_other_mode(training: Training) -> dict[str, Any] | None:
 
     None where the config wants none, no image is larger than a window, or whole images do not fit into memory.
     """
-    accelerator, validation, role = training.accelerator, training.validation, next(iter(training.networks))
+    accelerator, validation, (role, network) = training.accelerator, training.validation, next(iter(training.networks.items()))
     sizes = [validation[index].image.shape[-2:] for index in spread(len(validation), 20)]
     setting = other_setting(training.setting, sizes) if training.config.evaluation.both_modes else None
     if setting is None:
         return None
-    share = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
     matrix, fits = None, torch.ones((), device=accelerator.device)
-    with eval_mode(training.networks) as networks, in_precision(training.evaluation_precision, accelerator.device):
-        try:
-            of_role = {role: networks[role]}
-            matrix = evaluate_networks(of_role, validation, setting, num_classes=len(validation.classes), **share)[role]
-        except torch.OutOfMemoryError:
-            fits *= 0
-    if accelerator.reduce(fits, reduction="sum") < accelerator.num_processes:  # all go on together, or none
+    try:
+        matrix = count_pixels(training, setting, {role: network})[role]
+    except torch.OutOfMemoryError:
+        fits *= 0
+    if accelerator.reduce(fits) < accelerator.num_processes:  # all go on together, or none
         return None
-    scores = matrix.reduce(partial(accelerator.reduce, reduction="sum")).as_dict(validation.classes)
-    return {"mode": setting.evaluation.mode, **scores}
+    return {"mode": setting.evaluation.mode, **matrix.reduce(accelerator.reduce).as_dict(validation.classes)}
 
 
 def write_counts(training: Training, matrices: dict[str, ConfusionMatrix], images: ImageCounts) -> None:
@@ -130,14 +120,10 @@ def write_model(training: Training, role: str, name: str, *, chosen: bool = Fals
         return
     thresholds = training.accelerator.unwrap_model(training.student).thresholds
     provenance = Provenance(
-        **origin(training),
-        role=role,
-        step=training.step,
+        **origin(training), role=role, step=training.step, chosen=chosen, address=address,
         scores=training.scores.get(role) if training.evaluated_at == training.step else None,
-        chosen=chosen,
-        address=address,
         thresholds=() if thresholds is None else tuple(round(value, 4) for value in thresholds.current().tolist()),
-    )
+    )  # fmt: skip
     constants = {"mean": training.setting.mean, "std": training.setting.std}
     export(training.networks[role], training.folder / name, config=training.config, provenance=provenance, **constants)
 
@@ -189,28 +175,32 @@ def log_start(training: Training, log: RunLog) -> None:
     for note in training.notes:
         log.say(note)
     config, sources, accelerator = training.config, training.sources, training.accelerator
-    device, processes = accelerator.device, accelerator.num_processes
+    device, processes, precision = accelerator.device, accelerator.num_processes, accelerator.mixed_precision
     log.say(
         f"{config.method.title}: {len(sources.labeled)} labelled, {len(sources.unlabeled)} unlabelled,"
-        f" {len(training.validation)} evaluation images, {len(sources.classes)} classes;"
-        f" {processes} x {device.type}, precision {accelerator.mixed_precision};"
-        f" {training.folder}" + (f", from step {training.step}" if training.step else "")
+        f" {len(training.validation)} evaluation images, {len(sources.classes)} classes; {processes} x {device.type}, precision"
+        f" {precision}; {training.folder}" + (f", from step {training.step}" if training.step else "")
     )
-    facts = {
+    log.record("start", {
         **origin(training),
         "device": f"{processes} x {torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type}",
-        "precision": accelerator.mixed_precision,
+        "precision": precision,
         "parameters": sum(parameter.numel() for parameter in training.networks["student"].parameters()),
         "classes": sources.classes,
         "notes": training.notes,
-    }
-    log.record("start", facts)
+    })  # fmt: skip
 
 
 def origin(training: Training) -> dict[str, Any]:
     """Method, command, lists and versions: what repeats the run, but for its config."""
-    method, lists = training.config.method.title, training.sources.lists
-    return {"method": method, "command": command_line(), "lists": lists, "versions": versions()}
+    program, *arguments = sys.argv  # the command is what the user typed, without --resume
+    words = program.split(" ") if program.startswith("s4former ") else ["python", program]
+    return {
+        "method": training.config.method.title,
+        "command": shlex.join([*words, *(argument for argument in arguments if argument != "--resume")]),
+        "lists": training.sources.lists,
+        "versions": {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}},
+    }
 
 
 def finish(training: Training, log: RunLog) -> None:
@@ -220,15 +210,9 @@ def finish(training: Training, log: RunLog) -> None:
         write_model(training, role, role)
     if training.accelerator.is_main_process:
         results = {
-            **origin(training),
-            "seed": config.run.seed,
-            "steps": training.step,
-            "last": training.scores,
-            "best": training.best,
-            **cost(training),
-            "changes": training.changes,
-            "config": to_dict(config),
-        }
+            **origin(training), "seed": config.run.seed, "steps": training.step, "last": training.scores, "best": training.best,
+            **cost(training), "changes": training.changes, "config": to_dict(config),
+        }  # fmt: skip
         write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
         draw_predictions(training)
         write_report(folder)
@@ -245,16 +229,5 @@ def finish(training: Training, log: RunLog) -> None:
     found, flag = compare_modes(to_dict(config.evaluation), training.scores[role])
     if found:
         log.say(f"{role:8s}{found}" + (f": {flag}" if flag else ""))
-    evaluate_program = "s4former evaluate" if sys.argv[0].startswith("s4former ") else "python evaluate.py"
-    log.say(" ".join(filter(None, [f"evaluate with: {evaluate_program} --checkpoint {folder}", flag])))
-
-
-def command_line() -> str:
-    """What the user typed, without --resume: the command that repeats the run."""
-    program, *arguments = sys.argv
-    words = program.split(" ") if program.startswith("s4former ") else ["python", program]
-    return shlex.join([*words, *(argument for argument in arguments if argument != "--resume")])
-
-
-def versions() -> dict[str, str]:
-    return {"python": sys.version.split()[0], **{package: version(package) for package in PACKAGES}}
+    program = "s4former evaluate" if sys.argv[0].startswith("s4former ") else "python evaluate.py"
+    log.say(" ".join(filter(None, [f"evaluate with: {program} --checkpoint {folder}", flag])))

@@ -138,8 +138,7 @@ def explained_errors(training: Training) -> Iterator[None]:
                 save(training)
             raise
     except torch.OutOfMemoryError as error:
-        message = describe_out_of_memory(error, training.config, training.accelerator.num_processes)
-        raise RunStopped(f"{message}. {resume_hint(training.folder)}") from error
+        raise RunStopped(f"{describe_out_of_memory(error)}. {resume_hint(training.folder)}") from error
     except (ConfigError, DataError, NonFiniteLoss, OSError) as error:
         raise RunStopped(f"{describe_error(error, training.folder)}. {resume_hint(training.folder)}") from error
 

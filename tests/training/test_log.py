@@ -17,7 +17,7 @@ def test_the_bar_moves_every_step_fits_80_columns_and_knows_burn_in_and_evaluati
     training = SimpleNamespace(
         config=config, folder=tmp_path, accelerator=SimpleNamespace(is_main_process=True, log_with=[], reduce=max), step=39998,
         seconds=0.0, replaced=0, images_until=lambda step: 123 * step,
-        pseudo_counts=SimpleNamespace(compute=lambda step, reduce: None),
+        pseudo_counts=SimpleNamespace(compute=lambda step, total: None),
     )  # fmt: skip
     log, seen = RunLog(training), []
     for values in ({}, {"confident": 0.99}):

@@ -177,7 +177,7 @@ def test_memory_that_does_not_suffice_is_told_with_the_ways_out(root, capsys, tm
 
     monkeypatch.setattr(preflight_module, "measure_cost", too_much)
     status, output = check(config_of(root), capsys, tmp_path)
-    assert status == 1 and "FAIL memory CUDA out of memory. Tried to allocate 20.00 GiB; take run.batch.rounds=2" in output
+    assert status == 1 and "FAIL memory CUDA out of memory. Tried to allocate 20.00 GiB; take a higher run.batch.rounds" in output
 
 
 def test_a_network_that_does_not_fit_the_config_fails_in_words(root, capsys, tmp_path):

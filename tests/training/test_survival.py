@@ -526,8 +526,8 @@ def test_a_device_that_is_too_small_is_told_what_makes_a_step_smaller(broken, mo
     monkeypatch.setattr(engine, "update", too_large)
     status, output = broken.go()
     assert status == 1 and output.splitlines()[-1].startswith(
-        "train_semi.py: CUDA out of memory. Tried to allocate 2.00 GiB; take run.batch.rounds=2 (smaller passes, the same batch) or"
-        " model.activation_checkpointing=true, which a resumed run may change, or a smaller data.crop or model.encoder in a new run."
+        "train_semi.py: CUDA out of memory. Tried to allocate 2.00 GiB; take a higher run.batch.rounds (smaller passes, the same batch)"
+        " or, of a transformer, model.activation_checkpointing=true, which a resumed run may change, or a smaller data.crop or model.encoder in a new run."
         " Nothing is lost up to step 2"
     )
     monkeypatch.setattr(engine, "update", update)
