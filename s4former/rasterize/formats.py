@@ -1,9 +1,10 @@
-"""Which tool's annotations of polygons a folder holds, by the content of its files; imports nothing heavy."""
+"""Which tool's annotations of polygons a folder holds, by the content of its files."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from ..data.lists import walk_folders
 
 # format -> ending of its files, and what the content of one has to match
 MARKS = {
@@ -18,17 +19,16 @@ MOST = 20  # files of one ending that are looked at in one folder
 
 def polygon_format(folder: Path) -> str | None:
     """The format of the annotations below a folder, a key of `MARKS`; None if there are none that could be drawn."""
-    return next((name for path in first_files(folder) if (name := file_format(path))), None)
+    first = (path for files in annotation_files(folder) for path in files[:MOST])
+    return next((name for path in first if (name := file_format(path))), None)
 
 
-def first_files(folder: Path) -> Iterator[Path]:
-    """The first files of each ending in every folder below one, hidden ones left out."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+def annotation_files(folder: Path) -> Iterator[list[Path]]:
+    """The files of each ending in every folder below one, but hidden ones, and texts only where they are in a folder labels/."""
+    for place, names in sorted(walk_folders(folder, hidden=False)):
         for ending in dict.fromkeys(ending for ending, _ in MARKS.values()):
-            if ending != ".txt" or "labels" in Path(place).parts:
-                files = sorted(name for name in names if name.lower().endswith(ending) and not name.startswith("."))
-                yield from (Path(place, name) for name in files[:MOST])
+            if ending != ".txt" or "labels" in place.split("/"):
+                yield [folder / place / name for name in sorted(names) if name.lower().endswith(ending)]
 
 
 def file_format(path: Path) -> str | None:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count, walk
+from os import cpu_count
 from pathlib import Path
 
 from ..config import IGNORE_INDEX
@@ -17,7 +17,7 @@ from ..data.progress import progress
 from ..errors import DataError, join_first, plural
 from ..evaluation.pictures import palette_png
 from ..files import write_text, writing
-from .formats import MARKS, file_format, polygon_format
+from .formats import MARKS, annotation_files, file_format, polygon_format
 from .painting import Drawn, draw, name_rest, plain
 from .readers import READERS, Images, Photo
 
@@ -119,11 +119,8 @@ def describe(notes: Notes) -> Iterator[str]:
 def read_annotations(kind: str, images: Images, folder: Path, notes: Notes) -> tuple[list[str], list[Photo]]:
     """Names of classes as far as files declare them, and the photos that all files of a format name."""
     ending = MARKS[kind][0]
-    places = ((Path(place), sorted(names)) for place, _, names in sorted(walk(images.root)))
-    paths = [place / name for place, names in places for name in names if name.lower().endswith(ending)]
-    paths = [path for path in paths if not path.name.startswith(".") and not path.is_relative_to(folder)]
-    if kind == "YOLO":
-        paths = [path for path in paths if "labels" in path.relative_to(images.root).parts[:-1]]
+    paths = [path for files in annotation_files(images.root) for path in files if path.suffix.lower() == ending]
+    paths = [path for path in paths if not path.is_relative_to(folder)]
     declared: dict[str, None] = {}
     photos: list[Photo] = []
     for path in progress(paths, "annotations"):

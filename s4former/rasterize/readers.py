@@ -9,7 +9,7 @@ import unicodedata
 import xml.etree.ElementTree
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from os.path import relpath
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -66,12 +66,12 @@ def read_labelme(path: Path, images: Images) -> Read:
 def labelme_drawing(kind: str, shape: dict[str, Any]) -> Drawing | None:
     points = shape["points"]
     if kind == "mask":
-        return bitmap(shape["mask"], *points[0])
+        return partial(bitmap, shape["mask"], *points[0])
     if kind == "rectangle" and len(points) == 2:
-        return box(*points)
+        return partial(box, *points)
     if kind == "circle":
-        return disc(*points)
-    return polygons([points]) if kind in ("polygon", "rectangle") else None
+        return partial(disc, *points)
+    return partial(polygons, [points]) if kind in ("polygon", "rectangle") else None
 
 
 def read_coco(path: Path, images: Images) -> Read:
@@ -83,7 +83,7 @@ def read_coco(path: Path, images: Images) -> Read:
         segmentation = each.get("segmentation")
         kind = "box or point alone" if not segmentation else "run-length code" if isinstance(segmentation, dict) else "polygon"
         drawing = {"polygon": polygons, "run-length code": coco_runs}.get(kind)
-        things[each["image_id"]].append(Thing(label, kind, drawing and drawing(segmentation), crowd=bool(each.get("iscrowd", 0))))
+        things[each["image_id"]].append(Thing(label, kind, drawing and partial(drawing, segmentation), crowd=bool(each.get("iscrowd", 0))))
     halves = [folder for folder in {path.parent for path in images.paths.values()} if path.stem.endswith(f"_{folder.name}")]
     places, photos = (path.parent, *halves, images.root, images.root / "images"), []
     for each in content["images"]:
@@ -104,7 +104,7 @@ def read_yolo(path: Path, images: Images) -> Read:
     for line in read_text(path).splitlines():
         if numbers := line.split():
             corners = [float(number) for number in numbers[1:]]
-            drawing = polygons([corners], scale=size[::-1]) if len(corners) > 5 else None
+            drawing = partial(polygons, [corners], scale=size[::-1]) if len(corners) > 5 else None
             if int(numbers[0]) not in names:
                 known = join_first([f"{number} {name}" for number, name in names.items()])
                 raise DataError(f"it has the class {numbers[0]}, and only {known} are named; add it to data.yaml or classes.txt")
@@ -120,11 +120,10 @@ def yolo_names(folder: Path, root: Path) -> dict[int, str]:
     for place in (folder, *folder.parents):
         for path in sorted(place.glob("*.y*ml")):
             try:
-                names = yaml.safe_load(read_text(path))
+                content = yaml.safe_load(read_text(path))
             except yaml.YAMLError as error:
                 raise DataError(f"{path} is no YAML: {error}") from None
-            names = names.get("names") if isinstance(names, dict) else None
-            if names:
+            if names := isinstance(content, dict) and content.get("names"):
                 return {int(index): str(name) for index, name in (names.items() if isinstance(names, dict) else enumerate(names))}
         if (place / "classes.txt").is_file():
             return dict(enumerate(filter(None, map(str.strip, read_text(place / "classes.txt").splitlines()))))
@@ -143,10 +142,10 @@ def read_supervisely(path: Path, images: Images) -> Read:
 
 def supervisely_drawing(thing: dict[str, Any]) -> Drawing | None:
     if thing["geometryType"] == "bitmap":
-        return bitmap(thing["bitmap"]["data"], *thing["bitmap"]["origin"])
+        return partial(bitmap, thing["bitmap"]["data"], *thing["bitmap"]["origin"])
     if thing["geometryType"] == "polygon":
-        return polygons([thing["points"]["exterior"]], thing["points"]["interior"])
-    return box(*thing["points"]["exterior"]) if thing["geometryType"] == "rectangle" else None
+        return partial(polygons, [thing["points"]["exterior"]], holes=thing["points"]["interior"])
+    return partial(box, *thing["points"]["exterior"]) if thing["geometryType"] == "rectangle" else None
 
 
 def read_cvat(path: Path, images: Images) -> Read:
@@ -164,10 +163,10 @@ def read_cvat(path: Path, images: Images) -> Read:
 
 def cvat_drawing(thing: xml.etree.ElementTree.Element) -> Drawing | None:
     if thing.tag == "polygon":
-        return polygons([re.split("[,;]", thing.attrib["points"])])
+        return partial(polygons, [re.split("[,;]", thing.attrib["points"])])
     if thing.tag == "mask":
         left, top, width, height = (int(thing.attrib[name]) for name in ("left", "top", "width", "height"))
-        return runs([int(number) for number in thing.attrib["rle"].split(",")], left, top, (height, width))
+        return partial(runs, [int(number) for number in thing.attrib["rle"].split(",")], left, top, (height, width))
     return None
 
 

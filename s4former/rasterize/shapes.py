@@ -1,15 +1,14 @@
 """What an annotation tool draws, as pixels: polygons with holes, discs, bitmaps and run-length codes.
 
-A `Drawing` is called with the (height, width) of the image and returns the pixels it covers, (h, w) bool, and where they lie, a
-row and a column. It raises ValueError, or an error of Pillow's, if what it was made of cannot be drawn.
+Every function takes the height and width of the image last, and returns the pixels that are covered, (h, w) bool, and where they
+lie, a row and a column. It raises ValueError, or an error of Pillow's, if what it is given cannot be drawn.
 """
 
 import base64
 import binascii
 import io
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image
 from ..prepare.coco_masks import decode_rle, fill_polygon
 
 Window = tuple[np.ndarray, int, int]  # (h, w) bool, row, column
-Drawing = Callable[[int, int], Window]
+Drawing = Callable[[int, int], Window]  # one of the functions below, of which all but the size of the image is given
 LARGEST = 2**28  # bytes of a bitmap, unpacked
 
 
@@ -32,12 +31,8 @@ class Thing(NamedTuple):
     crowd: bool = False  # a region with several things of a kind, which is no label
 
 
-def polygons(rings: Iterable[Any], holes: Iterable[Any] = (), scale: tuple[float, float] = (1, 1)) -> Drawing:
+def polygons(rings: Sequence[Any], height: int, width: int, *, holes: Sequence[Any] = (), scale: tuple[float, float] = (1, 1)) -> Window:
     """The pixels whose centres lie in one of the rings and in no hole; each a list of x and y, pairs or in turn."""
-    return partial(_polygons, list(rings), list(holes), scale)
-
-
-def _polygons(rings: Sequence[Any], holes: Sequence[Any], scale: tuple[float, float], height: int, width: int) -> Window:
     corners = [np.asarray(ring, float).reshape(-1, 2) * scale for ring in (*rings, *holes)]
     every = np.concatenate([np.zeros((0, 2)), *corners[: len(rings)]])
     if not np.isfinite(np.concatenate([every, *corners])).all():
@@ -53,24 +48,20 @@ def _polygons(rings: Sequence[Any], holes: Sequence[Any], scale: tuple[float, fl
     return area.astype(bool), int(top), int(left)
 
 
-def disc(centre: Sequence[float], rim: Sequence[float]) -> Drawing:
+def disc(centre: Sequence[float], rim: Sequence[float], height: int, width: int) -> Window:
     """The pixels whose centres lie in a circle around one point through another."""
     angles = np.linspace(0, 2 * np.pi, 720, endpoint=False)
     radius = np.hypot(rim[0] - centre[0], rim[1] - centre[1])
-    return polygons([np.stack([np.cos(angles), np.sin(angles)], 1) * radius + np.asarray(centre, float)])
+    return polygons([np.stack([np.cos(angles), np.sin(angles)], 1) * radius + np.asarray(centre, float)], height, width)
 
 
-def box(first: Sequence[float], second: Sequence[float]) -> Drawing:
+def box(first: Sequence[float], second: Sequence[float], height: int, width: int) -> Window:
     """The box between two opposite corners."""
-    return polygons([[first, (second[0], first[1]), second, (first[0], second[1])]])
+    return polygons([[first, (second[0], first[1]), second, (first[0], second[1])]], height, width)
 
 
-def bitmap(text: str, left: float, top: float) -> Drawing:
+def bitmap(text: str, left: float, top: float, height: int, width: int) -> Window:
     """A PNG in base64, packed by zlib or not, whose upper left pixel lies at a place."""
-    return partial(_bitmap, text, round(left), round(top))
-
-
-def _bitmap(text: str, left: int, top: int, height: int, width: int) -> Window:
     try:
         content = base64.b64decode(text)
         if not content.startswith(b"\x89PNG"):
@@ -79,27 +70,19 @@ def _bitmap(text: str, left: int, top: int, height: int, width: int) -> Window:
         raise ValueError(f"a bitmap is neither a PNG in base64 nor one packed by zlib: {error}") from None
     with Image.open(io.BytesIO(content)) as picture:
         alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
-        return clip(np.asarray(alpha or picture.convert("L")) > 0, left, top, height, width)
+        return clip(np.asarray(alpha or picture.convert("L")) > 0, round(left), round(top), height, width)
 
 
-def runs(counts: Sequence[int], left: int, top: int, size: tuple[int, int]) -> Drawing:
+def runs(counts: Sequence[int], left: int, top: int, size: tuple[int, int], height: int, width: int) -> Window:
     """A box of (height, width) at a place, row by row: so many pixels beside the thing, then so many of it, and so on."""
-    return partial(_runs, counts, left, top, size)
-
-
-def _runs(counts: Sequence[int], left: int, top: int, size: tuple[int, int], height: int, width: int) -> Window:
     if sum(counts) != size[0] * size[1] or min(counts) < 0:
         raise ValueError(f"run lengths of {sum(counts)} pixels for a box of {size[1]}x{size[0]}")
     area = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size)
     return clip(area, left, top, height, width)
 
 
-def coco_runs(code: dict[str, Any]) -> Drawing:
+def coco_runs(code: dict[str, Any], height: int, width: int) -> Window:
     """A run-length code of COCO, of the whole image."""
-    return partial(_coco_runs, code)
-
-
-def _coco_runs(code: dict[str, Any], height: int, width: int) -> Window:
     if tuple(code["size"]) != (height, width):
         raise ValueError(f"a run-length code is of {code['size'][1]}x{code['size'][0]} pixels, its image of {width}x{height}")
     return decode_rle(code), 0, 0

@@ -11,7 +11,7 @@ def painted(mask, found):
     """The polygons over each other, the later on top; 99 where there is none."""
     result = np.full(mask.shape, 99)
     for value, ring in found:
-        area, row, column = polygons([ring])(*mask.shape)
+        area, row, column = polygons([ring], *mask.shape)
         result[row : row + area.shape[0], column : column + area.shape[1]][area] = value
     return result
 

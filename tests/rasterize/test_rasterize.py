@@ -238,7 +238,7 @@ def test_polygons_agree_with_pycocotools():
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     radius = 60 + 25 * np.random.default_rng(0).standard_normal(40).clip(-1, 1)
     points = np.stack([100 + radius * np.cos(angles), 90 + radius * np.sin(angles)], 1)
-    area, row, column = polygons([points.tolist()])(180, 220)
+    area, row, column = polygons([points.tolist()], 180, 220)
     ours = np.zeros((180, 220), bool)
     ours[row : row + area.shape[0], column : column + area.shape[1]] = area
     theirs = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([points.ravel().tolist()], 180, 220))).astype(bool)
