@@ -9,15 +9,13 @@ differs. This is the only module that parses configs; all others receive the dat
 import dataclasses
 import difflib
 import json
-import math
-import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeFloat, NonNegativeInt, PositiveFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails, to_jsonable_python
@@ -43,15 +41,15 @@ IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to 
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Colour = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
+AnyColour = Annotated[str, Field(pattern="^(#[0-9a-fA-F]{6})?$")]
 Tracker = Literal["all", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 STRICT = ConfigDict(strict=True, extra="forbid")
 
-
 MIX_NAMES = {
-    "none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutmix_beta": "CutMix",
-    "cutmix_hardness": "CutMix by hardness", "cutout": "CutOut", "classmix": "ClassMix",
-    "classmix_half": "ClassMix", "mixunmix": "Mix/UnMix", "adaptive_cutmix": "Adaptive CutMix",
-    "masked": "masked consistency",
+    "none": "", "cutmix": "CutMix", "cutmix_small": "CutMix", "cutmix_beta": "CutMix", "cutmix_hardness": "CutMix by hardness",
+    "cutout": "CutOut", "classmix": "ClassMix", "classmix_half": "ClassMix", "mixunmix": "Mix/UnMix",
+    "adaptive_cutmix": "Adaptive CutMix", "masked": "masked consistency",
 }  # fmt: skip
 
 
@@ -87,25 +85,22 @@ class Data:
     classes: tuple[str, ...] = key((), "class names, id 0 first; empty = those of the source")
     classes_file: str = key("", 'instead of classes: a JSON file, a list of names or {"0": "name", ...}')
     ignore_index: int = key(255, "the id in the masks that counts as no label", ge=0, le=65535)
-    palette: dict[str, int] = Field(default_factory=dict, description='masks of colours: "#rrggbb" -> id it stands for')
-    colours: tuple[str, ...] = key((), 'for pictures alone: "#rrggbb" of each class, "" = any; empty = those of palette, if there is one')
+    palette: dict[Colour, int] = Field(default_factory=dict, description='masks of colours: "#rrggbb" -> id it stands for')
+    colours: tuple[AnyColour, ...] = key((), 'for pictures alone: "#rrggbb" of each class, "" = any; empty = those of palette')
     id_map: dict[str, int] = Field(default_factory=dict, description="id in the masks -> class id (or ignore_index)")
-    levels: tuple[float, float] = key((0.0, 0.0), "images of more than 8 bits: the values that become black and white")
-    exif: Literal["upright", "raw"] = key(
-        "upright", "what masks of photos with an EXIF turn were drawn on: the turned photo, or its pixels as they are stored")
+    levels: tuple[FiniteFloat, FiniteFloat] = key((0.0, 0.0), "images of more than 8 bits: the values that become black and white")
+    exif: Literal["upright", "raw"] = key("upright", "masks of photos with an EXIF turn: drawn on the turned photo, or on stored pixels")
     crop: tuple[Count, Count] = key((512, 512), "height, width of a training crop, pixels")
     resize: tuple[Count, Count] = key((2048, 512), "longest, shortest side to fit an image into before ratio, pixels")
     ratio: tuple[PositiveFloat, PositiveFloat] = key((0.5, 2.0), "range of the random scale on top of resize")
     repeat_rare: Share = key(
-        0.0, "labelled images that show a class in fewer than this share of them come up more often, sqrt(this / share)"
-        " times (repeat factor sampling of LVIS, Gupta et al. 2019), rounded; 0 = every image equally often")
+        0.0, "labelled images with a class that fewer than this share of them show come up sqrt(this / share) times, rounded (LVIS,"
+             " Gupta et al. 2019); 0 = all once")
     max_class_share: float = key(0.75, "of a labelled crop; unlabelled crops are plain random", gt=0, le=1)
     flip: Share = key(0.5, "probability that a crop is mirrored")
     workers: NonNegativeInt = key(4, "loader processes per training process")
-    draft: bool = key(False, "decode unlabelled JPEGs at 1/2, 1/4 or 1/8 of their size where no crop needs more;"
-                             " changes pixels by a few grey levels")
-    cache: str = key("", "folder that keeps training images and masks decoded, as they are: 4 bytes a pixel;"
-                         " empty = decode every time")
+    draft: bool = key(False, "decode unlabelled JPEGs at 1/2 to 1/8 where no crop needs more; moves pixels by a few grey levels")
+    cache: str = key("", "folder that keeps training images and masks decoded, 4 bytes a pixel; empty = decode every time")
     shapes: Shapes = Field(default_factory=Shapes)
 
 
@@ -114,23 +109,19 @@ class Model:
     """The network: an encoder of transformers (or a ResNet of timm) and a decoder."""
 
     architecture: Literal["setr", "segformer", "dpt", "upernet", "deeplabv3plus"] = key(
-        "setr", "a plain ViT under SETR-PUP, SegFormer, DINOv2 or DINOv3 under DPT or UperNet, other ViTs, CLIP and SigLIP under DPT,"
-                " Swin, Hiera and ConvNeXt under UperNet, a ResNet under DeepLabV3+")
+        "setr", "a plain ViT under SETR-PUP; SegFormer; DINOv2, DINOv3, other ViTs, CLIP and SigLIP under DPT; DINOv2, DINOv3, Swin,"
+                " Hiera and ConvNeXt under UperNet; a ResNet under DeepLabV3+")
     encoder: str = key(
         "deit-base", "a size (deit-tiny .. resnet101), a Hub id, a folder, or a timm-style .pth/.safetensors (ViT, ResNet)")
     start_from: str = key(
-        "", "a whole segmentation network to start from, a folder or Hub id; its encoder and head replace the other keys"
-        " of this section, except architecture, which has to be given")
+        "", "a whole network to start from, folder or Hub id; replaces the other keys here but architecture, which has to be given")
     freeze: int = key(0, "first encoder blocks that are not trained, embeddings included; -1 = all", ge=-1)
     train_only: tuple[str, ...] = key(
-        (), "regular expressions: of the encoder only parameters are trained in whose name one is found (attention, position,"
-            " \\.bias$); empty = all")
+        (), "regular expressions (attention, position, \\.bias$): only encoder parameters whose name has one are trained; empty = all")
     low_rank: NonNegativeInt = key(
-        0, "rank of low-rank adapters (LoRA, by the package peft) that are trained in place of the encoder, beside the linear layers that"
-           " train_only finds; 0 = none")
+        0, "rank of adapters (LoRA, by peft) that are trained in place of the encoder, beside its linear layers in train_only; 0 = none")
     pretrained: bool = key(True, "false: the same encoder with random weights, nothing downloaded")
-    out_indices: tuple[int, ...] = key(
-        (), "SETR, DPT, UperNet: blocks whose outputs feed the heads (SETR: the last one the main head); empty = by depth")
+    out_indices: tuple[int, ...] = key((), "blocks that feed the heads of SETR (the last the main one), DPT, UperNet; empty = by depth")
     decoder_channels: Count = key(256, "channels of the heads; not SegFormer")
     decoder_stages: NonNegativeInt = key(0, "SETR: x2 up-sampling stages; 0 = up to the input size")
     encoder_config: dict[str, Any] = Field(
@@ -150,32 +141,28 @@ class Method:
         "ema", "gives the pseudo labels: moving average of the student; the student in eval mode, or as it trains; Sup-Only")
     threshold: Share = key(0.95, "a pixel is a pseudo label if its confidence is above")
     thresholds: Literal["fixed", "per_class", "calibrated"] = key(
-        "fixed", "the same for every class; lower where the teacher is less sure of a class (after FreeMatch); lower, and pixels weighted"
-        " by confidence, while held-out labels show that fewer confident pixels are right than the threshold asks for (CW-BASS v2)")
-    threshold_spread: Share = key(
-        1.0, "thresholds=per_class: how far they differ; between 0, the same for every class, and 1, FreeMatch's")
+        "fixed", "the same for every class; lower where the teacher is less sure of a class (FreeMatch); lower, and pixels weighted by"
+        " confidence, while fewer confident pixels of held-out labels are right than it asks for (CW-BASS v2)")
+    threshold_spread: Share = key(1.0, "per_class: how far they differ, from 0, the same for every class, to 1, FreeMatch's")
     pseudo_weight: Literal["none", "softmatch", "distribution_alignment"] = key(
-        "none", "softmatch: all pixels are pseudo labels, weighted by a truncated Gaussian of their confidence; distribution_alignment: the"
-        " shares of the classes are moved to those of the labels (ReMixMatch)")
+        "none", "softmatch: all pixels, weighted by a truncated Gaussian of their confidence; distribution_alignment: class shares are"
+        " moved to those of the labels (ReMixMatch)")
     strong_views: Count = key(1, "of an unlabelled image, each with its own colours, mix and order")
     strong_colour: Literal["none", "photometric", "jitter", "random_intensity", "randaugment"] = key(
-        "photometric", "of a strong view: photometric distortion; jitter, grey, blur (UniMatch); 1 to 3 of 11 changes (AugSeg); 2 of"
-        " 12 (iMAS)")
+        "photometric", "photometric distortion; jitter, grey, blur (UniMatch); 1 to 3 of 11 changes (AugSeg); 2 of 12 (iMAS)")
     weak_colour: bool = key(False, "photometric distortion on the teacher's view as well")
     labeled_colour: bool = key(True, "photometric distortion on the labelled images")
     mix: Literal[
         "none", "cutmix", "cutmix_small", "cutmix_beta", "cutmix_hardness", "cutout", "classmix", "classmix_half", "mixunmix",
         "adaptive_cutmix", "masked",
     ] = key("cutmix", "what a strong view receives from other images; cutmix_small: UniMatch's boxes; cutmix_beta: PS-MT's;"
-            " cutmix_hardness: iMAS's, between easy and hard images; classmix_half: half of"
-            " the classes stay, as in ClassMix's own paper, where classmix keeps one more, as the released code does; masked: nothing, blocks"
-            " are hidden and keep their pseudo labels (MIC)")
+            " cutmix_hardness: iMAS's; classmix_half: half of the classes (ClassMix), classmix: one more (released code);"
+            " masked: nothing, blocks are hidden (MIC)")
     mask_ratio: Share = key(0.7, "masked: chance of every PatchShuffle block to be hidden")
     mix_probability: Share = key(
-        0.5, "of mixing: one draw for a batch; cutmix_small: one per image; mixunmix, adaptive_cutmix, cutmix_beta and masked always do;"
-        " cutmix_hardness the more often the easier a group is")
-    mix_from: Literal["group", "second_batch"] = key(
-        "group", "source of the content: the next image of a group, or an image of a second unlabelled batch (UniMatch)")
+        0.5, "of mixing: one draw a batch; cutmix_small: one an image; cutmix_hardness: by how easy a group is; mixunmix, adaptive_cutmix,"
+        " cutmix_beta and masked always do")
+    mix_from: Literal["group", "second_batch"] = key("group", "content of the next image of a group, or of a second batch (UniMatch)")
     mix_group: Count = key(4, "consecutive images of the global batch that exchange content")
     patch_shuffle: bool = key(True, "shuffle blocks of the strong view, restore the features before the decoder")
     shuffle_probability: Share = key(0.5, "of PatchShuffle, one draw per image")
@@ -183,38 +170,29 @@ class Method:
     pasa: Literal["none", "main", "reverse1", "reverse2", "product", "all_rows", "rand"] = key(
         "main", "the attention bias of the extra student pass; none = no such pass")
     pasa_alpha: NonNegativeFloat = key(5.0, "scale of the bias")
-    pasa_confidence: Literal["probability", "mask"] = key(
-        "probability", "what is pooled over a patch: the confidence, or whether it is above the threshold")
-    pasa_view: Literal["strong", "mixed"] = key(
-        "strong", "what the PASA pass sees: the strong view as it is, or as the mix left it")
+    pasa_confidence: Literal["probability", "mask"] = key("probability", "what is pooled over a patch; mask: is it above threshold?")
+    pasa_view: Literal["strong", "mixed"] = key("strong", "what the PASA pass sees: the strong view, or what the mix made of it")
     pasa_stages: Literal["last", "all"] = key("last", "SegFormer: only stage 4, or every stage")
     feature_dropout: Share = key(0.0, "share of channels dropped in another student pass; 0 = no such pass")
     feature_view: Literal["strong", "weak"] = key("strong", "colours that the pass of feature_dropout sees")
-    complementary_dropout: bool = key(
-        False, "each of two strong views loses the feature channels that the other keeps, half of the images none (UniMatch V2)")
+    complementary_dropout: bool = key(False, "each of two strong views loses the channels that the other keeps (UniMatch V2)")
     regularizer: Literal["none", "ncr", "all_cr", "soft", "soft_labels"] = key(
         "ncr", "beside the cross-entropy on pseudo labels: negative class ranking, all classes, soft cross-entropy")
-    regularizer_norm: Literal["l2sq", "l2", "kl"] = key(
-        "l2sq", "of ncr and all_cr: squared distance, its root (released code), divergence")
+    regularizer_norm: Literal["l2sq", "l2", "kl"] = key("l2sq", "ncr, all_cr: squared distance, its root (released code), divergence")
     regularizer_weight: NonNegativeFloat = key(1.0, "beside the cross-entropy of the same branch")
     regularizer_on: Literal["both", "strong", "pasa"] = key("both", "the student branches it is applied to")
     regularizer_mixed_teacher: bool = key(True, "mix the teacher's logits with the same boxes as the image")
-    previous: NonNegativeInt = key(
-        0, "PrevMatch: snapshots of the student that are kept, the newest; one to three of them label a step too; 0 = none")
-    unreliable: Share = key(
-        0.2, "U2PL: share of pixels of the highest entropy that are no pseudo labels but negatives; falls linearly to 0")
+    previous: NonNegativeInt = key(0, "PrevMatch: newest snapshots of the student, of which one to three label a step too; 0 = none")
+    unreliable: Share = key(0.2, "U2PL: share of pixels, of the highest entropy, that are negatives; falls linearly to 0")
     memory: Count = key(30_000, "U2PL: negatives that are kept of every class, 1 KiB each")
-    prototype_momentum: Share = key(
-        0.0, "U2PL: of a class centre; 0 = that of the step alone (paper); the released code has 0.999 as an option")
+    prototype_momentum: Share = key(0.0, "U2PL: of a class centre; 0 = that of the step alone (paper; released code: 0.999 by option)")
     adversarial_noise: NonNegativeFloat = key(2.0, "PS-MT: length of the noise on the features of an image, all of them together")
     teacher_turn: Count = key(328, "PS-MT: steps, an epoch, after which the other teacher follows the student")
     normalizer: Literal["all", "valid"] = key(
         "all", "divides a loss: all pixels, or (UniMatch) those of labels and of no padding, over all processes and rounds of a step")
-    running_statistics: Literal["all", "labeled"] = key(
-        "all", "views that move the running statistics of the decoder's batch norms, which the teacher uses")
+    running_statistics: Literal["all", "labeled"] = key("all", "views that move the running statistics of the decoder's batch norms")
     ignored_as_unlabeled: bool = key(
-        False, "labelled images with ignored pixels (scribbles, points, a few drawn regions) are unlabelled images too, whose labels"
-               " stand where they have some and pseudo labels elsewhere")
+        False, "labelled images with ignored pixels (scribbles, points) are unlabelled ones too; pseudo labels stand where labels do not")
     class_weights: tuple[NonNegativeFloat, ...] = key((), "of the loss on labels, one for each class; empty = all 1")
     unsupervised_weight: NonNegativeFloat = key(1.0, "of the mean loss over the student branches")
     unsupervised_ramp: NonNegativeInt = key(0, "steps in which that weight rises from 0, on half a cosine")
@@ -320,19 +298,16 @@ class Evaluation:
     mode: Literal["whole", "sliding"] = key("whole", "the image at once, or windows of it")
     short_side: NonNegativeInt = key(512, "the image is resized to it first, pixels; 0 = original size")
     long_side: Count = key(2048, "and never beyond this, pixels")
-    rounding: Literal["down", "half_up"] = key(
-        "down", "of the longer side: as transformers resizes, or (released code) half up, which no exported processor does")
+    rounding: Literal["down", "half_up"] = key("down", "of the longer side: as transformers and exported processors, or released code")
     window: tuple[NonNegativeInt, NonNegativeInt] = key((0, 0), "sliding: height, width, pixels; 0 = the training crop")
     stride: tuple[NonNegativeInt, NonNegativeInt] = key((0, 0), "sliding: down, across, pixels; 0 = 2/3 of the window")
-    windows: Literal["shifted", "cut"] = key(
-        "shifted", "the last one moved back and logits averaged, or (UniMatch) cut short and probabilities summed")
+    windows: Literal["shifted", "cut"] = key("shifted", "the last moved back, logits averaged; or (UniMatch) cut, probabilities summed")
     scales: tuple[PositiveFloat, ...] = key((1.0,), "of the resized image; several = probabilities averaged", min_length=1)
     flip: bool = key(False, "average with the mirrored image")
     batch: Count = key(8, "windows, or images of one size, in one forward pass")
     precision: Literal["float32", "bf16", "fp16"] = key(
         "float32", "of evaluate.py and of the last evaluation of a run; those on the way follow run.mixed_precision")
-    both_modes: bool = key(
-        True, "the last evaluation of a run scores both modes, where images are larger than a window, and says which is better")
+    both_modes: bool = key(True, "the last evaluation scores both modes, where images are larger than a window, and says the better one")
     limit: NonNegativeInt = key(0, "during training evaluate only the first images; 0 = all")
 
 
@@ -352,9 +327,8 @@ class Run:
     output: str = key("", "folder of the run; empty = runs/<name of the config file>")
     seed: NonNegativeInt = key(0, "of every random draw")
     batch: Batch = Field(default_factory=Batch)
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = key(
-        "auto", "auto: that of accelerate launch, else bf16 on a GPU that computes in it")
-    deterministic: bool = key(False, "the same run twice on one GPU ends in the same bytes, at some cost in speed; a CPU does so anyway")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = key("auto", "auto: that of accelerate launch, else bf16 on GPUs that have it")
+    deterministic: bool = key(False, "the same run twice on one GPU ends in the same bytes, at some cost in speed; on a CPU always so")
     compile: bool = key(False, "torch.compile for blocks and decoders of both networks; the first step takes longer, of SegFormer minutes")
     log_every: Count = key(10, "steps between log lines")
     checkpoint_every: Count = key(1000, "steps between checkpoints")
@@ -392,83 +366,57 @@ def check_consistency(config: Config) -> None:
         raise ConfigError(f"data.resize is {list(data.resize)}; write the longest side first, then the shortest")
     if data.ratio[0] > data.ratio[1]:
         raise ConfigError(f"data.ratio is {list(data.ratio)}; write the smaller number first")
-    if not all(map(math.isfinite, data.levels)):
-        raise ConfigError(f"data.levels is {list(data.levels)}; write two finite numbers, the values of black and of white")
     if data.levels[0] > data.levels[1]:
         raise ConfigError(f"data.levels is {list(data.levels)}; write the value that becomes black first, then the white one")
     if method.class_weights and not any(method.class_weights):
         raise ConfigError(f"method.class_weights is {list(method.class_weights)}; write at least one number above 0")
-    for colour in (*data.palette, *filter(None, data.colours)):
-        if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
-            where = "data.palette has the key" if colour in data.palette else "data.colours has"
-            raise ConfigError(f'{where} {colour!r}; write colours as "#rrggbb", such as "#804080"')
     if config.model.low_rank and config.model.freeze < 0:
-        raise ConfigError(
-            f"model.low_rank = {config.model.low_rank} adds adapters to an encoder of which model.freeze = -1 trains nothing; set"
-            " model.freeze=0, or model.low_rank=0"
-        )
+        found = f"model.low_rank = {config.model.low_rank} adds adapters to an encoder of which model.freeze = -1 trains nothing"
+        raise ConfigError(f"{found}; set model.freeze=0, or model.low_rank=0")
     if data.classes and data.classes_file:
         raise ConfigError("data.classes and data.classes_file are both given; keep one of them")
     window = [side or crop for side, crop in zip(evaluation.window, data.crop)]
     if evaluation.mode == "sliding" and any(stride > side for stride, side in zip(evaluation.stride, window)):
-        raise ConfigError(
-            f"evaluation.stride is {list(evaluation.stride)} for windows of {window} pixels, so pixels between them would be"
-            " missed; take a stride of at most the window, or set evaluation.window (0: the training crop, data.crop)"
-        )
+        found = f"evaluation.stride is {list(evaluation.stride)} for windows of {window} pixels, so pixels between them would be missed"
+        raise ConfigError(f"{found}; take a stride of at most the window, or set evaluation.window (0: the training crop, data.crop)")
     if method.teacher != "none" and method.burn_in >= config.schedule.steps:
-        raise ConfigError(
-            f"method.burn_in = {method.burn_in} leaves none of the schedule.steps = {config.schedule.steps} for the unlabelled"
-            " images; set a smaller method.burn_in (0: none), or method.teacher=none to train on the labels alone"
-        )
+        found = f"method.burn_in = {method.burn_in} leaves none of the schedule.steps = {config.schedule.steps} for the unlabelled images"
+        raise ConfigError(f"{found}; set a smaller method.burn_in (0: none), or method.teacher=none to train on the labels alone")
     check_algorithm(method, batch)
     if method.mix_from == "second_batch" and method.mix not in ("none", "cutmix", "cutmix_small", "classmix", "classmix_half"):
         raise ConfigError(f"method.mix = {method.mix!r} takes nothing from a second batch; set method.mix_from=group")
     if method.mixes_groups and batch.unlabeled % method.mix_group:
-        raise ConfigError(
-            f"run.batch.unlabeled = {batch.unlabeled} is not made of whole mix groups of {method.mix_group};"
-            f" use {nearest_multiples(batch.unlabeled, method.mix_group)}, or change method.mix_group"
-        )
+        found = f"run.batch.unlabeled = {batch.unlabeled} is not made of whole mix groups of {method.mix_group}"
+        raise ConfigError(f"{found}; use {nearest_multiples(batch.unlabeled, method.mix_group)}, or change method.mix_group")
     groups = batch.unlabeled // method.mix_group
     if method.mixes_groups and method.mix == "adaptive_cutmix" and batch.labeled % groups:
-        raise ConfigError(
-            f"method.mix = 'adaptive_cutmix' gives each of the {groups} mix groups labelled images of its own, and"
-            f" run.batch.labeled = {batch.labeled} cannot be shared by them; use {nearest_multiples(batch.labeled, groups)}"
-        )
+        found = f"method.mix = 'adaptive_cutmix' parts run.batch.labeled = {batch.labeled} among {groups} mix groups"
+        raise ConfigError(f"{found}; use {nearest_multiples(batch.labeled, groups)}")
     if method.pseudo_weight == "softmatch" and method.thresholds != "fixed":
-        raise ConfigError(
-            f"method.pseudo_weight = 'softmatch' makes every pixel a pseudo label, which leaves nothing to method.thresholds ="
-            f" {method.thresholds!r}; set method.thresholds=fixed, or method.pseudo_weight=none"
-        )
+        found = f"leaves nothing to method.thresholds = {method.thresholds!r}; set method.thresholds=fixed, or method.pseudo_weight=none"
+        raise ConfigError(f"method.pseudo_weight = 'softmatch' makes every pixel a pseudo label, which {found}")
     if method.complementary_dropout and method.strong_views != 2:
-        raise ConfigError(
-            "method.complementary_dropout parts the channels between two strong views, and method.strong_views ="
-            f" {method.strong_views}; set method.strong_views=2, or method.complementary_dropout=false"
-        )
+        found = f"method.complementary_dropout parts the channels between two strong views, and method.strong_views = {method.strong_views}"
+        raise ConfigError(f"{found}; set method.strong_views=2, or method.complementary_dropout=false")
     if method.regularizer != "none" and method.regularizer_on == "pasa" and method.pasa == "none":
-        raise ConfigError(
-            "method.regularizer_on = 'pasa' names a student pass that method.pasa = 'none' leaves out; set"
-            " method.regularizer_on=both, or method.regularizer=none"
-        )
+        found = "method.regularizer_on = 'pasa' names a student pass that method.pasa = 'none' leaves out"
+        raise ConfigError(f"{found}; set method.regularizer_on=both, or method.regularizer=none")
 
 
 def check_algorithm(method: Method, batch: Batch) -> None:
     """A step function of its own refuses what it has no use for."""
     if method.algorithm == "consistency":
         return
-    found = f"method.algorithm = {method.algorithm!r}"
+    found, mixes = f"method.algorithm = {method.algorithm!r}", ALGORITHM_MIXES[method.algorithm]
     for name, value in LEFT_OUT.items():
         if getattr(method, name) != value:
-            raise ConfigError(
-                f"{found} knows no method.{name} = {getattr(method, name)!r}; set method.{name}={json.dumps(value).strip(chr(34))},"
-                f" as configs/methods/{method.algorithm}.json does"
-            )
-    if method.mix not in ALGORITHM_MIXES[method.algorithm]:
-        raise ConfigError(f"{found} knows no method.mix = {method.mix!r}; one of {', '.join(ALGORITHM_MIXES[method.algorithm])}")
+            repair = f"set method.{name}={json.dumps(value).strip(chr(34))}, as configs/methods/{method.algorithm}.json does"
+            raise ConfigError(f"{found} knows no method.{name} = {getattr(method, name)!r}; {repair}")
+    if method.mix not in mixes:
+        raise ConfigError(f"{found} knows no method.mix = {method.mix!r}; one of {', '.join(mixes)}")
     if method.algorithm in OF_ALL_PIXELS and batch.rounds > 1:
-        raise ConfigError(
-            f"{found} compares the pixels of a whole step, which run.batch.rounds = {batch.rounds} takes apart; set"
-            " run.batch.rounds=1, and more processes or smaller batches where memory is short"
-        )
+        found += f" compares the pixels of a whole step, which run.batch.rounds = {batch.rounds} takes apart"
+        raise ConfigError(f"{found}; set run.batch.rounds=1, and more processes or smaller batches where memory is short")
 
 
 def share_of_process(config: Config, processes: int) -> tuple[int, int]:
@@ -645,6 +593,8 @@ RULES = {
     "dict_type": 'it must be a mapping, like {{"key": value}}',
     "dataclass_type": "it must be a section, like {{...}}",
     "literal_error": "one of {expected}",
+    "finite_number": "it must be a finite number",
+    "string_pattern_mismatch": 'write colours as "#rrggbb", such as "#804080"',
     "greater_than": "it must be above {gt:g}",
     "greater_than_equal": "it must be at least {ge:g}",
     "less_than_equal": "it must be at most {le:g}",
@@ -664,9 +614,9 @@ def describe(error: ErrorDetails) -> str:
         close = difflib.get_close_matches(place[-1], known, n=1)
         others = f"{'.'.join(place[:-1]) or 'the config'} has {', '.join(known)}"
         return f"unknown key {'.'.join(place)}; " + (f"did you mean {'.'.join([*place[:-1], *close])}?" if close else others)
-    if kind == "missing":  # an entry of a list
-        place = place[:-1]
+    verb = "has the key" if place[-1:] == ("[key]",) else "is"
+    place = place[:-2] if verb != "is" else place[:-1] if kind == "missing" else place  # missing: an entry of a list
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
     rule = RULES[kind].format(**error.get("ctx", {})) if kind in RULES else error["msg"]
     rule = rule.replace(" or ", ", ") if kind == "literal_error" else rule
-    return f"{key or 'the config'} is {error['input']!r}; {rule}"
+    return f"{key or 'the config'} {verb} {error['input']!r}; {rule}"

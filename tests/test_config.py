@@ -53,11 +53,11 @@ def complaint(tree):
         ({"data": {"resize": [512, 2048]}}, "data.resize is [512, 2048]; write the longest side first, then the shortest"),
         ({"data": []}, "data is []; it must be a section, like {...}"),
         ({"data": {"palette": {"red": 1}}}, "data.palette has the key 'red'; write colours as \"#rrggbb\", such as \"#804080\""),
+        ({"data": {"colours": ["", "grey"]}}, "data.colours[1] is 'grey'; write colours as \"#rrggbb\", such as \"#804080\""),
         ({"data": {"levels": [9, 1]}}, "data.levels is [9.0, 1.0]; write the value that becomes black first, then the white one"),
         ({"run": {"batch": {"unlabeled": 6}}}, "run.batch.unlabeled = 6 is not made of whole mix groups of 4; use 4 or 8, or change method.mix_group"),
         ({"method": {"mix": "adaptive_cutmix"}, "run": {"batch": {"labeled": 6, "unlabeled": 16}}},
-         "method.mix = 'adaptive_cutmix' gives each of the 4 mix groups labelled images of its own, and run.batch.labeled = 6"
-         " cannot be shared by them; use 4 or 8"),
+         "method.mix = 'adaptive_cutmix' parts run.batch.labeled = 6 among 4 mix groups; use 4 or 8"),
         ({"method": {"regularizer_on": "pasa", "pasa": "none"}},
          "method.regularizer_on = 'pasa' names a student pass that method.pasa = 'none' leaves out; set"
          " method.regularizer_on=both, or method.regularizer=none"),
@@ -252,5 +252,5 @@ def test_a_burn_in_as_long_as_the_run_is_refused():
 
 
 def test_levels_that_are_not_finite_are_refused():
-    with pytest.raises(ConfigError, match="data.levels is .nan, nan.; write two finite numbers"):
+    with pytest.raises(ConfigError, match=r"data.levels\[0] is nan; it must be a finite number"):
         from_dict({"data": {"levels": [float("nan")] * 2}})
