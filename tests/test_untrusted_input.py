@@ -151,7 +151,7 @@ def test_an_absolute_line_says_why_it_is_not_followed(tmp_path):
     save_image(tmp_path / "outside.jpg")
     write(root / "labeled.txt", f"{tmp_path}/outside.jpg")
     assert error_message(load_sources, data(root)) == (
-        f"data.labeled: 1 id of {root}/labeled.txt has no image in {root}/images, the first: {tmp_path}/outside.jpg; a leading"
+        f"data.labeled: {root}/labeled.txt names 1 id without an image in {root}, the first: {tmp_path}/outside.jpg; a leading"
         f" / means {root}, since a list may not lead out of it"
     )
 

@@ -53,13 +53,16 @@ class Layout:
     images: dict[str, str]
     masks: dict[str, str]
     flat: bool  # ids are file names; otherwise they are paths below the image folder
-    images_in: str  # the image folder, for messages
-    masks_in: str
+    masks_in: str  # for messages
     tags: tuple[str, ...] = ()  # endings of file names that are not part of the id
 
     def sample(self, name: str, masks: bool) -> Sample:
         """The sample of an id, with its mask if it has one and `masks` are wanted."""
         return Sample(self.images[name], self.masks.get(name) if masks else None, name)
+
+    def below(self, folder: Path) -> "Layout":
+        """The same of the images below a folder."""
+        return replace(self, images={name: file for name, file in self.images.items() if file.startswith(f"{folder}/")})
 
     def find_id(self, name: str) -> str | None:
         """The id that a list means by `name`, with or without suffix, folder and tag; None if there is no image."""
@@ -80,8 +83,6 @@ class Layout:
 
 # ---- list files
 
-CSV_COLUMNS = (("image", "img", "filename", "file_name", "file", "path"), ("mask", "label", "annotation", "segmentation"))
-
 
 def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Sample]:
     """The samples of a list file: an id a line, or an image and its mask as paths below the data folder; or a CSV of them."""
@@ -95,12 +96,11 @@ def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Samp
             f"{key}: {path} has the line {outside[0]!r}, which leaves the data folder {layout.root}; use ids below it"
         )
     samples = [parse_line(line, layout, masks) for line in lines]
-    lost = [line for line, sample in zip(lines, samples) if sample is None]
-    if lost:
+    if lost := [line for line, sample in zip(lines, samples) if sample is None]:
         near = difflib.get_close_matches(strip_endings(lost[0], layout.tags), layout.images, n=1)
         raise DataError(
-            f"{key}: {plural(len(lost), 'id')} of {path} {'has' if len(lost) == 1 else 'have'} no image in"
-            f" {layout.images_in}, the first: {lost[0]}" + (f" (the nearest name is {near[0]})" if near else "")
+            f"{key}: {path} names {plural(len(lost), 'id')} without an image in {layout.root}, the first: {lost[0]}"
+            + (f" (the nearest name is {near[0]})" if near else "")
             + (f"; a leading / means {layout.root}, since a list may not lead out of it" if lost[0].startswith("/") else "")
         )
     files: dict[str, set[str]] = {}
@@ -135,19 +135,19 @@ def with_slashes(line: str, there: Callable[[str], Any]) -> str:
     return line.replace("\\", "/") if "\\" in line and not there(line.split("\t")[0]) else line
 
 
-def check_samples(key: str, origin: Path | str, samples: list[Sample], masks_in: str) -> list[Sample]:
+def check_samples(key: str, origin: Path, samples: list[Sample], masks_in: str) -> list[Sample]:
     """The samples, after making sure that none is there twice and, if `masks_in` names their place, that all have a mask."""
-    twice = [name for name, count in Counter(sample.id for sample in samples).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(sample.id for sample in samples).items() if count > 1]:
         raise DataError(f"{key}: {origin} names {plural(len(twice), 'id')} more than once, the first: {twice[0]}")
-    lost = [sample.id for sample in samples if sample.mask is None] if masks_in else []
-    if lost:
+    if masks_in and (lost := [sample.id for sample in samples if sample.mask is None]):
         raise DataError(
-            f"{key}: {plural(len(lost), 'image')} of {origin} {'has' if len(lost) == 1 else 'have'} no mask in"
-            f" {masks_in}, the first: {lost[0]}; a mask has the name of its image and one of the endings"
-            f" {', '.join(MASK_ENDINGS)}"
+            f"{key}: {plural(len(lost), 'image')} of {origin} without a mask in {masks_in}, the first: {lost[0]}; a mask has the"
+            f" name of its image and one of the endings {', '.join(MASK_ENDINGS)}"
         )
     return samples
+
+
+CSV_COLUMNS = (("image", "img", "filename", "file_name", "file", "path"), ("mask", "label", "annotation", "segmentation"))
 
 
 def csv_lines(path: Path) -> list[str]:

@@ -158,7 +158,7 @@ def divide(photos: Photos, lists: Sequence[Path]) -> None:
 def apply_lists(photos: Photos, lists: Sequence[Path], parts: dict[str, list[Sample]], pool: list[Sample]) -> None:
     """Puts the samples of lists for the place of those that folders gave, which the pool gets if they were labelled."""
     pairs = photos.pairs
-    layout = Layout(photos.root, pairs.images, pairs.masks, False, str(photos.root), str(photos.root))
+    layout = Layout(photos.root, pairs.images, pairs.masks, False, str(photos.root))
     for part in parts:
         path = next((path for path in lists if path.stem in PARTS[part]), None)
         if path is not None:

@@ -50,7 +50,7 @@ def test_an_id_of_another_folder_is_not_found_by_its_name_alone(tmp_path):
     save_image(tmp_path / "images/train/a.jpg")
     write(tmp_path / "labeled.txt", "test/a")
     assert error_message(load_sources, data(tmp_path)) == (
-        f"data.labeled: 1 id of {tmp_path}/labeled.txt has no image in {tmp_path}/images, the first: test/a"
+        f"data.labeled: {tmp_path}/labeled.txt names 1 id without an image in {tmp_path}, the first: test/a"
     )
 
 
@@ -75,15 +75,14 @@ def test_a_missing_list_is_refused_with_the_names_near_it(root):
 def test_an_id_without_a_file_is_refused(root):
     write(root / "labeled.txt", "a", "fa", "x/y")
     assert error_message(load_sources, data(root)) == (
-        f"data.labeled: 2 ids of {root}/labeled.txt have no image in {root}/images, the first: fa (the nearest name is"
-        " f)"
+        f"data.labeled: {root}/labeled.txt names 2 ids without an image in {root}, the first: fa (the nearest name is f)"
     )
 
 
 def test_a_labelled_image_without_a_mask_is_refused(root):
     write(root / "labeled.txt", "a", "c")
     assert error_message(load_sources, data(root)) == (
-        f"data.labeled: 1 image of {root}/labeled.txt has no mask in {root}/masks, the first: c; a mask has the name"
+        f"data.labeled: 1 image of {root}/labeled.txt without a mask in {root}/masks, the first: c; a mask has the name"
         " of its image and one of the endings .png, .tif, .tiff, .bmp, .gif"
     )
 
@@ -91,7 +90,7 @@ def test_a_labelled_image_without_a_mask_is_refused(root):
 def test_a_jpeg_is_no_mask(root):
     save_image(root / "masks" / "c.jpg")
     write(root / "labeled.txt", "c")
-    assert "has no mask in" in error_message(load_sources, data(root))
+    assert "without a mask in" in error_message(load_sources, data(root))
 
 
 def test_duplicate_ids_are_refused(root):
@@ -152,6 +151,6 @@ def test_a_list_cannot_leave_the_data_folder(root, line):
 def test_lists_may_hold_absolute_paths_below_the_root_and_be_csv(tmp_path, name, lines):
     root = make_folder(tmp_path)
     write(root / name, *(line.replace("ROOT", str(root)) for line in lines))
-    found = read_list("data.labeled", root / name, folder_layout(root, root / "images", root / "masks"), masks=True)
+    found = read_list("data.labeled", root / name, folder_layout(root, root), masks=True)
     assert [sample.id for sample in found] == ["a", "b"]
     assert [sample.mask for sample in found] == [str(root / "masks/a.png"), str(root / "masks/b.png")]

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from s4former.data.layouts import read_folder
+from s4former.data.layouts import folder_layout
 from s4former.evaluation.photo_files import find_photos
 from s4former.evaluation.photos import read_photos
 
@@ -52,8 +52,7 @@ def test_masks_of_a_whole_tree_are_neither_photos_nor_the_pool(tree, tmp_path):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L" if name in masks else "RGB", (4, 4)).save(tmp_path / "set" / name)
     assert sorted(photo["path"] for photo in find_photos([str(tmp_path / "set")]).values()) == sorted(str(tmp_path / "set" / name) for name in photos)
-    pool = read_folder("data.unlabeled", tmp_path / "set", tmp_path, masks=False)
-    assert {sample.image for sample in pool} <= {str(tmp_path / "set" / name) for name in photos}
+    assert {*folder_layout(tmp_path, tmp_path / "set").images.values()} <= {str(tmp_path / "set" / name) for name in photos}
 
 
 def test_what_was_predicted_before_is_no_photo(tmp_path):

@@ -398,7 +398,7 @@ def test_a_labelled_image_that_vanishes_stops_the_run_where_it_is(broken, whole)
     assert sentence.endswith(f", whose checkpoint is in {broken.folder}; {GOES_ON}")
     assert broken.steps[-1] == broken.log("train")[-1] >= 3  # every step that was made is saved
     status, output = broken.go("--resume")
-    assert status == 1 and f"1 id of {broken.photos}/labeled.txt has no image in" in output
+    assert status == 1 and f"{broken.photos}/labeled.txt names 1 id without an image in" in output
     come_back(image)
     assert broken.go("--resume")[0] == 0
     assert_nothing_is_lost(whole, broken.folder)
