@@ -12,7 +12,7 @@ def choose_model(checkpoint: str | None, role: str | None = None, best: bool = F
     try:
         return model_choice.choose_model(checkpoint, role, best)
     except NoModelYet as error:
-        from ..training.unfinished import export_newest  # not at the top: it loads torch
+        from ..training.resume import export_newest  # not at the top: it loads torch
 
         try:
             folder = export_newest(error.run)

@@ -1,20 +1,28 @@
-"""The state of a run in its checkpoints: what is saved, and how a run is resumed."""
+"""The state of a run in its checkpoints: what is saved, how a run is resumed, and the models of one that has not ended."""
 
+import json
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from ..config import NUMERICS, Config, flatten, to_dict
+from ..config import NUMERICS, Config, flatten, from_dict, to_dict
 from ..data.sources import PART_NAMES, PARTS, Sources
 from ..errors import ConfigError, DataError, RunStopped, describe_error
+from ..evaluation.model_choice import ROLES
+from ..method.thresholds import build_thresholds
+from ..networks.build import save_network
+from ..networks.encoder_weights import normalization
 from . import checkpoint
 from .interrupts import NonFiniteLoss, describe_out_of_memory
-from .run import Training
+from .run import Training, build_model
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
 FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.",
@@ -57,16 +65,23 @@ def save(training: Training) -> None:
     training.accelerator.wait_for_everyone()
 
 
-def find_state(folder: Path, config: Config, sources: Sources, accelerator: Accelerator) -> dict[str, Any]:
-    """The state in the newest checkpoint of a run.
+def read_state(run: Path, say: bool = True) -> dict[str, Any]:
+    """What the newest undamaged checkpoint of a run holds; newer ones that are damaged are told on stderr.
 
     Raises:
-        ConfigError: it belongs to another config.
         DamageError: there are checkpoints, and all of them are damaged.
     """
-    state, refused = checkpoint.load_newest(folder / "checkpoints")
-    if accelerator.is_main_process:
-        print(*refused, sep="\n", end="\n" * bool(refused), file=sys.stderr)
+    state, refused = checkpoint.load_newest(run / "checkpoints")
+    for message in refused if say else []:
+        print(message, file=sys.stderr)
+    # older versions saved a student compiled by accelerate launch under the names of its wrapper
+    state["student"] = {name.removeprefix("_orig_mod."): tensor for name, tensor in state["student"].items()}
+    return state
+
+
+def find_state(folder: Path, config: Config, sources: Sources, accelerator: Accelerator) -> dict[str, Any]:
+    """As `read_state`; a `ConfigError` if the checkpoint belongs to another config."""
+    state = read_state(folder, accelerator.is_main_process)
     changed = changed_keys(state, config, sources)
     if changed.keys() - set(REPAIRING):
         raise ConfigError(
@@ -93,9 +108,7 @@ def changed_keys(state: dict[str, Any], config: Config, sources: Sources) -> dic
 
 def restore(training: Training, state: dict[str, Any]) -> None:
     """Sets a run to the state of a checkpoint, and notes which keys and which lists of images have changed since."""
-    # older versions saved a student compiled by accelerate launch under the names of its wrapper
-    student = {name.removeprefix("_orig_mod."): tensor for name, tensor in state["student"].items()}
-    training.accelerator.unwrap_model(training.student).load_state_dict(student)
+    training.accelerator.unwrap_model(training.student).load_state_dict(state["student"])
     if training.teacher is not None:
         training.teacher.load_state_dict(state["teacher"])
     if training.previous is not None:
@@ -117,12 +130,14 @@ def restore(training: Training, state: dict[str, Any]) -> None:
 def other_digits(state: dict[str, Any], now: dict[str, dict[str, Any]]) -> list[str]:
     """Which lists of images, and whether the code, are others than those of a checkpoint."""
     before, numerics = state.get("lists", {}), state.get("numerics", "of before 6")
-    end = "so the run will not end as an uninterrupted one would"
-    return [
-        f"the {PART_NAMES[part]} list has {now[part]['images']} images and had {before[part]['images']} (other ids, by their SHA-256), {end}"
+    others = [
+        f"the {PART_NAMES[part]} list has {now[part]['images']} images and had {before[part]['images']} (other ids, by their SHA-256)"
         for part in before
         if before[part] != now[part]
-    ] + ([f"NUMERICS of the code was {numerics} and is {NUMERICS} (config.py says what that changes), {end}"] if numerics != NUMERICS else [])
+    ]
+    if numerics != NUMERICS:
+        others.append(f"NUMERICS of the code was {numerics} and is {NUMERICS} (config.py says what that changes)")
+    return [f"{each}, so the run will not end as an uninterrupted one would" for each in others]
 
 
 @contextmanager
@@ -152,3 +167,45 @@ def resume_hint(folder: Path) -> str:
         f"Nothing is lost up to step {int(saved[-1].name[5:])}, whose checkpoint is in {folder}; once that is mended, the same"
         " command with --resume goes on from there"
     )
+
+
+# ---- the models of a run that has not ended
+
+
+def export_newest(run: Path) -> Path:
+    """Writes teacher/ and student/ into the newest undamaged checkpoint of a run; returns the folder of the checkpoint.
+
+    What was written before is taken as it is. The folder goes with its checkpoint, when training deletes that.
+
+    Raises:
+        ConfigError: the checkpoint is of a version that did not save the names of its classes.
+        DamageError: there are checkpoints, and all of them are damaged.
+    """
+    newest = checkpoint.complete(run / "checkpoints")[-1]
+    if any((newest / role).is_dir() for role in ROLES):
+        return newest
+    state = read_state(run)
+    if not state.get("classes"):
+        raise ConfigError(f"the checkpoints of {run} do not say what their classes are called; go on with --resume until it ends")
+    config, classes, folder = from_dict(state["config"]), state["classes"], newest.with_name(f"step-{state['step']:08d}")
+    network, _ = build_model(replace(config.model, pretrained=False), classes, config.data.crop)
+    mean, std = normalization(config.model)
+    for role in ("student", "teacher"):
+        if state[role] is None or (folder / role).is_dir():
+            continue
+        own = {name: tensor for name, tensor in state[role].items() if name.startswith("network.")}
+        network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in own.items()})
+        beside = folder / f".writing-{role}-{os.getpid()}"  # other processes may write it as well
+        sides = {"short_side": config.evaluation.short_side, "long_side": config.evaluation.long_side}
+        save_network(network, beside, mean, std, **sides, levels=config.data.levels)
+        (beside / "s4former.json").write_text(json.dumps(state["config"], indent=2) + "\n")
+        if (thresholds := build_thresholds(config.method, len(classes))) is not None:
+            thresholds.load_state_dict({name: state["student"][f"thresholds.{name}"] for name in thresholds.state_dict()})
+            (beside / "thresholds.json").write_text(json.dumps(thresholds.current().tolist()) + "\n")
+        try:
+            beside.rename(folder / role)
+        except OSError:
+            if not (folder / role).is_dir():
+                raise
+            shutil.rmtree(beside)
+    return folder

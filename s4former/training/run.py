@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Thread
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..config import Config, to_dict
+from ..config import Config, Model, to_dict
 from ..data.batches import StepDataset, ValidationSet, class_shares
 from ..data.device_colour import colour_on_device
 from ..data.held_out import HeldOut, split
@@ -117,6 +117,16 @@ class Training:
         return colour_on_device(batch, self.config.method).on(self.accelerator.device, *self.constants)
 
 
+def build_model(model: Model, classes: Sequence[str], crop: tuple[int, int]) -> tuple[nn.Module, list[str]]:
+    """The network of a config with what of it is trained, and a line for the log where it starts from another network."""
+    if model.start_from:
+        network, *notes = start_from(model, classes)
+    else:
+        network, notes = build_network(model, id2label=dict(enumerate(classes)), crop=crop), []
+    restrict_training(network, model)
+    return network, notes
+
+
 def build_training(config: Config, sources: Sources, folder: Path, accelerator: Accelerator) -> Training:
     """Builds a run at step 0; same config, same weights.
 
@@ -125,19 +135,13 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     """
     torch.manual_seed(torch_seed(config.run.seed, Stream.INITIALIZATION))
     sources, held_out = split(config, sources)
-    notes = list(sources.notes)
-    if config.model.start_from:
-        network, note = start_from(config.model, sources.classes)
-        notes.append(note)
-    else:
-        network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
-    restrict_training(network, config.model)
+    network, notes = build_model(config.model, sources.classes, config.data.crop)
     mean, std = normalization(config.model)
-    notes += describe_normalization(config.model)
+    notes = [*sources.notes, *notes, *describe_normalization(config.model)]
     if config.schedule.floor >= config.optimizer.lr:
         notes.append(
-            f"schedule.floor = {config.schedule.floor:g} is not below optimizer.lr = {config.optimizer.lr:g}: the learning rate of the"
-            " encoder stays as it is; set a smaller floor for it to fall"
+            f"schedule.floor = {config.schedule.floor:g} is not below optimizer.lr = {config.optimizer.lr:g}: the learning rate"
+            " of the encoder stays as it is; set a smaller floor for it to fall"
         )
     network.to(accelerator.device)
     with accelerator.autocast():
@@ -158,37 +162,26 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         for each in (student.network, *(teacher.networks if teacher is not None else [])):
             compile_network(each)
     prepared, optimizer = prepare_student(accelerator, student, config.optimizer)
-    return Training(
-        config=config,
-        sources=sources,
-        folder=folder,
-        accelerator=accelerator,
-        student=prepared,
-        teacher=teacher,
-        optimizer=optimizer,
-        setting=Setting(
-            evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device,
-            levels=config.data.levels,
-        ),  # fmt: skip
-        steps=StepDataset(
-            config, sources, shuffle_grid(config, network), accelerator.process_index, accelerator.num_processes,
-            device_colour=accelerator.device.type == "cuda",
-        ),  # fmt: skip
-        validation=ValidationSet(config, sources, config.evaluation.limit),
-        pseudo_counts=PseudoLabelCounts(sources.classes, accelerator.device, config.method.burn_in),
-        notes=notes,
-        held_out=held_out,
-        previous=previous,
+    setting = Setting(
+        evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device, levels=config.data.levels
     )
+    steps = StepDataset(
+        config, sources, shuffle_grid(config, network), accelerator.process_index, accelerator.num_processes,
+        device_colour=accelerator.device.type == "cuda",
+    )  # fmt: skip
+    return Training(
+        config=config, sources=sources, folder=folder, accelerator=accelerator, student=prepared, teacher=teacher, optimizer=optimizer,
+        setting=setting, steps=steps, validation=ValidationSet(config, sources, config.evaluation.limit),
+        pseudo_counts=PseudoLabelCounts(sources.classes, accelerator.device, config.method.burn_in), notes=notes, held_out=held_out,
+        previous=previous,
+    )  # fmt: skip
 
 
 def prepare_folder(training: Training) -> None:
-    """Makes the folder of a run with its config."""
-    folder, tree = training.folder, to_dict(training.config)
+    """Writes the config into the folder of a run, and mends what a killed one left half replaced."""
     if training.accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        recover_replaced_folders(folder)
-        write_text(folder / "config.json", json.dumps(tree, indent=2) + "\n")
+        recover_replaced_folders(training.folder)
+        write_text(training.folder / "config.json", json.dumps(to_dict(training.config), indent=2) + "\n")
     training.accelerator.wait_for_everyone()
 
 

@@ -18,7 +18,7 @@ from s4former.networks.low_rank import add_adapters, merge_adapters, restrict_tr
 from s4former.training import resume
 from s4former.training.engine import update
 from s4former.training.run import build_training
-from s4former.training.unfinished import export_newest
+from s4former.training.resume import export_newest
 
 IMAGES = torch.randn(2, 3, 32, 64, generator=torch.Generator().manual_seed(0))
 HALF = (0.5,) * 3
