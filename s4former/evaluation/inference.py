@@ -238,14 +238,18 @@ def evaluate_networks(
     names = [*networks, PSEUDO_LABELS] if options.get("pseudo") else networks
     matrices = {name: ConfusionMatrix(num_classes, device=setting.device) for name in names}
     for items, maps in predictions(networks, dataset, setting, **options):
-        update_matrices(matrices, items, maps)
-        if images is not None:
-            images.update([item.id for item in items], maps, torch.stack([item.labels for item in items]))
+        update_matrices(matrices, items, maps, images)
     return matrices
 
 
-def update_matrices(matrices: dict[str, ConfusionMatrix], items: Sequence[Any], maps: dict[str, Tensor]) -> None:
+def update_matrices(
+    matrices: dict[str, ConfusionMatrix], items: Sequence[Any], maps: dict[str, Tensor], images: ImageCounts | None = None
+) -> None:
     """Adds what `predictions` yields to the matrix of each network; where a map has IGNORE_INDEX nothing is counted."""
-    labels = torch.stack([item.labels for item in items])
     for name, matrix in matrices.items():
-        matrix.update(maps[name], labels.to(maps[name].device).masked_fill(maps[name] == IGNORE_INDEX, IGNORE_INDEX))
+        for item, prediction in zip(items, maps[name]):
+            labels = item.labels.to(prediction.device).masked_fill(prediction == IGNORE_INDEX, IGNORE_INDEX)
+            own = ConfusionMatrix(matrix.num_classes, device=prediction.device).update(prediction, labels)
+            matrix.pairs += own.pairs
+            if images is not None:
+                images.add(name, item.id, own)

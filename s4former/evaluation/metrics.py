@@ -35,8 +35,9 @@ class ConfusionMatrix:
             if ids.is_floating_point() or ids.dtype == torch.bool:
                 raise TypeError(f"{name} is {ids.dtype}; it must hold class ids as integers")
         labels = self.to_bins(labels.to(prediction.device).flatten())
-        pairs = count_values(labels * self.bins + self.to_bins(prediction.flatten()), self.bins**2)
-        self.pairs = self.pairs.to(pairs.device) + pairs.view_as(self.pairs)
+        values = labels * self.bins + self.to_bins(prediction.flatten())
+        count = torch.bincount if values.device.type == "cpu" else count_without_waiting
+        self.pairs = self.pairs.to(values.device) + count(values, minlength=self.bins**2).view_as(self.pairs)
         return self
 
     def to_bins(self, ids: Tensor) -> Tensor:
@@ -116,17 +117,16 @@ class ImageCounts:
     """
 
     def __init__(self, ids: Sequence[str], networks: Sequence[str], num_classes: int, device: torch.device | str = "cpu"):
-        self.ids, self.num_classes = list(ids), num_classes
+        self.ids = list(ids)
         self.indices = {name: index for index, name in enumerate(self.ids)}
         shape = (len(self.ids), 3, num_classes)
         self.counts = {name: torch.zeros(shape, dtype=torch.long, device=device) for name in networks}
 
-    def update(self, ids: Sequence[str], maps: dict[str, Tensor], labels: Tensor) -> None:
-        """Counts images of one size; maps by network and labels (B, H, W), never waiting for the device."""
-        indices = torch.tensor([self.indices[name] for name in ids])
-        for network, counts in self.counts.items():
-            prediction = maps[network]
-            counts[indices.to(counts.device)] = class_counts(prediction, labels.to(prediction.device), self.num_classes)
+    def add(self, network: str, id: str, matrix: ConfusionMatrix) -> None:
+        """Adds the counts of one image, without waiting for the device; those of other networks are left out."""
+        if network in self.counts:
+            counts = matrix.counts
+            self.counts[network][self.indices[id]] += torch.stack([counts.diagonal(), counts.sum(dim=0), counts.sum(dim=1)])
 
     def reduce(self, total: Callable[[Tensor], Tensor]) -> "ImageCounts":
         """Sums over processes, each of which has counted images of its own. To be called by all."""
@@ -134,24 +134,9 @@ class ImageCounts:
         return self
 
 
-def class_counts(prediction: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """(B, 3, K) long: of each image the right, predicted and true pixels of each class, where the label is a class."""
-    images, joint = len(labels), num_classes * num_classes
-    kept = (labels >= 0) & (labels < num_classes) & (prediction >= 0) & (prediction < num_classes)
-    index = torch.arange(images, device=labels.device)[:, None, None] * joint + labels * num_classes + prediction
-    index = index.masked_fill(~kept, images * joint).flatten()  # what does not count goes into one more cell at the end
-    pairs = count_values(index, images * joint + 1)[:-1].view(images, num_classes, num_classes)
-    return torch.stack([pairs.diagonal(dim1=1, dim2=2), pairs.sum(dim=1), pairs.sum(dim=2)], dim=1)
-
-
-def count_values(values: Tensor, size: int) -> Tensor:
-    """(size,) int64: how often each of 0 .. size-1 is among the values (n,)."""
-    return torch.bincount(values, minlength=size) if values.device.type == "cpu" else count_without_waiting(values, size)
-
-
-def count_without_waiting(values: Tensor, size: int) -> Tensor:
-    """The same for a GPU, since bincount makes the host wait for the device."""
-    return values.new_zeros(size, dtype=torch.long).scatter_add_(0, values, torch.ones_like(values))
+def count_without_waiting(values: Tensor, minlength: int) -> Tensor:
+    """(minlength,) int64: how often each of 0 .. minlength-1 is among the values (n,); bincount would make the host wait for a GPU."""
+    return values.new_zeros(minlength, dtype=torch.long).scatter_add_(0, values, torch.ones_like(values))
 
 
 def none_for_nan(value: float) -> float | None:
