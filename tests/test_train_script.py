@@ -77,7 +77,7 @@ def test_a_run_that_has_not_ended_is_evaluated_by_its_newest_checkpoint(finished
     for role in ("teacher", "student"):
         assert evaluate(["--checkpoint", str(run), "--model", role, "--json", str(tmp_path / "report.json")]) == 0
         report = json.loads((tmp_path / "report.json").read_text())
-        assert report["model"] == f"{run}: {role} at step 6, the newest checkpoint of a run that has not ended"
+        assert report["model"] == f"{run}, a run that has not ended, at step 6: {role}, last"
         assert {key: report[key] for key in last[role]} == last[role]
         exported = run / "checkpoints" / "step-00000006" / role
         for name in ("config.json", "preprocessor_config.json", "s4former.json"):

@@ -17,11 +17,13 @@ class CheckpointError(UserError):
 
 
 class NoModelYet(CheckpointError):
-    """A run that has checkpoints, and none of the models that are written at its end."""
+    """A run without the models that are written at its end, or the best ones of its evaluations."""
 
-    def __init__(self, run: Path, name: str):
-        super().__init__(f"{run} has no teacher/ or student/ yet; train_semi.py writes them when it ends, and goes on with --resume")
-        self.run, self.name = run, name
+    def __init__(self, run: Path, prefix: str):
+        super().__init__(
+            f"{run} has no {prefix}teacher/ or {prefix}student/ yet; train_semi.py writes them when it ends, and goes on with --resume"
+        )
+        self.run = run
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,14 @@ def choose_model(checkpoint: str | None, role: str | None = None, best: bool = F
         best: the one chosen on the evaluation images, not the last.
 
     Raises:
-        CheckpointError: there is no such model; a `NoModelYet` if the run has checkpoints.
+        CheckpointError: there is no such model; a `NoModelYet` if the run has not written it yet.
     """
     if checkpoint is None:
         run = newest_run(RUNS)
         return model_of_run(run, role, best, f"the newest run, {run}")
     folder = Path(checkpoint)
     if is_run(folder):
-        return model_of_run(folder, role, best, str(folder))
+        return model_of_run(folder, role, best, checkpoint)
     if role or best:
         raise CheckpointError(
             f"--model and --best choose among the models of a run, and {checkpoint} is not the folder of one;"
@@ -64,36 +66,34 @@ def choose_model(checkpoint: str | None, role: str | None = None, best: bool = F
         raise CheckpointError(f"there is no folder {folder}; {hint}")
     if find_model_file(checkpoint, "config.json") is None:
         raise not_on_the_hub(checkpoint, "no config.json of it")
-    found = find_model_file(checkpoint, "s4former.json")
-    if found is None and folder.is_dir() and is_run(folder.resolve().parent):
-        found = folder.resolve().parent / "config.json"
-    return ModelChoice(checkpoint, checkpoint, read_json(found) if found else {})
+    return ModelChoice(checkpoint, checkpoint, config_beside(checkpoint))
 
 
 def model_of_run(run: Path, role: str | None, best: bool, name: str) -> ModelChoice:
-    """The teacher or student of a run, last or best."""
+    """The teacher or student in a folder, last or best; name: what the folder is called in the description."""
     prefix = "best-" if best else ""
     roles = [role for role in ROLES if (run / f"{prefix}{role}" / "config.json").is_file()]
     if not roles:
-        if has_checkpoint(run) and not best:
-            raise NoModelYet(run, name)
-        raise CheckpointError(
-            f"{run} has no {prefix}teacher/ or {prefix}student/ yet; train_semi.py writes them when it ends, and goes on"
-            " with --resume"
-        )
+        raise NoModelYet(run, prefix)
     role = role or roles[0]
     if role not in roles:
         raise CheckpointError(f"{run} has no {prefix}{role}/, only a {roles[0]}; leave out --model or write --model {roles[0]}")
-    description = f"{name}: {role}, {'best (chosen on the evaluation images)' if best else 'last'}"
-    return ModelChoice(str(run / f"{prefix}{role}"), description, read_json(run / "config.json"))
+    source, moment = str(run / f"{prefix}{role}"), "best (chosen on the evaluation images)" if best else "last"
+    return ModelChoice(source, f"{name}: {role}, {moment}", config_beside(source))
+
+
+def config_beside(source: str) -> dict[str, Any]:
+    """The config of a model: of the run that it lies in, else what was exported with it; empty where there is none."""
+    run = Path(source).resolve().parent
+    found = run / "config.json" if Path(source).is_dir() and is_run(run) else find_model_file(source, "s4former.json")
+    return read_json(found) if found else {}
 
 
 def newest_run(root: Path) -> Path:
     """The run below `root` that was started last and has a model or a checkpoint."""
     runs = [path.parent for path in root.rglob("config.json") if is_run(path.parent)]
     for run in sorted(runs, key=lambda run: (run / "config.json").stat().st_mtime, reverse=True):
-        models = (run / f"{prefix}{role}" / "config.json" for role in ROLES for prefix in ("", "best-"))
-        if has_checkpoint(run) or any(path.is_file() for path in models):
+        if has_checkpoint(run) or any((run / f"{prefix}{role}").is_dir() for role in ROLES for prefix in ("", "best-")):
             return run
     state = f"the runs below {root}/ have no model yet" if runs else f"there is no run below {root}/"
     raise CheckpointError(f"{state}; train one with train_semi.py, or say which model with --checkpoint")

@@ -15,7 +15,7 @@ from ..data.images import EncodedImage, read_image
 from ..data.prefetch import prefetch
 from ..errors import DataError
 from .photo_files import file_name
-from .pictures import contact_sheet, display_colours, overlay, palette_png
+from .pictures import contact_sheet, display_colours, overlay, palette_png, spread
 
 OVERLAY_SIZE = (2048, 2048)  # the largest, pixels
 SHEET_PHOTOS = 20  # on the contact sheet, at most
@@ -89,7 +89,7 @@ def save_label_ids(folder: Path, items: Sequence[Any], maps: Tensor, names: dict
 def draw_sheet(folder: Path, photos: dict[str, EncodedImage], classes: Sequence[str], data: Data) -> None:
     """FOLDER/sheet.png: photo beside class map for photos spread over the list, if any of them has a map."""
     names, pairs = [name for name in photos if (folder / "masks" / f"{name}.png").is_file()], []
-    for index in sorted({round(place) for place in np.linspace(0, len(names) - 1, SHEET_PHOTOS)}) if names else []:
+    for index in spread(len(names), SHEET_PHOTOS):
         image = read_image(photos[names[index]], data.levels)
         image.thumbnail((600, 600), Image.Resampling.LANCZOS, reducing_gap=None)
         with Image.open(folder / "masks" / f"{names[index]}.png") as mask:

@@ -155,6 +155,11 @@ def contact_sheet(
     return sheet
 
 
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` indices, evenly spaced in a list."""
+    return sorted({round(place) for place in np.linspace(0, length - 1, count)}) if length else []
+
+
 def shorten(text: str, width: int) -> str:
     """The text, or its beginning with an ellipsis, in at most `width` pixels."""
     while len(text) > 1 and font(14).getlength(text) > width:

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from ..config import IGNORE_INDEX
 from ..data.batches import validation_set
 from ..evaluation.model_choice import ROLES, choose_model
-from ..training.sample_pictures import spread
+from ..evaluation.pictures import spread
 from .checkpoints import Checkpoint, FigureError, LabeledImage, evaluation_image, open_checkpoints
 from .page import GREY, LINE, SMALL, WIDTH, Figure, Panel, draw_grid, draw_legend, grid_height, mask_panel, new_figure
 

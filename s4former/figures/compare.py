@@ -3,7 +3,7 @@
 import argparse
 
 from ..data.batches import validation_set
-from ..training.sample_pictures import spread
+from ..evaluation.pictures import spread
 from .checkpoints import evaluation_image, find_images, open_checkpoints
 from .page import Figure, Panel, grid_figure, mask_panel
 

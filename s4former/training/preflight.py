@@ -27,13 +27,13 @@ from ..data.masks import check_palettes_of, read_pair
 from ..data.progress import progress
 from ..data.sources import NO_EVALUATION_LABEL, PART_NAMES, PARTS, Sources, describe_two_kinds, is_rare
 from ..errors import ConfigError, DataError, join_first, plural
+from ..evaluation.pictures import spread
 from ..method.checks import check_batch_norm
 from .cost import Cost, measure_cost
 from .interrupts import describe_out_of_memory
 from .first_checks import holds_a_run
 from .machine import this_machine, total_memory_gib
 from .run import build_training
-from .sample_pictures import spread
 
 NAMED = 5  # files named one by one
 MOSTLY_IGNORED = 0.5  # of the pixels of labelled images: more is no border

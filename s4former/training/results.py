@@ -18,6 +18,7 @@ from ..evaluation.inference import PSEUDO_LABELS, Setting, evaluate_networks, in
 from ..evaluation.metrics import ConfusionMatrix, ImageCounts
 from ..evaluation.modes import compare_modes, other_setting
 from ..evaluation.packed_counts import pack_counts
+from ..evaluation.pictures import spread
 from ..files import write_text
 from ..networks.export import Provenance, export, push
 from ..networks.hub import first_line
@@ -26,7 +27,7 @@ from .log import RunLog
 from .machine import peak_memory_gib
 from .pseudo_quality import pseudo_label_accuracy
 from .run import Training, eval_mode
-from .sample_pictures import draw_panels, draw_predictions, spread
+from .sample_pictures import draw_panels, draw_predictions
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "pillow", "numpy")
 

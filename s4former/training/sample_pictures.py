@@ -17,7 +17,7 @@ from ..config import IGNORE_INDEX
 from ..data.images import read_image
 from ..errors import DataError
 from ..evaluation.inference import predict, predict_with_confidence
-from ..evaluation.pictures import contact_sheet, display_colours
+from ..evaluation.pictures import contact_sheet, display_colours, spread
 from ..method.pseudo import required_confidence
 from .run import Training, eval_mode
 
@@ -65,11 +65,6 @@ def draw_predictions(training: Training) -> None:
     heading = f"{training.config.method.title} after {training.step} steps"
     sheet = contact_sheet(rows, ["image", "truth", *training.networks], validation.classes, heading, training.config.data)
     sheet.save(training.folder / "predictions.png")
-
-
-def spread(length: int, count: int) -> list[int]:
-    """At most `count` indices, evenly spaced in a list."""
-    return sorted({round(place) for place in np.linspace(0, length - 1, count)}) if length else []
 
 
 def save_photo(image: Tensor, path: Path) -> None:
