@@ -48,13 +48,9 @@ def draw_sheet(
         cells.append([image, np.where(sure, labels, IGNORE_INDEX)])
         about = ", ".join(doubted_classes(pool, place, sources.classes)[:2])
         captions.append([f"{rank}  {pool.ids[place]}", f"{pool.doubts[place].sum():.0%} doubt: {about}"])
-    if len(cells) > 3 and len(cells) % 2:
-        cells, captions = cells[:-1], captions[:-1]
-    if len(cells) > 3:  # two pairs in a row
-        cells, captions = ([left + right for left, right in zip(each[::2], each[1::2])] for each in (cells, captions))
     if cells:
-        titles = ["image", "what the teacher is sure of"] * (len(cells[0]) // 2)
-        heading = f"Worth labelling next: the first {2 * len(cells) if len(titles) > 2 else len(cells)} of {len(pool.ids)}"
+        heading = f"Worth labelling next: the first {len(cells)} of {len(pool.ids)}"
+        titles = ["image", "what the teacher is sure of"]
         contact_sheet(cells, titles, sources.classes, heading, data, captions).save(path)
 
 

@@ -89,14 +89,12 @@ def save_label_ids(folder: Path, items: Sequence[Any], maps: Tensor, names: dict
 def draw_sheet(folder: Path, photos: dict[str, EncodedImage], classes: Sequence[str], data: Data) -> None:
     """FOLDER/sheet.png: photo beside class map for photos spread over the list, if any of them has a map."""
     names, pairs = [name for name in photos if (folder / "masks" / f"{name}.png").is_file()], []
-    for index in spread(len(names), SHEET_PHOTOS):
-        image = read_image(photos[names[index]], data.levels)
+    for name in (names[index] for index in spread(len(names), SHEET_PHOTOS)):
+        image = read_image(photos[name], data.levels)
         image.thumbnail((600, 600), Image.Resampling.LANCZOS, reducing_gap=None)
-        with Image.open(folder / "masks" / f"{names[index]}.png") as mask:
+        with Image.open(folder / "masks" / f"{name}.png") as mask:
             mask.thumbnail((600, 600), Image.Resampling.NEAREST, reducing_gap=None)
             pairs.append([np.asarray(image), np.asarray(mask)])
     heading = f"{len(names)} images" if len(pairs) == len(names) else f"{len(pairs)} of {len(names)} images"
-    if len(pairs) > 3:  # two pairs in a row
-        pairs = [left + right for left, right in zip(pairs[::2], pairs[1::2])]
     if pairs:
-        contact_sheet(pairs, ["image", "prediction"] * (len(pairs[0]) // 2), classes, heading, data).save(folder / "sheet.png")
+        contact_sheet(pairs, ["image", "prediction"], classes, heading, data).save(folder / "sheet.png")

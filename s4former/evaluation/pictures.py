@@ -7,6 +7,7 @@ tools read have the palette of PASCAL VOC; pictures to look at have colours of e
 
 import json
 import math
+from itertools import zip_longest
 from pathlib import Path
 from typing import Sequence
 
@@ -126,9 +127,15 @@ def contact_sheet(
     """One row per image, (H, W, 3), with its truth and predictions, (H, W) ids or None, under the titles of the columns.
 
     The heading stands above, the colours of the classes that occur below, and captions, where there are some, below each panel.
+    Of more than three pairs two stand in a row.
     """
     if not rows or any(len(row) != len(titles) for row in rows):
         raise ValueError(f"a sheet wants rows of {len(titles)} pictures, one for each title; got {[len(r) for r in rows]}")
+    if len(titles) == 2 and len(rows) > 3:
+        blank = [np.full((1, 1, 3), PAPER, np.uint8)] * 2
+        rows = [[*left, *right] for left, right in zip_longest(rows[::2], rows[1::2], fillvalue=blank)]
+        captions = [[*left, *right] for left, right in zip_longest(captions[::2], captions[1::2], fillvalue=("", ""))]
+        titles = [*titles, *titles]
     sizes = [row[0].shape[1::-1] for row in rows]
     scales = [min(PANEL[0] / width, PANEL[1] / height) for width, height in sizes]
     panel = tuple(max(round(size[side] * scale) for size, scale in zip(sizes, scales)) for side in (0, 1))

@@ -100,3 +100,12 @@ def test_rows_and_titles_must_fit():
     image, mask = example()
     with pytest.raises(ValueError, match=r"rows of 3 pictures, one for each title; got \[2\]"):
         contact_sheet([(image, mask)], ("image", "truth", "student"), NAMES)
+
+
+def test_many_pairs_stand_two_in_a_row_and_an_odd_one_is_not_lost():
+    image, mask = example()
+    pairs = [(image, mask)] * 4 + [(image, np.full_like(mask, 7))]
+    few, many = (contact_sheet(rows, ("image", "truth"), tuple("abcdefgh")) for rows in (pairs[:3], pairs))
+    assert many.width > 1.9 * few.width - 100
+    colour = display_colours(tuple("abcdefgh"))[7]
+    assert (np.asarray(many) == colour).all(axis=2).sum() > PANEL[1] ** 2 / 2
