@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # of Python before 3.12, pydantic does not take that of typing
 
+from ..config import Colour
 from ..data.class_names import VOID
 from ..data.lists import list_lines, read_csv
 from ..errors import DataError, join_first
@@ -16,6 +19,11 @@ Names = Sequence[str] | dict[int, str]  # in the order of the ids, or by id
 THREE_NUMBERS = r"(?<![\w.])(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})(?![\w.])"
 COLOUR_LINE = re.compile(rf"\s*{THREE_NUMBERS}|.*{THREE_NUMBERS}")  # at the beginning of a line, else the last ones in it
 RGB_COLUMNS = (["r", "g", "b"], ["red", "green", "blue"])
+NAMES_RULE = 'write a list, ["sky", "road"], or {"0": "sky", "1": "road"}'
+LABELS_RULE = (
+    'write {"labels": {"background": 0, "leaf": 1}}; of regions, lists of several ids, name each id by itself, here or with'
+    " --classes 0=background 1=edema ..., since every pixel has one class"
+)
 
 
 def of_numbers(value: Any) -> Any:
@@ -24,29 +32,26 @@ def of_numbers(value: Any) -> Any:
     return "#" + bytes(value).hex() if numbers else value
 
 
-COLOUR = Annotated[str, BeforeValidator(of_numbers), Field(pattern="^#[0-9a-fA-F]{6}$")]
-
-
 class Classes(NamedTuple):
     """What is known of the classes."""
 
     names: Names = ()
     void: dict[int, str] = {}  # id that is no label -> who says so
     palette: dict[str, int] = {}  # "#rrggbb" -> id, for masks of colours
-    origin: str = ""  # the file
+    origin: Path | None = None  # the file
 
 
 def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
     """The classes as far as the options, or files in the folder or in one below it, tell them."""
-    places = [path for name in CLASS_FILES for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_file()]
     if palette:
         if not Path(palette).is_file():
             raise DataError(f"there is no palette file {palette}; give one with --palette FILE")
-        places, found = [Path(palette)], of_palette(Path(palette))
+        found = of_palette(Path(palette))._replace(origin=Path(palette))
     else:
-        places = [path for path in places if not options or CLASS_FILES[path.name] is of_palette]
-        readings = ((path, CLASS_FILES[path.name](path)._replace(origin=path.name)) for path in places)
-        places, found = next((([path], found) for path, found in readings if found.names), ([], Classes()))
+        readers = {name: read for name, read in CLASS_FILES.items() if not options or read is of_palette}
+        places = (path for name in readers for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_file())
+        readings = (readers[path.name](path)._replace(origin=path) for path in places)
+        found = next((each for each in readings if each.names), Classes())
     if not options:
         return found
     by_id = [re.fullmatch(r"(\d+)=(.+)", name) for name in options]
@@ -58,7 +63,7 @@ def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
         return Classes({int(each[1]): each[2] for each in by_id} if all(by_id) else options)
     known = [*dict(found.names).values()]
     if set(options) not in (set(known), {name for name in known if name.lower() not in VOID}):
-        both = f"--classes names {join_first(options)}, and {places[0]} names {join_first(known)}"
+        both = f"--classes names {join_first(options)}, and {found.origin} names {join_first(known)}"
         raise DataError(f"{both}; leave out --classes, or mend the file")
     return found
 
@@ -80,7 +85,7 @@ def read_palette(path: Path) -> dict[str, str]:
     rule = 'write {"sky": "#8080c0", ...}, or a line for each class with its name, red, green and blue'
     named = []
     if path.suffix == ".json":
-        content = read_json(path, dict[str, COLOUR], rule)
+        content = read_json(path, dict[str, Annotated[Colour, BeforeValidator(of_numbers)]], rule)
         named = [(name, colour.lower()) for name, colour in content.items()]
     else:
         for name, numbers in csv_colours(path) if path.suffix.lower() == ".csv" else line_colours(path):
@@ -138,64 +143,26 @@ def of_palette(path: Path) -> Classes:
     return Classes(dict(enumerate(names)), palette={colour: names.index(name) for colour, name in colours.items()})
 
 
-def of_json(path: Path) -> Classes:
-    rule = 'write a list, ["sky", "road"], or {"0": "sky", "1": "road"}'
-    names = read_json(path, list[str] | dict[int, str] | dict[str, int], rule)
-    if isinstance(names, dict) and isinstance(next(iter(names), 0), str):  # name -> id
+def of_json(path: Path, *, key: str = "", field: str = "", others: Sequence[str] = (), rule: str = NAMES_RULE) -> Classes:
+    """Of JSON: a list of names, {"0": name} or {name: 0}.
+
+    Args:
+        key: where the names are in the file, by their ids; a file without it is that of another tool.
+        field: of every entry of a list, its name.
+        others: names before the list.
+    """
+    if key and f'"{key}"' not in read_text(path):
+        return Classes()
+    kind = list[TypedDict("Entry", {field: str})] if field else list[str] | dict[int, str] | dict[str, int]
+    content = read_json(path, TypedDict("File", {key: kind}) if key else kind, rule)
+    names = content[key] if key else content
+    if isinstance(names, list):
+        names = dict(enumerate([*others, *(entry[field] if field else entry for entry in names)]))
+    elif isinstance(next(iter(names), 0), str):  # name -> id
         if len({*names.values()}) < len(names):
             raise DataError(f"{path}: two names have one id; {rule}")
         names = {index: name for name, index in names.items()}
-    return Classes([names[index] for index in range(len(names))] if set(names) == set(range(len(names))) else names)
-
-
-def of_lines(path: Path) -> Classes:
-    """Of a name a line; by id if every line begins with another number: "0: sky", or "0 sky" if they are counted up from 0 or 1."""
-    lines = list_lines(read_text(path).splitlines())
-    by_id = {int(found[1]): found[3] for line in lines if (found := re.fullmatch(r"(\d+)(\s*[:=,;]\s*|\s+)(\S.*)", line))}
-    counted = all(re.match(r"\d+\s*[:=,;]", line) for line in lines) or [*by_id] in ([*range(len(lines))], [*range(1, len(lines) + 1)])
-    return Classes(by_id if counted and len({*by_id.values()}) == len(lines) else lines)
-
-
-def of_labelme(path: Path) -> Classes:
-    """Of labelme2voc: a first line __ignore__ is the id -1, which 8 bits store as 255."""
-    names = of_lines(path).names
-    if isinstance(names, dict):
-        return Classes(names)
-    return Classes(dict(enumerate(names[1:]) if names[:1] == ["__ignore__"] else enumerate(names)))
-
-
-def of_roboflow(path: Path) -> Classes:
-    """Of a CSV with a heading: Pixel Value, Class."""
-    return Classes({int(row[0]): row[1] for row in read_csv(path) if len(row) > 1 and row[0].isdecimal()})
-
-
-class Label(BaseModel):
-    readable: str
-
-
-class Mapillary(BaseModel):
-    labels: list[Label]
-
-
-def of_mapillary(path: Path) -> Classes:
-    content = read_json(path, Mapillary, 'the file of Mapillary Vistas has {"labels": [{"readable": "Bird", ...}, ...]}')
-    return Classes({index: label.readable for index, label in enumerate(content.labels)})
-
-
-class NNUNet(BaseModel):
-    labels: dict[str, int] | dict[int, str]
-
-
-def of_nnunet(path: Path) -> Classes:
-    """Of nnU-Net: {"labels": {"background": 0, ...}}, in its first version {"0": "background", ...}."""
-    rule = (
-        'write {"labels": {"background": 0, "leaf": 1}}; of regions, lists of several ids, name each id by itself, here or with'
-        " --classes 0=background 1=edema ..., since every pixel has one class"
-    )
-    if is_other(path, "labels"):
-        return Classes()
-    labels = read_json(path, NNUNet, rule).labels
-    return Classes(labels if isinstance(next(iter(labels), ""), int) else {index: name for name, index in labels.items()})
+    return Classes(names if key or {*names} != {*range(len(names))} else [names[index] for index in range(len(names))])
 
 
 def of_machine_colours(path: Path) -> Classes:
@@ -206,25 +173,22 @@ def of_machine_colours(path: Path) -> Classes:
     return Classes({0: "background"} | {colour[0]: name for name, colour in colours.items()})
 
 
-def is_other(path: Path, key: str) -> bool:
-    """Whether a JSON file with a name that many have lacks the key that it would be read for."""
-    return f'"{key}"' not in read_text(path)
+def of_lines(path: Path) -> Classes:
+    """Of a name a line; by id if every line begins with another number: "0: sky", or "0 sky" if they are counted up from 0 or 1.
+
+    A first line __ignore__, of labelme2voc, is the id -1, which 8 bits store as 255.
+    """
+    lines = list_lines(read_text(path).splitlines())
+    if lines[:1] == ["__ignore__"]:
+        return Classes(dict(enumerate(lines[1:])))
+    by_id = {int(found[1]): found[3] for line in lines if (found := re.fullmatch(r"(\d+)(\s*[:=,;]\s*|\s+)(\S.*)", line))}
+    counted = all(re.match(r"\d+\s*[:=,;]", line) for line in lines) or [*by_id] in ([*range(len(lines))], [*range(1, len(lines) + 1)])
+    return Classes(by_id if counted and len({*by_id.values()}) == len(lines) else lines)
 
 
-class Title(BaseModel):
-    title: str
-
-
-class Supervisely(BaseModel):
-    classes: list[Title]
-
-
-def of_supervisely(path: Path) -> Classes:
-    """Of Supervisely's meta.json; machine masks number the classes in their order, from 1."""
-    if is_other(path, "classes"):
-        return Classes()
-    content = read_json(path, Supervisely, 'the file of Supervisely has {"classes": [{"title": "leaf", ...}, ...]}')
-    return Classes({0: "background"} | {index: each.title for index, each in enumerate(content.classes, 1)})
+def of_roboflow(path: Path) -> Classes:
+    """Of a CSV with a heading: Pixel Value, Class."""
+    return Classes({int(row[0]): row[1] for row in read_csv(path) if len(row) > 1 and row[0].isdecimal()})
 
 
 def of_ade20k(path: Path) -> Classes:
@@ -234,20 +198,17 @@ def of_ade20k(path: Path) -> Classes:
 
 
 CLASS_FILES: dict[str, Callable[[Path], Classes]] = {  # the first that is there counts
-    "palette.json": of_palette,
-    "class_dict.csv": of_palette,
-    "labelmap.txt": of_palette,
-    "label_colors.txt": of_palette,
+    **dict.fromkeys(("palette.json", "class_dict.csv", "labelmap.txt", "label_colors.txt"), of_palette),
     "classes.json": of_json,
     "classes.txt": of_lines,
     "codes.txt": of_lines,
     "_classes.csv": of_roboflow,
-    "class_names.txt": of_labelme,
-    "labels.txt": of_labelme,
+    "class_names.txt": of_lines,  # of labelme2voc, as labels.txt
+    "labels.txt": of_lines,
     "obj_class_to_machine_color.json": of_machine_colours,
-    "config_v2.0.json": of_mapillary,
-    "config_v1.2.json": of_mapillary,
+    "config_v2.0.json": partial(of_json, key="labels", field="readable"),  # of Mapillary Vistas
+    "config_v1.2.json": partial(of_json, key="labels", field="readable"),
     "objectInfo150.txt": of_ade20k,
-    "dataset.json": of_nnunet,
-    "meta.json": of_supervisely,
+    "dataset.json": partial(of_json, key="labels", rule=LABELS_RULE),  # of nnU-Net
+    "meta.json": partial(of_json, key="classes", field="title", others=["background"]),  # of Supervisely, of machine masks
 }

@@ -24,6 +24,7 @@ from ..files import write_text
 from ..training.machine import this_machine
 from .class_files import merge_known, read_classes
 from .contents import Contents, levels_of, read_contents
+from .layouts import known_classes
 from .numbering import Numbering, count_classes, number_classes
 from .pairs import PARTS, Photos, drop_duplicates, find_photos, split_validation
 from .proposal import propose, with_notes
@@ -70,7 +71,7 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
         raise DataError(f"every labelled image of {root} is also in its evaluation set, by content; put other images there")
     contents = {row.image: contents[row.image] for rows in photos.parts.values() for row in rows}
     ids = {index for each in contents.values() for index in each.pixels}
-    known = photos.known(ids)
+    known = known_classes(photos.pairs, ids)
     names, void = merge_known(classes, known, ids)
     if known.names and names == known.names:
         photos.reasons["classes"] = "the names of the classes are those of the data set that has this layout; --classes gives others"
@@ -90,7 +91,7 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
         **numbering.data_keys(), "exif": "raw" if exif == "raw" else None, "palette": palette,
         "colours": [] if palette else own_colours(contents.values(), numbering), "levels": deep and levels_of(deep),
     }  # fmt: skip
-    named = f"the names are those of {classes.origin}" if classes.origin else ""
+    named = f"the names are those of {classes.origin.name}" if classes.origin else ""
     reasons = {"classes": "; ".join(filter(None, (named, numbering.reason))), **photos.reasons, **FOUND}
     found = {
         "source": "folder", "root": str(root), **{part: str(lists[part]) for part, rows in photos.parts.items() if rows}, **found,

@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from glob import has_magic
 from pathlib import Path
+from typing import NamedTuple
 
 from ..config import IGNORE_INDEX
 from ..data.class_names import CITYSCAPES_CLASSES, CITYSCAPES_TRAIN_IDS, VOC_CLASSES
@@ -14,49 +15,39 @@ from ..errors import DataError
 from ..files import read_text
 from .class_files import Classes
 
-Knowledge = Callable[[Sequence[Path], Collection[int]], Classes]  # of the masks, and of the ids in them
+LOVEDA_CLASSES = ("background", "building", "road", "water", "barren", "forest", "agriculture")
+CITYSCAPES_IDS = {int(raw): CITYSCAPES_CLASSES[index] for raw, index in CITYSCAPES_TRAIN_IDS.items() if index != IGNORE_INDEX}
+NO_CITYSCAPES_CLASS = dict.fromkeys({*range(-1, 34)} - {*CITYSCAPES_IDS}, "none of the 19 classes of Cityscapes")
 
 
-def cityscapes(masks: Sequence[Path], ids: Collection[int]) -> Classes:
-    """labelIds are mapped as by the official scripts; another data set in the same folders has its own ids and names."""
-    ids = set(ids) - {IGNORE_INDEX}
-    if not all(re.match(r"[A-Za-z-]+_\d+_\d+_", path.stem) for path in masks):  # CITY_SEQUENCE_FRAME_
-        return Classes()
-    if masks[0].stem.endswith("_labelIds") and max(ids, default=0) < 34:
-        names = {int(raw): CITYSCAPES_CLASSES[index] for raw, index in CITYSCAPES_TRAIN_IDS.items() if index != IGNORE_INDEX}
-        return Classes(names, {index: "none of the 19 classes of Cityscapes" for index in sorted(ids - names.keys())})
-    official = masks[0].stem.endswith("_gtFine_labelTrainIds") and max(ids, default=0) < 19
-    return Classes(dict(enumerate(CITYSCAPES_CLASSES)) if official else {})
+class DataSet(NamedTuple):
+    """A data set in a layout that others have too: all its masks have such names, and no ids but these and 255."""
+
+    layout: str
+    stems: str  # regular expression of the names of all masks
+    ids: Collection[int]
+    names: dict[int, str] = {}
+    void: dict[int, str] = {}  # id that is no label -> why
 
 
-def voc(masks: Sequence[Path], ids: Collection[int]) -> Classes:
-    official = all(re.fullmatch(r"\d{4}_\d{6}", path.stem) for path in masks) and set(ids) <= {*range(21), IGNORE_INDEX}
-    return Classes(dict(enumerate(VOC_CLASSES)) if official else {})
+DATA_SETS = (
+    DataSet("Cityscapes", r"[A-Za-z-]+_\d+_\d+_.*_labelIds", range(-1, 34), CITYSCAPES_IDS, NO_CITYSCAPES_CLASS),
+    DataSet("Cityscapes", r"[A-Za-z-]+_\d+_\d+_gtFine_labelTrainIds", range(19), dict(enumerate(CITYSCAPES_CLASSES))),
+    DataSet("PASCAL VOC", r"\d{4}_\d{6}", range(21), dict(enumerate(VOC_CLASSES))),
+    DataSet("ADE20K", "ADE_.*", range(2**16), void={0: "other, in ADE20K"}),
+    DataSet("Oxford pets", ".*", range(1, 4), {1: "pet", 2: "background"}, {3: "the border, in trimaps of the Oxford pets"}),
+    DataSet("SegNet", ".*", range(12), void={11: "void, in SegNet's folders of CamVid"}),
+    DataSet("LoveDA", ".*", range(8), dict(enumerate(LOVEDA_CLASSES, 1)), {0: "no data, in LoveDA"}),
+)
 
 
-def ade20k(masks: Sequence[Path], ids: Collection[int]) -> Classes:
-    official = all(path.stem.startswith("ADE_") for path in masks)
-    return Classes(void={0: "other, in ADE20K"} if official else {})
-
-
-def pets(masks: Sequence[Path], ids: Collection[int]) -> Classes:
-    known = Classes({1: "pet", 2: "background"}, {3: "the border, in trimaps of the Oxford pets"})
-    return known if set(ids) <= {1, 2, 3} else Classes()
-
-
-def segnet(masks: Sequence[Path], ids: Collection[int]) -> Classes:
-    official = max(set(ids) - {IGNORE_INDEX}, default=0) == 11
-    return Classes(void={11: "void, in SegNet's folders of CamVid"} if official else {})
-
-
-def loveda(masks: Sequence[Path], ids: Collection[int]) -> Classes:
-    names = ("background", "building", "road", "water", "barren", "forest", "agriculture")
-    return Classes(dict(enumerate(names, 1)), {0: "no data, in LoveDA"}) if set(ids) <= set(range(8)) else Classes()
-
-
-KNOWN: dict[str, Knowledge] = {  # by the name of the layout
-    "Cityscapes": cityscapes, "PASCAL VOC": voc, "LoveDA": loveda, "Oxford pets": pets, "ADE20K": ade20k, "SegNet": segnet,
-}  # fmt: skip
+def known_classes(pairs: Pairs, ids: Collection[int]) -> Classes:
+    """What the data set that the pairs are of says about the ids that its masks hold; nothing if it is none of those above."""
+    for layout, stems, known, names, void in DATA_SETS:
+        named = layout == pairs.layout and all(re.fullmatch(stems, path.stem) for path in pairs.masks.values())
+        if named and {*ids} <= {*known, IGNORE_INDEX}:
+            return Classes(names, {index: why for index, why in void.items() if index in ids})
+    return Classes()
 
 
 # ---- pairs that are told

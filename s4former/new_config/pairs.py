@@ -12,9 +12,8 @@ from ..data.lists import Layout, Sample, hold_out, list_names, read_list, strip_
 from ..data.sources import PART_NAMES
 from ..data.trees import Pairs, find_pairs
 from ..errors import DataError, plural
-from .class_files import Classes
 from .label_studio import draw_label_studio
-from .layouts import KNOWN, pairs_of_globs, pairs_of_list
+from .layouts import pairs_of_globs, pairs_of_list
 from .unused import count_unused, describe_unpaired
 
 PARTS = {  # what the folder of a part may be called, numbers at the end aside; the first that is there is taken
@@ -39,11 +38,6 @@ class Photos:
     def drop(self, images: Collection[str]) -> None:
         """Removes images, given by their paths, from every part."""
         self.parts = {part: [row for row in rows if row.image not in images] for part, rows in self.parts.items()}
-
-    def known(self, ids: Collection[int]) -> Classes:
-        """What their layout says about the ids that the masks hold."""
-        known = KNOWN.get(self.pairs.layout)
-        return known([*self.pairs.masks.values()], ids) if known else Classes()
 
 
 def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> Photos:

@@ -7,11 +7,11 @@ A proposal is a starting point by stated rules, not a measurement; `train_semi.p
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..training.machine import Machine
-from .memory import BATCH, fit
 
+BATCH = 8  # labelled images of a step, and as many unlabelled ones: the paper's
 BLOCKS = 4  # PatchShuffle blocks along a side of a crop, as in the paper
 PASSES = 60  # over the unlabelled images, about as many as the paper makes over VOC's
 SHORT_RUN, LONG_RUN = 2_000, 20_000  # steps; between them settings go over from those measured here to the paper's
@@ -19,6 +19,14 @@ LABELS_ONLY = 5_000  # steps, at most
 CALIBRATED = "calibrated, where the report of a run says that confident pixels are right less often than the threshold"
 FEW_LABELS, MANY_LABELS = 30, 300  # images that show a class; between them thresholds of classes go over to one for all
 DEITS = ("deit-base", "deit-small", "deit-tiny")
+# GiB in bfloat16, computed by `s4former benchmark memory` for the recipes below: networks, gradients and optimizer, and of each
+# labelled image of 512 x 512 px with an unlabelled one. By a word in the name of the encoder; the first that fits.
+PEAKS = {
+    "tiny": (0.1, 0.33), "small": (0.5, 0.6), "large": (5.5, 2.9), "shapes": (0.1, 0.5), "resnet": (1.0, 1.5),
+    "mit-b0": (0.1, 0.6), "mit-b1": (0.3, 0.9), "mit-b2": (0.6, 1.5), "mit-b": (1.3, 2.5), "": (1.5, 1.06),
+}  # fmt: skip
+DPT = 1.7  # times the second, for the head over a DINO
+CHECKPOINTING = 0.5  # what is left of the second with model.activation_checkpointing
 
 
 @dataclass(frozen=True)
@@ -109,15 +117,47 @@ def with_notes(section: dict[str, tuple[Any, str]]) -> dict[str, Any]:
     return {name: each for name, each in pairs if each or not name.endswith(".note")}
 
 
+class Fit(NamedTuple):
+    """What fits into the memory of a machine."""
+
+    crop: int  # its side, pixels
+    rounds: int  # accumulation rounds of a step
+    checkpointing: bool
+    peak_gib: float  # the estimate
+
+
+def fit(machine: Machine, encoder: str, crop: int, unit: int, least: int = 1) -> Fit:
+    """The largest crop in whole `unit`s and the fewest rounds that fit; blocks are recomputed before the crop gets smaller.
+
+    least: labelled images of a pass, at least.
+    """
+    networks, pair = next(peak for word, peak in PEAKS.items() if word in encoder)
+    pair *= (DPT if "dino" in encoder else 1) * (1 if machine.gpus or machine.bfloat16 else 2)
+    share = BATCH // max(count for count in (1, 2, 4, 8) if count <= max(1, machine.gpus))  # of one process, one for each GPU
+    choices = [
+        (side, rounds, checkpointing)
+        for side in range(crop, 0, -unit)
+        for checkpointing in (False, True)
+        for rounds in (1, 2, 4, 8)
+        if rounds == 1 or share // rounds >= least
+    ]
+    for side, rounds, checkpointing in choices:
+        peak = networks + pair * (CHECKPOINTING if checkpointing else 1) * (side / 512) ** 2 * share / rounds
+        if peak <= usable_gib(machine):
+            break
+    return Fit(side, rounds, checkpointing, peak)
+
+
+def usable_gib(machine: Machine) -> float:
+    """What a step may take: a GPU also holds its context and workspaces, the RAM other programs and the loader."""
+    return (0.9 if machine.gpus else 0.7) * machine.memory_gib - 1
+
+
 def largest_fitting(machine: Machine, crop: int, unit: int) -> str:
     """The name of the largest DeiT that trains on such a crop in two rounds at most; on a CPU the smallest."""
-    fitting = (name for name in DEITS if fits_in_two_rounds(machine, name, crop, unit))
-    return next(fitting, DEITS[-1]) if machine.gpus else DEITS[-1]
-
-
-def fits_in_two_rounds(machine: Machine, encoder: str, crop: int, unit: int) -> bool:
-    found = fit(machine, encoder, crop, unit)
-    return found.crop == crop and found.rounds <= 2 and not found.checkpointing
+    fits = ((name, fit(machine, name, crop, unit)) for name in DEITS if machine.gpus)
+    whole = (name for name, each in fits if each.crop == crop and each.rounds <= 2 and not each.checkpointing)
+    return next(whole, DEITS[-1])
 
 
 def method_for(recipe: Recipe, crop: int, steps: int, images: int, fewest: int) -> dict[str, tuple[Any, str]]:

@@ -3,8 +3,7 @@
 import pytest
 
 from s4former.config import from_dict, share_of_process, without_notes
-from s4former.new_config.memory import fit
-from s4former.new_config.proposal import RECIPES, crop_for, propose
+from s4former.new_config.proposal import RECIPES, crop_for, fit, propose, usable_gib
 from s4former.training.machine import Machine, cores_have_bfloat16
 
 CPU, CARD, FARM = Machine(0, 16.0, 4), Machine(1, 12.0, 16), Machine(4, 80.0, 64)
@@ -89,10 +88,11 @@ def test_the_encoder_and_the_rounds_fit_into_the_memory_of_a_card(gib, encoder, 
 
 
 def test_a_large_encoder_on_a_small_card_takes_more_rounds_then_computes_blocks_twice_then_a_smaller_crop():
-    fits = [fit(Machine(1, float(gib), 16), "vit-large", 512, 64) for gib in (40, 16, 10, 8)]
+    machines = [Machine(1, float(gib), 16) for gib in (40, 16, 10, 8)]
+    fits = [fit(machine, "vit-large", 512, 64) for machine in machines]
     assert [(each.crop, each.rounds, each.checkpointing) for each in fits[:2]] == [(512, 1, False), (512, 4, False)]
     assert fits[2].crop == 512 and fits[2].checkpointing and fits[3].crop < 512
-    assert all(each.peak_gib <= each.usable_gib for each in fits)
+    assert all(each.peak_gib <= usable_gib(machine) for machine, each in zip(machines, fits))
 
 
 def test_a_small_computer_takes_more_rounds_and_half_precision_needs_fewer():
