@@ -74,8 +74,7 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
     known = known_classes(photos.pairs, ids)
     names, void = merge_known(classes, known, ids)
     if known.names and names == known.names:
-        photos.reasons["classes"] = "the names of the classes are those of the data set that has this layout; --classes gives others"
-        photos.remarks.append(photos.reasons["classes"])
+        photos.explain("classes", "the names of the classes are those of the data set that has this layout; --classes gives others")
     numbering = number_classes(contents.values(), names, void | dict.fromkeys(options.ignore, "--ignore"))
     if not photos.parts["validation"]:
         shown = {image: each.pixels for image, each in contents.items()}

@@ -1,20 +1,20 @@
 """What each image of a folder is used for: training with its mask, the pool without one, or evaluation."""
 
-import difflib
 import os
 import re
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..data.duplicates import find_duplicates
-from ..data.lists import Layout, Sample, hold_out, list_names, read_list, strip_endings
+from ..data.lists import Layout, Sample, hold_out, list_names, read_list
 from ..data.sources import PART_NAMES
 from ..data.trees import Pairs, find_pairs
 from ..errors import DataError, plural
 from .label_studio import draw_label_studio
 from .layouts import pairs_of_globs, pairs_of_list
-from .unused import count_unused, describe_unpaired
+from .unused import count_unused, describe_single, describe_unpaired
 
 PARTS = {  # what the folder of a part may be called, numbers at the end aside; the first that is there is taken
     "labeled": ("labeled", "labelled", "train", "training", "tr"),
@@ -30,14 +30,19 @@ class Photos:
     """The samples of a folder by part (those of "unlabeled" have no mask), remarks for the user, and why keys of `data` are so."""
 
     root: Path  # that all files lie below
-    parts: dict[str, list[Sample]]
+    pairs: Pairs
+    parts: dict[str, list[Sample]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
-    pairs: Pairs = field(default_factory=lambda: Pairs({}, {}))
 
     def drop(self, images: Collection[str]) -> None:
         """Removes images, given by their paths, from every part."""
         self.parts = {part: [row for row in rows if row.image not in images] for part, rows in self.parts.items()}
+
+    def explain(self, key: str, reason: str) -> None:
+        """Says why a key of `data` is so, to the user and in the config."""
+        self.reasons[key] = reason
+        self.remarks.append(reason)
 
 
 def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> Photos:
@@ -51,44 +56,29 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
     Raises:
         DataError: there is no such folder, or nothing in it that could be trained on.
     """
-    if root.is_file():
-        pairs = pairs_of_list(root)
-    elif not root.is_dir():
+    if not root.exists():
         raise DataError(f"there is no folder {root}; give the one that holds your photos (--help tells how)")
+    if root.is_file():
+        told = pairs_of_list(root)
     else:
-        pairs = pairs_of_globs(images, masks, root) if images else draw_label_studio(root, drawn)
-    by_layout = pairs is None
-    pairs = find_pairs(root) if pairs is None else pairs
+        told = pairs_of_globs(images, masks, root) if images else draw_label_studio(root, drawn)
+    pairs = told or find_pairs(root)
     if not pairs.masks:
         raise DataError(describe_unpaired(root, pairs, "no image"))
-    if by_layout:
+    if not told:
         complete(root, pairs)
     files = [*pairs.images.values(), *pairs.masks.values()]
     inside = root.is_dir() and all(path.is_relative_to(root) for path in files)
-    photos = Photos(root if inside else Path(os.path.commonpath([path.parent for path in files])), {}, pairs=pairs)
-    if pairs.spare:
-        by_stem = {path.stem: path.name for path in pairs.images.values()}
-        near = difflib.get_close_matches(pairs.spare[0].stem, by_stem, n=1)
-        photos.remarks.append(
-            f"without an image: {plural(len(pairs.spare), 'mask')} of {pairs.spare[0].parent}, the first: {pairs.spare[0].name}"
-            + (f"; the image that comes nearest is {by_stem[near[0]]}" if near else "")
-        )
-    twins = [name for name in pairs.images if name not in pairs.masks and (stem := strip_endings(name)) != name and stem in pairs.masks]
-    if twins:
-        other, mask = pairs.images[strip_endings(twins[0])], pairs.masks[strip_endings(twins[0])]
-        photos.remarks.append(
-            f"called as an image with a mask but for the ending, so without one: {plural(len(twins), 'image')}, the first:"
-            f" {twins[0]} beside {other.name}; if the mask is its own, call it {Path(twins[0]).name}{mask.suffix}"
-        )
-    lists = [path for name in LISTS for level in ("", "*/", "*/*/") for path in root.glob(f"{level}{name}.txt") if by_layout]
+    photos = Photos(root if inside else Path(os.path.commonpath([path.parent for path in files])), pairs)
+    lists = [path for name in LISTS for level in ("", "*/", "*/*/") for path in root.glob(f"{level}{name}.txt") if not told]
     divide(photos, lists)
     if not photos.parts["labeled"]:
         raise DataError(describe_unpaired(root, pairs, "no image to train on"))
     first = photos.parts["labeled"][0]
-    pair = [Path(path).relative_to(photos.root) for path in (first.image, first.mask)]
-    photos.reasons["root"] = f"layout: {pairs.layout}; the first pair: {pair[0]} and its mask {pair[1]}"
-    photos.remarks.insert(0, photos.reasons["root"])
-    if by_layout:
+    image, mask = (Path(path).relative_to(photos.root) for path in (first.image, first.mask))
+    photos.explain("root", f"layout: {pairs.layout}; the first pair: {image} and its mask {mask}")
+    photos.remarks += describe_single(pairs)
+    if not told:
         listed = (path for row in photos.parts["labeled"] + photos.parts["validation"] for path in (row.image, row.mask))
         photos.remarks += count_unused(root, {*listed, *map(str, files)})
     return photos
@@ -112,38 +102,40 @@ def part_word(name: str) -> str:
 
 def divide(photos: Photos, lists: Sequence[Path]) -> None:
     """What each image is for, by its folder or by lists; else what has a mask is labelled, and what has none is the pool."""
-    pairs, remarks = photos.pairs, photos.remarks
-    rows: dict[str, list[Sample]] = {}  # word -> samples
-    for name, path in pairs.images.items():
-        mask = pairs.masks.get(name)
-        rows.setdefault(part_word(name), []).append(Sample(str(path), str(mask) if mask else None, name))
-    words = {part: [name for name in names if name in rows] for part, names in PARTS.items()}
-    parts: dict[str, list[Sample]] = {part: [row for word in there[:1] for row in rows[word]] for part, there in words.items()}
-    parts["labeled"] += rows.get("", [])
-    pool = [*parts["unlabeled"]]
-    for part, (first, *others) in ((part, there) for part, there in words.items() if there):
-        for word in (first, *others) if part != "unlabeled" else others:
-            bare, masked = ([row for row in rows[word] if bool(row.mask) == has] for has in (False, True))
-            left_out = part == "validation" and word == first and word not in TESTS
-            if bare:
-                fate, which = "left out" if left_out else "put into the pool", plural(len(bare), "image")
-                remarks.append(f"without a mask, so {fate}: {which} of {word}/, the first: {Path(bare[0].image).name}")
-            pool += [] if left_out else bare
-            if word != first and masked:
-                remarks.append(f"{word}/ is left alone, since {first}/ is there: {plural(len(masked), 'image')} with masks")
-    pool += [row for row in rows.get("", []) if not row.mask]
-    if masked := sum(bool(row.mask) for row in parts["unlabeled"]):
-        unread = f"{plural(masked, 'mask')} of {words['unlabeled'][0]}/ {'is' if masked == 1 else 'are'} not read"
-        remarks.append(f"{unread}: images there are the pool")
-    parts = {part: [row for row in parts[part] if row.mask] for part in ("labeled", "validation")}
+    masks, remarks = photos.pairs.masks, photos.remarks
+    masked: dict[str, list[Sample]] = defaultdict(list)  # word -> samples
+    bare: dict[str, list[Sample]] = defaultdict(list)
+    for name, path in photos.pairs.images.items():
+        mask = masks.get(name)
+        (masked if mask else bare)[part_word(name)].append(Sample(str(path), str(mask) if mask else None, name))
+    parts, pool = {"labeled": masked[""], "validation": []}, bare[""]
+    for part, names in PARTS.items():
+        used, *others = [name for name in names if name in masked or name in bare] or [""]
+        for word in (used, *others) if used else ():
+            if part == "unlabeled":
+                pool += bare[word] + masked[word]
+                if count := len(masked[word]):
+                    which = f"{plural(count, 'mask')} of {word}/ {'is' if count == 1 else 'are'} not read"
+                    remarks.append(f"{which}: images there are the pool")
+                continue
+            left_out = part == "validation" and word == used and word not in TESTS
+            if bare[word]:
+                fate = "left out" if left_out else "put into the pool"
+                which = f"{plural(len(bare[word]), 'image')} of {word}/, the first: {Path(bare[word][0].image).name}"
+                remarks.append(f"without a mask, so {fate}: {which}")
+            pool += [] if left_out else bare[word]
+            if word == used:
+                parts[part] += masked[word]
+            elif masked[word]:
+                remarks.append(f"{word}/ is left alone, since {used}/ is there: {plural(len(masked[word]), 'image')} with masks")
     apply_lists(photos, lists, parts, pool)
     held_out = {row.image for row in parts["validation"]}
     labeled = [row for row in parts["labeled"] if row.image not in held_out]
     if both := [row for row in parts["labeled"] if row.image in held_out]:
         if not labeled:
             raise DataError(f"every labelled image of {photos.root} is in the evaluation list, too; put others there")
-        which = plural(len(both), "image")
-        remarks.append(f"labelled and in the evaluation list, so evaluated on alone: {which}, the first: {Path(both[0].image).name}")
+        which = f"{plural(len(both), 'image')}, the first: {Path(both[0].image).name}"
+        remarks.append(f"labelled and in the evaluation list, so evaluated on alone: {which}")
     used = held_out | {row.image for row in labeled}
     pool = [Sample(row.image, None, row.id) for row in pool if row.image not in used]
     photos.parts = {"labeled": labeled, "unlabeled": pool, "validation": parts["validation"]}
@@ -151,37 +143,28 @@ def divide(photos: Photos, lists: Sequence[Path]) -> None:
 
 def apply_lists(photos: Photos, lists: Sequence[Path], parts: dict[str, list[Sample]], pool: list[Sample]) -> None:
     """Puts the samples of lists for the place of those that folders gave, which the pool gets if they were labelled."""
-    pairs = photos.pairs
-    layout = Layout(photos.root, pairs.images, pairs.masks, False, str(photos.root))
-    for part in parts:
-        path = next((path for path in lists if path.stem in PARTS[part]), None)
-        if path is not None:
-            listed = read_list(path.name, path, layout, masks=True)
+    layout = Layout(photos.root, photos.pairs.images, photos.pairs.masks, False, str(photos.root))
+    for part, which in (("labeled", "labelled"), ("validation", "for evaluation")):
+        if there := [path for path in lists if path.stem in PARTS[part]]:
             pool += parts[part] if part == "labeled" else []
-            parts[part] = listed
-            which = "labelled" if part == "labeled" else "for evaluation"
-            photos.reasons[part] = f"{path.name} says which images are {which}"
-            photos.remarks.append(photos.reasons[part])
+            parts[part] = read_list(there[0].name, there[0], layout, masks=True)
+            photos.explain(part, f"{there[0].name} says which images are {which}")
 
 
 def drop_duplicates(photos: Photos) -> None:
     """Leaves every picture in one part only: evaluation first, then labels, then the pool; within a part copies stay."""
     part_of = {row.image: part for part in ("validation", "labeled", "unlabeled") for row in photos.parts[part]}
-    dropped: dict[tuple[str, str], list[str]] = {}  # (part, part that has the same picture) -> paths
-    within = 0
-    for group in find_duplicates(part_of):
-        first = part_of[group[0]]
-        for path in group[1:]:
-            if part_of[path] == first:
-                within += 1
-            else:
-                dropped.setdefault((part_of[path], first), []).append(path)
-    for (part, first), paths in dropped.items():
+    copies: dict[tuple[str, str], list[str]] = defaultdict(list)  # (part, part that has the same picture) -> paths
+    for first, *others in find_duplicates(part_of):
+        for path in others:
+            copies[part_of[path], part_of[first]].append(path)
+    within = sum(len(paths) for (part, first), paths in copies.items() if part == first)
+    for (part, first), paths in copies.items():
+        if part == first:
+            continue
         photos.drop(paths)
-        photos.remarks.append(
-            f"left out: {plural(len(paths), f'{PART_NAMES[part]} image')} with the content of {PART_NAMES[first]} ones, the"
-            f" first: {Path(paths[0]).name}"
-        )
+        which = f"{plural(len(paths), f'{PART_NAMES[part]} image')} with the content of {PART_NAMES[first]} ones"
+        photos.remarks.append(f"left out: {which}, the first: {Path(paths[0]).name}")
     if within:
         photos.remarks.append(f"there twice within its set, by content, and left there: {plural(within, 'image')}")
 
@@ -206,5 +189,4 @@ def split_validation(photos: Photos, ids: Mapping[str, Collection[int]], share: 
         )
     photos.parts["validation"] = [row for row in rows if row.image in held]
     photos.parts["labeled"] = [row for row in rows if row.image not in held]
-    photos.reasons["validation"] = f"there is no val/: {len(held)} of the {len(rows)} labelled images held out (seed {seed})"
-    photos.remarks.append(photos.reasons["validation"])
+    photos.explain("validation", f"there is no val/: {len(held)} of the {len(rows)} labelled images held out (seed {seed})")

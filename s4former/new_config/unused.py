@@ -1,48 +1,67 @@
 """Files of a folder that nothing is made of: what they are, and how they would be used."""
 
 import difflib
+from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 
 from ..data.images import IMAGE_ENDINGS
-from ..data.lists import list_images, list_names, printable, walk_folders
+from ..data.lists import list_images, list_names, printable, strip_endings, walk_folders
 from ..data.pairing import BESIDE, holds_ids, remove_tag
 from ..data.trees import Pairs
 from ..errors import plural
 from ..rasterize.formats import MOST, file_format, polygon_format
 from .class_files import CLASS_FILES
 
+KNOWN = {*CLASS_FILES, "data.yaml", "ids.json"}  # the last is written by `s4former rasterize`
 TEXTS = (".txt", ".csv", ".md")
 CURES = {
-    (".heic", ".heif"): "convert them to JPEG",
-    (".mp4", ".mov", ".avi", ".mkv", ".webm"): "take single frames out of them (ffmpeg -i VIDEO -r 1 %05d.png)",
-    (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"): "unpack them",
-    (".json", ".xml"): "if they hold polygons, s4former rasterize draws these as masks",
-    (".cr2", ".nef", ".arw", ".dng", ".raw"): "develop them to TIFF or JPEG",
-    (".npy", ".npz", ".mat"): "save them as TIFF or PNG",
-    (".nii", ".nii.gz", ".mha", ".nrrd", ".dcm"): "save the slices as PNG, in nnU-Net's tree imagesTr/CASE_0000.png and labelsTr/CASE.png",
+    "hidden": "hidden files are no photos",
+    **dict.fromkeys(IMAGE_ENDINGS, "neither a photo of a part (such as unlabeled/) nor the mask of one"),
+    **dict.fromkeys((".heic", ".heif"), "convert them to JPEG"),
+    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm"), "take single frames out of them (ffmpeg -i VIDEO -r 1 %05d.png)"),
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"), "unpack them"),
+    **dict.fromkeys((".json", ".xml"), "if they hold polygons, s4former rasterize draws these as masks"),
+    **dict.fromkeys((".cr2", ".nef", ".arw", ".dng", ".raw"), "develop them to TIFF or JPEG"),
+    **dict.fromkeys((".npy", ".npz", ".mat"), "save them as TIFF or PNG"),
+    **dict.fromkeys(
+        (".nii", ".nii.gz", ".mha", ".nrrd", ".dcm"),
+        "save the slices as PNG, in nnU-Net's tree imagesTr/CASE_0000.png and labelsTr/CASE.png",
+    ),
 }
 
 
 def count_unused(root: Path, used: Collection[str]) -> list[str]:
     """Remarks on the files of a folder that nothing is taken from, counted by ending, each with what to do."""
-    unused = [root / f"{place}{name}" for place, names in walk_folders(root, hidden=True) for name in names]
-    unused = [path for path in unused if str(path) not in used and path.suffix.lower() not in TEXTS]
-    hidden = [path for path in unused if any(part.startswith(".") for part in path.relative_to(root).parts)]
-    kinds: dict[str, list[Path]] = {"hidden": hidden} if hidden else {}
-    drawn = any(path.name == "ids.json" for path in unused)  # by `s4former rasterize`, of files that then are used
-    known = {*CLASS_FILES, "ids.json", *(["data.yaml"] if drawn else [])}
-    for path in (path for path in unused if path not in hidden and path.name not in known):
+    kinds: dict[str, list[Path]] = defaultdict(list)
+    drawn = False  # whether there are masks that were drawn of the annotations, which then are used
+    for path in (root / f"{place}{name}" for place, names in walk_folders(root, hidden=True) for name in names):
+        drawn |= path.name == "ids.json"
         ending = ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
-        kinds.setdefault(ending or "without an ending", []).append(path)
+        kind = "hidden" if any(part.startswith(".") for part in path.relative_to(root).parts) else ending or "without an ending"
+        if str(path) not in used and ending not in TEXTS and path.name not in KNOWN:
+            kinds[kind].append(path)
+    return [
+        f"not used: {plural(len(paths), 'file')} ({kind}), the first: {printable(paths[0].name)};"
+        f" {CURES.get(kind, 'no kind of file that is read here')}"
+        for kind, paths in sorted(kinds.items())
+        if not (drawn and all(file_format(path) for path in paths[:MOST]))
+    ]
+
+
+def describe_single(pairs: Pairs) -> list[str]:
+    """Remarks on masks without an image, and on images without a mask whose name is that of one with it but for the ending."""
     remarks = []
-    for kind, paths in sorted(kinds.items()):
-        if drawn and all(file_format(path) for path in paths[:MOST]):
-            continue
-        cure = next((cure for endings, cure in CURES.items() if kind in endings), "no kind of file that is read here")
-        cure = "hidden files are no photos" if kind == "hidden" else cure
-        cure = "neither a photo of a part (such as unlabeled/) nor the mask of one" if kind in IMAGE_ENDINGS else cure
-        remarks.append(f"not used: {plural(len(paths), 'file')} ({kind}), the first: {printable(paths[0].name)}; {cure}")
+    if pairs.spare:
+        first = pairs.spare[0]
+        remarks.append(f"without an image: {plural(len(pairs.spare), 'mask')} of {first.parent}, the first: {first.name}")
+    twins = [name for name in pairs.images if name not in pairs.masks and strip_endings(name) in pairs.masks]
+    if twins:
+        other, mask = (files[strip_endings(twins[0])] for files in (pairs.images, pairs.masks))
+        remarks.append(
+            f"called as an image with a mask but for the ending, so without one: {plural(len(twins), 'image')}, the first:"
+            f" {twins[0]} beside {other.name}; if the mask is its own, call it {Path(twins[0]).name}{mask.suffix}"
+        )
     return remarks
 
 
@@ -58,29 +77,24 @@ def describe_unpaired(root: Path, pairs: Pairs, which: str) -> str:
     )
     masks = pairs.spare or [path for path in files if any(remove_tag(path.stem, tag) != path.stem for tag in BESIDE)]
     masks = masks or [path for path in files if holds_ids(path)]
-    photos = [path for path in files if path not in set(masks)]
+    taken = {*masks}
+    photos = {path.stem: path for path in files if path not in taken}
     if not masks or not photos:
-        there = ", ".join(f"{name}/" for name in list_names(root)[:8] if (root / name).is_dir())
-        what = f"{plural(len(masks), 'mask')}, but not their images"
-        what = what if masks else f"{plural(len(photos), 'image')} and no file that may be a mask"
-        others = "".join(f"; {remark}" for remark in count_unused(root, {*map(str, list_images(root))}))
-        return f"{which} in {root} has a mask; found: {what}{f' (folders: {there})' if there else ''}{others}; {rule}"
-    by_stem = {path.stem: path for path in photos}
-    mask, photo = next(
-        (
-            (mask, by_stem[near[0]])
-            for mask in masks[:50]
-            if (near := difflib.get_close_matches(mask.stem, by_stem, n=1, cutoff=0.3))
-        ),
-        (masks[0], photos[0]),
-    )
-    same = difflib.SequenceMatcher(None, photo.stem, mask.stem).find_longest_match()
-    patterns = [
+        folders = ", ".join(f"{name}/" for name in list_names(root)[:8] if (root / name).is_dir())
+        found = f"{plural(len(photos), 'image')} and no file that may be a mask"
+        found = f"{plural(len(masks), 'mask')}, but not their images" if masks else found
+        found += f" (folders: {folders})" if folders else ""
+        return "; ".join([f"{which} in {root} has a mask", f"found: {found}", *count_unused(root, {*map(str, list_images(root))}), rule])
+    near = ((mask, difflib.get_close_matches(mask.stem, photos, n=1, cutoff=0.3)) for mask in masks[:50])
+    mask, stem = next(((mask, stems[0]) for mask, stems in near if stems), (masks[0], next(iter(photos))))
+    image = photos[stem]
+    same = difflib.SequenceMatcher(None, stem, mask.stem).find_longest_match()
+    images, drawn = (
         (path.parent.relative_to(root) / f"{path.stem[:start]}*{path.stem[start + same.size :]}{path.suffix}").as_posix()
-        for path, start in ((photo, same.a), (mask, same.b))
-    ]
+        for path, start in ((image, same.a), (mask, same.b))
+    )
     return (
-        f"{which} in {root} has a mask; the nearest are the image {photo.relative_to(root)} and the mask"
-        f" {mask.relative_to(root)}; {rule}. Else say it with patterns, * for the same text in both: new-config {root} --images '{patterns[0]}' --masks"
-        f" '{patterns[1]}', or give a list file of lines image<TAB>mask instead of the folder"
+        f"{which} in {root} has a mask; the nearest are the image {image.relative_to(root)} and the mask {mask.relative_to(root)}; {rule}."
+        f" Else say it with patterns, * for the same text in both: new-config {root} --images '{images}' --masks '{drawn}', or give a"
+        " list file of lines image<TAB>mask instead of the folder"
     )
