@@ -13,7 +13,6 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from s4former.config import help_config, load, share_of_process
 from s4former.data.sources import check_masks, load_sources
@@ -25,6 +24,9 @@ from s4former.training.first_checks import check_folder, check_names, lock_folde
 def main() -> int:
     arguments = read_arguments()
     try:
+        if arguments.help_config is not None:
+            print(help_config(arguments.help_config))
+            return 0
         config = load(arguments.config, arguments.overrides)
         folder = Path(config.run.output or Path("runs") / "-".join(Path(file).stem for file in arguments.config))
 
@@ -81,33 +83,25 @@ def main() -> int:
         return 1
 
 
-class HelpConfig(argparse.Action):
-    """Prints the keys of a section of the config, or of all, and ends the program, as --help does."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
-        try:
-            print(help_config(values))
-        except ConfigError as error:
-            parser.error(str(error))
-        parser.exit()
-
-
 def read_arguments() -> argparse.Namespace:
     check = "Looks at data, memory, time and disk of a run, trains three steps and writes nothing: train with --check.\n\n"
     description = (check if sys.argv[0] == "s4former check" else "") + __doc__
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--config", required=True, action="append", metavar="FILE",
+        "--config", action="append", metavar="FILE",
         help="JSON file; what it leaves out is the paper's setting. Given again, the later file goes over the earlier one",
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the same command")
     parser.add_argument("--check", action="store_true", help="look at data, memory, time and disk in a minute, and write nothing")
     parser.add_argument(
-        "--help-config", nargs="?", const="", metavar="SECTION", action=HelpConfig,
+        "--help-config", nargs="?", const="", metavar="SECTION",
         help="print every key of the config, or of one section, with default, range and meaning, and exit",
     )  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
-    return parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args()
+    if not arguments.config and arguments.help_config is None:
+        parser.error("the following arguments are required: --config")
+    return arguments
 
 
 def train(training, log) -> int:

@@ -51,14 +51,14 @@ def score_dataset(
 ) -> dict[str, Any]:
     """Predicts every evaluation image once; returns scores, counts and settings."""
     dataset = validation_set(config)
-    classes, limit = dataset.classes, config.evaluation.limit or len(dataset)
+    classes = dataset.classes
     if network.config.num_labels != len(classes):
         raise CheckpointError(
             f"{network.name_or_path} tells {network.config.num_labels} classes apart, but the data have {len(classes)}"
             f" ({', '.join(classes[:4])}, ...); give the data it was trained for, or map its ids with data.id_map"
         )
     names, raw = (label_id_names(dataset.ids), raw_ids(config.data, len(classes))) if options.label_ids else ({}, None)
-    part = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes, "limit": limit}
+    part = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
     matrix, images, start = ConfusionMatrix(len(classes), device=accelerator.device), 0, time.perf_counter()
     for items, maps in predictions({"model": partial(forward_logits, network)}, dataset, setting, **part):
         update_matrices({"model": matrix}, items, maps)

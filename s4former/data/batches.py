@@ -333,5 +333,5 @@ class ValidationSet(Dataset):
 
 
 def validation_set(config: Config) -> ValidationSet:
-    """The evaluation images of a config, all of them."""
-    return ValidationSet(config, load_sources(config.data, training=False))
+    """The evaluation images of a config, up to its limit."""
+    return ValidationSet(config, load_sources(config.data, training=False), config.evaluation.limit)

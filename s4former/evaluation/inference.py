@@ -201,7 +201,7 @@ def batches_of_one_size(
 
 def predictions(
     networks: dict[str, Network], dataset: Any, setting: Setting, *, pseudo: tuple[str, float | Tensor] | None = None,
-    limit: int = 0, process_index: int = 0, num_processes: int = 1,
+    process_index: int = 0, num_processes: int = 1,
 ) -> Iterator[tuple[list[Any], dict[str, Tensor]]]:  # fmt: skip
     """Class maps of several networks, by name, in one pass over the data.
 
@@ -209,14 +209,13 @@ def predictions(
         dataset: a sequence of items with `image` (3, H, W) uint8, `labels` (H, W) long and `id`.
         pseudo: a network and a threshold; its class maps come once more under the name PSEUDO_LABELS, with IGNORE_INDEX
             where the confidence is not above the threshold.
-        limit: only the first images; 0 = all.
         process_index, num_processes: image i belongs to process i % num_processes.
 
     Yields:
         items of one size, and per network their maps (B, H, W) long on the setting's device.
     """
-    end = min(limit, len(dataset)) if limit else len(dataset)
-    own = prefetch(dataset.__getitem__, progress(range(process_index, end, num_processes), "evaluation"), AHEAD)
+    own = range(process_index, len(dataset), num_processes)
+    own = prefetch(dataset.__getitem__, progress(own, "evaluation"), AHEAD)
     labeler, threshold = pseudo or ("", 0.0)
     for items in batches_of_one_size(own, setting.evaluation.batch):
         images = torch.stack([item.image for item in items])

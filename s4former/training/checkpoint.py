@@ -1,7 +1,7 @@
 """Checkpoints on disk, written beside their place and renamed, and verified before they are read.
 
     runs/NAME/checkpoints/step-00000400/state.pt        everything training needs, tensors and plain values
-                                        manifest.json   its step, size and SHA-256
+                                        manifest.json   its step and SHA-256
 
 A folder called step-* was complete when it got that name. One that no longer matches its manifest is skipped with a
 message, and the one before it is taken.
@@ -34,8 +34,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
         beside.mkdir(parents=True)
         with open(beside / "state.pt", "wb") as file:
             torch.save(state, file)
-        manifest = {"step": step, "bytes": (beside / "state.pt").stat().st_size, "sha256": sha256(beside / "state.pt")}
-        (beside / "manifest.json").write_text(json.dumps(manifest))
+        (beside / "manifest.json").write_text(json.dumps({"step": step, "sha256": sha256(beside / "state.pt")}))
         for path in (beside / "state.pt", beside / "manifest.json", beside):
             flush(path)
         if target.exists():  # a damaged one, or this step would not have come again
@@ -82,16 +81,10 @@ def complete(folder: Path) -> list[Path]:
 def find_damage(checkpoint: Path) -> str | None:
     """How a checkpoint differs from its manifest; None if it does not."""
     try:
-        manifest = json.loads((checkpoint / "manifest.json").read_text())
-        expected, checksum = manifest["bytes"], manifest["sha256"]
-        size = (checkpoint / "state.pt").stat().st_size
-    except OSError as error:
-        return str(error)
-    except (ValueError, KeyError, TypeError) as error:
-        return f"manifest.json is not as it was written: {type(error).__name__}: {error}"
-    if size != expected:
-        return f"state.pt has {size} bytes instead of {expected}"
-    return None if sha256(checkpoint / "state.pt") == checksum else "state.pt does not match its SHA-256"
+        expected = json.loads((checkpoint / "manifest.json").read_text())["sha256"]
+        return None if sha256(checkpoint / "state.pt") == expected else "state.pt does not match its SHA-256"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def total_bytes(state: Any) -> int:

@@ -60,14 +60,10 @@ def measure_cost(training: Training, processes: int = 1) -> Cost:
     with training.accelerator.autocast(), eval_mode(training.networks) as networks:
         evaluate_networks(networks, images, training.setting, num_classes=len(images.classes))
     return Cost(
-        steps=len(times),
-        seconds=seconds,
-        waiting=waited / seconds,
+        steps=len(times), seconds=seconds, waiting=waited / seconds, memory_gib=peak_memory_gib(device),
         evaluation_seconds=(time.perf_counter() - started) / len(images),
-        memory_gib=peak_memory_gib(device),
-        state_bytes=total_bytes(state_dict(training)),
-        network_bytes=total_bytes(network.state_dict()),
-    )
+        state_bytes=total_bytes(state_dict(training)), network_bytes=total_bytes(network.state_dict()),
+    )  # fmt: skip
 
 
 def time_steps(training: Training, batches: Iterator[Batch]) -> list[tuple[float, float]]:

@@ -168,15 +168,9 @@ def fast_products(device: torch.device, deterministic: bool) -> Iterator[None]:
 
 @nondeterminism_explained()
 def update(
-    accelerator: Accelerator,
-    student: nn.Module,
-    teacher: Teacher | None,
-    optimizer: torch.optim.Optimizer,
-    rounds: Iterable[Batch],
-    step: int,
-    config: Config,
-    previous: "PreviousStudents | None" = None,
-) -> dict[str, Tensor]:
+    accelerator: Accelerator, student: nn.Module, teacher: Teacher | None, optimizer: torch.optim.Optimizer, rounds: Iterable[Batch],
+    step: int, config: Config, previous: "PreviousStudents | None" = None,
+) -> dict[str, Tensor]:  # fmt: skip
     """One optimizer step over the accumulation rounds of a step, and the teacher's; returns the mean loss terms.
 
     `student` is the prepared `Student`. Nothing here waits for the device.
@@ -315,12 +309,9 @@ def build_accelerator(mixed_precision: str, *, cpu: bool, **options: Any) -> Acc
                 f"ACCELERATE_USE_{name} is set, and training here knows plain data parallelism alone; choose it in accelerate"
                 " config, or launch with --multi_gpu, or unset the variable"
             )
+    accumulation = GradientAccumulationPlugin(num_steps=1)
     return Accelerator(
-        cpu=cpu,
-        mixed_precision=mixed_precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        dynamo_backend="no",
-        **options,
+        cpu=cpu, mixed_precision=mixed_precision, gradient_accumulation_plugin=accumulation, dynamo_backend="no", **options
     )
 
 

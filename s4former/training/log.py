@@ -35,9 +35,8 @@ class RunLog:
             drop_lines_after(training.folder / "log.jsonl", training.step)
             self.file = open(training.folder / "log.jsonl", "a", buffering=1)
         steps, shown = training.config.schedule.steps, self.main and sys.stderr.isatty()
-        self.bar = tqdm(
-            total=steps, initial=training.step, disable=not shown, dynamic_ncols=True, smoothing=0.1, bar_format=BAR
-        )  # fmt: skip
+        bar = {"disable": not shown, "dynamic_ncols": True, "smoothing": 0.1, "bar_format": BAR}
+        self.bar = tqdm(total=steps, initial=training.step, **bar)
         if self.main:
             self.trackers = Trackers(training.accelerator, training.folder, flatten(to_dict(training.config)), self.say)
 

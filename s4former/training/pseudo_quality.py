@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import Method
+from ..errors import join_first
 from ..evaluation.metrics import ConfusionMatrix, none_for_nan
 from ..method.pseudo import BINS, COUNTS
 
@@ -106,13 +107,8 @@ def patience(steps: int) -> int:
 
 def warning(classes: Sequence[str], steps: int, method: Method) -> str:
     """The warning for classes that are missing in a run of so many steps, with what usually helps."""
-    them = "it" if len(classes) == 1 else "them"
-    lower = f"a lower method.threshold (it is {method.threshold})"
-    if method.thresholds != "per_class":
-        lower = f"method.thresholds=per_class or {lower}"
     return (
-        f"for {patience(steps)} steps no pixel has become a pseudo label of {', '.join(classes)}: of {them} the student learns from"
-        f" labelled images alone. What usually helps: {lower}, data.repeat_rare, by which labelled"
-        f" images with {them} come up more often, and more labels that show {them}"
-        " (s4former pool ranks the unlabelled images)"
+        f"for {patience(steps)} steps no pixel has become a pseudo label of {join_first(classes)}, of which the student learns from"
+        f" labelled images alone. What usually helps: method.thresholds=per_class, a lower method.threshold (it is {method.threshold}),"
+        " data.repeat_rare, and more labels that show the class (s4former pool ranks the unlabelled images)"
     )

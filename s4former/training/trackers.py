@@ -12,6 +12,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from PIL import Image
 
 from ..errors import ConfigError
+from ..networks.hub import first_line
 
 PROJECT = "s4former"
 
@@ -60,8 +61,9 @@ class Trackers:
             act()
         except Exception as error:  # their errors are of every kind: a login, a network, a name they do not like
             self.started = [tracker for tracker in self.started if tracker.name != name]
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.say(f"warning: {name} gets nothing of this run from here on ({reason}); log.jsonl and report.html have it all")
+            self.say(
+                f"warning: {name} gets nothing of this run from here on ({first_line(error)}); log.jsonl and report.html have it all"
+            )
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Numbers by name; what some trackers refuse in a name, as in `fish (dead)`, becomes _."""

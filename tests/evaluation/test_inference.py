@@ -14,7 +14,6 @@ from s4former.evaluation.inference import (
     in_precision,
     predict,
     predict_with_confidence,
-    predictions,
     resize_for_test,
 )
 from s4former.evaluation.metrics import ImageCounts
@@ -132,17 +131,6 @@ def test_the_counts_of_every_image_are_those_of_the_matrices_over_three_processe
         for name, matrix in alone.items():
             derived = torch.stack([matrix.counts.diagonal(), matrix.counts.sum(dim=0), matrix.counts.sum(dim=1)])
             assert torch.equal(counts[name][place], derived)
-
-
-def test_the_limit_takes_the_first_images_of_all_processes_together():
-    items = make_items(10)
-    ids = [
-        item.id
-        for i in range(2)
-        for batch, _ in predictions({}, items, setting(), limit=5, process_index=i, num_processes=2)
-        for item in batch
-    ]
-    assert sorted(ids) == [f"image{i}" for i in range(5)]
 
 
 def test_more_processes_than_images_leave_some_without_work():

@@ -247,7 +247,7 @@ def test_a_manifest_may_be_damaged_in_any_place(tmp_path):
             manifest.write_bytes(spoiled)
             complaint = checkpoint.find_damage(manifest.parent)
             assert complaint or b'"step"' not in spoiled or json.loads(spoiled)["step"] != 1
-    for text in ("[]", "null", "{}", '{"bytes": {}, "sha256": 3}'):
+    for text in ("[]", "null", "{}", '{"sha256": 3}'):
         manifest.write_text(text)
         assert checkpoint.find_damage(manifest.parent)
 
