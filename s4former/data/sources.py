@@ -16,6 +16,7 @@ from ..config import IGNORE_INDEX, Data
 from ..errors import DataError, join_first, plural
 from ..files import read_text
 from ..networks.hub import is_hub_id
+from ..randomness import numpy_generator
 from . import shapes
 from .images import read_header
 from .layouts import cityscapes, coco, folder, voc
@@ -76,12 +77,10 @@ def load_sources(data: Data, *, training: bool = True) -> Sources:
 
 def check_root(data: Data) -> None:
     """`DataError` if data.root is empty, or a folder that is not there."""
-    if data.source == "shapes":
-        return
-    if not data.root:
+    if not data.root and data.source != "shapes":
         what = "the id or the folder of a dataset" if data.source == "hub" else "the folder that holds the data"
         raise DataError(f"data.root is empty; write data.root=... with {what}")
-    if data.source != "hub" or not is_hub_id(data.root):
+    if data.source != "shapes" and not (data.source == "hub" and is_hub_id(data.root)):
         data_root(data)
 
 
@@ -96,20 +95,18 @@ def check_named_lists(data: Data, parts: dict[str, list[Sample]]) -> None:
 def separate_parts(data: Data, parts: dict[str, list[Sample]]) -> list[str]:
     """Takes labelled images out of the pool, with a note, and refuses what is both trained and evaluated on."""
     notes = []
-    labeled = {sample.image for sample in parts.get("labeled", [])}
     if "unlabeled" in parts:
-        before = len(parts["unlabeled"])
-        parts["unlabeled"] = [sample for sample in parts["unlabeled"] if sample.image not in labeled]
-        if data.unlabeled and len(parts["unlabeled"]) < before:
-            removed = plural(before - len(parts["unlabeled"]), "labelled image")
-            notes.append(f"taken out of the pool: {removed} of data.unlabeled")
+        labeled, pool = {sample.image for sample in parts["labeled"]}, parts["unlabeled"]
+        parts["unlabeled"] = [sample for sample in pool if sample.image not in labeled]
+        if data.unlabeled and (removed := len(pool) - len(parts["unlabeled"])):
+            notes = [f"taken out of the pool: {plural(removed, 'labelled image')} of data.unlabeled"]
     held_out = {sample.image for sample in parts["validation"]}
-    for part in ("labeled", "unlabeled"):
-        both = sorted(sample.id for sample in parts.get(part, []) if sample.image in held_out)
-        if both:
+    for part, samples in parts.items():
+        both = sorted(sample.id for sample in samples if sample.image in held_out)
+        if both and part != "validation":
             raise DataError(
-                f"{plural(len(both), 'image')} of data.{part} {'is' if len(both) == 1 else 'are'} also in"
-                f" data.validation, the first: {both[0]}; an image is either trained on or evaluated on"
+                f"data.{part} has {plural(len(both), 'image')} of data.validation, the first: {both[0]}; an image is either"
+                " trained on or evaluated on"
             )
     return notes
 
@@ -148,25 +145,23 @@ def to_table(samples: "list[Sample] | datasets.Dataset", *, masks: bool) -> "dat
 
 def class_names(data: Data, known: tuple[str, ...]) -> tuple[str, ...]:
     """`data.classes`, else `data.classes_file`, else those of the source, else classes.json in the data folder."""
+    path = Path(data.root) / "classes.json"
     if data.classes:
         names, origin = data.classes, "data.classes"
     elif known and not data.classes_file:
         names, origin = known, f"the source {data.source}"
-    else:
-        path = Path(data.root) / "classes.json"
-        if data.classes_file:
-            path = find_path("data.classes_file", data.classes_file, Path(data.root))
-        elif not path.is_file():
-            raise DataError(
-                'no class names: write data.classes=["name of id 0", "name of id 1", ...], or give a JSON file with'
-                f" data.classes_file=..., or put it at {path}"
-            )
+    elif data.classes_file or path.is_file():
+        path = find_path("data.classes_file", data.classes_file, path.parent) if data.classes_file else path
         names, origin = read_class_names(path), str(path)
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    else:
+        raise DataError(
+            'no class names: write data.classes=["name of id 0", "name of id 1", ...], or give a JSON file with'
+            f" data.classes_file=..., or put it at {path}"
+        )
+    twice = [repr(name) for name, count in Counter(names).items() if count > 1]
     if not 2 <= len(names) <= IGNORE_INDEX or twice:
-        count = f"{plural(len(names), 'name')}; it must be 2 to {IGNORE_INDEX}"
-        rule = f"{twice[0]!r} is there twice" if twice else count
-        raise DataError(f"the class names of {origin} cannot be used: {rule}")
+        found = f"{twice[0]} is there twice" if twice else plural(len(names), "name")
+        raise DataError(f"the class names of {origin} must be 2 to {IGNORE_INDEX} different ones: {found}")
     return tuple(names)
 
 
@@ -175,7 +170,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     try:
         names = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+        raise DataError(f"{path} is not valid JSON: {error}") from None
     if isinstance(names, dict) and set(names) == {str(i) for i in range(len(names))}:
         names = [names[str(i)] for i in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -187,7 +182,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ...]:
-    """Opens every labelled mask, and `limit` evaluation masks spread over the list, before a run begins.
+    """Opens every labelled mask, and `limit` evaluation masks, before a run begins.
 
     Returns:
         Lines for the log: the classes that no labelled pixel shows, and `describe_two_kinds`.
@@ -196,53 +191,48 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
         DataError: for the first mask that cannot be used, if indexed masks have palettes that contradict each other, if the labels
             show nothing but class 0, or if no evaluation mask has a label (all of them are opened before that is said).
     """
-
-    def has_label(index: int) -> bool:
-        return bool((checked_mask(sources.validation[int(index)], data, len(sources.classes)) != IGNORE_INDEX).any())
-
     if data.source == "shapes":  # exact, and slow to draw
         return ()
+
+    def count_pixels(row: dict[str, Any]) -> np.ndarray:
+        mask = read_upright_mask(row, data, len(sources.classes))
+        check_sizes(row, read_header(row["image"]).size, mask.shape)  # of an image that is not decoded
+        return np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
+
     check_palettes_of((row["mask"] for table in (sources.labeled, sources.validation) for row in table), data)
-    count, shown = np.zeros(IGNORE_INDEX + 1, np.int64), []
-    for row in progress(sources.labeled, "labelled masks"):
-        pixels = np.bincount(checked_mask(row, data, len(sources.classes)).ravel(), minlength=len(count))
-        count += pixels
-        shown.append((bool(pixels[1]), bool(pixels[IGNORE_INDEX])))
-    if not count[1:IGNORE_INDEX].any():
+    counts = np.array([count_pixels(row) for row in progress(sources.labeled, "labelled masks")])
+    pixels = counts.sum(axis=0)
+    if not pixels[1:IGNORE_INDEX].any():
         raise DataError(
             "the labelled masks show nothing but class 0"
-            + (' and ignored pixels; if 255 means a class there, write data.id_map={"255": 1}' if count[-1] else "")
+            + (' and ignored pixels; if 255 means a class there, write data.id_map={"255": 1}' if pixels[-1] else "")
         )
-    total = len(sources.validation)
-    sample = np.unique(np.linspace(0, total - 1, min(limit, total)).astype(int))
-    found = [has_label(index) for index in progress(sample, "evaluation masks")]
-    others = np.setdiff1d(np.arange(total), sample)
-    if total and not any(found) and not any(map(has_label, progress(others, "evaluation masks"))):
+    has_label = False
+    order = numpy_generator(0).permutation(len(sources.validation)).tolist()
+    for number, index in enumerate(progress(order, "evaluation masks")):
+        if number >= limit and has_label:
+            break
+        has_label |= bool(count_pixels(sources.validation[index])[:IGNORE_INDEX].any())
+    if order and not has_label:
         raise DataError(NO_EVALUATION_LABEL)
-    absent = [name for name, pixels in zip(sources.classes, count) if not pixels]
-    lines = [f"no labelled pixel shows {join_first(absent)}" if absent else "", describe_two_kinds(shown, sources.classes)]
+    absent = [name for name, count in zip(sources.classes, pixels) if not count]
+    lines = [f"no labelled pixel shows {join_first(absent)}" if absent else "", describe_two_kinds(counts, sources.classes)]
     return tuple(filter(None, lines))
 
 
-def describe_two_kinds(shown: Sequence[tuple[bool, bool]], classes: Sequence[str]) -> str:
+def describe_two_kinds(counts: np.ndarray, classes: Sequence[str]) -> str:
     """What to do if some masks of a thing and its background hold 0 and 1, others 0 and no label, which may be a 255 for the thing.
 
     Args:
-        shown: whether each mask shows class 1, and whether it has ignored pixels.
+        counts: (images, 256), how many pixels of each class, at 255 of no label, each mask has.
     """
-    if len(classes) != 2 or not {(True, False), (False, True)} <= {*shown} or (True, True) in shown:
+    shown, ignored = counts[:, 1] > 0, counts[:, IGNORE_INDEX] > 0
+    if len(classes) != 2 or not shown.any() or not ignored.any() or (shown & ignored).any():
         return ""
     return (
-        f"{sum(has for has, _ in shown)} labelled masks show {classes[1]}, {sum(has for _, has in shown)} others ignored pixels, none"
-        f' both: if 255 is {classes[1]} in these, write data.id_map={{"255": 1}} data.ignore_index=254'
+        f"{shown.sum()} labelled masks show {classes[1]}, {ignored.sum()} others ignored pixels, none both: if 255 is"
+        f' {classes[1]} in these, write data.id_map={{"255": 1}} data.ignore_index=254'
     )
-
-
-def checked_mask(row: dict[str, Any], data: Data, num_classes: int) -> np.ndarray:
-    """The mask of a row, compared with the size its image states; the image itself is not decoded."""
-    mask = read_upright_mask(row, data, num_classes)
-    check_sizes(row, read_header(row["image"]).size, mask.shape)
-    return mask
 
 
 def is_rare(images: int, share: float, labeled: int) -> bool:

@@ -143,7 +143,7 @@ def check_classes(config: Config, sources: Sources, counts: dict[str, np.ndarray
     if not pixels[1:].any():
         report.add("FAIL", "classes", "the labels show nothing but class 0; check data.ignore_index and data.id_map")
         return
-    if remark := describe_two_kinds([(bool(each[1]), bool(each[IGNORE_INDEX])) for each in counts["labeled"]], names):
+    if remark := describe_two_kinds(counts["labeled"], names):
         report.add("note", "classes", remark)
     share = pixels / counts["labeled"].sum()
     few = [

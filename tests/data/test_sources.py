@@ -62,8 +62,7 @@ def test_training_images_among_the_evaluation_images_are_refused(root, part):
     write(root / "both.txt", "b", "f")
     message = error_message(load_sources, data(root, **{part: "both.txt"}))
     assert message == (
-        f"1 image of data.{part} is also in data.validation, the first: f; an image is either trained on or evaluated"
-        " on"
+        f"data.{part} has 1 image of data.validation, the first: f; an image is either trained on or evaluated on"
     )
 
 
@@ -76,10 +75,10 @@ def test_data_without_class_names_are_refused(root):
 
 def test_class_names_that_cannot_be_are_refused(root):
     assert error_message(load_sources, data(root, classes=("one",))) == (
-        "the class names of data.classes cannot be used: 1 name; it must be 2 to 255"
+        "the class names of data.classes must be 2 to 255 different ones: 1 name"
     )
     assert error_message(load_sources, data(root, classes=("leaf", "leaf"))) == (
-        "the class names of data.classes cannot be used: 'leaf' is there twice"
+        "the class names of data.classes must be 2 to 255 different ones: 'leaf' is there twice"
     )
     (root / "classes.json").write_text('{"1": "sky", "2": "road"}')
     assert error_message(load_sources, data(root, classes=())) == (
