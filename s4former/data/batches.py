@@ -5,9 +5,9 @@ by the seed, the step and the position in the *global* batch. How many processes
 ran before, changes nothing. Loader workers deliver whole batches as uint8; normalisation happens on the device.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,9 @@ from ..randomness import Stream, numpy_generator, torch_generator, torch_seed, v
 from .cache import CacheError, read_labeled_pair, read_unlabeled_image
 from .colour import STRONG_COLOURS, Colour, apply_colour, draw_colour
 from .device_colour import DEVICE_COLOURS, pack_photometric
-from .geometry import crop_image, crop_mask, crop_pair, draw_geometry
-from .masks import read_mask, read_pair
-from .sources import Sources, load_sources
+from .geometry import crop_pair, draw_geometry
+from .masks import read_pair
+from .sources import Sources, labeled_pixels, load_sources
 
 MAX_REPLACEMENTS = 20  # unreadable unlabelled images in a row before a step gives up
 
@@ -51,8 +51,7 @@ def labeled_indices(config: Config, sources: Sources) -> list[int]:
     count, classes, threshold = len(sources.labeled), len(sources.classes), config.data.repeat_rare
     if not threshold:
         return list(range(count))
-    masks = (read_mask(row["mask"], config.data, classes) for row in sources.labeled)
-    shown = np.array([np.bincount(mask.ravel(), minlength=classes)[:classes] > 0 for mask in masks])
+    shown = labeled_pixels(sources, config.data)[:, :classes] > 0
     share = shown.mean(axis=0).clip(min=1 / count)
     factors = np.sqrt(threshold / share).clip(min=1)
     repeats = (np.where(shown, factors, 1.0).max(axis=1) + 0.5).astype(int)
@@ -90,33 +89,30 @@ def sparse_indices(config: Config, sources: Sources) -> list[int]:
     """The labelled images that belong to the pool too, since some of their pixels are ignored (`method.ignored_as_unlabeled`)."""
     if not config.method.ignored_as_unlabeled or config.method.teacher == "none":
         return []
-    masks = (read_mask(row["mask"], config.data, len(sources.classes)) for row in sources.labeled)
-    return [index for index, mask in enumerate(masks) if (mask == IGNORE_INDEX).any()]
+    return np.flatnonzero(labeled_pixels(sources, config.data)[:, IGNORE_INDEX]).tolist()
 
 
 def class_shares(config: Config, sources: Sources) -> Tensor:
     """(K,) float32: the share of each class among the pixels of all labels."""
-    classes = len(sources.classes)
-    masks = (read_mask(row["mask"], config.data, classes) for row in sources.labeled)
-    pixels = sum(np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)[:classes] for mask in masks)
+    pixels = labeled_pixels(sources, config.data)[:, : len(sources.classes)].sum(axis=0)
     return torch.from_numpy(pixels / pixels.sum()).float()
 
 
 @dataclass(frozen=True)
-class UnlabeledCrop:
-    """weak, strong: (H, W, 3) uint8. valid: (H, W) bool. replaced: why images drawn before this one could not be read.
+class Crop:
+    """image: (H, W, 3) uint8. labels: (H, W) uint8, 255 = none; None = it has none at all. valid: (H, W) bool.
 
-    known: (H, W) uint8, the labels of an image that is labelled in part, 255 = none; None = it has none at all.
-
-    Where the device gives the colours: strong has their draws, weak is plain, and weak_colour its draw.
+    colour: the draw of the photometric distortion, where the device has to apply it.
+    strong: the views of an unlabelled image in strong colours; where the device gives these, their draws.
+    replaced: why images drawn before this one could not be read.
     """
 
-    weak: np.ndarray
-    strong: list[Any]
+    image: np.ndarray
+    labels: np.ndarray | None
     valid: np.ndarray
-    replaced: list[str]
-    weak_colour: Colour | None = None
-    known: np.ndarray | None = None
+    colour: Colour | None = None
+    strong: Sequence[Any] = ()
+    replaced: Sequence[str] = ()
 
 
 class StepDataset(Dataset):
@@ -149,79 +145,71 @@ class StepDataset(Dataset):
             return error
 
     def batch(self, step: int, round_: int) -> Batch:
-        part = self.process * self.config.run.batch.rounds + round_
-        labeled = [self.labeled_image(step, part * self.labeled_share + i) for i in range(self.labeled_share)]
-        *crops, colours = zip(*labeled)
-        images, labels, labeled_valid = map(stack, crops)
-        images, labeled_colours = images.permute(0, 3, 1, 2), pack_colours(colours)
-        seed, places = self.config.run.seed, range(part * self.labeled_share, (part + 1) * self.labeled_share)
-        of_labeled = {
-            "labeled_colours": labeled_colours,
-            "labeled_seeds": tuple(torch_seed(seed, Stream.LABELED_NOISE, step, place) for place in places),
-        }
-        if self.config.method.teacher == "none" or step < self.config.method.burn_in:
-            height, width = self.config.data.crop
-            no_images, no_masks = torch.empty(0, 3, height, width, dtype=torch.uint8), torch.empty(0, height, width) > 0
-            return Batch(step, images, labels, labeled_valid, no_images, no_masks, (), **of_labeled)
+        config, seed = self.config, self.config.run.seed
+        part = self.process * config.run.batch.rounds + round_
+        places = range(part * self.labeled_share, (part + 1) * self.labeled_share)
+        crops = [self.labeled_image(step, place) for place in places]
+        nothing = torch.empty(0, *config.data.crop)
+        batch = Batch(
+            step, stack(crop.image for crop in crops), stack(crop.labels for crop in crops), stack(crop.valid for crop in crops),
+            weak=nothing.new_empty(0, 3, *config.data.crop, dtype=torch.uint8), valid=nothing.bool(), strong=(),
+            labeled_seeds=tuple(torch_seed(seed, Stream.LABELED_NOISE, step, place) for place in places),
+            labeled_colours=pack_colours(crops),
+        )  # fmt: skip
+        if config.method.teacher == "none" or step < config.method.burn_in:
+            return batch
         positions = [part * self.unlabeled_share + i for i in range(self.unlabeled_share)]
-        borrowed, partner = mix_partners(self.config, positions)
+        borrowed, partner = mix_partners(config, positions)
         crops = [self.unlabeled_image(step, position) for position in positions + borrowed]
-        weak, valid = stack(crop.weak for crop in crops), stack(crop.valid for crop in crops)
         strong = tuple(
             Strong(
                 **self.strong_images([crop.strong[view] for crop in crops]),
                 mix=self.mix(step, positions, partner, view),
                 orders=self.orders(step, positions, view),
             )
-            for view in range(self.config.method.strong_views)
+            for view in range(config.method.strong_views)
         )
         # an unreadable image is reported by the process that trains on it; nobody trains on those of a second batch
-        total = self.config.run.batch.unlabeled
+        total = config.run.batch.unlabeled
         own = [crop for position, crop in zip(positions + borrowed, crops) if position in positions or position >= total]
-        replaced = tuple(name for crop in own for name in crop.replaced)
-        seeds = tuple(torch_seed(seed, Stream.PASA_NOISE, step, position) for position in positions)
-        return Batch(
-            step, images, labels, labeled_valid, weak.permute(0, 3, 1, 2), valid, strong, seeds, replaced=replaced,
-            channel_seeds=self.channel_seeds(step, positions), known=self.known_labels(crops), **of_labeled,
-            weak_colours=pack_colours([crop.weak_colour for crop in crops]),
+        unknown = np.full(config.data.crop, IGNORE_INDEX, np.uint8)
+        return replace(
+            batch, weak=stack(crop.image for crop in crops), valid=stack(crop.valid for crop in crops), strong=strong,
+            seeds=tuple(torch_seed(seed, Stream.PASA_NOISE, step, position) for position in positions),
+            channel_seeds=self.channel_seeds(step, positions), replaced=tuple(name for crop in own for name in crop.replaced),
+            known=stack(unknown if crop.labels is None else crop.labels for crop in crops) if self.sparse else None,
+            weak_colours=pack_colours(crops),
         )  # fmt: skip
 
     def strong_images(self, views: list[Any]) -> dict[str, Any]:
         """The images of a strong view, or the draws of their colours."""
         if not self.device_colour:
-            return {"images": stack(views).permute(0, 3, 1, 2)}
+            return {"images": stack(views)}
         images = torch.empty(0, 3, *self.config.data.crop, dtype=torch.uint8)
         return {"images": images, "colours": DEVICE_COLOURS[self.config.method.strong_colour].pack(views)}
 
-    def labeled_image(self, step: int, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Colour | None]:
-        """Image (H, W, 3), labels (H, W) and valid (H, W) of one labelled crop; and the colour that the device has to give it."""
+    def labeled_image(self, step: int, position: int) -> Crop:
         seed, data = self.config.run.seed, self.config.data
         draw = step * self.config.run.batch.labeled + position
         row = self.sources.labeled[self.indices[shuffled_index(seed, Stream.LABELED_ORDER, draw, len(self.indices))]]
         rng = numpy_generator(seed, Stream.LABELED_IMAGE, step, position)
         image, mask = read_labeled_pair(row, data, len(self.sources.classes))
-        crop, labels, valid = crop_pair(image, mask, rng, data)
+        crop, labels, valid = crop_pair(image, mask, draw_geometry(rng, image.height, image.width, data, mask))
         crop, colour = self.distort(crop, rng if self.config.method.labeled_colour else None)
-        return crop, labels, valid, colour
+        return Crop(crop, labels, valid, colour)
 
-    def unlabeled_image(self, step: int, position: int) -> UnlabeledCrop:
-        """One unlabelled crop, weak and strong."""
+    def unlabeled_image(self, step: int, position: int) -> Crop:
         seed, data, method = self.config.run.seed, self.config.data, self.config.method
         image, mask, unreadable = self.read_unlabeled(step, position)
-        geometry = draw_geometry(numpy_generator(seed, Stream.UNLABELED_IMAGE, step, position), image.height, image.width, data)
-        crop, valid = crop_image(image, geometry)
-        known = None if mask is None else crop_mask(mask, geometry)
-        generators = (
-            numpy_generator(*view_key((seed, Stream.STRONG_COLOUR, step, position), view))
-            for view in range(method.strong_views)
-        )
-        if self.device_colour:
-            strong = [DEVICE_COLOURS[method.strong_colour].draw(rng) for rng in generators]
-        else:
-            strong = [STRONG_COLOURS[method.strong_colour](crop, rng) for rng in generators]
+        rng = numpy_generator(seed, Stream.UNLABELED_IMAGE, step, position)
+        crop, labels, valid = crop_pair(image, mask, draw_geometry(rng, image.height, image.width, data))
+        name = method.strong_colour
+        colour = DEVICE_COLOURS[name].draw if self.device_colour else partial(STRONG_COLOURS[name], crop)
+        keys = [view_key((seed, Stream.STRONG_COLOUR, step, position), view) for view in range(method.strong_views)]
+        strong = [colour(numpy_generator(*key)) for key in keys]
         rng = numpy_generator(seed, Stream.WEAK_COLOUR, step, position) if method.weak_colour else None
         crop, colour = self.distort(crop, rng)
-        return UnlabeledCrop(crop, strong, valid, unreadable, colour, known)
+        return Crop(crop, labels, valid, colour, strong, unreadable)
 
     def distort(self, crop: np.ndarray, rng: np.random.Generator | None) -> tuple[np.ndarray, Colour | None]:
         """The crop under the photometric distortion; or as it is, with the draw that the device has to apply."""
@@ -258,11 +246,6 @@ class StepDataset(Dataset):
             return read_unlabeled_image(self.sources.unlabeled[index]["image"], self.config.data), None
         return read_labeled_pair(self.sources.labeled[self.sparse[beyond]], self.config.data, len(self.sources.classes))
 
-    def known_labels(self, crops: list[UnlabeledCrop]) -> Tensor | None:
-        """Those of `Batch`."""
-        unknown = np.full(self.config.data.crop, IGNORE_INDEX, np.uint8)
-        return stack(unknown if crop.known is None else crop.known for crop in crops) if self.sparse else None
-
     def mix(self, step: int, positions: list[int], partner: list[int], view: int = 0) -> dict[str, Tensor]:
         """The draw of the method's mix for these images."""
         method = self.config.method
@@ -290,13 +273,16 @@ class StepDataset(Dataset):
         return torch.stack([draw_order(*self.shuffle_grid, probability, torch_generator(*key)) for key in keys])
 
 
-def pack_colours(draws: Sequence[Colour | None]) -> dict[str, Tensor]:
+def pack_colours(crops: Sequence[Crop]) -> dict[str, Tensor]:
     """The draws of the photometric distortion, if there are any."""
+    draws = [crop.colour for crop in crops]
     return {} if None in draws else pack_photometric(draws)
 
 
-def stack(arrays) -> Tensor:
-    return torch.from_numpy(np.stack(list(arrays)))
+def stack(arrays: Iterable[np.ndarray]) -> Tensor:
+    """Arrays as one tensor (B, ...); of images (h, w, 3), it is (B, 3, h, w)."""
+    stacked = torch.from_numpy(np.stack(list(arrays)))
+    return stacked.permute(0, 3, 1, 2) if stacked.dim() == 4 else stacked
 
 
 @dataclass(frozen=True)

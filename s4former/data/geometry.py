@@ -29,20 +29,17 @@ class Geometry:
 
 
 def crop_pair(
-    image: Image.Image, mask: np.ndarray | None, rng: np.random.Generator, data: Data
+    image: Image.Image, mask: np.ndarray | None, geometry: Geometry
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """A training crop of an image, of its mask if it has one, and the pixels of it that are not padding.
-
-    Args:
-        image: RGB, any size.
-        mask: (H, W) uint8, 255 = ignore; `None` for an unlabelled image.
+    """The view of an RGB image, of its (H, W) uint8 mask if it has one, and the pixels of it that are not padding.
 
     Returns:
         image (h, w, 3) uint8, 0 on padding; mask (h, w) uint8, 255 on padding, or None; valid (h, w) bool.
     """
-    geometry = draw_geometry(rng, image.height, image.width, data, mask)
-    view, valid = crop_image(image, geometry)
-    return view, None if mask is None else crop_mask(mask, geometry), valid
+    valid = np.zeros(geometry.crop, bool)
+    valid[: geometry.box[0], : geometry.box[1]] = True
+    view = None if mask is None else pad(sample_nearest(mask, geometry), geometry, IGNORE_INDEX)
+    return pad(sample_bilinear(image, geometry), geometry, 0), view, valid
 
 
 def draw_geometry(
@@ -84,8 +81,8 @@ def shows_several_classes(mask: np.ndarray, share: float) -> bool:
     return bool((count > 0).sum() > 1 and count.max() < share * count.sum())
 
 
-def crop_image(image: Image.Image, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """The view of an RGB image: (h, w, 3) uint8, 0 on padding; and (h, w) bool, False on padding.
+def sample_bilinear(image: Image.Image, geometry: Geometry) -> np.ndarray:
+    """The box of an RGB image, neither flipped nor padded: (height, width, 3) uint8.
 
     Bilinear as Pillow has it, that is with antialiasing when the image shrinks (OpenCV, in the released code, has
     none). Only the box is computed: Pillow's `box` names the part of the source that becomes the result, and still
@@ -99,22 +96,7 @@ def crop_image(image: Image.Image, geometry: Geometry) -> tuple[np.ndarray, np.n
         min((geometry.left + width) * across, geometry.source[1]),  # rounding must not reach beyond the image
         min((geometry.top + height) * down, geometry.source[0]),
     )
-    part = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
-    valid = np.zeros(geometry.crop, bool)
-    valid[:height, :width] = True
-    return pad(part, geometry, 0), valid
-
-
-def crop_mask(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """The same view of an (H, W) uint8 mask: (h, w) uint8, nearest pixel, 255 on padding."""
-    return pad(sample_nearest(mask, geometry), geometry, IGNORE_INDEX)
-
-
-def pad(part: np.ndarray, geometry: Geometry, value: int) -> np.ndarray:
-    """The box (height, width, ...), flipped if the geometry says so, and padded to the crop."""
-    view = np.full((*geometry.crop, *part.shape[2:]), value, part.dtype)
-    view[: geometry.box[0], : geometry.box[1]] = part[:, ::-1] if geometry.flip else part
-    return view
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def sample_nearest(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -126,3 +108,10 @@ def sample_nearest(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
         )
     )
     return mask[rows][:, columns]  # seven times as fast as both at once
+
+
+def pad(part: np.ndarray, geometry: Geometry, value: int) -> np.ndarray:
+    """The box (height, width, ...), flipped if the geometry says so, and padded to the crop."""
+    view = np.full((*geometry.crop, *part.shape[2:]), value, part.dtype)
+    view[: geometry.box[0], : geometry.box[1]] = part[:, ::-1] if geometry.flip else part
+    return view

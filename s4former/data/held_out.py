@@ -12,10 +12,9 @@ from ..errors import DataError
 from ..randomness import Stream, numpy_generator
 from .batches import shuffled_index
 from .cache import read_labeled_pair
-from .geometry import crop_image, crop_mask, draw_geometry
+from .geometry import crop_pair, draw_geometry
 from .lists import hold_out
-from .masks import read_mask
-from .sources import Sources
+from .sources import Sources, labeled_pixels
 
 SHARE, LEAST = 1 / 20, 4  # of the labelled images, and never fewer ...
 MOST = 1 / 5  # ... nor a larger share
@@ -35,10 +34,9 @@ class HeldOut:
         row = self.rows[shuffled_index(seed, Stream.CALIBRATION_ORDER, measurement * CROPS + number, len(self.rows))]
         image, mask = read_labeled_pair(row, data, self.classes)
         rng = numpy_generator(seed, Stream.CALIBRATION_IMAGE, measurement, number)
-        geometry = draw_geometry(rng, image.height, image.width, data)
-        pixels, valid = crop_image(image, geometry)
-        labels = torch.from_numpy(crop_mask(mask, geometry)).long()
-        return torch.from_numpy(pixels).permute(2, 0, 1), labels, torch.from_numpy(valid)
+        crops = crop_pair(image, mask, draw_geometry(rng, image.height, image.width, data))
+        pixels, labels, valid = map(torch.from_numpy, crops)
+        return pixels.permute(2, 0, 1), labels.long(), valid
 
 
 def split(config: Config, sources: Sources) -> tuple[Sources, HeldOut | None]:
@@ -52,8 +50,8 @@ def split(config: Config, sources: Sources) -> tuple[Sources, HeldOut | None]:
         return sources, None
     wanted, found = max(LEAST, round(SHARE * total)), []
     if wanted <= MOST * total:
-        masks = (read_mask(row["mask"], config.data, len(sources.classes)) for row in sources.labeled)
-        found = hold_out([set(np.unique(mask).tolist()) - {IGNORE_INDEX} for mask in masks], wanted, config.run.seed)
+        shown = labeled_pixels(sources, config.data)[:, :IGNORE_INDEX]
+        found = hold_out([np.flatnonzero(pixels).tolist() for pixels in shown], wanted, config.run.seed)
     if len(found) < LEAST:
         raise DataError(
             f"method.thresholds=calibrated holds a twentieth of the labelled images out, {LEAST} at least and a fifth at most, and no"

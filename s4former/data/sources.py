@@ -21,7 +21,7 @@ from . import shapes
 from .images import read_header
 from .layouts import cityscapes, coco, folder, voc
 from .lists import Sample, SourceParts, data_root, find_path, list_fingerprint
-from .masks import check_palettes_of, check_sizes, read_upright_mask
+from .masks import check_palettes_of, check_sizes, read_mask, read_upright_mask
 from .progress import progress
 from .published import identify_list, list_named_by, verify_list
 
@@ -218,6 +218,12 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
     absent = [name for name, count in zip(sources.classes, pixels) if not count]
     lines = [f"no labelled pixel shows {join_first(absent)}" if absent else "", describe_two_kinds(counts, sources.classes)]
     return tuple(filter(None, lines))
+
+
+def labeled_pixels(sources: Sources, data: Data) -> np.ndarray:
+    """(labelled images, 256): how many pixels of each class, at 255 of no label, each mask has."""
+    masks = (read_mask(row["mask"], data, len(sources.classes)) for row in sources.labeled)
+    return np.array([np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1) for mask in masks])
 
 
 def describe_two_kinds(counts: np.ndarray, classes: Sequence[str]) -> str:
