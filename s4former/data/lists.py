@@ -10,7 +10,8 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, Iterator,
 
 from ..config import Data
 from ..errors import DataError, plural
-from ..files import read_text
+from ..files import read_text, sha256
 from ..randomness import Stream, numpy_generator
 from .images import IMAGE_ENDINGS
 from .masks import MASK_ENDINGS
+from .progress import progress
 
 if TYPE_CHECKING:  # it takes seconds, and listing files does not need it
     import datasets
@@ -283,6 +285,21 @@ def find_path(key: str, value: str, *folders: Path) -> Path:
 def list_names(folder: Path) -> list[str]:
     """Names in a folder, sorted; none if there is no such folder."""
     return sorted(os.listdir(folder)) if folder.is_dir() else []
+
+
+def find_duplicates(paths: Iterable[str | Path]) -> list[list[str]]:
+    """Groups of files with the same bytes, in the order given; only files of one size are read.
+
+    A file that cannot be read has no duplicates; the code that opens it next reports it.
+    """
+    groups = [list(dict.fromkeys(map(str, paths)))]
+    for key in (os.path.getsize, lambda path: sha256(Path(path))):
+        found: dict[Any, list[str]] = defaultdict(list)
+        for path in progress([path for group in groups for path in group], "duplicates"):
+            with suppress(OSError):
+                found[key(path)].append(path)
+        groups = [group for group in found.values() if len(group) > 1]
+    return groups
 
 
 def hold_out(shown: Sequence[Collection[int]], count: int, seed: int) -> list[int]:

@@ -1,15 +1,24 @@
-"""Batches from loader workers, which neither Ctrl-C nor the end of one of them takes by surprise."""
+"""Ahead of their use: batches from loader workers, images decoded by threads, and copies to the device.
+
+Neither Ctrl-C nor the end of a loader worker takes training by surprise.
+"""
 
 import multiprocessing
 import signal
-from typing import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
 
+import torch
 from torch.utils.data import DataLoader
 
 from ..errors import DataError
 from ..method.batch import Batch
 from .batches import StepDataset
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
 SIGTERM_GRACE = 120  # seconds that a loader worker outlives a SIGTERM
 EXIT_REASONS = {
     "SIGKILL": "as a system that runs out of memory ends processes; take a lower",
@@ -65,3 +74,32 @@ def set_worker_signals(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SIGTERM_GRACE))
+
+
+def prefetch(work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """`work` of every item, in order; the next `ahead` items are worked on, and no more are asked for or kept.
+
+    What `work` raises is raised in the item's turn. Worth it for what lets other threads run, as decoders of images do.
+    """
+    with ThreadPoolExecutor(ahead) as pool:
+        items = iter(items)
+        begun = deque(pool.submit(work, item) for item in islice(items, ahead))
+        while begun:
+            result = begun.popleft().result()
+            begun.extend(pool.submit(work, item) for item in islice(items, 1))
+            yield result
+
+
+def copy_batch(batch: Batch, device: torch.device, stream: torch.cuda.Stream | None) -> Batch:
+    """A batch in pinned memory copied to the device; on a stream of its own, while the step before is still computed there.
+
+    The current stream waits for it, and its memory is not given away before that stream is done with it. None: no other stream.
+    """
+    if stream is None:
+        return batch.map(lambda tensor: tensor.to(device, non_blocking=True))
+    current = torch.cuda.current_stream(device)
+    with torch.cuda.stream(stream):
+        batch = batch.map(lambda tensor: tensor.to(device, non_blocking=True))
+    current.wait_stream(stream)
+    batch.map(lambda tensor: tensor.record_stream(current))
+    return batch

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from ..config import IGNORE_INDEX, Evaluation
-from ..data.prefetch import prefetch
+from ..data.loader import prefetch
 from ..data.progress import progress
 from ..method.pseudo import required_confidence
 from ..networks.image_processor import processor_size

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import IGNORE_INDEX, Data
 from ..data.images import EncodedImage, read_image
-from ..data.prefetch import prefetch
+from ..data.loader import prefetch
 from ..errors import DataError
 from .photo_files import file_name
 from .pictures import contact_sheet, display_colours, overlay, palette_png, spread

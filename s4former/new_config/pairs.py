@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.duplicates import find_duplicates
-from ..data.lists import Layout, Sample, hold_out, list_names, read_list
+from ..data.lists import Layout, Sample, find_duplicates, hold_out, list_names, read_list
 from ..data.sources import PART_NAMES
 from ..data.trees import Pairs, find_pairs
 from ..errors import DataError, plural

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from ..data.held_out import CROPS
-from ..data.prefetch import prefetch
+from ..data.loader import prefetch
 from ..evaluation.inference import AHEAD, normalise
 from ..method.pseudo import IGNORE_INDEX, downsample_nearest, pseudo_label
 from .engine import predict_with_student

@@ -21,8 +21,8 @@ import torch
 from accelerate import Accelerator
 
 from ..config import IGNORE_INDEX, Config, share_of_process
-from ..data.duplicates import find_duplicates
 from ..data.images import check_contrast, has_odd_bands, is_scene, read_image
+from ..data.lists import find_duplicates
 from ..data.masks import check_palettes_of, read_pair
 from ..data.progress import progress
 from ..data.sources import NO_EVALUATION_LABEL, PART_NAMES, PARTS, Sources, describe_two_kinds, is_rare

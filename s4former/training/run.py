@@ -16,8 +16,7 @@ from ..config import Config, Model, to_dict
 from ..data.batches import StepDataset, ValidationSet, class_shares
 from ..data.device_colour import colour_on_device
 from ..data.held_out import HeldOut, split
-from ..data.loader import step_loader
-from ..data.prefetch import copy_batch
+from ..data.loader import copy_batch, step_loader
 from ..data.sources import Sources
 from ..evaluation.inference import Setting
 from ..files import recover_replaced_folders, write_text

@@ -7,7 +7,7 @@ import pytest
 from folders import data, encoded, error_message, make_folder, save_image, save_mask, write
 
 from s4former.data.layouts import folder_layout
-from s4former.data.lists import read_list
+from s4former.data.lists import find_duplicates, read_list
 from s4former.data.sources import load_sources
 
 
@@ -154,3 +154,15 @@ def test_lists_may_hold_absolute_paths_below_the_root_and_be_csv(tmp_path, name,
     found = read_list("data.labeled", root / name, folder_layout(root, root), masks=True)
     assert [sample.id for sample in found] == ["a", "b"]
     assert [sample.mask for sample in found] == [str(root / "masks/a.png"), str(root / "masks/b.png")]
+
+
+def test_files_of_one_content_are_grouped_in_the_order_given(tmp_path):
+    for name, content in {"a": b"one", "b": b"two", "c": b"one", "d": b"three", "e": b"two", "f": b"six"}.items():
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / name for name in "fedcba"]
+    assert find_duplicates(paths) == [[str(tmp_path / name) for name in pair] for pair in ("eb", "ca")]
+
+
+def test_a_file_that_is_not_there_has_no_duplicates(tmp_path):
+    (tmp_path / "a").write_bytes(b"one")
+    assert find_duplicates([tmp_path / "a", tmp_path / "gone", tmp_path / "gone too"]) == []

@@ -11,7 +11,7 @@ from folders import data, make_folder, save_mask, save_photo
 
 from s4former.config import Evaluation
 from s4former.data import progress
-from s4former.data.duplicates import find_duplicates
+from s4former.data.lists import find_duplicates
 from s4former.data.sources import check_masks, load_sources
 from s4former.evaluation.inference import Setting, predictions
 from s4former.new_config.contents import read_contents
@@ -52,7 +52,7 @@ def looks(tmp_path):
     return {
         "labelled masks": lambda: check_masks(read, found),
         "evaluation masks": lambda: check_masks(read, found),
-        "files of one size": lambda: find_duplicates((root / "images").iterdir()),
+        "duplicates": lambda: find_duplicates((root / "images").iterdir()),
         "images and masks": lambda: read_contents(find_photos(tmp_path / "photos", tmp_path), {}),
         "evaluation images": lambda: check_pairs(read, SimpleNamespace(data=found), Report()),
         "evaluation": lambda: list(predictions({"model": lambda images: images}, [item] * 3, setting)),
@@ -60,7 +60,7 @@ def looks(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", ["labelled masks", "evaluation masks", "files of one size", "images and masks", "evaluation images", "evaluation", "annotations"])
+@pytest.mark.parametrize("name", ["labelled masks", "evaluation masks", "duplicates", "images and masks", "evaluation images", "evaluation", "annotations"])
 def test_a_look_at_files_shows_a_bar_on_a_terminal(name, tmp_path, shown):
     text = shown(looks(tmp_path)[name])
     assert f"\r{name}: " in text and max(map(len, text.split("\r"))) <= 80
