@@ -7,6 +7,7 @@ import re
 import shutil
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from ..config import IGNORE_INDEX, from_dict, without_notes
 from ..data.images import is_deep, open_image, turn_upright
 from ..data.lists import Sample
-from ..data.masks import class_table, hex_colour, ids_of, packed_rgb, shown_colours
+from ..data.masks import ID_MODES, class_table, hex_colour, packed_rgb
 from ..data.sources import class_names
 from ..errors import DataError, plural
 from ..evaluation.pictures import overlay
@@ -63,52 +64,45 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
     root = Path(options.folder or ".").expanduser().absolute()
     photos = find_photos(root, drawn, options.images, options.masks)
     classes = read_classes(root if options.folder and root.is_dir() else photos.root, options.classes, options.palette)
-    palette, root = classes.palette, photos.root
-    contents = read_contents(photos, {int(colour[1:], 16): index for colour, index in palette.items()})
-    labeled = bool(photos.parts["labeled"])
+    contents = read_contents(photos, {int(colour[1:], 16): index for colour, index in classes.palette.items()})
     drop_duplicates(photos)
-    if labeled and not photos.parts["labeled"]:
-        raise DataError(f"every labelled image of {root} is also in its evaluation set, by content; put other images there")
     contents = {row.image: contents[row.image] for rows in photos.parts.values() for row in rows}
     ids = {index for each in contents.values() for index in each.pixels}
     known = known_classes(photos.pairs, ids)
-    names, void = merge_known(classes, known, ids)
-    if known.names and names == known.names:
+    if known.names and not classes.names:
         photos.explain("classes", "the names of the classes are those of the data set that has this layout; --classes gives others")
+    names, void = merge_known(classes, known, ids)
     numbering = number_classes(contents.values(), names, void | dict.fromkeys(options.ignore, "--ignore"))
     if not photos.parts["validation"]:
-        shown = {image: each.pixels for image, each in contents.items()}
-        split_validation(photos, shown, options.validation, options.seed)
+        split_validation(photos, {image: each.pixels for image, each in contents.items()}, options.validation, options.seed)
 
-    exif = orientation(photos, contents, numbering, output.with_name(f"{output.stem}.exif.png"))
-    machine, sizes = this_machine(), [each.size for each in contents.values()]
     counts = count_classes([contents[row.image] for row in photos.parts["labeled"]], numbering)
     fewest = min(images for index, (_, images) in counts.items() if index != IGNORE_INDEX)
+    machine, sizes = this_machine(), [each.size for each in contents.values()]
     tree = propose(machine, sizes, len(photos.parts["unlabeled"]), options.encoder, fewest)
     deep = [image for image, each in contents.items() if is_deep(each.mode)]
-    found = {
-        **numbering.data_keys(), "exif": "raw" if exif == "raw" else None, "palette": palette,
-        "colours": [] if palette else own_colours(contents.values(), numbering), "levels": deep and levels_of(deep),
+    data = {
+        "source": "folder", "root": str(photos.root), **{part: str(lists[part]) for part, rows in photos.parts.items() if rows},
+        **numbering.data_keys(), "exif": orientation(photos, contents, output.with_name(f"{output.stem}.exif.png")),
+        "palette": classes.palette, "colours": [] if classes.palette else own_colours(contents.values(), numbering),
+        "levels": deep and levels_of(deep),
     }  # fmt: skip
-    named = f"the names are those of {classes.origin.name}" if classes.origin else ""
-    reasons = {"classes": "; ".join(filter(None, (named, numbering.reason))), **photos.reasons, **FOUND}
-    found = {
-        "source": "folder", "root": str(root), **{part: str(lists[part]) for part, rows in photos.parts.items() if rows}, **found,
-    }  # fmt: skip
-    noted = {key: (value, reasons.get(key, "")) for key, value in found.items() if value or key == "ignore_index"}
+    origin = f"the names are those of {classes.origin.name}" if classes.origin else ""
+    reasons = {"classes": "; ".join(filter(None, (origin, numbering.reason))), **photos.reasons, **FOUND}
+    noted = {key: (value, reasons.get(key, "")) for key, value in data.items() if value or key == "ignore_index"}
     tree["data"] = with_notes(noted) | tree["data"]
     if options.class_weights:
         shares = [counts.get(index, (0.0, 0))[0] for index in range(len(numbering.classes))]
         why = "1 / ln(1.02 + share of the pixels), the mean pixel weighs 1 (ENet)"
-        tree["method"] |= {"class_weights": class_weights(shares), "class_weights.note": why}
-    data = from_dict(without_notes(tree)).data  # what is written can be read
-    class_table(data, len(class_names(data, ())), "")
+        tree["method"] |= with_notes({"class_weights": (class_weights(shares), why)})
+    read = from_dict(without_notes(tree)).data  # what is written can be read
+    class_table(read, len(class_names(read, ())), "")
 
-    texts = {part: "".join(list_line(root, row) for row in rows) for part, rows in photos.parts.items() if rows}
+    texts = {part: "".join(list_line(photos.root, row) for row in rows) for part, rows in photos.parts.items() if rows}
     for part, text in texts.items():
         write_text(lists[part], text)
     write_text(output, config_text(tree))
-    print("\n".join([*describe_photos(root, photos, contents, numbering), *describe_proposal(tree, machine, sizes)]))
+    print("\n".join([*describe_photos(photos, contents, numbering), *describe_proposal(tree, machine, sizes)]))
     if not options.encoder:
         print(f"\n{tree['model']['encoder']} is downloaded at the first run; without network take --encoder shapes")
     print(f"\nwritten: {options.output} and its lists {output.stem}.*.txt")
@@ -124,67 +118,49 @@ def list_line(root: Path, row: Sample) -> str:
     return ("./" if line.startswith(("#", " ")) else "") + line + "\n"
 
 
-def orientation(photos: Photos, contents: dict[str, Contents], numbering: Numbering, sheet: Path) -> str:
-    """data.exif, as far as the sizes of masks prove it; where they prove nothing, a remark and a picture of both readings."""
+def orientation(photos: Photos, contents: dict[str, Contents], sheet: Path) -> str:
+    """data.exif, empty = upright, as far as the sizes of masks prove it; where they do not, a remark and a picture of both readings."""
     turned = [(image, each) for image, each in contents.items() if each.mask and each.turn != 1]
     if own := [Path(each.mask).name for each in contents.values() if each.mask_turn != 1]:
         which = f"{plural(len(own), 'mask')} {'carries' if len(own) == 1 else 'carry'} an EXIF turn, the first: {own[0]}"
         photos.remarks.append(f"{which}; it is not applied to masks: if viewers show them turned, save them without EXIF data")
     proofs = {each.fits for _, each in turned} - {"both"}
-    open_cases = [(image, each) for image, each in turned if each.fits == "both"]
-    exif = "raw" if "raw" in proofs else "upright"
-    taken = {"upright": "drawn on the turned photo (data.exif=upright)", "raw": "drawn on the stored pixels (data.exif=raw)"}[exif]
+    exif = "raw" if "raw" in proofs else ""
+    taken = "drawn on the stored pixels (data.exif=raw)" if exif else "drawn on the turned photo (data.exif=upright)"
+    which = f"{plural(len(turned), 'photo')} with masks carry an EXIF turn"
     if proofs:
-        photos.remarks.append(f"{plural(len(turned), 'photo')} with masks carry an EXIF turn; by their sizes, masks were {taken}")
-    elif open_cases:
-        image, each = open_cases[0]
-        draw_both_ways(image, each, numbering, sheet)
+        photos.remarks.append(f"{which}; by their sizes, masks were {taken}")
+    elif turned:
+        draw_both_ways(*turned[0], sheet)
         photos.remarks.append(
-            f"{plural(len(open_cases), 'photo')} with masks carry an EXIF turn that the sizes of the masks cannot prove, the first:"
-            f" {Path(image).name}; the masks are taken as {taken}. {sheet.name} shows it both ways: if the right one fits, write"
-            " data.exif=raw"
+            f"{which} that the sizes of the masks cannot prove, the first: {Path(turned[0][0]).name}; the masks are taken as {taken}."
+            f" {sheet.name} shows it both ways: if the right one fits, write data.exif=raw"
         )
     return exif
 
 
-def draw_both_ways(image: str, contents: Contents, numbering: Numbering, path: Path) -> None:
+def draw_both_ways(image: str, contents: Contents, path: Path) -> None:
     """A photo under its mask, as it is and turned with the photo, side by side."""
     with open_image({"path": image, "bytes": None}, "image") as picture:
         photo = np.asarray(picture.convert("RGB"))
     with open_image({"path": contents.mask, "bytes": None}, "mask") as picture:
-        ids = ids_of(picture, False)
-        ids = packed_rgb(picture) if ids is None else ids
-    values = {value: place for place, value in enumerate(np.unique(ids).tolist())}
-    classes = {value: numbering.class_of.get(value, place) for value, place in values.items()} if contents.pixels else values
-    mask = np.vectorize(classes.get, otypes=[np.uint8])(ids)
-    both = [overlay(photo, each, class_names=numbering.classes) for each in (mask, turn_upright(mask, contents.turn))]
-    side = Image.fromarray(np.concatenate([np.asarray(each) for each in both], axis=1))
+        values = np.asarray(picture) if picture.mode in ID_MODES else packed_rgb(picture)
+    mask = np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.uint8)
+    both = [np.asarray(overlay(photo, each)) for each in (mask, turn_upright(mask, contents.turn))]
+    side = Image.fromarray(np.concatenate(both, axis=1))
     side.thumbnail((1600, 800))
     side.save(path)
 
 
 def own_colours(masks: Iterable[Contents], numbering: Numbering) -> list[str]:
-    """The colours of the classes in the palettes of indexed masks; none if some of them could not be told apart in a picture.
-
-    A class that no mask shows has the colour of the first palette, unless it is too near to another.
-    """
-    indexed = [mask for mask in masks if mask.shown]
-    if not indexed:
-        return []
-    with open_image({"path": indexed[0].mask, "bytes": None}, "mask") as picture:
-        table = shown_colours(picture, range(256))
-    shown = {index: colour for mask in indexed for index, colour in mask.shown.items()}
-    raw = [next(value for value, each in numbering.class_of.items() if each == index) for index in range(len(numbering.classes))]
-    colours, taken = [""] * len(raw), np.empty((0, 3), int)
-    for index in sorted(range(len(raw)), key=lambda index: raw[index] not in shown):
-        if (colour := shown.get(raw[index], table.get(raw[index]))) is None:
-            continue
-        rgb = np.array([[colour >> 16, colour >> 8 & 255, colour & 255]])
-        if (np.abs(taken - rgb).max(axis=1) >= DISTINCT).all():
-            colours[index], taken = hex_colour(colour), np.concatenate([taken, rgb])
-        elif raw[index] in shown:
+    """The colours of the classes in the palettes of indexed masks; none if two of them could not be told apart in a picture."""
+    shown = {numbering.class_of[raw]: colour for mask in masks for raw, colour in mask.shown.items()}
+    colours = [shown.get(index) for index in range(len(numbering.classes))]
+    for one, other in combinations((colour.to_bytes(3) for colour in colours if colour is not None), 2):
+        if max(abs(x - y) for x, y in zip(one, other)) < DISTINCT:
             return []
-    return colours
+    names = ["" if colour is None else hex_colour(colour) for colour in colours]
+    return names if any(names) else []
 
 
 def check_output(paths: Sequence[Path]) -> None:

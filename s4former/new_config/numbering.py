@@ -1,10 +1,12 @@
 """Which ids of the masks are which classes: from what the masks hold and the names a user has, to keys of the config."""
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..config import IGNORE_INDEX
 from ..data.class_names import VOID
@@ -79,29 +81,32 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
             f"the masks hold {len(named)} different values, such as {join_first(list(named)[1:])}; they look like grey values,"
             f" not class ids{smooth}. Save them as PNGs of ids without smoothing, or name the classes with --classes"
         )
-    void = {index for index in (*pixels, *named, *ignored) if index in ignored or named.get(index, "void").lower() in VOID}
-    reasons: dict[str, list[int]] = {}
-    for index in sorted(void):
-        why = [ignored[index]] if ignored.get(index) else []
-        why += [f"and with it the name {named[index]}"] if index in named else []
-        reasons.setdefault(", ".join(why), []).append(index)
-    for because, indices in reasons.items():
-        if not because and not any(pixels[index] for index in indices):
-            continue  # a void id that masks of this package state and do not hold
-        which = f"id {indices[0]} is" if len(indices) == 1 else f"ids {join_first(indices)} are"
-        share = sum(pixels[index] for index in indices) / pixels.total()
-        why = f" ({because})" if because else ""
-        remarks.append(f"{which} taken as no label{why}: {share:.2%} of the pixels of all masks, neither learned nor tested")
+    void = sorted(index for index in {*pixels, *named, *ignored} if index in ignored or named.get(index, "void").lower() in VOID)
+    remarks += describe_void(void, named, ignored, pixels)
     named = {index: named[index] for index in sorted(named) if index not in void}
     if len(named) < 2:
         raise DataError(
             f"the masks show {plural(len(named), 'class')} only ({join_first(sorted(pixels))}); two are needed, of which one"
             " may be the background"
         )
-    class_of = {raw: index for index, raw in enumerate(named)} | dict.fromkeys(sorted(void), IGNORE_INDEX)
+    class_of = {raw: index for index, raw in enumerate(named)} | dict.fromkeys(void, IGNORE_INDEX)
     for index in (index for index in named if index in TOP_IDS):
         remarks.append(f"{index} is read as class {class_of[index]}, {named[index]} (data.id_map), and not as no label")
     return Numbering(classes=tuple(named.values()), class_of=class_of, remarks=tuple(remarks), reason=reason)
+
+
+def describe_void(void: Sequence[int], named: Mapping[int, str], ignored: Mapping[int, str], pixels: Counter[int]) -> Iterator[str]:
+    """A sentence for the ids of no label that have one reason: who says so, the names that go, their share of the pixels."""
+    indices: dict[str, list[int]] = defaultdict(list)
+    for index in void:
+        reasons = [ignored.get(index), index in named and f"and with it the name {named[index]}"]
+        indices[", ".join(filter(None, reasons))].append(index)
+    for why, which in indices.items():
+        share = sum(pixels[index] for index in which) / pixels.total()
+        if why or share:  # else a void id that masks of this package state and do not hold
+            found = f"id {which[0]} is" if len(which) == 1 else f"ids {join_first(which)} are"
+            found += f" taken as no label{f' ({why})' if why else ''}"
+            yield f"{found}: {share:.2%} of the pixels of all masks, neither learned nor tested"
 
 
 def refuse_two_binaries(masks: Sequence[Contents]) -> None:
@@ -167,9 +172,8 @@ def name_ids(
 
 def evenly_spread(ids: Sequence[int]) -> bool:
     """Whether ids are grey values from 0 to 255 at equal distances, such as 0, 128, 255."""
-    return ids[-1:] == [255] and 1 < len(ids) < 64 and all(
-        abs(index - 255 * place / (len(ids) - 1)) <= 1 for place, index in enumerate(ids)
-    )
+    even = np.linspace(0, 255, len(ids))
+    return 1 < len(ids) < 64 and ids[-1] == 255 and bool((abs(even - ids) <= 1).all())
 
 
 def ask_for_palette(colours: Counter) -> str:

@@ -151,7 +151,11 @@ def apply_lists(photos: Photos, lists: Sequence[Path], parts: dict[str, list[Sam
 
 
 def drop_duplicates(photos: Photos) -> None:
-    """Leaves every picture in one part only: evaluation first, then labels, then the pool; within a part copies stay."""
+    """Leaves every picture in one part only: evaluation first, then labels, then the pool; within a part copies stay.
+
+    Raises:
+        DataError: no labelled image is left.
+    """
     part_of = {row.image: part for part in ("validation", "labeled", "unlabeled") for row in photos.parts[part]}
     copies: dict[tuple[str, str], list[str]] = defaultdict(list)  # (part, part that has the same picture) -> paths
     for first, *others in find_duplicates(part_of):
@@ -164,6 +168,8 @@ def drop_duplicates(photos: Photos) -> None:
         photos.drop(paths)
         which = f"{plural(len(paths), f'{PART_NAMES[part]} image')} with the content of {PART_NAMES[first]} ones"
         photos.remarks.append(f"left out: {which}, the first: {Path(paths[0]).name}")
+    if not photos.parts["labeled"]:
+        raise DataError(f"every labelled image of {photos.root} is also in its evaluation set, by content; put other images there")
     if within:
         photos.remarks.append(f"there twice within its set, by content, and left there: {plural(within, 'image')}")
 

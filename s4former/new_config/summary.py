@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..config import IGNORE_INDEX
@@ -17,9 +16,9 @@ from .pairs import Photos
 FEW_EVALUATED = 10  # images
 
 
-def describe_photos(root: Path, photos: Photos, contents: dict[str, Contents], numbering: Numbering) -> list[str]:
+def describe_photos(photos: Photos, contents: dict[str, Contents], numbering: Numbering) -> list[str]:
     """Lines of a short table: parts, classes, remarks."""
-    lines = [str(root), "", f"{'':14}{'images':>7}  width x height"]
+    lines = [str(photos.root), "", f"{'':14}{'images':>7}  width x height"]
     for part, rows in photos.parts.items():
         lines.append(f"  {PART_NAMES[part]:12}{len(rows):7d}  {describe_sizes([contents[row.image].size for row in rows])}")
     labeled, held = (
