@@ -102,7 +102,7 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
     for part, text in texts.items():
         write_text(lists[part], text)
     write_text(output, config_text(tree))
-    print("\n".join([*describe_photos(photos, contents, numbering), *describe_proposal(tree, machine, sizes)]))
+    print("\n".join([*describe_photos(photos, contents, numbering), *describe_proposal(tree, machine)]))
     if not options.encoder:
         print(f"\n{tree['model']['encoder']} is downloaded at the first run; without network take --encoder shapes")
     print(f"\nwritten: {options.output} and its lists {output.stem}.*.txt")

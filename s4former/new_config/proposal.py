@@ -69,6 +69,9 @@ def propose(
     named = encoder or largest_fitting(machine, wanted, unit)
     fits = fit(machine, named, wanted, unit, least=2 if recipe.architecture == "deeplabv3plus" else 1)
     crop, short, long = crop_for(sizes, unit, fits.crop)
+    largest = max(min(size) for size in sizes)
+    fitted = "a crop shows most of a scene, as in the paper" if short == crop else "photos keep their size"
+    fitted += f"; 30 px of the largest photo become {30 * short / largest:.0f} px" if largest > 3 * short else ""
     least, most_steps = (2_000, 80_000) if gpus else (500, 2_000)  # steps that make sense on the machine
     steps = min(most_steps, max(least, 100 * round(PASSES * images / BATCH / 100)))
     every = max(50, steps // 10)
@@ -82,7 +85,7 @@ def propose(
     tree = {
         "data": {
             "crop": ([crop, crop], f"whole PatchShuffle blocks, as large as photos and machine allow, {most} at most"),
-            "resize": ([long, short], "a crop shows most of a scene, as in the paper" if short == crop else "photos keep their size"),
+            "resize": ([long, short], fitted),
             "workers": (workers, "loader processes; more if --check says that training waits for data"),
         },
         "model": {

@@ -1,5 +1,6 @@
 """What was found in a folder of photos and what is proposed for it, as text."""
 
+import json
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,10 @@ from .numbering import Numbering, count_classes
 from .pairs import Photos
 
 FEW_EVALUATED = 10  # images
+SHOWN = (  # keys of a proposal that are printed
+    ("model", "encoder"), ("data", "crop"), ("data", "resize"), ("method", "block"), ("method", "thresholds"), ("run", "batch"),
+    ("schedule", "steps"), ("method", "burn_in"),
+)  # fmt: skip
 
 
 def describe_photos(photos: Photos, contents: dict[str, Contents], numbering: Numbering) -> list[str]:
@@ -71,24 +76,11 @@ def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:
     return f"{low[1]}x{low[0]}" + (f" to {high[1]}x{high[0]} ({count} sizes)" if count > 1 else "")
 
 
-def describe_proposal(tree: dict[str, dict[str, Any]], machine: Machine, sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """What the config sets for this machine, and why."""
-    model, method, batch, steps = tree["model"], tree["method"], tree["run"]["batch"], tree["schedule"]["steps"]
-    crop, short = tree["data"]["crop"][0], tree["data"]["resize"][1]
-    largest = max(min(size) for size in sizes)
-    shuffled = "block" in method  # not so where there are no unlabelled images
-    unlabeled = f" + {batch['unlabeled']} unlabelled" if shuffled else ""
-    rounds = f", in {batch['rounds']} rounds" if batch["rounds"] > 1 else ""
-    alone = f", the first {method['burn_in']} on the labels alone" if method.get("burn_in") else ""
-    lines = [
-        f"  model       {model['encoder']} under {model['architecture']}",
-        f"  crop        {crop} px; photos {'fitted to' if largest > short else 'have'} a shorter side of {short} px",
-        f"  block       {method['block']} tokens = {crop // 4} px: PatchShuffle moves 4 x 4 of them" if shuffled else "",
-        f"  batch       {batch['labeled']} labelled{unlabeled}{rounds}",
-        f"  steps       {steps}{alone}; evaluated every {tree['evaluation']['every']}",
-    ]
-    if method.get("thresholds") == "per_class":
-        lines.append("  threshold   lower for classes the teacher is less sure of")
-    if largest > 3 * short:
-        lines.append(f"  small things: 30 px of the largest photo become {30 * short / largest:.0f} px; data.resize changes that")
-    return [f"Proposed for {machine.description} (beside each value in the file stands why):", "", *filter(None, lines)]
+def describe_proposal(tree: dict[str, dict[str, Any]], machine: Machine) -> list[str]:
+    """The main values that the config sets for this machine, each with its note."""
+    lines = [f"Proposed for {machine.description} (beside each value in the file stands why):", ""]
+    for section, name in SHOWN:
+        if name in tree[section]:
+            value, why = json.dumps(tree[section][name]), tree[section][f"{name}.note"]
+            lines.append(textwrap.fill(f"{section}.{name} = {value}: {why}", 110, initial_indent="  ", subsequent_indent="    "))
+    return lines

@@ -440,7 +440,7 @@ def test_the_share_of_a_small_class_does_not_flip_the_thresholds_and_each_value_
     assert written["threshold_spread.note"].startswith("1 while 30 labelled images or fewer show the rarest class, here 3;")
     keys = list(written)
     assert all(keys[place + 1] == f"{key}.note" for place, key in enumerate(keys) if not key.endswith(".note"))
-    assert "threshold   lower for classes the teacher is less sure of" in capsys.readouterr().out
+    assert "method.thresholds = \"per_class\": with one for all, small classes get no pseudo labels" in capsys.readouterr().out
 
 
 def test_what_was_decided_about_the_data_stands_beside_its_keys(images):
