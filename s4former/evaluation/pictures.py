@@ -140,9 +140,8 @@ def contact_sheet(
     scales = [min(PANEL[0] / width, PANEL[1] / height) for width, height in sizes]
     panel = tuple(max(round(size[side] * scale) for size, scale in zip(sizes, scales)) for side in (0, 1))
     width, top = 2 * MARGIN + len(titles) * (panel[0] + GAP) - GAP, MARGIN + (LINE + GAP if heading else 0)
-    step = panel[1] + GAP + (LINE if captions else 0)
+    step, legend = panel[1] + GAP + (LINE if captions else 0), shown_classes(rows, class_names, data)
     below = top + LINE + len(rows) * step + GAP
-    legend = legend_lines(shown_classes(rows, class_names, data), width - 2 * MARGIN)
     sheet = Image.new("RGB", (width, below + len(legend) * LINE + MARGIN), PAPER)
     draw, colours = ImageDraw.Draw(sheet), display_colours(class_names, data)
     draw.text((MARGIN, MARGIN - 6), heading, TEXT, font(19))
@@ -153,13 +152,16 @@ def contact_sheet(
             sheet.paste(panel_picture(row[column], panel, colours), (left, top + LINE + index * step))
             for line in captions[index : index + 1]:
                 draw.text((left, top + LINE + index * step + panel[1] + 3), shorten(line[column], panel[0]), TEXT, font(14))
-    for number, line in enumerate(legend):
-        middle = below + number * LINE + LINE // 2
-        for left, name, colour in line:
-            edge = (200, 198, 192) if min(colour) > 200 else None  # around what is too pale for the paper
-            draw.rounded_rectangle((MARGIN + left, middle - 8, MARGIN + left + 16, middle + 8), 4, colour, outline=edge)
-            draw.text((MARGIN + left + 24, middle), name, TEXT, font(14), anchor="lm")
-    return sheet
+    left, middle = MARGIN, below + LINE // 2
+    for name, colour in legend:
+        length = 24 + round(font(14).getlength(name))
+        if left > MARGIN and left + length > width - MARGIN:
+            left, middle = MARGIN, middle + LINE
+        edge = (200, 198, 192) if min(colour) > 200 else None  # around what is too pale for the paper
+        draw.rounded_rectangle((left, middle - 8, left + 16, middle + 8), 4, colour, outline=edge)
+        draw.text((left + 24, middle), name, TEXT, font(14), anchor="lm")
+        left += length + 20
+    return sheet.crop((0, 0, width, middle + LINE // 2 + MARGIN))
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -176,9 +178,8 @@ def shorten(text: str, width: int) -> str:
 
 def panel_picture(picture: np.ndarray | None, size: tuple[int, int], colours: np.ndarray) -> Image.Image:
     """A picture, or a mask in its colours, as large as fits into `size` and centred; a note that there is none, or no label in it."""
-    missing = "no mask" if picture is None else "no label" if picture.ndim == 2 and (picture == IGNORE_INDEX).all() else ""
-    if missing:
-        panel = Image.new("RGB", size, EMPTY)
+    if picture is None or picture.ndim == 2 and (picture == IGNORE_INDEX).all():
+        panel, missing = Image.new("RGB", size, EMPTY), "no mask" if picture is None else "no label"
         ImageDraw.Draw(panel).text((size[0] / 2, size[1] / 2), missing, FAINT, font(14), anchor="mm")
         return panel
     if picture.ndim == 3:
@@ -195,19 +196,6 @@ def shown_classes(
     colours = [tuple(colour) for colour in display_colours(class_names, data).tolist()]
     named = [(class_names[i], colours[i]) for i in ids if i < len(class_names)]
     return named + ([("no label", colours[IGNORE_INDEX])] if IGNORE_INDEX in ids else [])
-
-
-def legend_lines(entries: Sequence[tuple[str, tuple[int, ...]]], width: int) -> list[list[tuple[int, str, tuple[int, ...]]]]:
-    """Breaks the legend into lines of at most `width` pixels; each entry with its distance from the left."""
-    lines, left = [[]], 0
-    for name, colour in entries:
-        length = 24 + round(font(14).getlength(name))
-        if lines[-1] and left + length > width:
-            lines.append([])
-            left = 0
-        lines[-1].append((left, name, colour))
-        left += length + 20
-    return lines
 
 
 def font(size: int) -> ImageFont.ImageFont:
