@@ -46,22 +46,19 @@ class Axes:
 
     def draw(self, chart: Element, percent: bool, burn_in: float = 0) -> Element:
         """Adds grid lines, numbers along both axes, and where the pool comes in; returns the chart."""
-        phases = []
         if 0 < burn_in < self.right:
-            x = self.at(burn_in, self.low)[0]
-            box = {"x": LEFT, "y": TOP, "width": x - LEFT, "height": HEIGHT - TOP - BOTTOM}
-            add(chart, "rect", title=f"burn-in: labels alone until step {burn_in:g}", class_="burn-in", **box)
+            x, title = self.at(burn_in, self.low)[0], f"burn-in: labels alone until step {burn_in:g}"
+            add(chart, "rect", title=title, class_="burn-in", x=LEFT, y=TOP, width=x - LEFT, height=HEIGHT - TOP - BOTTOM)
             add(chart, "line", class_="pool", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM)
-            phases = [("labels alone", LEFT, burn_in), ("with the pool", x, self.right - burn_in)]
-            phases = [(words, left) for words, left, length in phases if length > 0.2 * self.right]  # else there is no room
+            for words, left, steps in (("labels alone", LEFT, burn_in), ("with the pool", x, self.right - burn_in)):
+                if steps > 0.2 * self.right:  # else there is no room
+                    add(chart, "text", words, x=left, y=TOP - 5)
         for value in log_ticks(self.low, self.top) if self.log else ticks(self.low, self.top):
             y = self.at(0, value)[1]
             add(chart, "line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y)
             add(chart, "text", format_number(value, percent), x=LEFT - 8, y=y + 4, text_anchor="end")
         for value in ticks(0, self.right, 5):
             add(chart, "text", format_number(value), x=self.at(value, self.low)[0], y=HEIGHT - 8, text_anchor="middle")
-        for words, left in phases:
-            add(chart, "text", words, x=left, y=TOP - 5)
         return chart
 
 
@@ -102,8 +99,9 @@ def svg(width: float = WIDTH, height: float = HEIGHT, **attributes: str) -> Elem
 
 def add(parent: Element, tag: str, text: str | None = None, title: str = "", **attributes: str | float) -> Element:
     """A child element; floats are written with one decimal, and class_ is the attribute class."""
-    values = {name: f"{value:.1f}" if isinstance(value, float) else str(value) for name, value in attributes.items()}
-    child = SubElement(parent, tag, {name.rstrip("_").replace("_", "-"): value for name, value in values.items()})
+    child = SubElement(parent, tag)
+    for name, value in attributes.items():
+        child.set(name.rstrip("_").replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else str(value))
     child.text = text
     if title:
         SubElement(child, "title").text = title
@@ -125,14 +123,13 @@ def curves(
     values = [value for each in series for _, value in each.points]
     if not values:
         return None
-    axes = Axes(until, max(values) * 1.08 or 1.0, min(0, *values))
+    axes, high = Axes(until, max(values) * 1.08 or 1.0, min(0, *values)), max(values)
     if scale == "late":
-        late = [value for each in series for _, value in each.points[len(each.points) // 2 if len(each.points) > 4 else 0 :]]
-        low, high = min(late), max(values)
-        span = max(high - low, 0.01)
-        axes = Axes(until, high + 0.1 * span, max(0.0, low - 0.25 * span))
-    elif scale == "log" and max(values) > 0:
-        axes = Axes(until, max(values) * 1.3, max(min(value for value in values if value > 0) / 1.3, max(values) / 1e3), log=True)
+        late = min(value for each in series for _, value in each.points[len(each.points) // 2 if len(each.points) > 4 else 0 :])
+        span = max(high - late, 0.01)
+        axes = Axes(until, high + 0.1 * span, max(0.0, late - 0.25 * span))
+    elif scale == "log" and high > 0:
+        axes = Axes(until, high * 1.3, max(min(value for value in values if value > 0) / 1.3, high / 1e3), log=True)
     chart = axes.draw(svg(), percent, burn_in)
     for each in series:
         points = downsample(each.points)
@@ -198,12 +195,11 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Element:
             foot = f"translate({margin + middle + 2:.1f} {side + 10}) rotate(-60)"
             add(chart, "text", name, transform=foot, text_anchor="end", dy=4)
         for column, count in enumerate(line):
-            share, x = count / total if total else 0.0, margin + column * cell
-            title, kind = f"{name} as {names[column]}: {format_number(share, True)}", "hit" if row == column else "miss"
-            box = {"x": x, "y": y, "width": cell - 1, "height": cell - 1, "fill_opacity": f"{share:.3f}"}
-            add(chart, "rect", title=title, class_=kind, **box)
+            share, x, kind = count / total if total else 0.0, margin + column * cell, "hit" if row == column else "miss"
+            title, opacity = f"{name} as {names[column]}: {format_number(share, True)}", f"{share:.3f}"
+            add(chart, "rect", title=title, class_=kind, x=x, y=y, width=cell - 1, height=cell - 1, fill_opacity=opacity)
             if numbered and share >= 0.005:
-                kind, place = "strong" if share > 0.55 else "weak", {"x": x + cell / 2 - 0.5, "y": middle + 4}
-                add(chart, "text", f"{100 * share:.0f}", class_=kind, text_anchor="middle", **place)
+                kind, percent = "strong" if share > 0.55 else "weak", f"{100 * share:.0f}"
+                add(chart, "text", percent, class_=kind, text_anchor="middle", x=x + cell / 2 - 0.5, y=middle + 4)
     add(chart, "rect", class_="border", x=margin - 0.5, y=1.5, width=side, height=side)
     return chart
