@@ -7,7 +7,7 @@ image processor of transformers does, so that an exported folder gives the class
 
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
@@ -61,6 +61,14 @@ class Setting:
     def views(self) -> list[tuple[float, bool]]:
         """(scale, mirrored) of every view of an image."""
         return [(scale, mirrored) for scale in self.evaluation.scales for mirrored in (False, True)[: 1 + self.evaluation.flip]]
+
+    def other_mode(self, sizes: Iterable[tuple[int, int]]) -> "Setting | None":
+        """The setting with the other mode, whole images one at a time; None where no image of these sizes is larger than a window."""
+        larger = any(side > window for size in sizes for side, window in zip(resize_for_test(size, self.evaluation), self.window))
+        if not larger or any(step > side for step, side in zip(self.stride, self.window)):
+            return None
+        changed = {"mode": "whole", "batch": 1} if self.evaluation.mode == "sliding" else {"mode": "sliding"}
+        return replace(self, evaluation=replace(self.evaluation, **changed))
 
     @property
     def cut_windows(self) -> bool:

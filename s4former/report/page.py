@@ -21,11 +21,10 @@ from markupsafe import Markup
 
 from ..config import Config, flatten, from_dict, to_dict
 from ..errors import reports_errors
-from ..evaluation.modes import compare_modes
 from ..evaluation.pictures import display_colours, has_background
 from ..files import write_text
 from .charts import Series, curves, format_number, histogram, matrix, sparkline, stacked
-from .run import Run, read_run
+from .run import Run, compare_modes, read_run
 
 COLOURS = ("var(--teacher)", "var(--student)", "var(--third)", "var(--fourth)", "var(--faint)")
 ROLE_COLOURS = {"teacher": COLOURS[0], "student": COLOURS[1]}

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import UserError
 
 Entry = dict[str, Any]
+MODES = {"whole": "whole images", "sliding": "windows"}
 
 
 class ReportError(UserError):
@@ -73,3 +74,22 @@ def read_run(folder: str | Path) -> Run:
     config, confusion, results = (json.loads(path.read_text()) if path.is_file() else {} for path in files)
     ended = results.get("steps") == config["schedule"]["steps"]  # else the results are of a shorter training, which goes on
     return Run(folder=folder, config=config, entries=entries, confusion=confusion, results=results if ended else {})
+
+
+def compare_modes(evaluation: dict[str, Any], score: Entry) -> tuple[str, str]:
+    """In which mode a network is better, where both were measured, and what to add to the command of evaluate.py for it.
+
+    Args:
+        evaluation: the section of the config.
+        score: as in results.json.
+
+    Returns:
+        'best on windows (58.90 mIoU; on whole images 56.40)' and '--sliding-window'; empty where one mode was measured.
+    """
+    mode, other = evaluation["mode"], score.get("other_mode", {})
+    if other.get("mean_iou") is None:
+        return "", ""
+    scores = sorted(((score["mean_iou"], mode), (other["mean_iou"], other["mode"])), key=lambda each: -each[0])  # of equals ours
+    (first, best), (second, worse) = scores
+    flag = "" if best == mode else "--sliding-window" if best == "sliding" else "evaluation.mode=whole"
+    return f"best on {MODES[best]} ({100 * first:.2f} mIoU; on {MODES[worse]} {100 * second:.2f})", flag

@@ -16,13 +16,13 @@ from ..data.sources import NO_EVALUATION_LABEL
 from ..errors import ConfigError, DataError
 from ..evaluation.inference import PSEUDO_LABELS, Setting, evaluate_networks, in_precision
 from ..evaluation.metrics import ConfusionMatrix, ImageCounts
-from ..evaluation.modes import compare_modes, other_setting
 from ..evaluation.packed_counts import pack_counts
 from ..evaluation.pictures import spread
 from ..files import write_text
 from ..networks.export import Provenance, export, push
 from ..networks.hub import first_line
 from ..report.page import write_report
+from ..report.run import compare_modes
 from .log import RunLog
 from .machine import peak_memory_gib
 from .pseudo_quality import pseudo_label_accuracy
@@ -89,7 +89,7 @@ def score_other_mode(training: Training) -> dict[str, Any] | None:
     """
     accelerator, validation, (role, network) = training.accelerator, training.validation, next(iter(training.networks.items()))
     sizes = [validation[index].image.shape[-2:] for index in spread(len(validation), 20)]
-    setting = other_setting(training.setting, sizes) if training.config.evaluation.both_modes else None
+    setting = training.setting.other_mode(sizes) if training.config.evaluation.both_modes else None
     if setting is None:
         return None
     matrix, fits = None, torch.ones((), device=accelerator.device)

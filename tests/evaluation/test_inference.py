@@ -223,3 +223,25 @@ def test_float32_is_without_autocast_and_tf32_and_leaves_the_settings_as_they_we
     assert backend.fp32_precision == before
     with in_precision("bf16", torch.device("cpu")):
         assert convolution(image).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "sizes, evaluation, mode",
+    [
+        ([(32, 48)], {"short_side": 0}, None),
+        ([(32, 48), (32, 49)], {"short_side": 0}, "sliding"),
+        ([(320, 480)], {"short_side": 32}, None),  # as large as the crop once it is resized
+        ([(320, 490)], {"short_side": 32}, "sliding"),
+        ([(64, 96)], {"short_side": 0, "mode": "sliding"}, "whole"),
+        ([(64, 96)], {"short_side": 0, "window": (64, 96)}, None),
+        ([(64, 96)], {"short_side": 0, "stride": (33, 1)}, None),  # pixels between windows would be missed
+    ],
+)
+def test_the_other_mode_is_measured_where_an_image_is_larger_than_a_window(sizes, evaluation, mode):
+    other = Setting(crop=(32, 48), mean=MEAN, std=STD, evaluation=Evaluation(**evaluation)).other_mode(sizes)
+    assert (other and other.evaluation.mode) == mode
+
+
+def test_whole_images_are_read_one_at_a_time_when_only_compared():
+    assert Setting(crop=(32, 48), mean=MEAN, std=STD, evaluation=Evaluation(mode="sliding", short_side=0)).other_mode([(64, 96)]).evaluation.batch == 1
+    assert Setting(crop=(32, 48), mean=MEAN, std=STD, evaluation=Evaluation(short_side=0)).other_mode([(64, 96)]).evaluation.batch == Evaluation().batch

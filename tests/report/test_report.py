@@ -15,7 +15,7 @@ from PIL import Image
 from s4former.config import from_dict, to_dict
 from s4former.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Series, curves, downsample, format_number, histogram, log_ticks, matrix, stacked, ticks
 from s4former.report.page import main, render_report, write_report
-from s4former.report.run import ReportError, read_run
+from s4former.report.run import ReportError, compare_modes, read_run
 
 CLASSES = ["back<ground", "leaf", "<script>bud</script>"]
 BUD = CLASSES[2]
@@ -194,7 +194,7 @@ def test_the_end_of_a_run_names_the_better_way_of_reading_images_with_its_flag(r
     last = {**score(0.45), "other_mode": {"mode": "sliding", "mean_iou": 0.5}}
     (run / "log.jsonl").write_text("\n".join([*lines, json.dumps({"kind": "evaluation/teacher", "step": 4, "time": 0.0, **last})]) + "\n")
     text = text_of(run)
-    assert "The teacher is better on windows (50.00 mIoU) than on whole images (45.00): <code>--sliding-window</code>." in text
+    assert "The teacher is best on windows (50.00 mIoU; on whole images 45.00): <code>--sliding-window</code>." in text
     assert text.count(" --sliding-window</pre>") == 2
 
 
@@ -254,6 +254,22 @@ def test_the_command_writes_the_file_and_names_what_is_no_run(run, tmp_path, cap
     (run / "log.jsonl").write_text("")
     with pytest.raises(ReportError, match="no line of the kind 'start'"):
         read_run(run)
+
+
+@pytest.mark.parametrize(
+    "mode, mean_iou, other, words, flag",
+    [
+        ("whole", 0.564, 0.589, "best on windows (58.90 mIoU; on whole images 56.40)", "--sliding-window"),
+        ("whole", 0.589, 0.564, "best on whole images (58.90 mIoU; on windows 56.40)", ""),
+        ("sliding", 0.5, 0.6, "best on whole images (60.00 mIoU; on windows 50.00)", "evaluation.mode=whole"),
+        ("sliding", 0.5, 0.5, "best on windows (50.00 mIoU; on whole images 50.00)", ""),
+        ("whole", 0.5, None, "", ""),
+    ],
+)
+def test_the_better_mode_is_named_first_with_what_to_add_for_it(mode, mean_iou, other, words, flag):
+    score = {"mean_iou": mean_iou, "other_mode": {"mode": {"whole": "sliding", "sliding": "whole"}[mode], "mean_iou": other}}
+    assert compare_modes({"mode": mode}, score) == (words, flag)
+    assert compare_modes({"mode": mode}, {"mean_iou": mean_iou}) == ("", "")
 
 
 # ---- in a browser
