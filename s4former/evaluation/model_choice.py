@@ -1,10 +1,10 @@
 """The model to evaluate: of the newest run, of a run, of an exported folder or of the Hub; and the files beside its weights."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
+from ..config import read_tree
 from ..errors import ConfigError, UserError
 from ..networks.hub import HUB_ERRORS, describe_hub_error, hub_file, is_hub_id, similar_path
 
@@ -86,7 +86,7 @@ def config_beside(source: str) -> dict[str, Any]:
     """The config of a model: of the run that it lies in, else what was exported with it; empty where there is none."""
     run = Path(source).resolve().parent
     found = run / "config.json" if Path(source).is_dir() and is_run(run) else find_model_file(source, "s4former.json")
-    return read_json(found) if found else {}
+    return read_tree(found) if found else {}
 
 
 def newest_run(root: Path) -> Path:
@@ -106,17 +106,7 @@ def has_checkpoint(run: Path) -> bool:
 def is_run(folder: Path) -> bool:
     """Whether the folder's config.json has our sections, not the keys of a transformers model."""
     path = folder / "config.json"
-    return path.is_file() and {"method", "schedule"} <= read_json(path).keys()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not valid JSON: line {error.lineno}: {error.msg}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no section at all; it must be an object, like {{...}}")
-    return content
+    return path.is_file() and {"method", "schedule"} <= read_tree(path).keys()
 
 
 def find_model_file(source: str, name: str) -> Path | None:
@@ -142,7 +132,7 @@ def read_mean_std(source: str) -> tuple[Sequence[float], Sequence[float]]:
 
     found = find_model_file(source, PROCESSOR)
     try:
-        normalization = normalization_of(read_json(found)) if found else None
+        normalization = normalization_of(read_tree(found)) if found else None
     except ConfigError as error:
         raise CheckpointError(f"{source} cannot be read as it was trained: {error}") from None
     if normalization is None:
