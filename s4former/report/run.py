@@ -77,14 +77,9 @@ def read_run(folder: str | Path) -> Run:
 
 
 def compare_modes(evaluation: dict[str, Any], score: Entry) -> tuple[str, str]:
-    """In which mode a network is better, where both were measured, and what to add to the command of evaluate.py for it.
+    """'best on windows (58.90 mIoU; on whole images 56.40)', and '--sliding-window', which evaluate.py needs for it.
 
-    Args:
-        evaluation: the section of the config.
-        score: as in results.json.
-
-    Returns:
-        'best on windows (58.90 mIoU; on whole images 56.40)' and '--sliding-window'; empty where one mode was measured.
+    Both are empty where one mode was measured. evaluation: the section of the config. score: as in results.json.
     """
     mode, other = evaluation["mode"], score.get("other_mode", {})
     if other.get("mean_iou") is None:

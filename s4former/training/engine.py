@@ -232,8 +232,7 @@ def count_all_rounds(
 ) -> tuple[Callable[[Tensor], Tensor], list[Callable[[Tensor], Tensor] | None]]:  # fmt: skip
     """What divides the losses of every round: the valid pixels of all rounds and processes, known before the first backward.
 
-    Returns:
-        the `average` of `train_step`; and for each round a labeler that has its predictions already.
+    Returns the `average` of `train_step`, and for each round a labeler that has its predictions already.
     """
     counts, labelers = [], []
     for round_, batch in enumerate(rounds, start=len(rounds)):  # other draws than the student's, for a labeler that has dropout
@@ -298,10 +297,8 @@ def average_running_statistics(accelerator: Accelerator, network: nn.Module) -> 
 
 def build_accelerator(mixed_precision: str, *, cpu: bool, **options: Any) -> Accelerator:
     """The Accelerator of a run. Its processes and devices come from outside, through accelerate launch or torchrun; not so
-    its accumulation steps (`update` divides by the rounds itself) and its compiler (run.compile is the project's own).
-
-    Raises:
-        ConfigError: it is told to shard the model, which `update` and the checkpoints do not know of.
+    its accumulation steps (`update` divides by the rounds itself) and its compiler (run.compile is the project's own). A
+    `ConfigError` if it is told to shard the model, which `update` and the checkpoints do not know of.
     """
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("true", "1"):

@@ -63,8 +63,7 @@ def check_folder(folder: Path, resume: bool) -> None:
 def lock_folder(folder: Path, is_main_process: bool = True) -> Iterator[tuple[str, ...]]:
     """Keeps other runs out of a folder; yields a line for the log if the lock of a dead process was taken over.
 
-    Raises:
-        ConfigError: another process holds it, or may do so on another host.
+    `ConfigError` if another process holds it, or may do so on another host.
     """
     if not is_main_process:
         yield ()

@@ -113,10 +113,8 @@ def drop_lines_after(path: Path, step: int) -> None:
 def read_terms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]:
     """The loss terms by name, averaged over the student branches and the processes, and the learning rate; waits for the device.
 
-    One reduction, to be called by all processes. `confident` is the share of all their valid pixels.
-
-    Raises:
-        NonFiniteLoss: a term was not finite, at this step or before.
+    One reduction, to be called by all processes. `confident` is the share of all their valid pixels. `NonFiniteLoss` if a term was
+    not finite, at this step or before.
     """
     training.finite.raise_if_not_finite()
     shown = {"loss/total": terms["total"], "loss/supervised": terms["supervised"]}

@@ -57,11 +57,9 @@ class Report:
 
 
 def preflight(config: Config, sources: Sources, folder: Path, accelerator: Accelerator, command: Sequence[str]) -> int:
-    """Checks a run and estimates its cost; 0 if it can start, else 1.
+    """Checks the run of a folder and estimates its cost; 0 if it can start, else 1.
 
-    Args:
-        folder: of the run.
-        command: the arguments of train_semi.py without --check, for the line that starts it.
+    command: the arguments of train_semi.py without --check, for the line that starts it.
     """
     if accelerator.num_processes > 1:
         raise ConfigError("--check works in one process; run it as python train_semi.py --config ... --check")

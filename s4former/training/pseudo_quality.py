@@ -40,10 +40,7 @@ class PseudoLabelCounts:
             self.confidence += (confidence * rounds).round().long()
 
     def compute(self, step: int, total: Callable[[Tensor], Tensor] = lambda counts: counts) -> dict[str, Any]:
-        """Reads and resets the counts; empty if there were none. To be called by all processes.
-
-        Args:
-            total: sums a tensor over them.
+        """Reads and resets the counts; empty if there were none. To be called by all processes; `total` sums a tensor over them.
 
         Returns:
             pixels: how many were counted.    confident: the share of them that became pseudo labels.

@@ -66,11 +66,7 @@ def save(training: Training) -> None:
 
 
 def read_state(run: Path, say: bool = True) -> dict[str, Any]:
-    """What the newest undamaged checkpoint of a run holds; newer ones that are damaged are told on stderr.
-
-    Raises:
-        DamageError: there are checkpoints, and all of them are damaged.
-    """
+    """What the newest undamaged checkpoint of a run holds (`DamageError`: all are damaged); newer ones are named on stderr."""
     state, refused = checkpoint.load_newest(run / "checkpoints")
     for message in refused if say else []:
         print(message, file=sys.stderr)
@@ -175,11 +171,8 @@ def resume_hint(folder: Path) -> str:
 def export_newest(run: Path) -> Path:
     """Writes teacher/ and student/ into the newest undamaged checkpoint of a run; returns the folder of the checkpoint.
 
-    What was written before is taken as it is. The folder goes with its checkpoint, when training deletes that.
-
-    Raises:
-        ConfigError: the checkpoint is of a version that did not save the names of its classes.
-        DamageError: there are checkpoints, and all of them are damaged.
+    What was written before is taken as it is. The folder goes with its checkpoint, when training deletes that. `ConfigError` for
+    a version that did not save the names of its classes, `DamageError` if all checkpoints are damaged.
     """
     newest = checkpoint.complete(run / "checkpoints")[-1]
     if any((newest / role).is_dir() for role in ROLES):

@@ -127,11 +127,7 @@ def build_model(model: Model, classes: Sequence[str], crop: tuple[int, int]) -> 
 
 
 def build_training(config: Config, sources: Sources, folder: Path, accelerator: Accelerator) -> Training:
-    """Builds a run at step 0; same config, same weights.
-
-    Raises:
-        ConfigError: anything about the network that does not fit.
-    """
+    """Builds a run at step 0; same config, same weights. `ConfigError` for anything about the network that does not fit."""
     torch.manual_seed(torch_seed(config.run.seed, Stream.INITIALIZATION))
     sources, held_out = split(config, sources)
     network, notes = build_model(config.model, sources.classes, config.data.crop)
