@@ -58,26 +58,29 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         results = {row.image: result for row, result in zip(rows, progress(threads.map(read, rows), "images and masks", len(rows)))}
     masks = {image: each for image, each in results.items() if isinstance(each, Contents) and each.mask}
-    if palette and (grey := [each.mask for each in masks.values() if not each.colours]):
-        photos.remarks.append(
-            f"{len(grey)} of {plural(len(masks), 'mask')} hold ids and no colours, the first: {Path(grey[0]).name}; these ids are the"
-            " names of the palette in its order"
-        )
-    results |= name_colours(masks, palette) if palette else refuse_odd_colours(masks)
+    coloured = {image: each.mask for image, each in masks.items() if each.colours}
+    others = len(masks) - len(coloured)
+    if palette:
+        if grey := [Path(each.mask).name for image, each in masks.items() if image not in coloured]:
+            found = f"{others} of {plural(len(masks), 'mask')} hold ids and no colours, the first: {grey[0]}"
+            photos.remarks.append(f"{found}; these ids are the names of the palette in its order")
+        results |= name_colours(masks, palette)
+    elif len(coloured) < others:
+        reason = f"holds colours, while {others} others hold ids; save it as ids too"
+        results |= {image: DataError(f"mask {mask} {reason}") for image, mask in coloured.items()}
     check_palettes((each.mask, each.shown) for each in masks.values())
     if any(each.fits == "upright" for each in masks.values()):
         reason = "has the size of its image as it is stored, others that of theirs turned upright by EXIF; make all alike"
         results |= {image: DataError(f"mask {each.mask} {reason}") for image, each in masks.items() if each.fits == "raw"}
     for part, rows in photos.parts.items():
-        errors = {row.image: str(results[row.image]) for row in rows if isinstance(results[row.image], DataError)}
+        errors = {row.image: f"left out: {results[row.image]}" for row in rows if isinstance(results[row.image], DataError)}
         messages = list(errors.values())
         if rows and len(errors) == len(rows):
-            raise DataError(f"none of {plural(len(rows), 'image')} can be used: {messages[0]}")
+            raise DataError(f"none of {plural(len(rows), 'image')} can be used, the first is {messages[0]}")
+        if more := messages[NAMED_ERRORS:]:
+            messages[NAMED_ERRORS:] = [f"left out as well, for such reasons: {len(more)} more of the {len(rows)} {PART_NAMES[part]} images"]
         photos.drop(errors)
-        photos.remarks += [f"left out: {message}" for message in messages[:NAMED_ERRORS]]
-        if (more := len(messages) - NAMED_ERRORS) > 0:
-            which = f"{more} more of the {len(rows)} {PART_NAMES[part]} images"
-            photos.remarks.append(f"left out as well, for such reasons: {which}")
+        photos.remarks += messages
     return {image: result for image, result in results.items() if isinstance(result, Contents)}
 
 
@@ -106,8 +109,7 @@ def contents_of(row: Sample, by_colour: bool) -> Contents:
 def name_colours(masks: dict[str, Contents], palette: dict[int, int]) -> dict[str, Contents | DataError]:
     """The masks of colours with the ids that the palette gives them; `DataError` with every colour that it lacks."""
     results: dict[str, Contents | DataError] = {}
-    lacking: Counter[int] = Counter()
-    lacking_in: list[str] = []
+    lacking, lacking_in = Counter(), []  # colours, names of masks
     for image, each in masks.items():
         unknown = {colour: count for colour, count in each.colours.items() if colour not in palette}
         if len(unknown) > MOST_COLOURS:
@@ -120,22 +122,11 @@ def name_colours(masks: dict[str, Contents], palette: dict[int, int]) -> dict[st
             pixels[palette.get(colour, 0)] += count
         results[image] = replace(each, pixels=dict(pixels), colours={})
     if lacking:
-        lines = [f'  "NAME": "{hex_colour(colour)}"' for colour, _ in lacking.most_common()]
-        raise DataError(
-            f"{plural(len(lacking_in), 'mask')} of {len(masks)} (the first: {lacking_in[0]}) show {plural(len(lines), 'colour')} that"
-            " the palette lacks; add each with its name (in a CSV or text: NAME,red,green,blue), void if it is no class:\n"
-            + ",\n".join(lines)
-        )
+        lines = ",\n".join(f'  "NAME": "{hex_colour(colour)}"' for colour, _ in lacking.most_common())
+        found = f"{plural(len(lacking_in), 'mask')} of {len(masks)} (the first: {lacking_in[0]}) show {plural(len(lacking), 'colour')}"
+        repair = "add each with its name (in a CSV or text: NAME,red,green,blue), void if it is no class"
+        raise DataError(f"{found} that the palette lacks; {repair}:\n{lines}")
     return results
-
-
-def refuse_odd_colours(masks: dict[str, Contents]) -> dict[str, DataError]:
-    """The masks of colours among masks of ids, if they are the smaller part."""
-    odd = {image: each.mask for image, each in masks.items() if each.colours}
-    if 2 * len(odd) >= len(masks):
-        return {}
-    ids = f"while {len(masks) - len(odd)} others hold ids"
-    return {image: DataError(f"mask {mask} holds colours, {ids}; save it as ids too") for image, mask in odd.items()}
 
 
 def levels_of(paths: Sequence[str], most: int = 20) -> list[float]:
