@@ -1,23 +1,34 @@
-"""What some layouts of data sets say about their ids; and images and masks that are told by patterns or a list."""
+"""What data sets say about their ids; images and masks that are told by patterns or a list; the labels of Label Studio."""
 
 import os
 import re
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from glob import has_magic
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import numpy as np
 
 from ..config import IGNORE_INDEX
 from ..data.class_names import CITYSCAPES_CLASSES, CITYSCAPES_TRAIN_IDS, VOC_CLASSES
+from ..data.images import open_image
 from ..data.lists import csv_lines, find_images, list_lines, strip_endings, with_slashes
+from ..data.pairing import HASHES, Files, remove_tag
 from ..data.trees import Pairs
-from ..errors import DataError
+from ..errors import DataError, join_first
+from ..evaluation.pictures import palette_png
 from ..files import read_text
-from .class_files import Classes
+from .class_files import Classes, read_json
 
 LOVEDA_CLASSES = ("background", "building", "road", "water", "barren", "forest", "agriculture")
 CITYSCAPES_IDS = {int(raw): CITYSCAPES_CLASSES[index] for raw, index in CITYSCAPES_TRAIN_IDS.items() if index != IGNORE_INDEX}
 NO_CITYSCAPES_CLASS = dict.fromkeys({*range(-1, 34)} - {*CITYSCAPES_IDS}, "none of the 19 classes of Cityscapes")
+
+# task, annotation, who drew it, name of the control, label, number of the brush stroke
+LAYER = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-[^-]+-(.+)-\d+")
 
 
 class DataSet(NamedTuple):
@@ -90,3 +101,65 @@ def pairs_of_list(path: Path) -> Pairs:
         images[name] = image
         masks |= {name: mask[0]} if mask else {}
     return Pairs(images, masks)
+
+
+# ---- Label Studio's export of brushes as PNGs: a file for each label of a picture, of which one mask is drawn
+
+
+def draw_label_studio(root: Path, folder: Path) -> Pairs | None:
+    """Draws a mask of every picture into a folder, of its newest annotation; None if no such files are there.
+
+    Where labels overlap, the one that comes later in the alphabet lies on top.
+    """
+    files = find_images(root, flat=False)
+    layers = {path: match for path in files.values() if (match := LAYER.fullmatch(path.stem)) and path.suffix.lower() == ".png"}
+    if not layers:
+        return None
+    photos = {name: path for name, path in files.items() if path not in layers}
+    tasks: dict[int, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path, match in layers.items():
+        tasks[int(match[1])][int(match[2])].append(path)
+    labels = sorted({match[3] for match in layers.values()})
+    ids = {"background": 0, **{label: index for index, label in enumerate(labels, 1)}}
+    names = task_names(root, photos)
+    spare = [drawn[max(drawn)][0] for task, drawn in tasks.items() if task not in names]
+    pairs = Pairs(photos, {}, spare, layout="Label Studio")
+    for task, drawn in tasks.items():
+        if name := names.get(task):
+            pairs.masks[name] = folder / f"{name}.png"
+            pairs.masks[name].parent.mkdir(parents=True, exist_ok=True)
+            palette_png(draw_layers({path: ids[layers[path][3]] for path in drawn[max(drawn)]}), pairs.masks[name], ids)
+    if not pairs.masks:
+        raise DataError(
+            f"{root} holds labels of Label Studio, but nothing says which image the tasks {join_first(sorted(tasks))} are: export"
+            " them as JSON, too, and put that file and the images beside them, or call an image by its task, 1.jpg"
+        )
+    return pairs
+
+
+def draw_layers(layers: Mapping[Path, int]) -> np.ndarray:
+    """The mask, (H, W) uint8, of files that are white where something is."""
+    mask = None
+    for path, index in sorted(layers.items(), key=lambda layer: layer[1]):
+        with open_image({"path": str(path), "bytes": None}, "mask") as picture:
+            drawn = np.asarray(picture.convert("L")) > 127
+        mask = np.zeros(drawn.shape, np.uint8) if mask is None else mask
+        if mask.shape != drawn.shape:
+            raise DataError(f"{path} has another size than the other labels of its task; export them again")
+        mask[drawn] = index
+    return mask
+
+
+def task_names(root: Path, photos: Files) -> dict[int, str]:
+    """Task -> name of its image: by an export as JSON in the folder, else by images that are called by their task."""
+    by_file = {file: name for name, path in photos.items() for file in (path.name, remove_tag(path.name, HASHES[1]))}
+    called = {name: re.fullmatch(r"(?:task[-_])?(\d+)", path.stem) for name, path in photos.items()}
+    found = {int(match[1]): name for name, match in called.items() if match}
+    for path in (*sorted(root.glob("*.json")), *sorted(root.glob("*/*.json"))):
+        with suppress(DataError):
+            for task in read_json(path, list[dict[str, Any]], ""):
+                for value in (task.get("data") or task).values() if isinstance(task.get("id"), int) else ():
+                    file = unquote(value).rpartition("/")[2] if isinstance(value, str) else ""
+                    if name := by_file.get(file) or by_file.get(remove_tag(file, HASHES[1])):
+                        found[task["id"]] = name
+    return found

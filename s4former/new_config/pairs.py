@@ -11,8 +11,7 @@ from ..data.lists import Layout, Sample, find_duplicates, hold_out, list_names, 
 from ..data.sources import PART_NAMES
 from ..data.trees import Pairs, find_pairs
 from ..errors import DataError, plural
-from .label_studio import draw_label_studio
-from .layouts import pairs_of_globs, pairs_of_list
+from .layouts import draw_label_studio, pairs_of_globs, pairs_of_list
 from .unused import count_unused, describe_single, describe_unpaired
 
 PARTS = {  # what the folder of a part may be called, numbers at the end aside; the first that is there is taken

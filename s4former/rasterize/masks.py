@@ -18,8 +18,8 @@ from ..errors import DataError, join_first, plural
 from ..evaluation.pictures import palette_png
 from ..files import write_text, writing
 from .formats import MARKS, annotation_files, file_format, polygon_format
-from .painting import Drawn, draw, name_rest, plain
-from .readers import READERS, Images, Photo
+from .painting import Drawn, Photo, draw, name_rest, plain
+from .readers import READERS, Images
 
 # what content raises that is not as expected
 BROKEN = (*DECODE_ERRORS, DataError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
@@ -43,10 +43,15 @@ def rasterize(options: Namespace) -> list[str]:
     paths = mask_paths(photos, folder)
     there = [path for path in paths.values() if path.exists()]
     if there and not options.overwrite:
-        what = "1 mask is" if len(there) == 1 else f"{len(there)} masks are"
-        raise DataError(f"{what} there already, the first: {there[0]}; add --overwrite to draw them anew, or give another -o")
+        found = f"{plural(len(there), 'mask')} {'is' if len(there) == 1 else 'are'} there already, the first: {there[0]}"
+        raise DataError(f"{found}; add --overwrite to draw them anew, or give another -o")
     ids = {name: index for index, name in enumerate(names)} | {"": IGNORE_INDEX}
-    results = write_masks(photos, images, paths, ids, options)
+
+    def write(photo: Photo) -> Drawn:
+        return write_mask(photo, images.paths[photo.id], paths[photo.id], ids, options)
+
+    with ThreadPoolExecutor(cpu_count()) as threads:
+        results = list(progress(threads.map(write, photos), "masks", len(photos)))
     for reason, name in (note for result in results for note in result.notes):
         notes[reason].append(name)
     written = {paths[photo.id] for photo, result in zip(photos, results) if sum(result.pixels)}
@@ -66,31 +71,20 @@ def rasterize(options: Namespace) -> list[str]:
     ]
 
 
-def write_masks(
-    photos: Sequence[Photo], images: Images, paths: Mapping[str, Path], ids: Mapping[str, int], options: Namespace
-) -> list[Drawn]:
-    """Writes the masks, each under another name first; returns what was drawn of each photo, without its mask."""
-
-    def write(photo: Photo) -> Drawn:
-        image, path = images.paths[photo.id], paths[photo.id]
-        try:
-            drawn = draw(photo, image, ids, options)
-        except BROKEN as error:
-            reason = "images with something that cannot be drawn, left without a mask"
-            return Drawn(None, notes=[(reason, f"{image} ({describe_broken(error)})")])
-        if drawn.mask is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".writing-{path.name}")
-            with writing(path, beside):
-                palette_png(drawn.mask, beside, ids)
-                beside.replace(path)
-        return drawn._replace(mask=None)
-
-    with ThreadPoolExecutor(cpu_count()) as threads:
-        return list(progress(threads.map(write, photos), "masks", len(photos)))
-
-
-# ---- what to say
+def write_mask(photo: Photo, image: Path, path: Path, ids: Mapping[str, int], options: Namespace) -> Drawn:
+    """Draws and writes the mask of an image, under another name first; returns what was drawn, without the mask."""
+    try:
+        drawn = draw(photo, image, ids, options)
+    except BROKEN as error:
+        reason = "images with something that cannot be drawn, left without a mask"
+        return Drawn(None, notes=[(reason, f"{image} ({describe_broken(error)})")])
+    if drawn.mask is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".writing-{path.name}")
+        with writing(path, beside):
+            palette_png(drawn.mask, beside, ids)
+            beside.replace(path)
+    return drawn._replace(mask=None)
 
 
 def describe_pixels(pixels: Sequence[tuple[int, int, int]], options: Namespace) -> Iterator[str]:

@@ -12,23 +12,13 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from os.path import relpath
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..data.images import read_header
 from ..data.lists import find_images, strip_endings
 from ..errors import DataError, join_first
 from ..files import read_text
-from .shapes import Drawing, Thing, bitmap, box, coco_runs, disc, polygons, runs
-
-
-class Photo(NamedTuple):
-    """One image and what was drawn on it."""
-
-    name: str  # what the file of annotations calls it
-    id: str | None  # of `Images`; None if there is no such image
-    size: tuple[int, int] | None  # (height, width) that the annotations are of; None if they do not say
-    things: list[Thing]
-
+from .painting import Drawing, Photo, Thing, bitmap, box, coco_runs, disc, polygons, runs
 
 Read = tuple[Sequence[str], list[Photo]]
 

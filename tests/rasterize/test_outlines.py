@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from s4former.rasterize.outlines import area_within, outlines, polygons_of, simplify
-from s4former.rasterize.shapes import polygons
+from s4former.rasterize.painting import polygons
 
 
 def painted(mask, found):

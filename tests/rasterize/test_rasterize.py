@@ -14,7 +14,7 @@ from s4former.config import Data
 from s4former.data.masks import read_ids, read_mask, stated_ids
 from s4former.new_config.command import main as new_config
 from s4former.rasterize.command import main
-from s4former.rasterize.shapes import polygons
+from s4former.rasterize.painting import polygons
 
 LEAF, SPOT = 1, 2
 
