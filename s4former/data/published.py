@@ -9,24 +9,16 @@ SBD, `voc_blend_u2pl` takes the finely labelled ones first.
 import csv
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from ..errors import DataError, plural
 from ..files import read_text
 from .lists import list_fingerprint, list_lines, strip_endings
 
-
-class Published(NamedTuple):
-    """What identifies a list."""
-
-    images: int
-    sha256: str
-
-
-# The names are those of the files below ROOT/splits, as the configs have them. In each family, the number is that of
-# the labelled images; COCO's lists go by their share of train2017.
-PUBLISHED = {
-    row["name"]: Published(int(row["images"]), row["sha256"])
+# Name -> `list_fingerprint`. The names are those of the files below ROOT/splits, as the configs have them. In each family, the
+# number is that of the labelled images; COCO's lists go by their share of train2017.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    row["name"]: {"images": int(row["images"]), "sha256": row["sha256"]}
     for row in csv.DictReader(read_text(Path(__file__).with_name("published_lists.csv")).splitlines())
 }
 
@@ -44,26 +36,17 @@ def parse_ids(lines: Iterable[str]) -> list[str]:
 def identify_list(ids: Iterable[str]) -> str | None:
     """The name of the published list that has exactly these ids, in any order; None if there is none."""
     names = [name for name in ids if name.strip()]
-    if all(known.images != len(names) for known in PUBLISHED.values()):
+    if all(known["images"] != len(names) for known in PUBLISHED.values()):
         return None  # at once: a million ids take seconds
     fingerprint = list_fingerprint(map(image_id, names))
-    same = (name for name, known in PUBLISHED.items() if known == (fingerprint["images"], fingerprint["sha256"]))
-    return next(same, None)
+    return next((name for name, known in PUBLISHED.items() if known == fingerprint), None)
 
 
 def verify_list(ids: list[str], name: str, origin: Path | str) -> None:
-    """`DataError` that says what the ids of `origin` are if they are not the list `name`."""
-    found = identify_list(ids)
-    if found == name:
-        return
-    if found:
-        raise DataError(f"{origin}: this is {found}, not {name}; name it {found}.txt, or get the right list")
-    known, fingerprint = PUBLISHED[name], list_fingerprint(ids)
-    raise DataError(
-        f"{origin}: this is not {name}: it has {plural(fingerprint['images'], 'id')} with SHA-256"
-        f" {fingerprint['sha256'][:12]}…, the published list has {known.images} with {known.sha256[:12]}…; get the list"
-        " again, or use your own list under another name"
-    )
+    """`DataError` if the ids of `origin` are not those of the list `name`, which its own name says."""
+    if (found := identify_list(ids)) != name:
+        what = f"{found or plural(len(ids), 'id') + ' with another SHA-256'}; get the right list, or give yours another name"
+        raise DataError(f"{origin}: this is not {name}, of {PUBLISHED[name]['images']} ids, but {what}")
 
 
 def list_named_by(path: Path) -> str | None:
@@ -76,31 +59,23 @@ def lists_of_benchmark(benchmark: str) -> list[str]:
     return [name for name in PUBLISHED if name.partition("/")[0].partition("_")[0] == benchmark]
 
 
-def find_published_lists(folder: Path, benchmark: str) -> tuple[dict[str, list[str]], list[Path]]:
-    """The published lists of a benchmark among the .txt files below a folder, and the files that are none.
+def find_published_lists(folder: Path, benchmark: str) -> dict[str, list[str]]:
+    """The ids of the published lists of a benchmark among the .txt files below a folder, by name.
 
     Raises:
-        DataError: for a file that has the name of a published list but not its ids.
+        DataError: a file has the name of a published list but not its ids.
     """
-    if not folder.is_dir():
-        raise DataError(f"--lists is {str(folder)!r}, but there is no such folder; give the one that holds the lists")
-    wanted = lists_of_benchmark(benchmark)
     found: dict[str, list[str]] = {}
-    others = []
     for path in sorted(folder.rglob("*.txt")):
         expected = list_named_by(path)
-        if expected and expected not in wanted:
+        if expected and expected not in lists_of_benchmark(benchmark):
             continue
         ids = parse_ids(read_text(path).splitlines())
         if expected:
             verify_list(ids, expected, path)
-        name = expected or identify_list(ids)
         labeled = path.with_name("labeled.txt")
-        if name is None and path.name == "unlabeled.txt" and labeled.is_file():  # the whole pool is the two together
+        if path.name == "unlabeled.txt" and labeled.is_file() and not identify_list(ids):  # the whole pool is the two together
             ids = sorted({*ids, *parse_ids(read_text(labeled).splitlines())})
-            name = identify_list(ids)
-        if name in wanted:
+        if (name := identify_list(ids)) in lists_of_benchmark(benchmark):
             found[name] = ids
-        else:
-            others.append(path)
-    return found, others
+    return found

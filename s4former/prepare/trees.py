@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..data.lists import find_images
 from ..data.published import PUBLISHED, find_published_lists, identify_list, parse_ids
-from ..errors import DataError, gibibytes, plural
+from ..errors import DataError, gibibytes
 from ..files import read_text, write_text
 from . import sbd
 from .coco_masks import instance_tasks, panoptic_tasks, write_masks
@@ -179,15 +179,12 @@ def collect_lists(benchmark: str, prepared: Prepared, folder: Path | None) -> li
     known = {identify_list(ids): ids for ids in map(parse_ids, prepared.splits.values())}
     found = {name: ids for name, ids in known.items() if name}
     if folder:
-        given, others = find_published_lists(folder, benchmark)
-        if not given:
-            raise DataError(f"--lists is {str(folder)!r}, but no published list of {benchmark} is in it; give another")
-        if others:
-            print(f"passed over in {folder}: {plural(len(others), 'text file')}, no published list of {benchmark}")
+        if not (given := find_published_lists(folder, benchmark)):
+            raise DataError(f"--lists is {str(folder)!r}, but there is no published list of {benchmark} in it; give another")
         found |= given
     splits = prepared.root / "splits"
     for name, ids in found.items():
         path = splits / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(f"{each}\n" for each in ids))
-    return sorted(find_published_lists(splits, benchmark)[0], key=list(PUBLISHED).index) if splits.is_dir() else []
+    return sorted(find_published_lists(splits, benchmark), key=list(PUBLISHED).index)

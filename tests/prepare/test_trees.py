@@ -15,7 +15,7 @@ from web_server import online, packed
 from s4former.config import Data
 from s4former.data.class_names import COCO_CLASSES
 from s4former.data.lists import list_fingerprint
-from s4former.data.published import PUBLISHED, Published
+from s4former.data.published import PUBLISHED
 from s4former.data.sources import check_masks, load_sources
 from s4former.prepare import command, trees
 from s4former.prepare.download import Archive
@@ -37,7 +37,7 @@ def known(monkeypatch):
     lists = {"voc_classic/1464": TRAIN, "voc_val_1449": VAL, "voc_classic/92": TRAIN[:1], "voc_classic/183": TRAIN[1:]}
     pool = {"voc_train_aug_10582": [*TRAIN, "2007_000004"]}
     for name, names in (lists | pool).items():
-        monkeypatch.setitem(PUBLISHED, name, Published(**list_fingerprint(names)))
+        monkeypatch.setitem(PUBLISHED, name, list_fingerprint(names))
 
 
 def in_memory(picture, kind="PNG"):
@@ -93,8 +93,8 @@ def test_voc_is_downloaded_unpacked_and_trained_on_without_sbd(voc_archive, serv
     check_masks(sources, data)
     write(prepared.root / "splits" / "voc_classic" / "92.txt", TRAIN[1])
     assert error_message(load_sources, data) == (
-        "data.labeled is 'splits/voc_classic/92.txt': this is voc_classic/183, not voc_classic/92; name it"
-        " voc_classic/183.txt, or get the right list"
+        "data.labeled is 'splits/voc_classic/92.txt': this is not voc_classic/92, of 1 ids, but voc_classic/183; get the right"
+        " list, or give yours another name"
     )
 
 
