@@ -4,8 +4,8 @@ A strong colour takes an image (h, w, 3) uint8 RGB and a generator, and returns 
 to be masked afterwards. A new one is a function and a line in `STRONG_COLOURS`.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
@@ -27,11 +27,6 @@ class Colour:
     @property
     def changes_hsv(self) -> bool:
         return self.saturation != 1 or self.hue != 0
-
-
-def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Photometric distortion of an RGB image, (h, w, 3) uint8 to the same; padding has to be masked afterwards."""
-    return apply_colour(image, draw_colour(rng))
 
 
 def draw_colour(rng: np.random.Generator) -> Colour:
@@ -75,13 +70,13 @@ def colour_tables(colour: Colour) -> np.ndarray:
     first = truncate(grey + colour.brightness)
     last = contrast if colour.contrast_last else grey
     first = first if colour.contrast_last else contrast[first]
-    hsv = shift_hues(round(colour.hue * HUE_STEPS / 180)), truncate(grey * colour.saturation), grey
+    hsv = shift_hues(colour.hue / 180), truncate(grey * colour.saturation), grey
     return np.stack([[first] * 3, hsv, [last] * 3]).astype(np.uint8)
 
 
-def shift_hues(steps: int) -> np.ndarray:
+def shift_hues(turns: float) -> np.ndarray:
     """(256,): Pillow's hues, moved round the circle."""
-    return (np.arange(256) + steps) % HUE_STEPS
+    return (np.arange(256) + round(turns * HUE_STEPS)) % HUE_STEPS
 
 
 def truncate(values: np.ndarray) -> np.ndarray:
@@ -90,6 +85,8 @@ def truncate(values: np.ndarray) -> np.ndarray:
 
 
 # ---- UniMatch
+
+ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +100,11 @@ class Jitter:
     blur: float = 0.0  # standard deviation in pixels
 
 
-def color_jitter(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Colour jitter in four of five images, one in five grey, one in two blurred (UniMatch, CVPR 2023)."""
-    return apply_jitter(image, draw_jitter(rng))
-
-
 def draw_jitter(rng: np.random.Generator) -> Jitter:
-    """Brightness, contrast and saturation change by up to 0.5 to 1.5, the hue by up to a quarter, in a random order."""
+    """Draws a jitter for four of five images, grey for one in five, a blur for one in two (UniMatch, CVPR 2023).
+
+    Brightness, contrast and saturation change by factors of 0.5 to 1.5, the hue by up to a quarter, in a random order.
+    """
     order, factors, hue = (), (1.0, 1.0, 1.0), 0.0
     if rng.random() < 0.8:
         factors, hue = tuple(rng.uniform(0.5, 1.5, 3)), rng.uniform(-0.25, 0.25)
@@ -133,13 +128,9 @@ def apply_jitter(image: np.ndarray, draw: Jitter) -> np.ndarray:
     return np.array(picture)
 
 
-ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-
-
 def shift_hue(picture: Image.Image, turns: float) -> Image.Image:
     """Every colour moved round the hue circle by a number of turns."""
-    hues = shift_hues(round(turns * HUE_STEPS)).tolist()
-    return picture.convert("HSV").point(hues + IDENTITY[256:]).convert("RGB")
+    return picture.convert("HSV").point(shift_hues(turns).tolist() + IDENTITY[256:]).convert("RGB")
 
 
 # ---- AugSeg, iMAS
@@ -168,27 +159,19 @@ INTENSITIES = intensities(0.05)
 RANDAUGMENT = (*intensities(0.1), lambda picture, rng: ImageOps.invert(picture))
 
 
-def random_intensity(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One to three of eleven changes, each drawn anew, of a random strength (AugSeg, CVPR 2023)."""
+def change(image: np.ndarray, rng: np.random.Generator, changes: Sequence[Change], count: int) -> np.ndarray:
+    """So many of the changes one after the other, each drawn anew."""
     picture = Image.fromarray(image)
-    for number in rng.integers(len(INTENSITIES), size=rng.integers(1, 4)):
-        picture = INTENSITIES[number](picture, rng)
-    return np.array(picture)
-
-
-def randaugment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Two of twelve changes, those of AugSeg and the negative, each drawn anew, of a random strength (iMAS, CVPR 2023)."""
-    picture = Image.fromarray(image)
-    for number in rng.integers(len(RANDAUGMENT), size=2):
-        picture = RANDAUGMENT[number](picture, rng)
+    for number in rng.integers(len(changes), size=count):
+        picture = changes[number](picture, rng)
     return np.array(picture)
 
 
 # Config word -> the colours of a strong view.
 STRONG_COLOURS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     "none": lambda image, rng: image,
-    "photometric": photometric,
-    "jitter": color_jitter,
-    "random_intensity": random_intensity,
-    "randaugment": randaugment,
+    "photometric": lambda image, rng: apply_colour(image, draw_colour(rng)),
+    "jitter": lambda image, rng: apply_jitter(image, draw_jitter(rng)),
+    "random_intensity": lambda image, rng: change(image, rng, INTENSITIES, rng.integers(1, 4)),  # AugSeg, CVPR 2023
+    "randaugment": lambda image, rng: change(image, rng, RANDAUGMENT, 2),  # iMAS, CVPR 2023
 }

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import Method
-from ..method.batch import Batch
-from .colour import HUE_STEPS, Colour, Jitter, colour_tables, draw_colour, draw_jitter, shift_hues
+from ..method.batch import Batch, Strong
+from .colour import Colour, Jitter, colour_tables, draw_colour, draw_jitter, shift_hues
 
 BLUR_TAPS = 5  # of one of the three box filters that approximate a Gaussian of a standard deviation of at most 2
 
@@ -33,16 +33,17 @@ class DeviceColour(NamedTuple):
 
 def colour_on_device(batch: Batch, method: Method) -> Batch:
     """The batch, uint8 on the device, with the colours that its draws describe."""
-    if batch.labeled_colours:
-        batch = replace(batch, labeled=photometric(batch.labeled, **batch.labeled_colours), labeled_colours={})
-    plain = batch.weak
-    if batch.weak_colours:
-        batch = replace(batch, weak=photometric(plain, **batch.weak_colours), weak_colours={})
-    if not any(view.colours for view in batch.strong):
-        return batch
-    apply = DEVICE_COLOURS[method.strong_colour].apply
-    strong = tuple(replace(view, images=apply(plain, **view.colours), colours={}) for view in batch.strong)
-    return replace(batch, strong=strong)
+
+    def coloured(view: Strong) -> Strong:
+        apply = DEVICE_COLOURS[method.strong_colour].apply
+        return replace(view, images=apply(batch.weak, **view.colours), colours={}) if view.colours else view
+
+    return replace(
+        batch,
+        labeled=photometric(batch.labeled, **batch.labeled_colours) if batch.labeled_colours else batch.labeled,
+        weak=photometric(batch.weak, **batch.weak_colours) if batch.weak_colours else batch.weak,
+        strong=tuple(map(coloured, batch.strong)), labeled_colours={}, weak_colours={},
+    )  # fmt: skip
 
 
 # ---- photometric distortion
@@ -97,7 +98,7 @@ def pack_jitter(draws: Sequence[Jitter]) -> dict[str, Tensor]:
     def column(values: list, dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype).T.reshape(-1, len(draws), 1, 1, 1)
 
-    hues = [shift_hues(round(draw.hue * HUE_STEPS)) for draw in draws]
+    hues = [shift_hues(draw.hue) for draw in draws]
     return {
         "order": column([draw.order or (-1,) * 4 for draw in draws], torch.int64),
         "factors": column([draw.factors for draw in draws], torch.float32),
@@ -113,7 +114,7 @@ def jitter(images: Tensor, order: Tensor, factors: Tensor, hues: Tensor, grey: T
     hues = torch.stack([hues, identity, identity], dim=1)
     changes = (
         lambda x: blend(torch.zeros_like(x), x, factors[0]),
-        lambda x: blend(mean_grey(x), x, factors[1]),
+        lambda x: blend((to_grey(x).double().mean(dim=(1, 2, 3), keepdim=True) + 0.5).floor(), x, factors[1]),
         lambda x: blend(to_grey(x), x, factors[2]),
         lambda x: change_hsv(x, hues),
     )
@@ -139,11 +140,6 @@ def to_grey(images: Tensor) -> Tensor:
     """(B, 1, H, W) uint8: the luma of ITU-R 601 as Pillow rounds it."""
     red, green, blue = images.int().split(1, dim=1)
     return (19595 * red + 38470 * green + 7471 * blue + 0x8000 >> 16).to(torch.uint8)
-
-
-def mean_grey(images: Tensor) -> Tensor:
-    """(B, 1, 1, 1): the mean luma of each image, rounded."""
-    return (to_grey(images).double().mean(dim=(1, 2, 3), keepdim=True) + 0.5).floor()
 
 
 def box_weights(sigma: float) -> list[float]:

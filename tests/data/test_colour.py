@@ -16,10 +16,7 @@ from s4former.data.colour import (
     STRONG_COLOURS,
     Colour,
     apply_colour,
-    color_jitter,
     draw_colour,
-    randaugment,
-    random_intensity,
     shift_hue,
 )
 
@@ -101,7 +98,7 @@ def is_grey(image):
 
 def test_jitter_leaves_a_tenth_of_the_sharp_coloured_images_and_makes_a_fifth_grey():
     image = np.asarray(picture(8, 12))
-    results = [color_jitter(image, np.random.default_rng(seed)) for seed in range(600)]
+    results = [STRONG_COLOURS["jitter"](image, np.random.default_rng(seed)) for seed in range(600)]
     untouched = np.mean([np.array_equal(result, image) for result in results])
     assert 0.05 < untouched < 0.115  # 0.2 without jitter, 0.8 of them in colour, half of those not blurred: 0.08
     assert 0.15 < np.mean([is_grey(result) for result in results]) < 0.25
@@ -109,7 +106,7 @@ def test_jitter_leaves_a_tenth_of_the_sharp_coloured_images_and_makes_a_fifth_gr
 
 def test_jitter_keeps_grey_grey_and_its_brightness_within_the_factor():
     grey = np.full((6, 9, 3), 100, np.uint8)
-    levels = [color_jitter(grey, np.random.default_rng(seed)) for seed in range(200)]
+    levels = [STRONG_COLOURS["jitter"](grey, np.random.default_rng(seed)) for seed in range(200)]
     assert all(is_grey(level) for level in levels)
     assert 50 <= min(map(np.min, levels)) < 60 and 140 < max(map(np.max, levels)) <= 150
 
@@ -129,7 +126,7 @@ def test_random_intensity_makes_one_to_three_changes_of_eleven_each_as_often_as_
     monkeypatch.setattr(colour, "INTENSITIES", counting)
     for seed in range(1000):
         before = len(seen)
-        random_intensity(np.zeros((2, 3, 3), np.uint8), np.random.default_rng(seed))
+        STRONG_COLOURS["random_intensity"](np.zeros((2, 3, 3), np.uint8), np.random.default_rng(seed))
         lengths.append(len(seen) - before)
     assert set(lengths) == {1, 2, 3} and min(lengths.count(n) for n in (1, 2, 3)) > 280
     assert len(INTENSITIES) == 11 and all(120 < seen.count(number) < 250 for number in range(11))
@@ -144,7 +141,7 @@ def test_randaugment_makes_two_of_twelve_changes_one_of_them_the_negative(monkey
     counting = [lambda picture, rng, number=number: seen.append(number) or picture for number in range(len(RANDAUGMENT))]
     monkeypatch.setattr(colour, "RANDAUGMENT", counting)
     for seed in range(1000):
-        randaugment(np.zeros((2, 3, 3), np.uint8), np.random.default_rng(seed))
+        STRONG_COLOURS["randaugment"](np.zeros((2, 3, 3), np.uint8), np.random.default_rng(seed))
     assert len(seen) == 2000 and len(RANDAUGMENT) == 12 and all(120 < seen.count(number) < 220 for number in range(12))
 
 

@@ -6,7 +6,7 @@ from folders import picture
 from PIL import Image
 
 from s4former.config import Data
-from s4former.data.colour import photometric
+from s4former.data.colour import STRONG_COLOURS
 from s4former.data.geometry import crop_pair, draw_geometry, resized_size, sample_bilinear, sample_nearest, shows_several_classes
 
 SMALL = Data(crop=(16, 24), resize=(96, 24))
@@ -121,4 +121,4 @@ def test_views_of_one_geometry_differ_in_colour_only():
     geometry = draw_geometry(np.random.default_rng(0), 20, 31, SMALL)
     one, two = (crop_pair(picture(), None, geometry)[0] for _ in range(2))
     assert np.array_equal(one, two)
-    assert not np.array_equal(photometric(one, np.random.default_rng(3)), one)
+    assert not np.array_equal(STRONG_COLOURS["photometric"](one, np.random.default_rng(3)), one)
