@@ -35,8 +35,9 @@ def colour_on_device(batch: Batch, method: Method) -> Batch:
     """The batch, uint8 on the device, with the colours that its draws describe."""
 
     def coloured(view: Strong) -> Strong:
-        apply = DEVICE_COLOURS[method.strong_colour].apply
-        return replace(view, images=apply(batch.weak, **view.colours), colours={}) if view.colours else view
+        if not view.colours:
+            return view
+        return replace(view, images=DEVICE_COLOURS[method.strong_colour].apply(batch.weak, **view.colours), colours={})
 
     return replace(
         batch,

@@ -14,8 +14,10 @@ from ..files import read_text
 from ..networks.hub import HUB_ERRORS, check_answers, describe_hub_error, set_request_timeout
 from .lists import SourceParts, find_path, list_lines
 
-IMAGE_COLUMNS = ("image", "img", "pixel_values")
-MASK_COLUMNS = ("mask", "label", "annotation", "segmentation", "segmentation_mask", "semantic_segmentation", "labels")
+COLUMNS = {  # usual names, the first that is there is taken
+    "image": ("image", "img", "pixel_values"),
+    "mask": ("mask", "label", "annotation", "segmentation", "segmentation_mask", "semantic_segmentation", "labels"),
+}
 ID_COLUMNS = ("id", "image_id", "file_name", "filename", "name")
 
 
@@ -30,17 +32,17 @@ def hub(data: Data, parts: Sequence[str]) -> SourceParts:
         raise DataError("data.validation is the split 'train', of which the labels are taken; choose another split to evaluate on")
     train = split_table(data, splits, "train", "labeled")
     chosen = select_rows("data.labeled", data.labeled, train)
-    refuse_missing(data, "train", train.select(chosen), "mask")
+    found["labeled"] = train.select(chosen)
+    refuse_missing(data, "train", found["labeled"], "mask")
     if data.unlabeled in splits:
         if data.unlabeled == validation:
             raise DataError(f"data.unlabeled and the evaluation are both the split {validation!r}; choose another")
-        pool, origin = split_table(data, splits, data.unlabeled, "unlabeled"), f"the split {data.unlabeled}"
+        found["unlabeled"], origin = split_table(data, splits, data.unlabeled, "unlabeled"), f"the split {data.unlabeled}"
     else:
         rest = select_rows("data.unlabeled", data.unlabeled, train) if data.unlabeled else range(len(train))
-        pool = train.select(sorted(set(rest) - set(chosen))).remove_columns("mask")
+        found["unlabeled"] = train.select(sorted(set(rest) - set(chosen))).remove_columns("mask")
         origin = f"the split train ({len(train)} rows)"
-    found |= {"labeled": train.select(chosen), "unlabeled": pool}
-    note = f"{data.root}: the pool is what {origin} has beside the labelled: {len(pool)} images"
+    note = f"{data.root}: the pool is what {origin} has beside the labelled: {len(found['unlabeled'])} images"
     return SourceParts(parts=found, notes=[note])
 
 
@@ -69,20 +71,18 @@ def load_splits(root: str) -> dict[str, datasets.Dataset]:
 def split_table(data: Data, splits: dict[str, datasets.Dataset], split: str, part: str) -> datasets.Dataset:
     """One split with the columns image, mask (not for the pool) and id."""
     if split not in splits:
-        raise DataError(
-            f"{data.root} has no split {split or 'validation'!r} for data.{part}; it has {join_first(list(splits))}"
-        )
+        raise DataError(f"{data.root} has no split {split or 'validation'!r} for data.{part}; it has {join_first(list(splits))}")
     table, columns = splits[split], {}  # columns: theirs -> ours
-    for name in ("image", "mask") if part != "unlabeled" else ("image",):
-        columns[find_column(data, table, split, name, list(columns))] = name
+    if not len(table):
+        raise DataError(f"{data.root}, split {split!r}, is empty")
+    for kind in ("image", "mask") if part != "unlabeled" else ("image",):
+        columns[find_column(data, table, split, kind, list(columns))] = kind
     # a column of ids is one in which none is there twice
     ids_in = next((each for each in ID_COLUMNS if each in table.column_names and len(set(table[each])) == len(table)), None)
     ids = [str(name) for name in (table[ids_in] if ids_in else range(len(table)))]
-    if not ids:
-        raise DataError(f"{data.root}, split {split!r}, is empty")
     check_file_paths(data.root, table, columns)
-    for column, name in columns.items():
-        if name == "image" or part == "validation":
+    for column, kind in columns.items():
+        if kind == "image" or part == "validation":
             refuse_missing(data, split, table, column)
     return table.select_columns(list(columns)).rename_columns(columns).add_column("id", ids)
 
@@ -90,52 +90,47 @@ def split_table(data: Data, splits: dict[str, datasets.Dataset], split: str, par
 def refuse_missing(data: Data, split: str, table: datasets.Dataset, column: str) -> None:
     """`DataError` if rows of a table have nothing in a column of images or masks."""
     values = table.with_format("arrow")[column][:]
-    if lost := values.null_count:
-        first, have = values.is_null().index(True).as_py(), "has" if lost == 1 else "have"
+    if values.null_count:
         raise DataError(
-            f"{plural(lost, 'row')} of {data.root}, split {split!r}, {have} no {column} (the first is row {first} of those that are"
-            " used); take them out of the dataset, or name other rows in data.labeled"
+            f"{plural(values.null_count, 'row')} of {data.root}, split {split!r}, without {column}, the first: row"
+            f" {values.is_null().index(True).as_py()} of those that are used; take them out of the dataset, or name other rows in"
+            " data.labeled"
         )
 
 
 def find_column(data: Data, table: datasets.Dataset, split: str, kind: str, taken: Sequence[str]) -> str:
     """The column of images or masks: the key for it, else the only one that holds images, or that of a usual name."""
-    key, known, others = f"data.{kind}_column", IMAGE_COLUMNS, MASK_COLUMNS
-    known, others = (known, others) if kind == "image" else (others, known)
+    key, where = f"data.{kind}_column", f"{data.root}, split {split!r},"
     if chosen := getattr(data, f"{kind}_column"):
         if chosen not in table.column_names:
-            raise DataError(f"{key} is {chosen!r}, but {data.root}, split {split!r}, has {join_first(table.column_names)}")
+            raise DataError(f"{key} is {chosen!r}, but {where} has {join_first(table.column_names)}")
         return chosen
-    reserved = {*taken, *others, data.image_column, data.mask_column}
+    reserved = {*taken, *COLUMNS["mask" if kind == "image" else "image"], data.image_column, data.mask_column}
     pictures = [name for name, feature in table.features.items() if holds_images(feature) and name not in reserved]
-    found = [name for name in known if name in pictures] or pictures
-    if not found or len(found) > 1 and found[0] not in known:
-        raise DataError(
-            f"{data.root}, split {split!r}, has {'several columns' if found else 'no column'} that may hold the {kind}s; it has"
-            f" {join_first([f'{name} ({type(feature).__name__})' for name, feature in table.features.items()])}; name the"
-            f" one with {key}=..."
-        )
+    found = [name for name in COLUMNS[kind] if name in pictures] or pictures
+    if not found or len(found) > 1 and found[0] not in COLUMNS[kind]:
+        there = join_first([f"{name} ({type(feature).__name__})" for name, feature in table.features.items()])
+        count = "several columns" if found else "no column"
+        raise DataError(f"{where} has {count} that may hold the {kind}s; it has {there}; name the one with {key}=...")
     return found[0]
 
 
 def holds_images(feature: Any) -> bool:
     """Whether a column's type is that of images, or of their bytes."""
-    return isinstance(feature, datasets.Image) or isinstance(feature, dict) and "bytes" in feature or (
-        isinstance(feature, datasets.Value) and feature.dtype == "binary"
-    )
+    struct = isinstance(feature, dict) and "bytes" in feature
+    return struct or isinstance(feature, datasets.Image) or feature == datasets.Value("binary")
 
 
 def check_file_paths(root: str, table: datasets.Dataset, columns: Iterable[str]) -> None:
     """Refuses images that are files of this machine outside of the dataset and of what was downloaded for it."""
-    places = (Path(root).expanduser(), Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE))
-    places = [place.resolve() for place in places]
+    places = [Path(place).expanduser().resolve() for place in (root, datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)]
     for column in columns:
         images = table.with_format("arrow")[column][:].combine_chunks()
         if not hasattr(images, "field"):
             continue  # not of the type Image; reading it reports that
         files = images.filter(pc.is_null(pc.struct_field(images, "bytes")))
-        paths = [path for path in pc.struct_field(files, "path").to_pylist() if path is not None]
-        for folder, path in {Path(path).parent: path for path in paths}.items():
+        paths = {Path(path).parent: path for path in pc.struct_field(files, "path").to_pylist() if path is not None}
+        for folder, path in paths.items():
             if not any(folder.resolve().is_relative_to(place) for place in places):
                 raise DataError(
                     f"data.root is {root!r}, and its column {column} names {path}, a file outside of the dataset; no dataset"
@@ -153,14 +148,12 @@ def select_rows(key: str, value: str, table: datasets.Dataset) -> list[int]:
         return list(range(int(count)))
     path = find_path(key, value, Path.cwd())
     lines = list_lines(read_text(path).splitlines())
-    if not lines:
-        raise DataError(f"{key}: the list {path} is empty")
     places = {name: index for index, name in enumerate(table["id"])}
-    if lines[0] not in places:
+    if not places.keys() & lines:
         places = {str(index): index for index in range(len(table))}
     lost = [line for line in lines if line not in places]
-    if lost or len(set(lines)) < len(lines):
-        called = f" (they are called {table['id'][0]} to {table['id'][-1]}; a column of ids has none twice)"
-        what = f"names {lost[0]}, which is no row of the split train{called}" if lost else "names a row more than once"
-        raise DataError(f"{key}: {path} {what}")
+    if lost or not lines or len(set(lines)) < len(lines):
+        what = f"names {lost[0]}, which is no row of the split train" if lost else "is empty, or names a row twice"
+        called = f"they are called {table['id'][0]} to {table['id'][-1]}; a column of ids has none twice"
+        raise DataError(f"{key}: {path} {what} ({called})")
     return sorted(places[line] for line in lines)

@@ -101,8 +101,8 @@ def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Imag
     Args:
         kind: "image", turned upright, or "mask", taken as it is.
     """
-    try:
-        content = Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"]
+    with decoding(file, kind):
+        content = read_bytes(file)
         image = Image.open(io.BytesIO(content))
         if kind == "mask":
             check_mask_format(image, f"mask {display_name(file)}")
@@ -113,29 +113,34 @@ def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Imag
         if low is not None:
             image.info[LOW_BYTES] = ImageOps.exif_transpose(low)
         return ImageOps.exif_transpose(image) if kind == "image" else image
+
+
+def read_bytes(file: EncodedImage) -> bytes:
+    return Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"]
+
+
+@contextmanager
+def decoding(file: EncodedImage, kind: str) -> Iterator[None]:
+    """Says in a `DataError` why an image or mask cannot be decoded."""
+    name = f"{kind} {display_name(file)}"
+    try:
+        yield
     except DataError:
         raise
     except FileNotFoundError:
         path = Path(file["path"])
         target = f": it is a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
-        raise DataError(f"{kind} {display_name(file)} does not exist{target}") from None
-    except DECODE_ERRORS as error:
-        raise unreadable(kind, file, error) from None
-
-
-def unreadable(kind: str, file: EncodedImage, error: Exception) -> DataError:
-    """Why an image or mask cannot be decoded."""
-    if isinstance(error, Image.DecompressionBombError):
+        raise DataError(f"{name} does not exist{target}") from None
+    except Image.DecompressionBombError:
         limit = f"{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million"
-        return DataError(f"{kind} {display_name(file)} has more pixels than Pillow opens, {limit}; cut it into tiles")
-    why = f"{error}"
-    if isinstance(error, UnidentifiedImageError):
-        content = Path(file["path"]).read_bytes() if file["bytes"] is None else file["bytes"]
-        bands = tiff_bands(content)
+        raise DataError(f"{name} has more pixels than Pillow opens, {limit}; cut it into tiles") from None
+    except UnidentifiedImageError:
         why = "its content is no image"
-        if bands:
+        if bands := tiff_bands(read_bytes(file)):
             why = f"it is a TIFF of {plural(bands, 'band')} in a form that is not read; save it anew with 1, 3 or 4 bands"
-    return DataError(f"{kind} {display_name(file)} cannot be read: {why}")
+        raise DataError(f"{name} cannot be read: {why}") from None
+    except DECODE_ERRORS as error:
+        raise DataError(f"{name} cannot be read: {error}") from None
 
 
 def tiff_bands(content: bytes) -> int:
@@ -203,11 +208,9 @@ def read_header(file: EncodedImage) -> Header:
 @contextmanager
 def open_header(file: EncodedImage, kind: str) -> Iterator[Image.Image]:
     """A file that is opened and not decoded. kind: "image" or "mask", for messages."""
-    try:
-        with Image.open(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])) as image:
-            yield image
-    except DECODE_ERRORS as error:
-        raise unreadable(kind, file, error) from None
+    source = file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"])
+    with decoding(file, kind), Image.open(source) as image:
+        yield image
 
 
 def check_end(file: EncodedImage) -> None:

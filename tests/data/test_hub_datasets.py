@@ -141,7 +141,7 @@ def test_rows_without_an_image_or_labelled_ones_without_a_mask_are_refused(tmp_p
     folder = tmp_path / "holes"
     datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns, features=features), "validation": table(2)}).save_to_disk(str(folder))
     data = Data(source="hub", root=str(folder), labeled="first:2", classes=("a", "b", "c"))
-    assert f"1 row of {folder}, split 'train', has no " in error_message(load_sources, data)
+    assert f"1 row of {folder}, split 'train', without " in error_message(load_sources, data)
     if column == "annotation":
         write(tmp_path / "rows.txt", "0", "2")
         assert len(load_sources(replace(data, labeled=str(tmp_path / "rows.txt"))).unlabeled) == 3
