@@ -35,7 +35,6 @@ class Setting:
 
     crop: height and width of the training crop, the window where the config names none.
     mean, std: of the three channels, for pixels in 0 .. 1; they belong to the weights.
-    levels: `data.levels`, of images with more than 8 bits.
     """
 
     evaluation: Evaluation
@@ -43,7 +42,6 @@ class Setting:
     mean: Sequence[float]
     std: Sequence[float]
     device: torch.device | str = "cpu"
-    levels: tuple[float, float] = (0.0, 0.0)
 
     @property
     def window(self) -> tuple[int, int]:

@@ -10,7 +10,6 @@ import shutil
 import sys
 import textwrap
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from accelerate import Accelerator
 from ..config import IGNORE_INDEX, Config, share_of_process
 from ..data.images import check_contrast, has_odd_bands, is_scene, read_image
 from ..data.lists import find_duplicates
+from ..data.loader import prefetch
 from ..data.masks import check_palettes_of, read_pair
 from ..data.progress import progress
 from ..data.sources import NO_EVALUATION_LABEL, PART_NAMES, PARTS, Sources, describe_two_kinds, is_rare
@@ -97,9 +97,8 @@ def read_all(read: Callable[[Any], Any], rows: Sequence[Any], what: str) -> tupl
         except DataError as error:
             failures.append(str(error))
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        results = progress(threads.map(attempt, rows), what, len(rows))
-        return [result for result in results if result is not None], sorted(failures)
+    results = list(prefetch(attempt, progress(rows, what), os.cpu_count() or 1))
+    return [result for result in results if result is not None], sorted(failures)
 
 
 def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, np.ndarray]:

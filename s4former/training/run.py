@@ -157,9 +157,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         for each in (student.network, *(teacher.networks if teacher is not None else [])):
             compile_network(each)
     prepared, optimizer = prepare_student(accelerator, student, config.optimizer)
-    setting = Setting(
-        evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device, levels=config.data.levels
-    )
+    setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device)
     steps = StepDataset(
         config, sources, shuffle_grid(config, network), accelerator.process_index, accelerator.num_processes,
         device_colour=accelerator.device.type == "cuda",

@@ -14,9 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import IGNORE_INDEX
-from ..data.images import read_image
-from ..errors import DataError
 from ..evaluation.inference import predict, predict_with_confidence
+from ..evaluation.photos import read_photos
 from ..evaluation.pictures import contact_sheet, display_colours, spread
 from ..method.pseudo import required_confidence
 from .run import Training, eval_mode
@@ -43,16 +42,12 @@ def draw_panels(training: Training) -> None:
             first = maps[next(iter(networks))].cpu()
             save_photo(wrong_pixels(item.image, item.labels, first), folder / f"{name}-wrong.jpg")
         role, threshold = training.pseudo_labeler or ("", 0.0)
-        for number, index in enumerate(spread(len(pool), PANELS) if role else []):
-            try:
-                image = np.array(read_image(pool[index]["image"], setting.levels))
-            except DataError:
-                continue  # logged where it is trained on
-            pixels = torch.from_numpy(image).permute(2, 0, 1)
-            save_photo(pixels, folder / f"unlabeled-{number}-image.jpg")
-            labels, confidence = predict_with_confidence(networks[role], pixels, setting)
+        photos = ((str(number), pool[index]["image"]) for number, index in enumerate(spread(len(pool), PANELS) if role else []))
+        for photo in read_photos(photos, [], training.config.data.levels):  # the others are logged where they are trained on
+            save_photo(photo.image, folder / f"unlabeled-{photo.id}-image.jpg")
+            labels, confidence = predict_with_confidence(networks[role], photo.image, setting)
             pseudo = labels.masked_fill(confidence <= required_confidence(labels, threshold), IGNORE_INDEX)
-            save_labels(pseudo, colours, folder / f"unlabeled-{number}-{training.step:08d}.png")
+            save_labels(pseudo, colours, folder / f"unlabeled-{photo.id}-{training.step:08d}.png")
 
 
 def draw_predictions(training: Training) -> None:

@@ -260,7 +260,7 @@ def test_where_none_is_whole_the_run_stops_in_words_and_touches_nothing(broken):
         (path / "state.pt").write_bytes((path / "state.pt").read_bytes()[:-9])
     status, output = broken.go("--resume")
     assert status == 1 and output.splitlines()[-1].startswith("train_semi.py: no checkpoint can be resumed from: ")
-    assert all(f"{path} is damaged (state.pt has" in output for path in there)
+    assert all(f"{path} is damaged (state.pt does not match" in output for path in there)
     assert output.endswith(f"Put a copy of one of them back; or delete {broken.folder}/checkpoints to begin again at step 0\n")
     assert "taking the one before" not in output and checkpoint.complete(broken.folder / "checkpoints") == there
 
