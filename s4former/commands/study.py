@@ -30,6 +30,7 @@ from typing import Any, Sequence
 
 from ..errors import reports_errors
 from ..files import write_text
+from ..report.run import read_log
 from .archive import append, identity, read_archive
 from .grid import Run, expand_grid, read_grid
 
@@ -41,7 +42,7 @@ LARGEST = 5 * 2**20  # bytes of an archive that is kept under version control
 def finished_record(run: Run, folder: Path, commit: str) -> dict[str, Any]:
     """The record of a run that has ended, from its folder; no path of this machine is in it."""
     results, images = (json.loads((folder / name).read_text()) for name in ("results.json", "image_counts.json"))
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    log = read_log(folder / "log.jsonl")
     start = next(entry for entry in log if entry["kind"] == "start")
     train = [entry for entry in log if entry["kind"] == "train"]
     evaluations = [entry for entry in log if entry["kind"].startswith("evaluation/")]

@@ -1,6 +1,7 @@
 """What the folder of a run holds for its report, while it is training, after it was killed, and when it has ended."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,21 +55,24 @@ class Run:
         return max(self.entries[f"evaluation/{role}"], key=lambda entry: entry["mean_iou"] or 0)
 
 
+def read_log(path: Path) -> list[Entry]:
+    """The lines of log.jsonl, in order; one that is half written, of a run that is training or was killed, is left out."""
+    entries = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(json.JSONDecodeError):
+            entries.append(json.loads(line))
+    return entries
+
+
 def read_run(folder: str | Path) -> Run:
     """Raises ReportError for what is not the folder of a run that has started."""
     folder = Path(folder)
-    if not (folder / "config.json").is_file() or not (folder / "log.jsonl").is_file():
-        raise ReportError(f"{folder} has no config.json and log.jsonl; give the folder that train_semi.py writes")
     entries: dict[str, list[Entry]] = {}
-    for line in (folder / "log.jsonl").read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the half-written last line of a run that is training, or was killed
+    for entry in read_log(folder / "log.jsonl"):
         entries.setdefault(entry["kind"], []).append(entry)
-    if "start" not in entries:
+    if "start" not in entries or not (folder / "config.json").is_file():
         raise ReportError(
-            f"{folder}/log.jsonl has no line of the kind 'start'; it is of an older version, or of a run that never began"
+            f"{folder} has no config.json and log.jsonl of a run that has begun; give the folder that train_semi.py writes"
         )
     files = [folder / f"{name}.json" for name in ("config", "confusion", "results")]
     config, confusion, results = (json.loads(path.read_text()) if path.is_file() else {} for path in files)

@@ -14,6 +14,7 @@ from ..config import flatten, to_dict
 from ..files import write_text
 from ..method.batch import Batch
 from ..method.step import BRANCHES
+from ..report.run import read_log
 from .pseudo_quality import warning
 from .run import Training
 from .trackers import Trackers
@@ -101,13 +102,7 @@ class RunLog:
 
 def drop_lines_after(path: Path, step: int) -> None:
     """Drops what a killed run logged after the checkpoint that is resumed from, and an incomplete last line."""
-    kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            kept += [line] if json.loads(line)["step"] <= step else []
-        except json.JSONDecodeError:
-            continue
-    write_text(path, "".join(line + "\n" for line in kept))
+    write_text(path, "".join(json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= step))
 
 
 def read_terms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]:

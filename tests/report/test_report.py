@@ -250,9 +250,9 @@ def test_the_command_writes_the_file_and_names_what_is_no_run(run, tmp_path, cap
     assert main([str(run)]) == 0 and capsys.readouterr().out.strip() == str(run / "report.html")
     assert (run / "report.html").read_text().endswith("</html>\n")
     assert main([str(tmp_path)]) == 1
-    assert "has no config.json and log.jsonl; give the folder that train_semi.py writes" in capsys.readouterr().err
+    assert "has no config.json and log.jsonl of a run that has begun; give the folder that train_semi.py writes" in capsys.readouterr().err
     (run / "log.jsonl").write_text("")
-    with pytest.raises(ReportError, match="no line of the kind 'start'"):
+    with pytest.raises(ReportError, match="log.jsonl of a run that has begun"):
         read_run(run)
 
 
