@@ -10,7 +10,6 @@ from huggingface_hub.errors import HTTPError
 
 from ..config import Data
 from ..errors import DataError, join_first, plural
-from ..files import read_text
 from ..networks.hub import HUB_ERRORS, check_answers, describe_hub_error, set_request_timeout
 from .lists import SourceParts, find_path, list_lines
 
@@ -147,7 +146,7 @@ def select_rows(key: str, value: str, table: datasets.Dataset) -> list[int]:
             raise DataError(f"{key} is {value!r}, but the split train has {len(table)} rows")
         return list(range(int(count)))
     path = find_path(key, value, Path.cwd())
-    lines = list_lines(read_text(path).splitlines())
+    lines = list_lines(path)
     places = {name: index for index, name in enumerate(table["id"])}
     if not places.keys() & lines:
         places = {str(index): index for index in range(len(table))}

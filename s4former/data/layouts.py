@@ -66,12 +66,10 @@ def cityscapes(data: Data, parts: Sequence[str]) -> SourceParts:
     """leftImg8bit and gtFine as they unpack; labelTrainIds where they were made, labelIds mapped by our table."""
     root = data_root(data)
     halves = [folder_with(root, f"leftImg8bit/{half}", "") for half in ("train", "val")]
-    ids, train_ids = (
-        image_files(root / "gtFine", flat=True, tags=(kind,), only=kind, suffixes=MASK_ENDINGS)
-        for kind in ("_gtFine_labelIds", "_gtFine_labelTrainIds")
-    )
+    tags = ("_gtFine_labelIds", "_gtFine_labelTrainIds")
+    masks = image_files(root / "gtFine", flat=True, tags=tags, suffixes=MASK_ENDINGS)
     masks_in = f"{root / 'gtFine'} (…_gtFine_labelIds.png)"
-    return two_halves(data, parts, halves, ids | train_ids, masks_in, CITYSCAPES_CLASSES, ("_leftImg8bit",))
+    return two_halves(data, parts, halves, masks, masks_in, CITYSCAPES_CLASSES, ("_leftImg8bit",))
 
 
 def coco(data: Data, parts: Sequence[str]) -> SourceParts:

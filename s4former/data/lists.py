@@ -1,7 +1,6 @@
 """From names to samples: what a list file or a folder names, which files are meant, and whether all of them exist.
 
-No name leads out of the data folder, since lists come from anywhere; links in the folder are followed, since its owner
-made them. A name that is not found is answered with the nearest one that is.
+No name leads out of the data folder, since lists come from anywhere; links in the folder are followed, since its owner made them.
 """
 
 import csv
@@ -89,7 +88,7 @@ class Layout:
 def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Sample]:
     """The samples of a list file: an id a line, or an image and its mask as paths below the data folder; or a CSV of them."""
     roots = "|".join(re.escape(str(root)) for root in {layout.root, layout.root.resolve()})
-    lines = [re.sub(rf"(^|\s)({roots})/", r"\1", line) for line in list_lines(csv_lines(path) or read_text(path).splitlines())]
+    lines = [re.sub(rf"(^|\s)({roots})/", r"\1", line) for line in list_lines(path)]
     lines = [with_slashes(line, lambda name: layout.find_id(name) or (layout.root / name).is_file()) for line in lines]
     if not lines:
         raise DataError(f"{key}: the list {path} is empty")
@@ -105,10 +104,8 @@ def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Samp
             + (f" (the nearest name is {near[0]})" if near else "")
             + (f"; a leading / means {layout.root}, since a list may not lead out of it" if lost[0].startswith("/") else "")
         )
-    files: dict[str, set[str]] = {}
-    for sample in samples:
-        files.setdefault(sample.id, set()).add(sample.image)
-    whole = [Path(each.image).relative_to(layout.root).as_posix() if len(files[each.id]) > 1 else each.id for each in samples]
+    files = Counter(name for name, _ in {(each.id, each.image) for each in samples})  # of one stem: called by their whole names
+    whole = [Path(each.image).relative_to(layout.root).as_posix() if files[each.id] > 1 else each.id for each in samples]
     samples = [replace(sample, id=name) for sample, name in zip(samples, whole)]
     return check_samples(key, path, samples, layout.masks_in if masks else "")
 
@@ -152,14 +149,19 @@ def check_samples(key: str, origin: Path, samples: list[Sample], masks_in: str) 
 CSV_COLUMNS = (("image", "img", "filename", "file_name", "file", "path"), ("mask", "label", "annotation", "segmentation"))
 
 
-def csv_lines(path: Path) -> list[str]:
-    """The rows of a CSV as lines of a list: by the columns that its heading names, else its first two; none for other files."""
-    rows = read_csv(path) if path.suffix.lower() == ".csv" else []
-    header = [cell.lower() for cell in rows[0]] if rows else []
-    places = [header.index(word) for words in CSV_COLUMNS for word in [each for each in words if each in header][:1]]
-    if not any(word in header for word in CSV_COLUMNS[0]):
-        return ["\t".join(row[:2]) for row in rows]
-    return ["\t".join(row[place] for place in places if place < len(row)) for row in rows[1:]]
+def list_lines(path: Path) -> list[str]:
+    """The lines of a list without blank ones and comments; of a CSV, images and masks with a tab between them.
+
+    The columns of a CSV go by its heading, or they are its first two.
+    """
+    lines = read_text(path).splitlines()
+    if path.suffix.lower() == ".csv":
+        rows = read_csv(path)
+        header = [cell.lower() for cell in rows[0]] if rows else []
+        images, masks = ([header.index(word) for word in words if word in header][:1] for words in CSV_COLUMNS)
+        rows, places = (rows[1:], images + masks) if images else (rows, [0, 1])
+        lines = ["\t".join(row[place] for place in places if place < len(row)) for row in rows]
+    return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
 
 
 def read_csv(path: Path) -> list[list[str]]:
@@ -168,12 +170,6 @@ def read_csv(path: Path) -> list[list[str]]:
     first = text.partition("\n")[0]
     rows = csv.reader(text.splitlines(), delimiter=";" if first.count(";") > first.count(",") else ",", skipinitialspace=True)
     return [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
-
-
-def list_lines(lines: Iterable[str]) -> list[str]:
-    """The lines of a list without blank ones and comments."""
-    lines = (line.strip() for line in lines)
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def list_fingerprint(ids: Iterable[str]) -> dict[str, Any]:
@@ -191,19 +187,17 @@ def find_images(folder: Path, **options: Any) -> dict[str, Path]:
 
 
 def image_files(
-    folder: Path, *, flat: bool, tags: Sequence[str] = (), only: str = "", suffixes: Sequence[str] = IMAGE_ENDINGS
+    folder: Path, *, flat: bool, tags: Sequence[str] = (), suffixes: Sequence[str] = IMAGE_ENDINGS
 ) -> dict[str, str]:
     """Every image below a folder by its id, in sorted order and in NFC; names, since a million of `Path` take seconds.
 
     Of two images with one id, the suffix named first has it; the other is called by its whole name, unless ids are `flat`.
 
     Args:
-        flat: ids are file names; otherwise paths below `folder`.
-        only: what file names without suffix must end in.
+        flat: ids are file names; otherwise paths below `folder`. Of those that differ in their tags alone, the last in order has it.
     """
-    names = [name for name in walk(folder, suffixes) if not only or PurePosixPath(name).stem.endswith(only)]
     rank = {suffix: -place for place, suffix in enumerate(suffixes)}
-    names.sort(key=lambda name: name.replace("/", "\0"))  # folder by folder
+    names = sorted(walk(folder, suffixes), key=lambda name: name.replace("/", "\0"))  # folder by folder
     names.sort(key=lambda name: rank[name[name.rindex(".") :].lower()])  # the last one stays
     found: dict[str, str] = {}
     for path in names:

@@ -28,9 +28,9 @@ def image_id(name: str) -> str:
     return strip_endings(name.split()[0].rsplit("/", 1)[-1], ("_leftImg8bit",))
 
 
-def parse_ids(lines: Iterable[str]) -> list[str]:
-    """The ids of a list's lines, in its order."""
-    return [image_id(line) for line in list_lines(lines)]
+def list_ids(path: Path) -> list[str]:
+    """The ids of a list file, in its order."""
+    return [image_id(line) for line in list_lines(path)]
 
 
 def identify_list(ids: Iterable[str]) -> str | None:
@@ -70,12 +70,12 @@ def find_published_lists(folder: Path, benchmark: str) -> dict[str, list[str]]:
         expected = list_named_by(path)
         if expected and expected not in lists_of_benchmark(benchmark):
             continue
-        ids = parse_ids(read_text(path).splitlines())
+        ids = list_ids(path)
         if expected:
             verify_list(ids, expected, path)
         labeled = path.with_name("labeled.txt")
         if path.name == "unlabeled.txt" and labeled.is_file() and not identify_list(ids):  # the whole pool is the two together
-            ids = sorted({*ids, *parse_ids(read_text(labeled).splitlines())})
+            ids = sorted({*ids, *list_ids(labeled)})
         if (name := identify_list(ids)) in lists_of_benchmark(benchmark):
             found[name] = ids
     return found

@@ -178,7 +178,7 @@ def of_lines(path: Path) -> Classes:
 
     A first line __ignore__, of labelme2voc, is the id -1, which 8 bits store as 255.
     """
-    lines = list_lines(read_text(path).splitlines())
+    lines = list_lines(path)
     if lines[:1] == ["__ignore__"]:
         return Classes(dict(enumerate(lines[1:])))
     by_id = {int(found[1]): found[3] for line in lines if (found := re.fullmatch(r"(\d+)(\s*[:=,;]\s*|\s+)(\S.*)", line))}

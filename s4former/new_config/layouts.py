@@ -15,12 +15,11 @@ import numpy as np
 from ..config import IGNORE_INDEX
 from ..data.class_names import CITYSCAPES_CLASSES, CITYSCAPES_TRAIN_IDS, VOC_CLASSES
 from ..data.images import open_image
-from ..data.lists import csv_lines, find_images, list_lines, strip_endings, with_slashes
+from ..data.lists import find_images, list_lines, strip_endings, with_slashes
 from ..data.pairing import HASHES, Files, remove_tag
 from ..data.trees import Pairs
 from ..errors import DataError, join_first
 from ..evaluation.pictures import palette_png
-from ..files import read_text
 from .class_files import Classes, read_json
 
 LOVEDA_CLASSES = ("background", "building", "road", "water", "barren", "forest", "agriculture")
@@ -90,7 +89,7 @@ def pairs_of_globs(images: str, masks: str, root: Path) -> Pairs:
 def pairs_of_list(path: Path) -> Pairs:
     """The images and masks of a list with an image, or an image, a tab (in a CSV, a comma) and its mask in each line."""
     images, masks = {}, {}
-    for line in list_lines(csv_lines(path) or read_text(path).splitlines()):
+    for line in list_lines(path):
         line = with_slashes(line, lambda name: (path.parent / name).is_file())
         image, *mask = [Path(os.path.abspath(path.parent / name.strip())) for name in line.split("\t")]
         for each in (image, *mask):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.lists import find_images
-from ..data.published import PUBLISHED, find_published_lists, identify_list, parse_ids
+from ..data.published import PUBLISHED, find_published_lists, identify_list, list_ids
 from ..errors import DataError, gibibytes
-from ..files import read_text, write_text
+from ..files import write_text
 from . import sbd
 from .coco_masks import instance_tasks, panoptic_tasks, write_masks
 from .download import Archive, fetch, unpack
@@ -96,7 +96,7 @@ def voc(options: Namespace, archive: Archive = VOC, counts: Mapping[str, int] = 
     if options.sbd is not None:
         sbd.add_masks(options.sbd, root)
     lists = [root / "ImageSets" / "Segmentation" / name for name in ("train.txt", "val.txt")]
-    return Prepared(root=root, splits={str(path): read_text(path).splitlines() for path in lists if path.is_file()})
+    return Prepared(root=root, splits={str(path): list_ids(path) for path in lists if path.is_file()})
 
 
 # ---- Cityscapes
@@ -176,7 +176,7 @@ PREPARE = {"voc": voc, "cityscapes": cityscapes, "coco": coco}
 
 def collect_lists(benchmark: str, prepared: Prepared, folder: Path | None) -> list[str]:
     """Writes the published lists, of the benchmark itself or a folder, into splits/; returns the names of all there are."""
-    known = {identify_list(ids): ids for ids in map(parse_ids, prepared.splits.values())}
+    known = {identify_list(ids): ids for ids in prepared.splits.values()}
     found = {name: ids for name, ids in known.items() if name}
     if folder:
         if not (given := find_published_lists(folder, benchmark)):

@@ -12,9 +12,9 @@ from s4former.data.published import (
     find_published_lists,
     identify_list,
     image_id,
+    list_ids,
     list_named_by,
     lists_of_benchmark,
-    parse_ids,
     verify_list,
 )
 from s4former.data.sources import load_sources
@@ -48,8 +48,9 @@ def test_the_tag_of_cityscapes_is_no_part_of_an_id():
     assert image_id(line) == image_id("train/jena/jena_000078_000019_leftImg8bit") == "jena_000078_000019"
 
 
-def test_blank_lines_and_comments_are_no_ids():
-    assert parse_ids(["# mine", "", "  b.jpg ", "a"]) == ["b", "a"]
+def test_blank_lines_and_comments_are_no_ids(tmp_path):
+    write(tmp_path / "list.txt", "# mine", "", "  b.jpg ", "a")
+    assert list_ids(tmp_path / "list.txt") == ["b", "a"]
 
 
 def test_a_list_is_recognised_in_any_order_and_not_with_one_id_more_or_twice(known):
