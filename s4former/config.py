@@ -8,6 +8,7 @@ differs. This is the only module that parses configs; all others receive the dat
 
 import dataclasses
 import difflib
+import functools
 import json
 import shutil
 import textwrap
@@ -426,16 +427,12 @@ def share_of_process(config: Config, processes: int) -> tuple[int, int]:
     over = f"over {processes} processes" + (f" of {batch.rounds} rounds each" if batch.rounds > 1 else "")
     for key, images in (("labeled", batch.labeled), ("unlabeled", batch.unlabeled)):
         if images % parts:
-            raise ConfigError(
-                f"run.batch.{key} = {images} cannot be divided {over}; use {nearest_multiples(images, parts)}"
-            )
+            raise ConfigError(f"run.batch.{key} = {images} cannot be divided {over}; use {nearest_multiples(images, parts)}")
     group = method.mix_group if method.keeps_groups_whole else 1
     if (batch.unlabeled // parts) % group:
-        raise ConfigError(
-            f"run.batch.unlabeled = {batch.unlabeled} {over} leaves {batch.unlabeled // parts} images each, which is"
-            f" not made of whole mix groups of {group}; use {nearest_multiples(batch.unlabeled, parts * group)},"
-            " fewer processes or rounds, or a smaller method.mix_group"
-        )
+        found = f"run.batch.unlabeled = {batch.unlabeled} {over} leaves {batch.unlabeled // parts} images each"
+        repair = f"use {nearest_multiples(batch.unlabeled, parts * group)}, fewer processes or rounds, or a smaller method.mix_group"
+        raise ConfigError(f"{found}, which is not made of whole mix groups of {group}; {repair}")
     return batch.labeled // parts, batch.unlabeled // parts
 
 
@@ -461,10 +458,8 @@ def load(paths: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()
 def read_tree(path: Path) -> dict[str, Any]:
     """A config file as nested dicts."""
     if not path.exists():
-        raise ConfigError(
-            f"there is no config file {path}; those of the repository are in configs/ of a clone, and `s4former new-config`"
-            " writes one"
-        )
+        repair = "those of the repository are in configs/ of a clone, and `s4former new-config` writes one"
+        raise ConfigError(f"there is no config file {path}; {repair}")
     try:
         tree = json.loads(read_text(path))
     except DataError as error:
@@ -517,13 +512,11 @@ def set_override(tree: dict[str, Any], override: str) -> None:
 
 def from_dict(tree: dict[str, Any]) -> Config:
     """Builds a `Config` from nested dicts; the preset's choices come first, explicit keys win over them."""
-    method = tree.get("method", {})
-    if isinstance(method, dict):
-        preset = PRESETS.get(str(method.get("preset", "paper")), {})
-        tree = {**tree, "method": {**preset, **method}}
-    optimizer, schedule = tree.get("optimizer"), tree.get("schedule", {})
-    if isinstance(optimizer, dict) and optimizer.get("name") == "adamw" and isinstance(schedule, dict):
-        tree = {**tree, "schedule": {"floor": 0.0, **schedule}}  # the paper's is that of SGD, and above usual rates of AdamW
+    sections = {name: section for name, section in tree.items() if isinstance(section, dict)}
+    below = {"method": PRESETS.get(str(sections.get("method", {}).get("preset", "paper")), {})}
+    if sections.get("optimizer", {}).get("name") == "adamw":
+        below["schedule"] = {"floor": 0.0}  # the paper's is that of SGD, and above usual rates of AdamW
+    tree = merged(below, tree)
     try:
         return VALIDATOR.validate_json(json.dumps(tree))  # JSON, since strict Python input takes no list for a tuple
     except ValidationError as error:
@@ -608,9 +601,7 @@ def describe(error: ErrorDetails) -> str:
     """One mistake as a sentence: the key by its full path, the value found, the rule or the repair."""
     kind, place = error["type"], error["loc"]
     if kind == "unexpected_keyword_argument":
-        known = to_dict(Config())
-        for section in place[:-1]:
-            known = known[section]
+        known = functools.reduce(dict.__getitem__, place[:-1], to_dict(Config()))
         close = difflib.get_close_matches(place[-1], known, n=1)
         others = f"{'.'.join(place[:-1]) or 'the config'} has {', '.join(known)}"
         return f"unknown key {'.'.join(place)}; " + (f"did you mean {'.'.join([*place[:-1], *close])}?" if close else others)
