@@ -54,13 +54,12 @@ def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
         found = next((each for each in readings if each.names), Classes())
     if not options:
         return found
-    by_id = [re.fullmatch(r"(\d+)=(.+)", name) for name in options]
-    ids = [int(each[1]) for each in by_id if each]
-    if ids and (len(ids) < len(options) or len({*ids}) < len(ids)):
+    by_id = {int(match[1]): match[2] for name in options if (match := re.fullmatch(r"(\d+)=(.+)", name))}
+    if 0 < len(by_id) < len(options):
         rule = "write ID=NAME for every class, each id once, or names alone in the order of ids"
         raise DataError(f"--classes is {' '.join(options)}; {rule}")
     if not found.palette:
-        return Classes({int(each[1]): each[2] for each in by_id} if all(by_id) else options)
+        return Classes(by_id or options)
     known = [*dict(found.names).values()]
     if set(options) not in (set(known), {name for name in known if name.lower() not in VOID}):
         both = f"--classes names {join_first(options)}, and {found.origin} names {join_first(known)}"
@@ -83,21 +82,20 @@ def read_palette(path: Path) -> dict[str, str]:
     The second is what CamVid's label_colors.txt, CVAT's labelmap.txt and class_dict.csv are.
     """
     rule = 'write {"sky": "#8080c0", ...}, or a line for each class with its name, red, green and blue'
-    named = []
     if path.suffix == ".json":
         content = read_json(path, dict[str, Annotated[Colour, BeforeValidator(of_numbers)]], rule)
         named = [(name, colour.lower()) for name, colour in content.items()]
     else:
-        for name, numbers in csv_colours(path) if path.suffix.lower() == ".csv" else line_colours(path):
-            if max(numbers) > 255:
-                raise DataError(f"{path} is no palette: {join_first(numbers)} is no colour; {rule}")
-            named.append((name or join_first(numbers), "#" + bytes(numbers).hex()))
-    colours = {colour: name for name, colour in named}
-    if not colours:
+        rows = [*(csv_colours(path) if path.suffix.lower() == ".csv" else line_colours(path))]
+        if strange := [join_first(numbers) for _, numbers in rows if max(numbers) > 255]:
+            raise DataError(f"{path} is no palette: {strange[0]} is no colour; {rule}")
+        named = [(name or join_first(numbers), "#" + bytes(numbers).hex()) for name, numbers in rows]
+    if not named:
         raise DataError(f"{path} is no palette: it names no colour; {rule}")
+    colours: dict[str, str] = {}
     for name, colour in named:
-        if colours[colour] != name:
-            raise DataError(f"{path}: {name} and {colours[colour]} have one colour, {colour}; give one of them another, or leave it out")
+        if (other := colours.setdefault(colour, name)) != name:
+            raise DataError(f"{path}: {other} and {name} have one colour, {colour}; give one of them another, or leave it out")
     return colours
 
 

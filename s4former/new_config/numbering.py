@@ -65,13 +65,8 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
         refuse_two_binaries(masks)
     remarks: list[str] = []
     if stated and not isinstance(names, dict):
-        names = stated_names(stated, names, remarks)
         ignored = {stated[0].get("", IGNORE_INDEX): "", **ignored}
-        if other := [index for index in sorted(pixels) if index >= 0 and index not in names and index not in ignored]:
-            raise DataError(
-                f"some masks were written by s4former and state the ids {stated[0]}, but others hold {join_first(other)} (the first:"
-                f" {images[other[0]]}); use masks of one kind, or say that it means no label: --ignore {' '.join(map(str, other[:8]))}"
-            )
+        names = stated_names(stated, names, {index: name for index, name in images.items() if index not in ignored}, remarks)
     named = name_ids([index for index in sorted(pixels) if index >= 0], names, ignored, images, remarks)
     reason = "; ".join(remarks)
     if len(named) > MOST_CLASSES and not names:
@@ -119,12 +114,23 @@ def refuse_two_binaries(masks: Sequence[Contents]) -> None:
         )
 
 
-def stated_names(stated: Sequence[dict[str, int]], names: Sequence[str], remarks: list[str]) -> dict[int, str]:
-    """The name of every id, as masks that s4former wrote state it; `DataError` if they differ, or are not the names given."""
+def stated_names(stated: Sequence[dict[str, int]], names: Sequence[str], held: Mapping[int, str], remarks: list[str]) -> dict[int, str]:
+    """The name of every id, as masks that s4former wrote state it; `DataError` if they differ, or fit neither the names nor the ids.
+
+    held: id that is to be a class -> a mask that holds it.
+    """
     known = {index: name for name, index in stated[0].items() if name}
-    if len(stated) > 1 or names and list(names) != list(known.values()):
-        other = f"others state {stated[1]}" if len(stated) > 1 else f"the names given are {join_first(names)}"
-        raise DataError(f"some masks were written by s4former and state the ids {stated[0]}, but {other}; use masks of one kind")
+    other = sorted(index for index in held if index >= 0 and index not in known)
+    problem, repair = "", "use masks of one kind"
+    if len(stated) > 1:
+        problem = f"others state {stated[1]}"
+    elif names and list(names) != list(known.values()):
+        problem = f"the names given are {join_first(names)}"
+    elif other:
+        problem = f"others hold {join_first(other)} (the first: {held[other[0]]})"
+        repair += f", or say that it means no label: --ignore {' '.join(map(str, other[:8]))}"
+    if problem:
+        raise DataError(f"some masks were written by s4former and state the ids {stated[0]}, but {problem}; {repair}")
     remarks.append(f"some masks were written by s4former; all are read in the ids that those state: {known}")
     return known
 
@@ -159,14 +165,11 @@ def name_ids(
             named = dict(zip(found, names))
             if found != list(range(len(names))):
                 remarks.append(f"the ids {join_first(found)} are given the names in their order")
-    strange = [index for index in kept if index not in named and index not in top]
-    if strange:
-        raise DataError(
-            f"the masks have the id{'s' if len(strange) > 1 else ''} {join_first(strange)} (the first in"
-            f" {shown_in[strange[0]]}), and {plural(len(names), 'name')}"
-            f" are given, for {join_first(list(named))}; name every id, or say that it means no label: --ignore"
-            f" {' '.join(map(str, strange[:8]))}{' ...' * (len(strange) > 8)}"
-        )
+    if strange := [index for index in kept if index not in named and index not in top]:
+        which = f"id{'s' if len(strange) > 1 else ''} {join_first(strange)} (the first in {shown_in[strange[0]]})"
+        found = f"the masks have the {which}, and {plural(len(names), 'name')} are given, for {join_first(list(named))}"
+        ignored = " ".join(map(str, strange[:8])) + " ..." * (len(strange) > 8)
+        raise DataError(f"{found}; name every id, or say that it means no label: --ignore {ignored}")
     return dict(named)
 
 

@@ -68,13 +68,13 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
     files = [*pairs.images.values(), *pairs.masks.values()]
     inside = root.is_dir() and all(path.is_relative_to(root) for path in files)
     photos = Photos(root if inside else Path(os.path.commonpath([path.parent for path in files])), pairs)
-    first = next(iter(pairs.masks))
-    image, mask = (paths[first].relative_to(photos.root) for paths in (pairs.images, pairs.masks))
-    photos.explain("root", f"layout: {pairs.layout}; the first pair: {image} and its mask {mask}")
     lists = [path for name in LISTS for level in ("", "*/", "*/*/") for path in root.glob(f"{level}{name}.txt") if not told]
     divide(photos, lists)
     if not photos.parts["labeled"]:
         raise DataError(describe_unpaired(root, pairs, "no image to train on"))
+    first = photos.parts["labeled"][0]
+    image, mask = (Path(path).relative_to(photos.root) for path in (first.image, first.mask))
+    photos.explain("root", f"layout: {pairs.layout}; the first pair: {image} and its mask {mask}")
     photos.remarks += describe_single(pairs)
     if not told:
         listed = (path for row in photos.parts["labeled"] + photos.parts["validation"] for path in (row.image, row.mask))

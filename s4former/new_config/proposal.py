@@ -6,7 +6,6 @@ A proposal is a starting point by stated rules, not a measurement; `train_semi.p
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..training.machine import Machine
@@ -29,15 +28,14 @@ DPT = 1.7  # times the second, for the head over a DINO
 CHECKPOINTING = 0.5  # what is left of the second with model.activation_checkpointing
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """The settings for a family of encoders."""
 
     architecture: str
     stride: int  # pixels per token
     optimizer: dict[str, Any]  # as the configs for this family have it
-    model: dict[str, Any] = field(default_factory=dict)
-    method: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = {}
+    method: dict[str, Any] = {}
 
 
 ADAMW = {"name": "adamw", "weight_decay": 0.01}
@@ -76,12 +74,9 @@ def propose(
     steps = min(most_steps, max(least, 100 * round(PASSES * images / BATCH / 100)))
     every = max(50, steps // 10)
     memory = f"about {fits.peak_gib:.1f} GiB of {machine.memory_gib:.0f} at the peak; --check measures it"
-    family = f"as configs/ has it for {recipe.architecture}"
     in_rounds = f", {fits.rounds} passes a step" if fits.rounds > 1 else ""
     # on a CPU, the loader processes take cores from the training itself
     workers = max(1, min(8, cores // gpus - 1)) if gpus else max(1, min(2, cores // 4))
-    precision = {"mixed_precision": ("bf16", "these cores multiply in bfloat16")} if machine.bfloat16 and not gpus else {}
-    checkpointing = {"activation_checkpointing": (True, "blocks are computed twice, since the memory is small")}
     tree = {
         "data": {
             "crop": ([crop, crop], f"whole PatchShuffle blocks, as large as photos and machine allow, {most} at most"),
@@ -91,11 +86,9 @@ def propose(
         "model": {
             "architecture": (recipe.architecture, "what fits the encoder"),
             "encoder": (named, "given with --encoder" if encoder else "the largest DeiT for this memory" if gpus else "a CPU is slow"),
-            **{key: (value, family) for key, value in recipe.model.items()},
-            **(checkpointing if fits.checkpointing else {}),
         },
-        "method": method_for(recipe, crop, steps, images, fewest),
-        "optimizer": {key: (value, family) for key, value in recipe.optimizer.items()},
+        "method": method_for(crop // unit, steps, fewest) if images else {"teacher": ("none", "there are no unlabelled images")},
+        "optimizer": {},
         "schedule": {
             "steps": (steps, f"{PASSES} passes over the unlabelled images, {least} to {most_steps} on this machine"),
             "floor": (0, "the learning rate falls to it"),
@@ -108,9 +101,15 @@ def propose(
         "run": {
             "batch": ({"labeled": BATCH, "unlabeled": BATCH, "rounds": fits.rounds}, f"the paper's 8 + 8{in_rounds}: {memory}"),
             "checkpoint_every": (every, "a stopped run loses no more than this"),
-            **precision,
         },
     }  # fmt: skip
+    for section in ("optimizer", "model", "method"):
+        keys = getattr(recipe, section).items()
+        tree[section] |= {key: (value, f"as configs/ has it for {recipe.architecture}") for key, value in keys}
+    if fits.checkpointing:
+        tree["model"]["activation_checkpointing"] = (True, "blocks are computed twice, since the memory is small")
+    if machine.bfloat16 and not gpus:
+        tree["run"]["mixed_precision"] = ("bf16", "these cores multiply in bfloat16")
     return {name: with_notes(section) for name, section in tree.items()}
 
 
@@ -163,11 +162,8 @@ def largest_fitting(machine: Machine, crop: int, unit: int) -> str:
     return next(whole, DEITS[-1])
 
 
-def method_for(recipe: Recipe, crop: int, steps: int, images: int, fewest: int) -> dict[str, tuple[Any, str]]:
+def method_for(block: int, steps: int, fewest: int) -> dict[str, tuple[Any, str]]:
     """The section method, as key: (value, reason)."""
-    family = {key: (value, f"as configs/ has it for {recipe.architecture}") for key, value in recipe.method.items()}
-    if not images:
-        return {"teacher": ("none", "there are no unlabelled images"), **family}
     length = share_between(steps, SHORT_RUN, LONG_RUN)
     spread = round(1 - share_between(fewest, FEW_LABELS, MANY_LABELS), 2)
     thresholds = {
@@ -176,18 +172,16 @@ def method_for(recipe: Recipe, crop: int, steps: int, images: int, fewest: int) 
             spread, f"1 while {FEW_LABELS} labelled images or fewer show the rarest class, here {fewest}; 0 from {MANY_LABELS}: one for all",
         ),
     }  # fmt: skip
+    one_for_all = {"thresholds": ("fixed", f"{MANY_LABELS} images of every class or more: one for all; {CALIBRATED}")}
+    alone = f"labels alone for half of the run, {LABELS_ONLY} steps at most: then the teacher knows something, and a step takes a third"
     return {
-        "block": (crop // (BLOCKS * recipe.stride), f"tokens: PatchShuffle moves {BLOCKS} x {BLOCKS} of them, as in the paper"),
-        "burn_in": (
-            min(steps // 2, LABELS_ONLY),
-            f"labels alone for half of the run, {LABELS_ONLY} steps at most: then the teacher knows something, and a step takes a third",
-        ),
+        "block": (block, f"tokens: PatchShuffle moves {BLOCKS} x {BLOCKS} of them, as in the paper"),
+        "burn_in": (min(steps // 2, LABELS_ONLY), alone),
         "threshold": (round(0.9 + 0.05 * length, 3), f"0.9 in a short run, the paper's 0.95 from {LONG_RUN} steps on"),
-        **(thresholds if spread else {"thresholds": ("fixed", f"{MANY_LABELS} images of every class or more: one for all; {CALIBRATED}")}),
+        **(thresholds if spread else one_for_all),
         "ema": (round(min(0.999, max(0.99, 1 - 20 / steps)), 4), "a short run wants a teacher that follows faster than the paper's 0.999"),
         "ema_warm_up": (True, "so that the teacher leaves its random head behind"),
-        **family,
-    }  # fmt: skip
+    }
 
 
 def share_between(value: float, low: float, high: float) -> float:

@@ -108,8 +108,12 @@ def plain(label: str) -> str:
 # ---- shapes
 
 
-def polygons(rings: Sequence[Any], height: int, width: int, *, holes: Sequence[Any] = (), scale: tuple[float, float] = (1, 1)) -> Window:
-    """The pixels whose centres lie in one of the rings and in no hole; each a list of x and y, pairs or in turn."""
+def polygons(rings: Sequence[Any], height: int, width: int, *, holes: Sequence[Any] = (), shares: bool = False) -> Window:
+    """The pixels whose centres lie in one of the rings and in no hole; each a list of x and y, pairs or in turn.
+
+    shares: x and y are shares of the width and the height, else pixels.
+    """
+    scale = (width, height) if shares else (1, 1)
     corners = [np.asarray(ring, float).reshape(-1, 2) * scale for ring in (*rings, *holes)]
     every = np.concatenate([np.zeros((0, 2)), *corners[: len(rings)]])
     if not np.isfinite(np.concatenate([every, *corners])).all():

@@ -14,7 +14,6 @@ from os.path import relpath
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..data.images import read_header
 from ..data.lists import find_images, strip_endings
 from ..errors import DataError, join_first
 from ..files import read_text
@@ -89,17 +88,16 @@ def read_yolo(path: Path, images: Images) -> Read:
     folder = images.root.joinpath(*parts[:place], "images", *parts[place + 1 : -1])
     found = images.find(path.stem, folder, folder.parent)
     names = yolo_names(path.parent, images.root)
-    size = read_header({"path": str(images.paths[found]), "bytes": None}).size if found else (1, 1)
     things = []
     for line in read_text(path).splitlines():
         if numbers := line.split():
             corners = [float(number) for number in numbers[1:]]
-            drawing = partial(polygons, [corners], scale=size[::-1]) if len(corners) > 5 else None
+            drawing = partial(polygons, [corners], shares=True) if len(corners) > 5 else None
             if int(numbers[0]) not in names:
                 known = join_first([f"{number} {name}" for number, name in names.items()])
                 raise DataError(f"it has the class {numbers[0]}, and only {known} are named; add it to data.yaml or classes.txt")
             things.append(Thing(names[int(numbers[0])], "polygon" if drawing else "box", drawing))
-    return names.values(), [Photo(path.stem, found, size, things)]
+    return names.values(), [Photo(path.stem, found, None, things)]
 
 
 @lru_cache
