@@ -38,7 +38,7 @@ class Classes(NamedTuple):
     names: Names = ()
     void: dict[int, str] = {}  # id that is no label -> who says so
     palette: dict[str, int] = {}  # "#rrggbb" -> id, for masks of colours
-    origin: Path | None = None  # the file
+    origin: str = ""  # who says so
 
 
 def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
@@ -46,11 +46,11 @@ def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
     if palette:
         if not Path(palette).is_file():
             raise DataError(f"there is no palette file {palette}; give one with --palette FILE")
-        found = of_palette(Path(palette))._replace(origin=Path(palette))
+        found = of_palette(Path(palette))._replace(origin=Path(palette).name)
     else:
         readers = {name: read for name, read in CLASS_FILES.items() if not options or read is of_palette}
         places = (path for name in readers for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.is_file())
-        readings = (readers[path.name](path)._replace(origin=path) for path in places)
+        readings = (readers[path.name](path)._replace(origin=path.name) for path in places)
         found = next((each for each in readings if each.names), Classes())
     if not options:
         return found
@@ -67,13 +67,13 @@ def read_classes(root: Path, options: Sequence[str], palette: str) -> Classes:
     return found
 
 
-def merge_known(classes: Classes, known: Classes, ids: Collection[int]) -> tuple[Names, dict[int, str]]:
-    """Names, and ids that are no label with the reason: those that were given, else those that the layout knows."""
+def merge_known(classes: Classes, known: Classes, ids: Collection[int]) -> Classes:
+    """What was given, else what is known of the data set; its ids of no label stay so, unless they are named."""
     if not classes.names:
-        return known.names, known.void
-    void = known.void | classes.void
+        return known
     named = classes.names if isinstance(classes.names, dict) else ids if len(classes.names) == len(ids) else ()
-    return classes.names, {index: why for index, why in void.items() if index not in named}
+    void = {index: why for index, why in (known.void | classes.void).items() if index not in named}
+    return classes._replace(void=void)
 
 
 def read_palette(path: Path) -> dict[str, str]:
@@ -144,10 +144,8 @@ def of_palette(path: Path) -> Classes:
 def of_json(path: Path, *, key: str = "", field: str = "", others: Sequence[str] = (), rule: str = NAMES_RULE) -> Classes:
     """Of JSON: a list of names, {"0": name} or {name: 0}.
 
-    Args:
-        key: where the names are in the file, by their ids; a file without it is that of another tool.
-        field: of every entry of a list, its name.
-        others: names before the list.
+    key: where the names are in the file, by their ids; a file without it is that of another tool. field: of every entry of a list,
+    its name. others: names before the list.
     """
     if key and f'"{key}"' not in read_text(path):
         return Classes()

@@ -68,11 +68,10 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
     drop_duplicates(photos)
     contents = {row.image: contents[row.image] for rows in photos.parts.values() for row in rows}
     ids = {index for each in contents.values() for index in each.pixels}
-    known = known_classes(photos.pairs, ids)
-    if known.names and not classes.names:
-        photos.explain("classes", "the names of the classes are those of the data set that has this layout; --classes gives others")
-    names, void = merge_known(classes, known, ids)
-    numbering = number_classes(contents.values(), names, void | dict.fromkeys(options.ignore, "--ignore"))
+    classes = merge_known(classes, known_classes(photos.pairs, ids), ids)
+    numbering = number_classes(contents.values(), classes.names, classes.void | dict.fromkeys(options.ignore, "--ignore"))
+    origin = f"the names are those of {classes.origin}" if classes.origin else ""
+    photos.remarks += [origin] if origin else []
     if not photos.parts["validation"]:
         split_validation(photos, {image: each.pixels for image, each in contents.items()}, options.validation, options.seed)
 
@@ -87,7 +86,6 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
         "palette": classes.palette, "colours": [] if classes.palette else own_colours(contents.values(), numbering),
         "levels": deep and levels_of(deep),
     }  # fmt: skip
-    origin = f"the names are those of {classes.origin.name}" if classes.origin else ""
     reasons = {"classes": "; ".join(filter(None, (origin, numbering.reason))), **photos.reasons, **FOUND}
     noted = {key: (value, reasons.get(key, "")) for key, value in data.items() if value or key == "ignore_index"}
     tree["data"] = with_notes(noted) | tree["data"]

@@ -41,11 +41,7 @@ class Contents:
 def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents]:
     """What each image and its mask hold, by image path. Pairs that cannot be used are dropped, with remarks.
 
-    Args:
-        palette: 0xRRGGBB -> id.
-
-    Raises:
-        DataError: the masks cannot be read in one and the same way.
+    palette: 0xRRGGBB -> id. `DataError` if the masks cannot be read in one and the same way.
     """
 
     def read(row: Sample) -> Contents | DataError:

@@ -56,7 +56,8 @@ def known_classes(pairs: Pairs, ids: Collection[int]) -> Classes:
     for layout, stems, known, names, void in DATA_SETS:
         named = layout == pairs.layout and all(re.fullmatch(stems, path.stem) for path in pairs.masks.values())
         if named and {*ids} <= {*known, IGNORE_INDEX}:
-            return Classes(names, {index: why for index, why in void.items() if index in ids})
+            origin = f"{layout}, which has this layout; --classes gives others" if names else ""
+            return Classes(names, {index: why for index, why in void.items() if index in ids}, origin=origin)
     return Classes()
 
 

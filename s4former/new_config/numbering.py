@@ -46,12 +46,8 @@ class Numbering:
 def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int, str]) -> Numbering:
     """Decides which ids are classes: all ids are counted first, and N ids for N names are N classes in their order.
 
-    Args:
-        names: class names, in the order of their ids or by id; empty = not known.
-        ignored: ids that are no class, with who says so. Negative ids never are.
-
-    Raises:
-        DataError: the masks hold colours, names and ids do not fit or fit in two ways, or the ids look like grey values.
+    names: in the order of their ids or by id; empty = not known. ignored: ids that are no class, as negative ones, with who says so.
+    `DataError` if the masks hold colours, names and ids do not fit or fit in two ways, or the ids look like grey values.
     """
     pixels, colours, images, stated = Counter(), Counter(), {}, []
     for mask in (masks := list(masks)):

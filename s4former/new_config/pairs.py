@@ -44,15 +44,9 @@ class Photos:
 
 
 def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> Photos:
-    """The samples of a folder of photos in one of the layouts, of two patterns, or of a list of images and masks.
+    """The samples of a folder of photos in one of the layouts, of two patterns, or of a list; `DataError` if nothing could be trained on.
 
-    Args:
-        root: the folder, or the list.
-        drawn: where masks are written, if they have to be drawn of the files of labels first.
-        images, masks: patterns of files; empty = by the layout.
-
-    Raises:
-        DataError: there is no such folder, or nothing in it that could be trained on.
+    root: the folder, or the list. drawn: where masks go that have to be drawn of files of labels first. images, masks: the patterns.
     """
     if not root.exists():
         raise DataError(f"there is no folder {root}; give the one that holds your photos (--help tells how)")
@@ -150,11 +144,7 @@ def apply_lists(photos: Photos, lists: Sequence[Path], parts: dict[str, list[Sam
 
 
 def drop_duplicates(photos: Photos) -> None:
-    """Leaves every picture in one part only: evaluation first, then labels, then the pool; within a part copies stay.
-
-    Raises:
-        DataError: no labelled image is left.
-    """
+    """Leaves every picture in one part only: evaluation, then labels, then the pool; `DataError` if no labels are left."""
     part_of = {row.image: part for part in ("validation", "labeled", "unlabeled") for row in photos.parts[part]}
     copies: dict[tuple[str, str], list[str]] = defaultdict(list)  # (part, part that has the same picture) -> paths
     for first, *others in find_duplicates(part_of):
@@ -174,12 +164,9 @@ def drop_duplicates(photos: Photos) -> None:
 
 
 def split_validation(photos: Photos, ids: Mapping[str, Collection[int]], share: float, seed: int) -> None:
-    """Holds out a random share of the labelled images for evaluation.
+    """Holds out a random share of the labelled images for evaluation, but none that alone shows a class.
 
-    An image whose class would be left without a training image is not taken, so rare classes stay where they are learned.
-
-    Args:
-        ids: the ids in the mask of each image, by its path.
+    ids: those in the mask of each image, by its path.
     """
     rows = photos.parts["labeled"]
     if len(rows) < 2:

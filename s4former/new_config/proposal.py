@@ -56,9 +56,8 @@ def propose(
 ) -> dict[str, dict[str, Any]]:
     """Sections of a config, with notes, for photos of these sizes (height, width), of which `images` are unlabelled.
 
-    Args:
-        encoder: `model.encoder`; empty = the largest DeiT that fits into the memory of a GPU, the smallest on a CPU.
-        fewest: labelled images that show the class which the fewest show.
+    encoder: `model.encoder`; empty = the largest DeiT that fits into the memory of a GPU, the smallest on a CPU. fewest: labelled
+    images that show the class which the fewest show.
     """
     gpus, cores = machine.gpus, machine.cores
     recipe = next(recipe for start, recipe in RECIPES.items() if encoder.startswith(start))

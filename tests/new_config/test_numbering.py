@@ -240,7 +240,7 @@ def test_names_beside_a_palette_have_to_be_those_of_the_palette(tmp_path):
     for names in (["road", "sky"], ["sky", "road", "Void"]):
         assert dict(read_classes(tmp_path, names, "").names) == {0: "sky", 1: "road", 2: "Void"}
     assert error_message(read_classes, tmp_path, ["sky", "way"], "") == (
-        f"--classes names sky, way, and {tmp_path}/labelmap.txt names sky, road, Void; leave out --classes, or mend the file"
+        "--classes names sky, way, and labelmap.txt names sky, road, Void; leave out --classes, or mend the file"
     )
 
 
