@@ -3,12 +3,13 @@
 A folder has one run: none is overwritten, and run.lock in it names the host and the process that trains there.
 """
 
-import json
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -61,7 +62,7 @@ def check_folder(folder: Path, resume: bool) -> None:
 
 @contextmanager
 def lock_folder(folder: Path, is_main_process: bool = True) -> Iterator[tuple[str, ...]]:
-    """Keeps other runs out of a folder; yields a line for the log if the lock of a dead process was taken over.
+    """Keeps other runs out of a folder; yields a line for the log if it is taken over from a process that has ended.
 
     `ConfigError` if another process holds it, or may do so on another host.
     """
@@ -71,56 +72,36 @@ def lock_folder(folder: Path, is_main_process: bool = True) -> Iterator[tuple[st
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        remarks = acquire(folder / LOCK)
-        try:
-            yield remarks
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)
+        with open(folder / LOCK, "a+") as file:
+            remarks = acquire(folder, file)
+            try:
+                yield remarks
+            finally:
+                (folder / LOCK).unlink(missing_ok=True)
     finally:
         with suppress(OSError):  # what holds nothing was not needed
             for path in created:
                 path.rmdir()
 
 
-def acquire(lock: Path) -> tuple[str, ...]:
-    """Creates the lock, in the place of one whose process has ended on this host."""
-    own = {"host": socket.gethostname(), "process": os.getpid(), "started": start_time(os.getpid())}
-    remarks: tuple[str, ...] = ()
-    while True:
-        try:
-            with open(lock, "x") as file:
-                json.dump(own, file)
-            return remarks
-        except FileExistsError:
-            check_holder(lock, own["host"])
-            remarks = (f"took over {lock.parent} from a process that has ended",)
-            lock.unlink(missing_ok=True)
-
-
-def check_holder(lock: Path, host: str) -> None:
-    """`ConfigError` unless the process that holds a lock has ended on this host."""
+def acquire(folder: Path, file: TextIO) -> tuple[str, ...]:
+    """Locks the file, which the system undoes when the process ends, and writes into it who holds it, for other hosts."""
+    host = socket.gethostname()
+    file.seek(0)
+    holder = file.read()
     try:
-        holder = json.loads(lock.read_text())
-        name, process, started = holder["host"], int(holder["process"]), holder["started"]
-    except (OSError, ValueError, KeyError, TypeError):
-        name, process, started = "an unknown host", 0, ""
-    if name != host or start_time(process) == started:
+        # flock would be held by loader workers too; this is lost if the process opens the file once more and closes it
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = not holder or holder.endswith(f" on {host}")
+    except (BlockingIOError, PermissionError):
+        free = False
+    except OSError:  # a file system without locks
+        free = not holder
+    if not free:
         raise ConfigError(
-            f"{lock.parent} is in use by process {process} on {name}; stop it, or give another folder with run.output=...;"
-            f" if it has ended, delete {lock}"
+            f"{folder} is in use by {holder or 'another process'}; stop it, or give another folder with run.output=...; if it has"
+            f" ended on another host, delete {folder / LOCK}"
         )
-
-
-def start_time(process: int) -> str | None:
-    """When a process began, as the kernel counts (numbers of processes come again); '' where it does not say; None = ended."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:  # another user's
-        pass
-    try:
-        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return None if state == "Z" else fields[18]
+    file.truncate(0)
+    print(f"process {os.getpid()} on {host}", end="", file=file, flush=True)
+    return (f"took over {folder} from {holder}, which has ended",) if holder else ()

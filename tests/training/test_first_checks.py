@@ -1,16 +1,19 @@
 """first_checks.py: names and paths that cannot be right are refused in a sentence, and a folder has one run."""
 
-import json
+import errno
 import os
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
+from scripts import ROOT
 
 from s4former.config import from_dict
 from s4former.errors import ConfigError
-from s4former.training.first_checks import LOCK, check_folder, check_names, lock_folder, start_time
+from s4former.training import first_checks
+from s4former.training.first_checks import LOCK, check_folder, check_names, lock_folder
 
 
 def message(**model):
@@ -57,21 +60,33 @@ def test_an_id_that_the_hub_refuses_is_refused_with_its_key(repository, reason):
     assert str(caught.value).endswith("; write it as owner/name") and str(caught.value).count(repository) == 1
 
 
+OTHER = """
+import sys, time
+from pathlib import Path
+from s4former.errors import ConfigError
+from s4former.training.first_checks import lock_folder
+try:
+    with lock_folder(Path(sys.argv[1])) as remarks:
+        print(*remarks, "held", flush=True)
+        time.sleep(float(sys.argv[2]))
+except ConfigError as error:
+    print(error)
+"""
+
+
+def other_run(folder, seconds=0.0):
+    """Another process that holds the folder for so long; its first line says whether it got it."""
+    return subprocess.Popen([sys.executable, "-c", OTHER, str(folder), str(seconds)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
 def test_a_folder_has_one_run_and_a_run_that_wrote_nothing_leaves_nothing(tmp_path):
     folder = tmp_path / "runs" / "mine"
     with lock_folder(folder) as remarks:
-        assert remarks == () and json.loads((folder / LOCK).read_text())["process"] == os.getpid()
-        with pytest.raises(ConfigError, match=rf"is in use by process {os.getpid()} on {socket.gethostname()}; stop it, or give"):
-            with lock_folder(folder):
-                pass
+        assert remarks == ()
+        said = other_run(folder).communicate()[0]
+        assert said.startswith(f"{folder} is in use by process {os.getpid()} on {socket.gethostname()}; stop it, or give another folder")
         assert (folder / LOCK).exists()
     assert not list(tmp_path.iterdir())
-
-
-def hold(folder, **changes):
-    folder.mkdir(exist_ok=True)
-    holder = {"host": socket.gethostname(), "process": os.getpid(), "started": start_time(os.getpid()), **changes}
-    (folder / LOCK).write_text(json.dumps(holder))
 
 
 def test_resume_begins_where_nothing_is_only_for_a_launcher_that_starts_again(tmp_path, monkeypatch):
@@ -85,23 +100,35 @@ def test_resume_begins_where_nothing_is_only_for_a_launcher_that_starts_again(tm
         check_folder(tmp_path / "run", True)
 
 
-def test_the_lock_of_a_process_that_has_ended_is_taken_over_also_where_its_number_came_again(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    for changes in ({"process": ended.pid}, {"started": "1"}):
-        hold(tmp_path / "run", **changes)
-        with lock_folder(tmp_path / "run") as remarks:
-            assert "took over" in remarks[0] and "that has ended" in remarks[0]
-            assert json.loads((tmp_path / "run" / LOCK).read_text())["started"] == start_time(os.getpid())
-    assert (tmp_path / "run").is_dir(), "it was there before"
-
-
-def test_the_lock_of_another_host_and_one_that_cannot_be_read_are_left_to_the_user(tmp_path):
-    hold(tmp_path, host="elsewhere", process=7)
-    with pytest.raises(ConfigError, match="is in use by process 7 on elsewhere; .* if it has ended, delete .*run.lock"):
+def test_a_folder_is_taken_over_from_a_process_that_was_killed(tmp_path):
+    other = other_run(tmp_path, 60)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match=f"is in use by process {other.pid} on "):
         with lock_folder(tmp_path):
             pass
-    (tmp_path / LOCK).write_text("")
-    with pytest.raises(ConfigError, match="an unknown host"):
+    other.kill()
+    other.communicate()
+    assert (tmp_path / LOCK).exists()
+    with lock_folder(tmp_path) as remarks:
+        assert remarks == (f"took over {tmp_path} from process {other.pid} on {socket.gethostname()}, which has ended",)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_lock_of_another_host_is_left_to_the_user(tmp_path):
+    (tmp_path / LOCK).write_text("process 7 on elsewhere")
+    with pytest.raises(ConfigError, match="is in use by process 7 on elsewhere; .* if it has ended on another host, delete .*run.lock"):
         with lock_folder(tmp_path):
             pass
+    assert (tmp_path / LOCK).read_text() == "process 7 on elsewhere"
+
+
+@pytest.mark.parametrize("holder, free", [("", True), (f"process 7 on {socket.gethostname()}", False)])
+def test_where_a_file_system_has_no_locks_the_text_decides(holder, free, tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(first_checks.fcntl, "lockf", refuse)
+    (tmp_path / LOCK).write_text(holder)
+    with nullcontext() if free else pytest.raises(ConfigError, match="is in use by process 7 on"):
+        with lock_folder(tmp_path) as remarks:
+            assert remarks == ()
