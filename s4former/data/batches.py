@@ -220,15 +220,19 @@ class StepDataset(Dataset):
 
     def read_unlabeled(self, step: int, position: int) -> tuple[Image.Image, np.ndarray | None, list[str]]:
         """The image at a position of the global batch or the second one, its mask if it is labelled in part, and why others
-        drawn before could not be read."""
-        seed, total = self.config.run.seed, self.config.run.batch.unlabeled
-        count = len(self.sources.unlabeled) + len(self.sparse)
+        drawn before could not be read; those that are labelled in part lie behind the pool."""
+        seed, total, data = self.config.run.seed, self.config.run.batch.unlabeled, self.config.data
+        pool = self.sources.unlabeled
+        count = len(pool) + len(self.sparse)
         stream = Stream.UNLABELED_ORDER if position < total else Stream.SECOND_ORDER
         index = shuffled_index(seed, stream, step * total + position % total, count)
         unreadable: list[str] = []
         for attempt in range(MAX_REPLACEMENTS):
             try:
-                return *self.read_pool(index), unreadable
+                if index < len(pool):
+                    return read_unlabeled_image(pool[index]["image"], data), None, unreadable
+                row = self.sources.labeled[self.sparse[index - len(pool)]]
+                return *read_labeled_pair(row, data, len(self.sources.classes)), unreadable
             except CacheError:
                 raise
             except DataError as error:
@@ -238,13 +242,6 @@ class StepDataset(Dataset):
             f"{MAX_REPLACEMENTS} unlabelled images in a row could not be read, the last: {unreadable[-1]};"
             " check data.root and data.unlabeled"
         )
-
-    def read_pool(self, index: int) -> tuple[Image.Image, np.ndarray | None]:
-        """An image of the pool, behind which those that are labelled in part lie, with their masks."""
-        beyond = index - len(self.sources.unlabeled)
-        if beyond < 0:
-            return read_unlabeled_image(self.sources.unlabeled[index]["image"], self.config.data), None
-        return read_labeled_pair(self.sources.labeled[self.sparse[beyond]], self.config.data, len(self.sources.classes))
 
     def mix(self, step: int, positions: list[int], partner: list[int], view: int = 0) -> dict[str, Tensor]:
         """The draw of the method's mix for these images."""

@@ -1,10 +1,8 @@
-"""Images and masks for training: decoded small where that is enough, or kept decoded.
+"""Images and masks for training: decoded small where that is enough (`data.draft`), or kept decoded (`data.cache`).
 
-Decoding costs a loader little for images of VOC's size (4 of 35 ms a crop; geometry 10, colours 21) and most for photos
-of 12 megapixels (323 of 430 ms). With `data.draft` a JPEG much larger than its crops is decoded at a half, a quarter or an
-eighth, straight from its frequencies (unlabelled images only; 103 ms, and the crop takes 36 instead of 84). With
-`data.cache` every training image and mask is decoded once in the life of a folder and then read as it was, to the bit
-(140 ms; of VOC's size 0.7); a folder in /dev/shm keeps them in memory. Any number of workers and runs may share the folder.
+Decoding costs a loader little for images of VOC's size (4 of 35 ms a crop; geometry 10, colours 21) and most for photos of
+12 megapixels: 323 of 430 ms, 103 with `data.draft`, 140 from the cache, which returns what was decoded to the bit. Any
+number of workers and runs may share its folder; one in /dev/shm keeps it in memory.
 """
 
 import hashlib
@@ -27,21 +25,17 @@ class CacheError(DataError):
 
 
 def read_unlabeled_image(file: EncodedImage, data: Data) -> Image.Image:
-    """The image of an unlabelled row as RGB.
-
-    Raises:
-        DataError: what `read_image` says. CacheError: the cache cannot be written.
-    """
+    """The image of an unlabelled row as RGB; errors of `read_image`, or a `CacheError`."""
     if is_scene(file):
         return read_image(file, data.levels)
-    return cached_image(file, data, max_scale(*read_header(file).size, data) if data.draft else 1.0)
+    return read_cached_image(file, data, max_scale(*read_header(file).size, data) if data.draft else 1.0)
 
 
 def read_labeled_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:
     """What `read_pair` gives of a labelled row, both parts of it from the cache if there is one."""
     if not data.cache or row["mask"] is None or is_scene(row["image"]):
         return read_pair(row, data, num_classes)
-    image = cached_image(row["image"], data, 1.0)
+    image = read_cached_image(row["image"], data, 1.0)
     settings = ("mask", data.source, data.palette, data.id_map, data.ignore_index, data.exif, num_classes)
     mask = cached(row["mask"], data, settings, lambda: read_upright_mask(row, data, num_classes))
     check_sizes(row, (image.height, image.width), mask.shape)
@@ -54,20 +48,19 @@ def max_scale(height: int, width: int, data: Data) -> float:
     return min(1.0, fits * data.ratio[1])
 
 
-def cached_image(file: EncodedImage, data: Data, reduce: float) -> Image.Image:
-    def read() -> Image.Image:
+def read_cached_image(file: EncodedImage, data: Data, reduce: float) -> Image.Image:
+    if not data.cache:
         return read_image(file, data.levels, reduce=reduce)
-
-    return Image.fromarray(cached(file, data, (data.levels, reduce), lambda: np.asarray(read()))) if data.cache else read()
+    settings = (data.levels, reduce)
+    return Image.fromarray(cached(file, data, settings, lambda: np.asarray(read_image(file, data.levels, reduce=reduce))))
 
 
 def cached(file: EncodedImage, data: Data, settings: tuple[Any, ...], read: Callable[[], np.ndarray]) -> np.ndarray:
     """What `read` returns, kept in `data.cache`; `settings` is all that it depends on besides the file."""
     path = Path(data.cache) / f"{cache_key(file, settings)}.npy"
-    try:
+    with suppress(OSError, ValueError, EOFError):  # not there yet, or not whole
         return np.load(path)
-    except (OSError, ValueError, EOFError):  # not there yet, or not whole
-        pixels = read()
+    pixels = read()
     write_cache(pixels, path)
     return pixels
 

@@ -51,20 +51,19 @@ class Sources:
 
 
 def load_sources(data: Data, *, training: bool = True) -> Sources:
-    """The tables of a config, checked as far as that goes without opening an image.
+    """The tables of a config, checked as far as that goes without opening an image; `DataError` for the first thing that is wrong.
 
     Args:
         training: False reads the evaluation part only; the other two are empty.
-
-    Raises:
-        DataError: one sentence about the first thing that is wrong.
     """
     check_root(data)
     found = SOURCES[data.source](data, PARTS if training else PARTS[2:])
     classes = class_names(data, found.classes)
     notes = list(found.notes)
-    if all(isinstance(samples, list) for samples in found.parts.values()):
-        check_named_lists(data, found.parts)
+    for part, samples in found.parts.items() if data.source in ("voc", "cityscapes", "coco") else ():
+        if name := list_named_by(Path(value := getattr(data, part))):  # a list called voc_blend_cps/662.txt has no other ids
+            verify_list([sample.id for sample in samples], name, f"data.{part} is {value!r}")
+    if data.source != "hub":
         notes += separate_parts(data, found.parts)
     tables = {part: to_table(found.parts.get(part, []), masks=part != "unlabeled") for part in PARTS}
     if training and not len(tables["unlabeled"]):
@@ -82,14 +81,6 @@ def check_root(data: Data) -> None:
         raise DataError(f"data.root is empty; write data.root=... with {what}")
     if data.source != "shapes" and not (data.source == "hub" and is_hub_id(data.root)):
         data_root(data)
-
-
-def check_named_lists(data: Data, parts: dict[str, list[Sample]]) -> None:
-    """Refuses a list that has the name of a published one, as voc_blend_cps/662.txt, but other ids."""
-    for part, samples in parts.items():
-        value = getattr(data, part)
-        if data.source in ("voc", "cityscapes", "coco") and value and (name := list_named_by(Path(value))):
-            verify_list([sample.id for sample in samples], name, f"data.{part} is {value!r}")
 
 
 def separate_parts(data: Data, parts: dict[str, list[Sample]]) -> list[str]:
@@ -127,16 +118,15 @@ def to_table(samples: "list[Sample] | datasets.Dataset", *, masks: bool) -> "dat
     import datasets
     import pyarrow
 
+    columns = ("image", "mask", "id") if masks else ("image", "id")
     table = samples
     if isinstance(samples, list):
         samples = sorted(samples, key=lambda sample: sample.id)
-        columns = ("image", "id", "mask") if masks else ("image", "id")
         values = {column: [getattr(sample, column) for sample in samples] for column in columns}
         # from_dict would look at every value in Python
         table = datasets.Dataset(pyarrow.table(values, pyarrow.schema([(column, pyarrow.string()) for column in columns])))
-    for column in ("image", "mask"):
-        if column in table.column_names:
-            table = table.cast_column(column, datasets.Image(decode=False))
+    for column in columns[:-1]:
+        table = table.cast_column(column, datasets.Image(decode=False))
     return table
 
 
@@ -270,10 +260,5 @@ def hub(data: Data, parts: Sequence[str]) -> SourceParts:
 
 
 SOURCES: dict[str, Callable[[Data, Sequence[str]], SourceParts]] = {
-    "shapes": drawn_scenes,
-    "folder": folder,
-    "voc": voc,
-    "cityscapes": cityscapes,
-    "coco": coco,
-    "hub": hub,
-}
+    "shapes": drawn_scenes, "folder": folder, "voc": voc, "cityscapes": cityscapes, "coco": coco, "hub": hub,
+}  # fmt: skip
