@@ -1,14 +1,9 @@
-"""COCO's annotations as masks of class ids: 0 = no thing, 1 to 80 = the things in COCO's order.
+"""COCO's instance annotations as masks of class ids: 0 = no thing, 1 to 80 = the things in COCO's order.
 
-Instance annotations (instances_*2017.json) are painted over each other: crowd regions first, then from the largest area
-to the smallest, of equal areas in the order of the file. A pixel belongs to a polygon if its centre does; the polygons
-of one annotation are joined. A crowd region gets the class of what it is a crowd of.
-
-Panoptic annotations (panoptic_*2017.json and its PNGs) have one segment per pixel. Segments of things get their class,
-crowds too; stuff and pixels without a segment get 0.
-
-The masks that UniMatch hands out come without the rule they were made by; where things overlap and at their rims the two
-rules here differ from each other, and may differ from theirs.
+Those of an image are painted over each other: crowd regions first, then from the largest area to the smallest, of equal
+areas in the order of the file. A pixel belongs to a polygon if its centre does; the polygons of one annotation are joined.
+A crowd region gets the class of what it is a crowd of. The masks that UniMatch hands out come without the rule they were
+made by, and may differ from these where things overlap and at their rims.
 """
 
 import json
@@ -23,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from ..data.class_names import COCO_CLASSES
-from ..data.images import DECODE_ERRORS
 from ..data.progress import progress
 from ..errors import DataError
 
@@ -34,34 +28,28 @@ class Task(NamedTuple):
     mask: Path
     height: int
     width: int
-    regions: tuple[tuple[int, Any], ...]  # (class, segmentation) from bottom to top, or (class, segment id)
-    segments: Path | None = None  # PNG of segment ids; None for instance annotations
+    regions: tuple[tuple[int, Any], ...]  # (class, segmentation) from bottom to top
 
 
-# ---- from annotation files to tasks
+# ---- from an annotation file to tasks
 
 
-def read_annotations(path: Path) -> tuple[dict[str, Any], dict[int, int]]:
-    """The content of an annotation file, and category id -> class for the 80 things in ascending order of their ids."""
+def instance_tasks(path: Path, folder: Path) -> list[Task]:
+    """A task for every image of an instances_*.json; masks go to `folder`, classes in ascending order of the category ids."""
     print(f"reading {path}")
     try:
         content = json.loads(path.read_bytes())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path} is not valid JSON ({error}); unpack the annotations again") from None
     if missing := [key for key in ("images", "annotations", "categories") if key not in content]:
-        raise DataError(f"{path} has no {missing[0]!r}; give instances_*2017.json or panoptic_*2017.json")
-    things = sorted((each["id"], each["name"]) for each in content["categories"] if each.get("isthing", 1))
+        raise DataError(f"{path} has no {missing[0]!r}; give instances_*2017.json")
+    things = sorted((each["id"], each["name"]) for each in content["categories"])
     if tuple(name for _, name in things) != COCO_CLASSES[1:]:
         raise DataError(
-            f"{path} has {len(things)} categories of things, which are not COCO's 80 in their order; data of your own are read"
-            " with data.source=folder"
+            f"{path} has {len(things)} categories, which are not COCO's 80 in their order; data of your own are read with"
+            " data.source=folder"
         )
-    return content, {category: index for index, (category, _) in enumerate(things, start=1)}
-
-
-def instance_tasks(path: Path, folder: Path) -> list[Task]:
-    """A task for every image of an instances_*.json; masks go to `folder`."""
-    content, classes = read_annotations(path)
+    classes = {category: index for index, (category, _) in enumerate(things, start=1)}
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
         by_image[annotation["image_id"]].append(annotation)
@@ -75,26 +63,11 @@ def instance_tasks(path: Path, folder: Path) -> list[Task]:
     return tasks
 
 
-def panoptic_tasks(path: Path, folder: Path) -> list[Task]:
-    """A task for every image of a panoptic_*.json, whose PNGs lie in the folder of the same name beside it."""
-    content, classes = read_annotations(path)
-    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    tasks = []
-    for annotation in content["annotations"]:
-        things = [each for each in annotation["segments_info"] if each["category_id"] in classes]
-        regions = tuple((classes[each["category_id"]], each["id"]) for each in things)
-        name = annotation["file_name"]
-        tasks.append(Task(folder / name, *sizes[annotation["image_id"]], regions, path.with_suffix("") / name))
-    return tasks
-
-
 # ---- from a task to a mask
 
 
 def draw_mask(task: Task) -> np.ndarray:
     """(H, W) uint8, 0 to 80."""
-    if task.segments is not None:
-        return draw_segments(task)
     mask = np.zeros((task.height, task.width), np.uint8)
     for index, segmentation in task.regions:
         if isinstance(segmentation, dict):
@@ -103,24 +76,6 @@ def draw_mask(task: Task) -> np.ndarray:
             for polygon in segmentation:
                 fill_polygon(mask, polygon, index)
     return mask
-
-
-def draw_segments(task: Task) -> np.ndarray:
-    """The class of each pixel's segment; a PNG holds segment ids as red + 256 green + 65536 blue."""
-    try:
-        with Image.open(task.segments) as picture:
-            colours = np.asarray(picture.convert("RGB")).astype(np.int64)
-    except DECODE_ERRORS as error:
-        raise DataError(f"{task.segments} cannot be read: {error}; unpack the panoptic PNGs again") from None
-    if colours.shape[:2] != (task.height, task.width):
-        raise DataError(
-            f"{task.segments} is {colours.shape[1]}x{colours.shape[0]}, but its annotation says"
-            f" {task.width}x{task.height} (width x height); unpack the panoptic PNGs again"
-        )
-    segments, places = np.unique(colours @ (1, 256, 65536), return_inverse=True)
-    class_of = {segment: index for index, segment in task.regions}
-    classes = np.array([class_of.get(segment, 0) for segment in segments.tolist()], np.uint8)
-    return classes[places].reshape(task.height, task.width)
 
 
 def fill_polygon(mask: np.ndarray, polygon: Sequence[float], value: int) -> None:
@@ -151,7 +106,7 @@ def decode_rle(segmentation: dict[str, Any]) -> np.ndarray:
     except ImportError:
         raise DataError(
             "COCO's run-length codes, such as those of crowd regions, are read by pycocotools, which is not installed; pip"
-            ' install "s4former[coco]", or draw COCO itself from the panoptic annotations (--masks panoptic)'
+            ' install "s4former[coco]"'
         ) from None
     (height, width), counts = segmentation["size"], segmentation["counts"]
     if isinstance(counts, list) and sum(counts) != height * width:

@@ -2,7 +2,7 @@
 
     s4former prepare voc --download --lists my/splits
     s4former prepare cityscapes --archives ~/Downloads --lists my/splits
-    s4former prepare coco --root data/coco --masks instances
+    s4former prepare coco --root data/coco --download
 
 It takes what is there, unpacks or downloads what is missing, makes the masks, counts, and puts the published lists that
 it recognises into splits/ of the data folder. It can be interrupted and run again at any time.
@@ -50,7 +50,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--download", action="store_true", help="fetch missing archives (VOC 1.9 GiB; COCO 19 GiB)")
     add("--lists", type=expanded, help="a folder with published lists, in any layout, such as a checkout of UniMatch; found by content")
     add("--sbd", type=expanded, help="voc: SBD's archive or folder, or a SegmentationClassAug folder; for blend lists only")
-    add("--masks", choices=("instances", "panoptic"), default="instances", help="coco: annotations to draw from")
     add("--processes", type=int, default=os.cpu_count() or 1, help="how many make masks (one for each core)")
     options = parser.parse_args(arguments)
     if options.sbd and options.benchmark != "voc":

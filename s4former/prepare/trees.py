@@ -14,7 +14,7 @@ from ..data.published import PUBLISHED, find_published_lists, identify_list, lis
 from ..errors import DataError, gibibytes
 from ..files import write_text
 from . import sbd
-from .coco_masks import instance_tasks, panoptic_tasks, write_masks
+from .coco_masks import instance_tasks, write_masks
 from .download import Archive, fetch, unpack
 
 VOC = Archive(
@@ -36,7 +36,6 @@ COCO = {
         ("annotations", "annotations/annotations_trainval2017.zip", 252_907_541, "f4bbac642086de4f52a3fdda2de5fa2c"),
     )
 }
-COCO_PANOPTIC = Archive(url="panoptic_annotations_trainval2017.zip", page="https://cocodataset.org/#download")
 COCO_COUNTS = {"train2017": 118_287, "val2017": 5_000}
 
 
@@ -119,7 +118,7 @@ def cityscapes(options: Namespace, counts: Mapping[str, int] = CITYSCAPES_COUNTS
 
 
 def coco(options: Namespace, archives: Mapping[str, Archive] = COCO, counts: Mapping[str, int] = COCO_COUNTS) -> Prepared:
-    """train2017, val2017 and masks/ drawn from the annotations by the rules of `coco_masks.py`."""
+    """train2017, val2017 and masks/ drawn from the annotations by the rule of `coco_masks.py`."""
     below = options.root / "images"
     base = below if (below / "train2017").is_dir() and not (options.root / "train2017").is_dir() else options.root
     for half, count in counts.items():
@@ -132,33 +131,24 @@ def coco(options: Namespace, archives: Mapping[str, Archive] = COCO, counts: Map
 def make_masks(options: Namespace, archive: Archive, images: Mapping[str, Sequence[str]]) -> None:
     """Masks for all images; a complete folder that somebody else made is accepted, an incomplete one is refused.
 
-    masks/made_from.txt says by which of the two rules the masks are made, so that no folder holds both.
+    masks/made_from.txt says that the masks are made here, of instance annotations.
     """
     folder, annotations = options.root / "masks", options.root / "annotations"
     marker, have = folder / "made_from.txt", set(find_images(folder, flat=True))
-    rule = marker.read_text().strip() if marker.is_file() else ""
     lost = sum(name not in have for ids in images.values() for name in ids)
-    if rule and rule != options.masks:
-        raise DataError(
-            f"the masks in {folder} are made from {rule} annotations, not {options.masks}; write --masks {rule}, or move"
-            " them away"
-        )
     if not lost:
         return
-    if have and not rule:
+    if have and not (marker.is_file() and marker.read_text().strip() == "instances"):
         raise DataError(
             f"{folder} holds {len(have):,} masks not made here, and {lost:,} images have none; complete it, or move"
             " it away and masks are made from the annotations"
         )
-    files = {half: annotations / f"{options.masks}_{half}.json" for half in images}
-    archive = COCO_PANOPTIC if options.masks == "panoptic" else archive
+    files = {half: annotations / f"instances_{half}.json" for half in images}
     provide_files(options, archive, options.root, annotations, {path.name: 1 for path in files.values()})
     folder.mkdir(exist_ok=True)
-    marker.write_text(f"{options.masks}\n")
+    marker.write_text("instances\n")
     for half, path in files.items():
-        if path.with_suffix(".zip").is_file():  # panoptic PNGs come in a zip of their own within the zip
-            unpack(path.with_suffix(".zip"), annotations)
-        tasks = TASKS[options.masks](path, folder / half)
+        tasks = instance_tasks(path, folder / half)
         if missing := set(images[half]) - {task.mask.stem for task in tasks}:
             raise DataError(
                 f"{path} says nothing about {len(missing):,} images of {half}, the first: {min(missing)}; give the"
@@ -167,7 +157,6 @@ def make_masks(options: Namespace, archive: Archive, images: Mapping[str, Sequen
         write_masks(tasks, options.processes)
 
 
-TASKS = {"instances": instance_tasks, "panoptic": panoptic_tasks}
 PREPARE = {"voc": voc, "cityscapes": cityscapes, "coco": coco}
 
 

@@ -14,7 +14,6 @@ from s4former.prepare.coco_masks import (
     draw_mask,
     fill_polygon,
     instance_tasks,
-    panoptic_tasks,
     write_masks,
 )
 
@@ -118,39 +117,9 @@ def test_run_lengths_as_numbers_and_as_a_string():
 
 def test_without_pycocotools_the_extra_to_install_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    assert 'which is not installed; pip install "s4former[coco]", or draw COCO itself from the panoptic' in error_message(
+    assert 'which is not installed; pip install "s4former[coco]"' in error_message(
         decode_rle, {"size": [2, 5], "counts": [10]}
     )
-
-
-def panoptic(tmp_path):
-    """Segments 1 (person), 258 (a crowd of cups), 65536 (stuff) and 0 (none)."""
-    ids = np.array([[1, 1, 258, 258, 0, 0]] * 2 + [[65536, 65536, 65536, 1, 258, 0]] * 2)
-    colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
-    (tmp_path / "panoptic_val2017").mkdir()
-    Image.fromarray(colours).save(tmp_path / "panoptic_val2017" / "000000000007.png")
-    things = [{**each, "isthing": 1} for each in CATEGORIES]
-    segments = [(1, PERSON, 0), (258, CUP, 1)]
-    info = [{"id": i, "category_id": category(number), "iscrowd": crowd} for i, number, crowd in segments]
-    info.append({"id": 65536, "category_id": 200, "iscrowd": 0})
-    entry = {"image_id": 7, "file_name": "000000000007.png", "segments_info": info}
-    stuff = {"id": 200, "name": "wall-brick", "isthing": 0}
-    return write_json(tmp_path / "panoptic_val2017.json", [entry], [stuff, *things])
-
-
-def test_panoptic_segments_of_things_get_their_class_and_all_else_0(tmp_path):
-    (task,) = panoptic_tasks(panoptic(tmp_path), tmp_path / "masks")
-    assert draw_mask(task).tolist() == [[P, P, C, C, 0, 0]] * 2 + [[0, 0, 0, P, C, 0]] * 2
-
-
-def test_a_panoptic_picture_of_another_size_or_none_is_refused(tmp_path):
-    path = panoptic(tmp_path)
-    (task,) = panoptic_tasks(path, tmp_path)
-    assert error_message(draw_mask, task._replace(height=5)) == (
-        f"{task.segments} is 6x4, but its annotation says 6x5 (width x height); unpack the panoptic PNGs again"
-    )
-    task.segments.unlink()
-    assert f"{task.segments} cannot be read" in error_message(draw_mask, task)
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -171,7 +140,7 @@ def test_masks_are_written_once_and_only_those_that_are_missing(tmp_path, proces
 def test_other_categories_are_refused(tmp_path):
     path = write_json(tmp_path / "a.json", [], [{"id": 1, "name": "leaf"}])
     assert error_message(instance_tasks, path, tmp_path) == (
-        f"{path} has 1 categories of things, which are not COCO's 80 in their order; data of your own are read with"
+        f"{path} has 1 categories, which are not COCO's 80 in their order; data of your own are read with"
         " data.source=folder"
     )
 
@@ -180,7 +149,7 @@ def test_files_that_are_no_annotations_are_refused(tmp_path):
     path = tmp_path / "captions.json"
     path.write_text('{"images": []}')
     assert error_message(instance_tasks, path, tmp_path) == (
-        f"{path} has no 'annotations'; give instances_*2017.json or panoptic_*2017.json"
+        f"{path} has no 'annotations'; give instances_*2017.json"
     )
     path.write_text("{")
     assert error_message(instance_tasks, path, tmp_path).startswith(f"{path} is not valid JSON (")

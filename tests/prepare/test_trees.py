@@ -67,7 +67,7 @@ def voc_archive(server, tmp_path):
 
 
 def options(root, **changes):
-    defaults = {"root": root, "archives": root, "download": False, "processes": 1, "sbd": None, "masks": "instances"}
+    defaults = {"root": root, "archives": root, "download": False, "processes": 1, "sbd": None}
     return Namespace(**defaults | changes)
 
 
@@ -216,10 +216,6 @@ def test_coco_is_downloaded_and_gets_masks(coco_archives, tmp_path):
     sources = load_sources(data)
     assert (len(sources.unlabeled), len(sources.validation)) == (1, 1)
     check_masks(sources, data)
-    assert error_message(coco, options(root, masks="panoptic"), coco_archives, COCO_COUNTS) == (
-        f"the masks in {root}/masks are made from instances annotations, not panoptic; write --masks instances, or"
-        " move them away"
-    )
 
 
 def test_ready_masks_are_accepted_if_every_image_has_one(coco_archives, tmp_path):
@@ -236,29 +232,6 @@ def test_ready_masks_are_accepted_if_every_image_has_one(coco_archives, tmp_path
     save_mask(root / "masks" / "000000000003.png")
     coco(options(root), coco_archives, COCO_COUNTS)
     assert not (root / "annotations").exists()
-
-
-def test_panoptic_annotations_are_unpacked_from_the_zip_in_the_zip(coco_archives, tmp_path):
-    root, files = tmp_path / "coco", {}
-    for half, numbers in COCO_IMAGES.items():
-        segments = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-        segments[:, 0] = 5, 1, 0  # segment 261
-        pictures = {f"panoptic_{half}/{i:012d}.png": in_memory(segments) for i in numbers}
-        inner = packed(tmp_path / f"{half}.zip", pictures)
-        files[f"annotations/panoptic_{half}.zip"] = inner.read_bytes()
-        content = {
-            "images": [{"id": i, "height": HEIGHT, "width": WIDTH} for i in numbers],
-            "categories": [{"id": i, "name": name, "isthing": 1} for i, name in enumerate(COCO_CLASSES) if i],
-            "annotations": [
-                {"image_id": i, "file_name": f"{i:012d}.png", "segments_info": [{"id": 261, "category_id": 80}]}
-                for i in numbers
-            ],
-        }
-        files[f"annotations/panoptic_{half}.json"] = json.dumps(content)
-    packed(tmp_path / "web" / "panoptic_annotations_trainval2017.zip", files)
-    coco(options(root, archives=tmp_path / "web", masks="panoptic"), coco_archives, COCO_COUNTS)
-    with Image.open(root / "masks" / "val2017" / "000000000003.png") as mask:
-        assert np.asarray(mask)[0].tolist() == [80] + [0] * 23
 
 
 # ---- the command
