@@ -19,7 +19,7 @@ from ..evaluation.pictures import palette_png
 from ..files import write_text, writing
 from .formats import MARKS, annotation_files, file_format, polygon_format
 from .painting import Drawn, Photo, draw, name_rest, plain
-from .readers import READERS, Images
+from .readers import READERS, Images, images_of
 
 # what content raises that is not as expected
 BROKEN = (*DECODE_ERRORS, DataError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
@@ -36,7 +36,7 @@ def rasterize(options: Namespace) -> list[str]:
     if kind is None:
         raise DataError(f"{root} holds no annotations that can be drawn; known are those of {join_first([*MARKS])}")
     notes: Notes = defaultdict(list)
-    images = Images(root, folder)
+    images = images_of(root, folder)
     declared, photos = read_annotations(kind, images, folder, notes)
     photos = find_photos(photos, root, notes)
     names = class_names(declared, photos, options, notes)
@@ -48,7 +48,7 @@ def rasterize(options: Namespace) -> list[str]:
     ids = {name: index for index, name in enumerate(names)} | {"": IGNORE_INDEX}
 
     def write(photo: Photo) -> Drawn:
-        return write_mask(photo, images.paths[photo.id], paths[photo.id], ids, options)
+        return write_mask(photo, images.images[photo.id], paths[photo.id], ids, options)
 
     with ThreadPoolExecutor(cpu_count()) as threads:
         results = list(progress(threads.map(write, photos), "masks", len(photos)))

@@ -14,7 +14,7 @@ from os.path import relpath
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..data.lists import find_images, strip_endings
+from ..data.lists import Layout, find_images, strip_endings
 from ..errors import DataError, join_first
 from ..files import read_text
 from .painting import Drawing, Photo, Thing, bitmap, box, coco_runs, disc, polygons, runs
@@ -22,25 +22,22 @@ from .painting import Drawing, Photo, Thing, bitmap, box, coco_runs, disc, polyg
 Read = tuple[Sequence[str], list[Photo]]
 
 
-class Images:
+class Images(Layout):
     """The images of a folder, found again under the names that annotations have for them."""
-
-    def __init__(self, root: Path, but: Path):
-        self.root = root
-        self.paths = {name: path for name, path in find_images(root, flat=False).items() if not path.is_relative_to(but)}
-        self.ids_by_name: dict[str, list[str]] = defaultdict(list)
-        for name in self.paths:
-            self.ids_by_name[PurePosixPath(name).name].append(name)
 
     def find(self, name: str, *places: Path) -> str | None:
         """The id of an image called `name` in one of the places, or else anywhere, if it is the only one of that name."""
         name = unicodedata.normalize("NFC", name.replace("\\", "/"))
-        for place in places:
-            whole = Path(relpath(place / name, self.root)).as_posix()
-            if found := next((each for each in (whole, strip_endings(whole)) if each in self.paths), None):
+        for whole in (Path(relpath(place / name, self.root)).as_posix() for place in places):
+            if found := next((each for each in (whole, strip_endings(whole)) if each in self.images), None):
                 return found
-        same = self.ids_by_name[strip_endings(PurePosixPath(name).name)]
-        return same[0] if len(same) == 1 else None
+        return self.unique_file_names.get(strip_endings(PurePosixPath(name).name))
+
+
+def images_of(root: Path, masks: Path) -> Images:
+    """The images below a folder, those among the masks left out."""
+    images = {name: path for name, path in find_images(root, flat=False).items() if not path.is_relative_to(masks)}
+    return Images(root, images, {}, flat=False, masks_in="")
 
 
 def read_labelme(path: Path, images: Images) -> Read:
@@ -73,7 +70,7 @@ def read_coco(path: Path, images: Images) -> Read:
         kind = "box or point alone" if not segmentation else "run-length code" if isinstance(segmentation, dict) else "polygon"
         drawing = {"polygon": polygons, "run-length code": coco_runs}.get(kind)
         things[each["image_id"]].append(Thing(label, kind, drawing and partial(drawing, segmentation), crowd=bool(each.get("iscrowd", 0))))
-    halves = [folder for folder in {path.parent for path in images.paths.values()} if path.stem.endswith(f"_{folder.name}")]
+    halves = [folder for folder in {path.parent for path in images.images.values()} if path.stem.endswith(f"_{folder.name}")]
     places, photos = (path.parent, *halves, images.root, images.root / "images"), []
     for each in content["images"]:
         name, size = each["file_name"], size_of(each.get("height"), each.get("width"))

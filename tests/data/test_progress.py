@@ -17,7 +17,7 @@ from s4former.evaluation.inference import Setting, predictions
 from s4former.new_config.contents import read_contents
 from s4former.new_config.pairs import find_photos
 from s4former.rasterize.masks import read_annotations
-from s4former.rasterize.readers import Images
+from s4former.rasterize.readers import images_of
 from s4former.training.preflight import Report, check_pairs
 
 
@@ -56,7 +56,7 @@ def looks(tmp_path):
         "images and masks": lambda: read_contents(find_photos(tmp_path / "photos", tmp_path), {}),
         "evaluation images": lambda: check_pairs(read, SimpleNamespace(data=found), Report()),
         "evaluation": lambda: list(predictions({"model": lambda images: images}, [item] * 3, setting)),
-        "annotations": lambda: read_annotations("LabelMe", Images(root, root / "masks"), root / "masks", defaultdict(list)),
+        "annotations": lambda: read_annotations("LabelMe", images_of(root, root / "masks"), root / "masks", defaultdict(list)),
     }
 
 
