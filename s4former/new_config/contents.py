@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from ..data.images import EXIF_ORIENTATION, check_end, is_deep, measured_values, open_image, read_header, samples_of
+from ..data.images import EXIF_ORIENTATION, check_end, is_deep, measured_values, open_image, read_header, samples_of, turn_upright
 from ..data.lists import Sample
-from ..data.masks import SMEARED, check_palettes, check_sizes, hex_colour, ids_of, packed_rgb, shown_colours, stated_ids
+from ..data.masks import ID_MODES, SMEARED, check_palettes, check_sizes, hex_colour, ids_of, packed_rgb, shown_colours, stated_ids
 from ..data.progress import progress
 from ..data.sources import PART_NAMES
 from ..errors import DataError, plural
+from ..evaluation.pictures import overlay
 from .pairs import Photos
 
 NAMED_ERRORS = 3  # files named one by one
@@ -135,3 +137,37 @@ def levels_of(paths: Sequence[str], most: int = 20) -> list[float]:
         raise DataError(f"no image of more than 8 bits has a finite value, such as {paths[0]}; mend them, or leave them out")
     low, high = np.min(ranges, axis=0)[0], np.max(ranges, axis=0)[1]
     return [float(f"{low:.6g}"), float(f"{max(high, low + 1e-6):.6g}")]
+
+
+def orientation(photos: Photos, contents: dict[str, Contents], sheet: Path) -> str:
+    """data.exif, empty = upright, as far as the sizes of masks prove it; where they do not, a remark and a picture of both readings."""
+    turned = [(image, each) for image, each in contents.items() if each.mask and each.turn != 1]
+    if own := [Path(each.mask).name for each in contents.values() if each.mask_turn != 1]:
+        which = f"{plural(len(own), 'mask')} {'carries' if len(own) == 1 else 'carry'} an EXIF turn, the first: {own[0]}"
+        photos.remarks.append(f"{which}; it is not applied to masks: if viewers show them turned, save them without EXIF data")
+    proofs = {each.fits for _, each in turned} - {"both"}
+    exif = "raw" if "raw" in proofs else ""
+    taken = "drawn on the stored pixels (data.exif=raw)" if exif else "drawn on the turned photo (data.exif=upright)"
+    which = f"{plural(len(turned), 'photo')} with masks carry an EXIF turn"
+    if proofs:
+        photos.remarks.append(f"{which}; by their sizes, masks were {taken}")
+    elif turned:
+        draw_both_ways(*turned[0], sheet)
+        photos.remarks.append(
+            f"{which} that the sizes of the masks cannot prove, the first: {Path(turned[0][0]).name}; the masks are taken as {taken}."
+            f" {sheet.name} shows it both ways: if the right one fits, write data.exif=raw"
+        )
+    return exif
+
+
+def draw_both_ways(image: str, contents: Contents, path: Path) -> None:
+    """A photo under its mask, as it is and turned with the photo, side by side."""
+    with open_image({"path": image, "bytes": None}, "image") as picture:
+        photo = np.asarray(picture.convert("RGB"))
+    with open_image({"path": contents.mask, "bytes": None}, "mask") as picture:
+        values = np.asarray(picture) if picture.mode in ID_MODES else packed_rgb(picture)
+    mask = np.unique(values, return_inverse=True)[1].reshape(values.shape).astype(np.uint8)
+    both = [np.asarray(overlay(photo, each)) for each in (mask, turn_upright(mask, contents.turn))]
+    side = Image.fromarray(np.concatenate(both, axis=1))
+    side.thumbnail((1600, 800))
+    side.save(path)
