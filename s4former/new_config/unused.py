@@ -10,7 +10,7 @@ from ..data.lists import list_images, list_names, printable, strip_endings, walk
 from ..data.pairing import BESIDE, holds_ids, remove_tag
 from ..data.trees import Pairs
 from ..errors import plural
-from ..rasterize.formats import MOST, file_format, polygon_format
+from ..rasterize.annotations import MOST, file_format, polygon_format
 from .class_files import CLASS_FILES
 
 KNOWN = {*CLASS_FILES, "data.yaml", "ids.json"}  # the last is written by `s4former rasterize`

@@ -8,7 +8,7 @@ import re
 import unicodedata
 import xml.etree.ElementTree
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from os.path import relpath
 from pathlib import Path, PurePosixPath
@@ -158,12 +158,3 @@ def cvat_drawing(thing: xml.etree.ElementTree.Element) -> Drawing | None:
 def size_of(height: Any, width: Any) -> tuple[int, int] | None:
     """A size, where there is one."""
     return (int(height), int(width)) if height and width else None
-
-
-READERS: dict[str, Callable[[Path, Images], Read]] = {
-    "COCO": read_coco,
-    "LabelMe": read_labelme,
-    "Supervisely": read_supervisely,
-    "CVAT": read_cvat,
-    "YOLO": read_yolo,
-}

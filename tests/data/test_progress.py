@@ -16,7 +16,7 @@ from s4former.data.sources import check_masks, load_sources
 from s4former.evaluation.inference import Setting, predictions
 from s4former.new_config.contents import read_contents
 from s4former.new_config.pairs import find_photos
-from s4former.rasterize.masks import read_annotations
+from s4former.rasterize.annotations import read_annotations
 from s4former.rasterize.readers import images_of
 from s4former.training.preflight import Report, check_pairs
 

@@ -1,11 +1,11 @@
-"""formats.py: the tool that wrote a folder is told from the content of its files."""
+"""annotations.py: the tool that wrote a folder is told from the content of its files."""
 
 import json
 
 import pytest
 from folders import save_image, write
 
-from s4former.rasterize.formats import MARKS, polygon_format
+from s4former.rasterize.annotations import FORMATS, polygon_format
 
 FILES = {  # format -> a file, and what it holds
     "LabelMe": ("a.json", {"version": "5.5.0", "flags": {}, "shapes": [], "imagePath": "a.jpg", "imageHeight": 4, "imageWidth": 6}),
@@ -22,7 +22,7 @@ FILES = {  # format -> a file, and what it holds
 }
 
 
-@pytest.mark.parametrize("name", MARKS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_the_format_of_a_folder_is_told_by_a_file_of_it(name, tmp_path):
     place, content = FILES[name]
     save_image(tmp_path / "a.jpg")
