@@ -151,7 +151,8 @@ class StepDataset(Dataset):
         crops = [self.labeled_image(step, place) for place in places]
         nothing = torch.empty(0, *config.data.crop)
         batch = Batch(
-            step, stack(crop.image for crop in crops), stack(crop.labels for crop in crops), stack(crop.valid for crop in crops),
+            step, labeled=stack(crop.image for crop in crops), labels=stack(crop.labels for crop in crops),
+            labeled_valid=stack(crop.valid for crop in crops),
             weak=nothing.new_empty(0, 3, *config.data.crop, dtype=torch.uint8), valid=nothing.bool(), strong=(),
             labeled_seeds=tuple(torch_seed(seed, Stream.LABELED_NOISE, step, place) for place in places),
             labeled_colours=pack_colours(crops),

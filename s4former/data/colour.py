@@ -1,7 +1,7 @@
 """Colour on a training view: the photometric distortion of the paper, UniMatch's jitter, AugSeg's random intensity.
 
-A strong colour takes an image (h, w, 3) uint8 RGB and a generator, and returns an image of the same kind; padding has
-to be masked afterwards. A new one is a function and a line in `STRONG_COLOURS`.
+A strong colour takes an image (h, w, 3) uint8 RGB and a generator, and returns such an image; padding has to be masked
+afterwards.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,11 +44,7 @@ def draw_colour(rng: np.random.Generator) -> Colour:
 
 
 def apply_colour(image: np.ndarray, colour: Colour) -> np.ndarray:
-    """Brightness, contrast, saturation, hue and perhaps only then contrast; clipped and truncated after each.
-
-    Args:
-        image: (h, w, 3) uint8 RGB.
-    """
+    """An image (h, w, 3) uint8 RGB under brightness, contrast, saturation, hue and perhaps only then contrast; clipped after each."""
     first, hsv, last = colour_tables(colour).reshape(3, -1).tolist()
     picture = Image.fromarray(image)
     if first != IDENTITY:

@@ -31,11 +31,8 @@ class Geometry:
 def crop_pair(
     image: Image.Image, mask: np.ndarray | None, geometry: Geometry
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """The view of an RGB image, of its (H, W) uint8 mask if it has one, and the pixels of it that are not padding.
-
-    Returns:
-        image (h, w, 3) uint8, 0 on padding; mask (h, w) uint8, 255 on padding, or None; valid (h, w) bool.
-    """
+    """The views of an RGB image, (h, w, 3) uint8, 0 on padding, and of its (H, W) uint8 mask, (h, w) uint8, 255 on padding, or None;
+    and which pixels are no padding, (h, w) bool."""
     valid = np.zeros(geometry.crop, bool)
     valid[: geometry.box[0], : geometry.box[1]] = True
     view = None if mask is None else pad(sample_nearest(mask, geometry), geometry, IGNORE_INDEX)

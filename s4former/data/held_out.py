@@ -40,11 +40,7 @@ class HeldOut:
 
 
 def split(config: Config, sources: Sources) -> tuple[Sources, HeldOut | None]:
-    """What is trained on, with a note, and what is held out, where `method.thresholds` is calibrated.
-
-    Raises:
-        DataError: there are too few labelled images.
-    """
+    """What is trained on, with a note, and what is held out, where `method.thresholds` is calibrated; `DataError` for too few labels."""
     total = len(sources.labeled)
     if config.method.thresholds != "calibrated" or config.method.teacher == "none":
         return sources, None

@@ -36,7 +36,8 @@ def hub(data: Data, parts: Sequence[str]) -> SourceParts:
     if data.unlabeled in splits:
         if data.unlabeled == validation:
             raise DataError(f"data.unlabeled and the evaluation are both the split {validation!r}; choose another")
-        found["unlabeled"], origin = split_table(data, splits, data.unlabeled, "unlabeled"), f"the split {data.unlabeled}"
+        origin = f"the split {data.unlabeled}"
+        found["unlabeled"] = split_table(data, splits, data.unlabeled, "unlabeled")
     else:
         rest = select_rows("data.unlabeled", data.unlabeled, train) if data.unlabeled else range(len(train))
         found["unlabeled"] = train.select(sorted(set(rest) - set(chosen))).remove_columns("mask")
@@ -62,15 +63,16 @@ def load_splits(root: str) -> dict[str, datasets.Dataset]:
         return datasets.load_dataset(str(path) if path.is_dir() else root)
     except (*HUB_ERRORS, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"data.root is {root!r}, and that dataset cannot be loaded: {describe_hub_error(unreachable or error)}; give the id of a Hub dataset that can"
-            " be reached from here, or a folder with a dataset"
+            f"data.root is {root!r}, and that dataset cannot be loaded: {describe_hub_error(unreachable or error)};"
+            " give the id of a Hub dataset that can be reached from here, or a folder with a dataset"
         ) from None
 
 
 def split_table(data: Data, splits: dict[str, datasets.Dataset], split: str, part: str) -> datasets.Dataset:
     """One split with the columns image, mask (not for the pool) and id."""
     if split not in splits:
-        raise DataError(f"{data.root} has no split {split or 'validation'!r} for data.{part}; it has {join_first(list(splits))}")
+        there = join_first(list(splits))
+        raise DataError(f"{data.root} has no split {split or 'validation'!r} for data.{part}; it has {there}")
     table, columns = splits[split], {}  # columns: theirs -> ours
     if not len(table):
         raise DataError(f"{data.root}, split {split!r}, is empty")
@@ -122,7 +124,8 @@ def holds_images(feature: Any) -> bool:
 
 def check_file_paths(root: str, table: datasets.Dataset, columns: Iterable[str]) -> None:
     """Refuses images that are files of this machine outside of the dataset and of what was downloaded for it."""
-    places = [Path(place).expanduser().resolve() for place in (root, datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)]
+    places = (root, datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
+    places = [Path(place).expanduser().resolve() for place in places]
     for column in columns:
         images = table.with_format("arrow")[column][:].combine_chunks()
         if not hasattr(images, "field"):

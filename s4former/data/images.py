@@ -35,14 +35,10 @@ WHITE_LEVELS = (1, 255, 1023, 4095, 16383, 65535)  # that images of more than 8 
 
 
 def read_image(file: EncodedImage, levels: tuple[float, float] = (0.0, 0.0), *, reduce: float = 1.0) -> Image.Image:
-    """An image as RGB, upright as its EXIF data says.
+    """An image as RGB, upright as its EXIF data says; `DataError` for a file that is missing, broken, or deep without `levels`.
 
-    Args:
-        levels: `data.levels`, the values of an image of more than 8 bits that become black and white.
-        reduce: a JPEG may be decoded at 1/2, 1/4 or 1/8, if that is not below this share of its size.
-
-    Raises:
-        DataError: names the file that is missing, broken, or has more than 8 bits per channel without `levels`.
+    levels: `data.levels`, the values of an image of more than 8 bits that become black and white.
+    reduce: a JPEG may be decoded at 1/2, 1/4 or 1/8, if that is not below this share of its size.
     """
     if is_scene(file):
         return Image.fromarray(draw_scene(file["path"])[0])
@@ -98,8 +94,7 @@ def check_contrast(image: Image.Image, file: EncodedImage) -> None:
 def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Image:
     """The decoded file in its own mode; of 16-bit colour, the low bytes lie in its `info`.
 
-    Args:
-        kind: "image", turned upright, or "mask", taken as it is.
+    kind: "image", turned upright, or "mask", taken as it is.
     """
     with decoding(file, kind):
         content = read_bytes(file)

@@ -96,9 +96,8 @@ def samples_by_part(
 ) -> dict[str, list[Sample]]:
     """The samples of each part, from the list or the folder that its key names, or that it has by default.
 
-    Args:
-        places: where lists and folders are looked for, the root first.
-        layout: of the root, or of a folder; it is asked for as late as can be, since listing a million images takes seconds.
+    places: where lists and folders are looked for, the root first.
+    layout: of the root, or of a folder; it is asked for as late as can be, since listing a million images takes seconds.
     """
     found = {}
     for part in parts:

@@ -193,8 +193,7 @@ def image_files(
 
     Of two images with one id, the suffix named first has it; the other is called by its whole name, unless ids are `flat`.
 
-    Args:
-        flat: ids are file names; otherwise paths below `folder`. Of those that differ in their tags alone, the last in order has it.
+    flat: ids are file names; otherwise paths below `folder`. Of those that differ in their tags alone, the last in order has it.
     """
     rank = {suffix: -place for place, suffix in enumerate(suffixes)}
     names = sorted(walk(folder, suffixes), key=lambda name: name.replace("/", "\0"))  # folder by folder
@@ -210,17 +209,12 @@ def image_files(
     return {id: f"{top}/{found[id]}" for id in sorted(found)}
 
 
-def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_ENDINGS) -> list[Path]:
-    """Every file below a folder with one of the endings, but hidden ones; links are followed.
+def walk(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
+    """Every file below a folder with one of the endings, as a path below it, but hidden ones; links are followed.
 
     Raises:
         DataError: a name is no UTF-8, which no list, table or report can hold.
     """
-    return [folder / name for name in walk(folder, suffixes)]
-
-
-def walk(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
-    """The files of `list_images` as paths below the folder."""
     for inside, names in walk_folders(folder, hidden=False):
         for path in (inside + name for name in names if name.lower().endswith(tuple(suffixes))):
             if not path.isprintable() and (odd := printable(path)) != path:

@@ -27,11 +27,7 @@ EXIT_REASONS = {
 
 
 def step_loader(steps: StepDataset, first: int, last: int, *, workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """The batches of steps `first` .. `last` - 1, round after round.
-
-    Raises:
-        DataError: a labelled image cannot be read, or a loader worker died.
-    """
+    """The batches of steps `first` .. `last` - 1, round after round; `DataError` for a labelled image or a worker that fails."""
     loader = DataLoader(
         steps,
         sampler=[(step, round_) for step in range(first, last) for round_ in range(steps.config.run.batch.rounds)],

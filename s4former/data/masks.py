@@ -46,12 +46,9 @@ def check_sizes(row: dict[str, Any], image: tuple[int, int], mask: tuple[int, in
 
 
 def read_mask(file: EncodedImage, data: Data, num_classes: int) -> np.ndarray:
-    """The class ids of a mask: (H, W) uint8, 255 = ignore.
+    """The class ids of a mask: (H, W) uint8, 255 = ignore; `DataError` for ids that are no classes, or colours instead of ids.
 
     Colours become ids by `data.palette`; then `data.id_map` applies, then `data.ignore_index`; negative ids are ignored.
-
-    Raises:
-        DataError: names the file and the ids that are no classes, or says that the mask has colours instead of ids.
     """
     table = class_table(data, num_classes, file["path"] or "")
     ids = read_ids(file, packed_palette(data), table)
@@ -89,9 +86,8 @@ def class_table(data: Data, num_classes: int, path: str) -> np.ndarray:
 def read_ids(file: EncodedImage | None, palette: dict[int, int], table: np.ndarray | None = None) -> np.ndarray:
     """What a mask file holds, before any mapping: (H, W) uint8 or int64.
 
-    Args:
-        palette: 0xRRGGBB -> id, for masks of colours; without one, the palette inside a file is for display only.
-        table: of `class_table`; a mask that says which id is which class has to agree with it.
+    palette: 0xRRGGBB -> id, for masks of colours; without one, the palette inside a file is for display only.
+    table: of `class_table`; a mask that says which id is which class has to agree with it.
     """
     if file is None:
         raise DataError("a labelled row of the dataset has no mask; leave such rows out of data.labeled")
@@ -127,8 +123,7 @@ def read_ids(file: EncodedImage | None, palette: dict[int, int], table: np.ndarr
 def ids_of(mask: Image.Image, by_colour: bool) -> np.ndarray | None:
     """The ids that the pixels of a mask are; None if they are colours, which are looked up in a palette.
 
-    Args:
-        by_colour: there is a palette, so that indices and three equal channels are colours too.
+    by_colour: there is a palette, so that indices and three equal channels are colours too.
     """
     if mask.mode in ID_MODES and not (by_colour and mask.mode == "P"):
         return np.array(mask).astype(np.int64 if mask.mode.startswith("I") else np.uint8)

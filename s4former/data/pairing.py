@@ -118,10 +118,8 @@ def pair_up(images: Files, masks: Files, forms: Sequence[Form] = FORMS) -> Files
 def take_masks(files: Files) -> Files:
     """Takes the masks out of files that lie side by side with their images: X_mask beside X, X.png of ids beside X.jpg.
 
-    A JPEG called X_mask is one as well, and refused when it is read; but where X has another, that is its mask.
-
-    Returns:
-        The mask of each image that has one.
+    A JPEG called X_mask is one as well, and refused when it is read; but where X has another, that is its mask. Returns the mask
+    of each image that has one.
     """
     plain = {name: strip_endings(name) for name in files}
     tagged = {*having(BESIDE, plain.values())}

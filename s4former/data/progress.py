@@ -16,8 +16,7 @@ LINE_EVERY = 30.0  # seconds
 def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
     """The items, with a bar that is gone at the end, or a line now and then; of the first process.
 
-    Args:
-        total: how many there are, where they have no length.
+    total: how many there are, where they have no length.
     """
     if os.environ.get("RANK", "0") != "0":
         yield from items

@@ -1,9 +1,8 @@
 """The published lists of labelled images, known by content: how many ids, and the SHA-256 of them sorted.
 
-The lists themselves are not ours to ship. A list is recognised whatever its file is called and however its lines are
-written: `2007_000032`, `JPEGImages/2007_000032.jpg SegmentationClass/2007_000032.png` and `/JPEGImages/2007_000032.jpg` are
-the same id. Families that cannot be compared have different names: `voc_blend_cps` draws from all 10,582 images of VOC and
-SBD, `voc_blend_u2pl` takes the finely labelled ones first.
+The lists themselves are not ours to ship. Whatever a file is called, `2007_000032`, `/JPEGImages/2007_000032.jpg` and
+`JPEGImages/2007_000032.jpg SegmentationClass/2007_000032.png` are the same id. Families that cannot be compared have names of
+their own: `voc_blend_cps` draws from all 10,582 images of VOC and SBD, `voc_blend_u2pl` takes the finely labelled ones first.
 """
 
 import csv
@@ -60,11 +59,7 @@ def lists_of_benchmark(benchmark: str) -> list[str]:
 
 
 def find_published_lists(folder: Path, benchmark: str) -> dict[str, list[str]]:
-    """The ids of the published lists of a benchmark among the .txt files below a folder, by name.
-
-    Raises:
-        DataError: a file has the name of a published list but not its ids.
-    """
+    """Name -> ids of a benchmark's published lists below a folder; `DataError` for a file with the name of one and other ids."""
     found: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*.txt")):
         expected = list_named_by(path)

@@ -1,11 +1,9 @@
 """A small painted world with exact masks: the dataset that is always there.
 
-`scene` paints picture number `index` of a world as a pure function of its arguments, in some twenty milliseconds, so
-there is nothing to download and any split is a range of indices. It is a miniature of the real task: objects vary in
-build, size and turn, occlude one another, cast shadows and take the colour of the light; the ground is textured and
-holds unlabelled distractors. Colour is drawn without looking at the class. A mushroom differs from a tree in its form
-and, where light and size let it show, in its pattern; some classes share a pattern but for its pitch, and a few things are
-plain.
+Picture `index` of a world is a pure function of its arguments, so there is nothing to download and any split is a range of
+indices. Objects vary in build, size and turn, occlude one another, cast shadows and take the colour of the light; the ground
+is textured and holds unlabelled distractors. Colour is drawn without looking at the class: form tells it and, where light and
+size let it show, the pattern, which some classes share but for its pitch and a few things lack.
 """
 
 import math
@@ -29,11 +27,7 @@ PLAIN = 0.12  # share of things without a pattern
 
 
 def scene(seed: int, index: int, *, height: int = 96, width: int = 128):
-    """Picture `index` of the world `seed`, and its mask: a pure function of the arguments.
-
-    Returns (image, mask): (H, W, 3) uint8 RGB and (H, W) uint8, the place of each pixel's class in `CLASSES`; place 0
-    is the background.
-    """
+    """Picture `index` of the world `seed`, (H, W, 3) uint8 RGB, and its mask, (H, W) uint8: places in `CLASSES`."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
     short = min(height, width)
     light = rng.uniform(0, 2 * math.pi)  # the shadows fall this way

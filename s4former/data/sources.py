@@ -53,8 +53,7 @@ class Sources:
 def load_sources(data: Data, *, training: bool = True) -> Sources:
     """The tables of a config, checked as far as that goes without opening an image; `DataError` for the first thing that is wrong.
 
-    Args:
-        training: False reads the evaluation part only; the other two are empty.
+    training: False reads the evaluation part only; the other two are empty.
     """
     check_root(data)
     found = SOURCES[data.source](data, PARTS if training else PARTS[2:])
@@ -172,10 +171,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ...]:
-    """Opens every labelled mask, and `limit` evaluation masks, before a run begins.
-
-    Returns:
-        Lines for the log: the classes that no labelled pixel shows, and `describe_two_kinds`.
+    """Opens every labelled mask, and `limit` evaluation masks, before a run begins; returns lines for the log.
 
     Raises:
         DataError: for the first mask that cannot be used, if indexed masks have palettes that contradict each other, if the labels
@@ -219,8 +215,7 @@ def labeled_pixels(sources: Sources, data: Data) -> np.ndarray:
 def describe_two_kinds(counts: np.ndarray, classes: Sequence[str]) -> str:
     """What to do if some masks of a thing and its background hold 0 and 1, others 0 and no label, which may be a 255 for the thing.
 
-    Args:
-        counts: (images, 256), how many pixels of each class, at 255 of no label, each mask has.
+    counts: (images, 256), how many pixels of each class, at 255 of no label, each mask has.
     """
     shown, ignored = counts[:, 1] > 0, counts[:, IGNORE_INDEX] > 0
     if len(classes) != 2 or not shown.any() or not ignored.any() or (shown & ignored).any():

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..data.images import IMAGE_ENDINGS
-from ..data.lists import list_images, list_names, printable, strip_endings, walk_folders
+from ..data.lists import find_images, list_names, printable, strip_endings, walk_folders
 from ..data.pairing import BESIDE, holds_ids, remove_tag
 from ..data.trees import Pairs
 from ..errors import plural
@@ -70,7 +70,7 @@ def describe_unpaired(root: Path, pairs: Pairs, which: str) -> str:
     if root.is_dir() and (kind := polygon_format(root)):
         return f"{root} holds annotations of {kind} and no masks; draw them first: s4former rasterize {root}, then this again"
     used = {path for name in pairs.masks for path in (pairs.images[name], pairs.masks[name])}
-    files = [path for path in list_images(root) if path not in used]
+    files = [path for path in find_images(root, flat=False).values() if path not in used]
     rule = (
         "a mask has the name of its image, with or without a tag such as _mask, in a folder masks/ (labels/, annotations/) beside the"
         " images or images/, or lies beside its image as X_mask.png; see docs/own_images.md for other trees"
@@ -84,7 +84,7 @@ def describe_unpaired(root: Path, pairs: Pairs, which: str) -> str:
         found = f"{plural(len(photos), 'image')} and no file that may be a mask"
         found = f"{plural(len(masks), 'mask')}, but not their images" if masks else found
         found += f" (folders: {folders})" if folders else ""
-        return "; ".join([f"{which} in {root} has a mask", f"found: {found}", *count_unused(root, {*map(str, list_images(root))}), rule])
+        return "; ".join([f"{which} in {root} has a mask", f"found: {found}", *count_unused(root, {*map(str, find_images(root, flat=False).values())}), rule])
     near = ((mask, difflib.get_close_matches(mask.stem, photos, n=1, cutoff=0.3)) for mask in masks[:50])
     mask, stem = next(((mask, stems[0]) for mask, stems in near if stems), (masks[0], next(iter(photos))))
     image = photos[stem]

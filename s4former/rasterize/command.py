@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..config import IGNORE_INDEX
 from ..data.class_names import VOID
-from ..data.lists import list_images
+from ..data.lists import find_images
 from ..data.progress import progress
 from ..errors import DataError, join_first, plural, reports_errors
 from ..evaluation.pictures import palette_png
@@ -81,7 +81,8 @@ def rasterize(options: Namespace) -> list[str]:
     written = {paths[photo.id] for photo, result in zip(photos, results) if sum(result.pixels)}
     if not written:
         raise DataError("; ".join(["no mask was written", *describe(notes)]))
-    notes["masks that lie there and were not drawn now"] += [str(path) for path in list_images(folder) if path not in written]
+    others = [path for path in find_images(folder, flat=False).values() if path not in written]
+    notes["masks that lie there and were not drawn now"] += map(str, others)
     write_text(folder / "ids.json", json.dumps(ids, ensure_ascii=False) + "\n")
     things, numbered = sum(len(photo.things) for photo in photos), [f"{index} {name}" for index, name in enumerate(names)]
     return [
