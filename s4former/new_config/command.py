@@ -52,9 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> Namespace:
-    parser = ArgumentParser(
-        prog="s4former new-config", description=__doc__, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog="s4former new-config", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("folder", metavar="PHOTOS", nargs="?", help="a folder, or a list of images and masks")
     add("--images", default="", metavar="PATTERN", help="of images, in quotes; * is the same text as in --masks")

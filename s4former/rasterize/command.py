@@ -34,9 +34,7 @@ from .readers import images_of
 
 @reports_errors("s4former rasterize")
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(
-        "s4former rasterize", description=__doc__, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("s4former rasterize", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("folder", metavar="DIR")
     add("-o", "--output", default="", metavar="DIR", help="where the masks go; default: masks/ in DIR")
