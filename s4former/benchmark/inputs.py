@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..data import shapes
 from ..data.batches import StepDataset
-from ..data.class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
-from ..data.sources import Sources, load_sources
+from ..data.sources import CLASSES, Sources, load_sources
 from ..method.batch import Batch
 from ..method.checks import check_network, shuffle_grid
 from ..method.student import Student
@@ -20,10 +19,6 @@ from ..networks.encoder_weights import normalization
 from ..training.engine import Teacher
 
 IMAGE_COUNT = 12  # drawn, a third of them labelled
-DRAWN = {  # by data.source, else as VOC: height and width of drawn images, and the classes
-    "cityscapes": ((1024, 2048), CITYSCAPES_CLASSES),
-    "coco": ((375, 500), COCO_CLASSES),
-}
 
 
 def benchmark_inputs(config: Config, folder: Path) -> tuple[Config, Sources, str]:
@@ -32,10 +27,11 @@ def benchmark_inputs(config: Config, folder: Path) -> tuple[Config, Sources, str
     data = config.data
     if data.source in ("shapes", "hub") or (data.root and Path(data.root).exists()):
         return config, load_sources(data), f"images of {data.root or data.source}"
-    (height, width), classes = DRAWN.get(data.source, ((375, 500), VOC_CLASSES))
+    height, width = (1024, 2048) if data.source == "cityscapes" else (375, 500)
+    classes = data.classes or CLASSES.get(data.source, CLASSES["voc"])
     draw_images(folder, height, width)
     lists = {"labeled": "labeled.txt", "validation": "validation.txt", "unlabeled": ""}
-    drawn = replace(data, source="folder", root=str(folder), classes=data.classes or classes, id_map={}, **lists)
+    drawn = replace(data, source="folder", root=str(folder), classes=classes, id_map={}, **lists)
     description = f"{IMAGE_COUNT} drawn JPEGs of {width}x{height}, since {data.root or 'data.root'} is not there"
     return replace(config, data=drawn), load_sources(drawn), description
 

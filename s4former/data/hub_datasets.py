@@ -11,7 +11,7 @@ from huggingface_hub.errors import HTTPError
 from ..config import Data
 from ..errors import DataError, join_first, plural
 from ..networks.hub import HUB_ERRORS, check_answers, describe_hub_error, set_request_timeout
-from .lists import SourceParts, find_path, list_lines
+from .lists import find_path, list_lines
 
 COLUMNS = {  # usual names, the first that is there is taken
     "image": ("image", "img", "pixel_values"),
@@ -20,13 +20,13 @@ COLUMNS = {  # usual names, the first that is there is taken
 ID_COLUMNS = ("id", "image_id", "file_name", "filename", "name")
 
 
-def hub(data: Data, parts: Sequence[str]) -> SourceParts:
+def hub(data: Data, parts: Sequence[str], notes: list[str]) -> dict[str, datasets.Dataset]:
     """A dataset of the Hub, or a folder with one: the splits train and validation, columns for image and mask."""
     splits = load_splits(data.root)
     validation = data.validation or next((name for name in ("validation", "val", "test") if name in splits), "")
     found = {"validation": split_table(data, splits, validation, "validation")}
     if "labeled" not in parts:
-        return SourceParts(parts=found)
+        return found
     if validation == "train":
         raise DataError("data.validation is the split 'train', of which the labels are taken; choose another split to evaluate on")
     train = split_table(data, splits, "train", "labeled")
@@ -42,8 +42,8 @@ def hub(data: Data, parts: Sequence[str]) -> SourceParts:
         rest = select_rows("data.unlabeled", data.unlabeled, train) if data.unlabeled else range(len(train))
         found["unlabeled"] = train.select(sorted(set(rest) - set(chosen))).remove_columns("mask")
         origin = f"the split train ({len(train)} rows)"
-    note = f"{data.root}: the pool is what {origin} has beside the labelled: {len(found['unlabeled'])} images"
-    return SourceParts(parts=found, notes=[note])
+    notes.append(f"{data.root}: the pool is what {origin} has beside the labelled: {len(found['unlabeled'])} images")
+    return found
 
 
 def load_splits(root: str) -> dict[str, datasets.Dataset]:

@@ -6,14 +6,15 @@ from typing import Callable, Mapping, Sequence
 
 from ..config import Data
 from ..errors import DataError
-from .class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
-from .lists import Layout, Sample, SourceParts, check_samples, data_root, find_path, image_files, read_list
+from .lists import Layout, Sample, check_samples, data_root, find_path, image_files, read_list
 from .masks import MASK_ENDINGS, MASK_FOLDERS
 from .pairing import pair_up
 from .trees import split_masks
 
+Parts = dict[str, list[Sample]]
 
-def folder(data: Data, parts: Sequence[str]) -> SourceParts:
+
+def folder(data: Data, parts: Sequence[str], notes: list[str]) -> Parts:
     """images/ and masks/ with list files, or a subfolder for each part; the pool is every other image."""
     root = data_root(data)
     layout = cache(partial(folder_layout, root))
@@ -23,7 +24,7 @@ def folder(data: Data, parts: Sequence[str]) -> SourceParts:
         taken = {sample.image for samples in found.values() for sample in samples}
         whole = layout(root)
         found["unlabeled"] = [whole.sample(name, False) for name, path in whole.images.items() if path not in taken]
-    return SourceParts(parts=found)
+    return found
 
 
 def folder_layout(root: Path, path: Path) -> Layout:
@@ -46,7 +47,7 @@ def folder_layout(root: Path, path: Path) -> Layout:
     return Layout(root, found, pairs, False, masks_in=str(masks))
 
 
-def voc(data: Data, parts: Sequence[str]) -> SourceParts:
+def voc(data: Data, parts: Sequence[str], notes: list[str]) -> Parts:
     """The official VOCdevkit tree. Original masks are preferred, SegmentationClassAug fills in where there is none."""
     images = folder_with(data_root(data), "JPEGImages", "", "VOC2012", "VOCdevkit/VOC2012")
     root, lists = images.parent, images.parent / "ImageSets" / "Segmentation"
@@ -56,50 +57,48 @@ def voc(data: Data, parts: Sequence[str]) -> SourceParts:
     masks_in = f"SegmentationClass or SegmentationClassAug of {root}"
     layout = Layout(root, image_files(images, flat=True), augmented | masks, True, masks_in)
     pool = next((name for name in ("trainaug.txt", "train_aug.txt") if (lists / name).is_file()), "train.txt")
-    found = samples_by_part(data, parts, (root, lists), layout.below, {"unlabeled": pool, "validation": "val.txt"})
-    by_default = "unlabeled" in parts and not data.unlabeled
-    notes = [f"data.unlabeled is empty: the pool is {pool} of {lists}"] if by_default else []
-    return SourceParts(parts=found, classes=VOC_CLASSES, notes=notes)
+    if "unlabeled" in parts and not data.unlabeled:
+        notes.append(f"data.unlabeled is empty: the pool is {pool} of {lists}")
+    return samples_by_part(data, parts, (root, lists), layout.below, {"unlabeled": pool, "validation": "val.txt"})
 
 
-def cityscapes(data: Data, parts: Sequence[str]) -> SourceParts:
+def cityscapes(data: Data, parts: Sequence[str], notes: list[str]) -> Parts:
     """leftImg8bit and gtFine as they unpack; labelTrainIds where they were made, labelIds mapped by our table."""
     root = data_root(data)
     halves = [folder_with(root, f"leftImg8bit/{half}", "") for half in ("train", "val")]
     tags = ("_gtFine_labelIds", "_gtFine_labelTrainIds")
     masks = image_files(root / "gtFine", flat=True, tags=tags, suffixes=MASK_ENDINGS)
     masks_in = f"{root / 'gtFine'} (…_gtFine_labelIds.png)"
-    return two_halves(data, parts, halves, masks, masks_in, CITYSCAPES_CLASSES, ("_leftImg8bit",))
+    return two_halves(data, parts, halves, masks, masks_in, ("_leftImg8bit",))
 
 
-def coco(data: Data, parts: Sequence[str]) -> SourceParts:
+def coco(data: Data, parts: Sequence[str], notes: list[str]) -> Parts:
     """train2017 and val2017, and masks/ with PNGs of the ids 0 (no thing) and 1 to 80 (things in COCO's order)."""
     root = data_root(data)
     halves = [folder_with(root, half, "", "images") for half in ("train2017", "val2017")]
     masks = image_files(root / "masks", flat=True, suffixes=MASK_ENDINGS)
-    return two_halves(data, parts, halves, masks, str(root / "masks"), COCO_CLASSES)
+    return two_halves(data, parts, halves, masks, str(root / "masks"))
 
 
 def two_halves(
-    data: Data, parts: Sequence[str], halves: Sequence[Path], masks: dict[str, str], masks_in: str, classes: tuple[str, ...],
-    tags: tuple[str, ...] = (),
-) -> SourceParts:  # fmt: skip
+    data: Data, parts: Sequence[str], halves: Sequence[Path], masks: dict[str, str], masks_in: str, tags: tuple[str, ...] = ()
+) -> Parts:
     """Trees whose images lie in a folder to train on, by default the pool, and one to evaluate on, by default all of it."""
     images = {name: file for half in halves for name, file in image_files(half, flat=True, tags=tags).items()}
     layout = Layout(data_root(data), images, masks, True, masks_in, tags)
     defaults = {"unlabeled": str(halves[0]), "validation": str(halves[1])}
-    return SourceParts(parts=samples_by_part(data, parts, (layout.root,), layout.below, defaults), classes=classes)
+    return samples_by_part(data, parts, (layout.root,), layout.below, defaults)
 
 
 def samples_by_part(
     data: Data, parts: Sequence[str], places: Sequence[Path], layout: Callable[[Path], Layout], defaults: Mapping[str, str]
-) -> dict[str, list[Sample]]:
+) -> Parts:
     """The samples of each part, from the list or the folder that its key names, or that it has by default.
 
     places: where lists and folders are looked for, the root first.
     layout: of the root, or of a folder; it is asked for as late as can be, since listing a million images takes seconds.
     """
-    found = {}
+    found: Parts = {}
     for part in parts:
         key, masks = f"data.{part}", part != "unlabeled"
         if not (value := getattr(data, part) or defaults.get(part)):

@@ -11,10 +11,10 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, Callable, Collection, Iterable, Iterator, Sequence
 
 from ..config import Data
 from ..errors import DataError, plural
@@ -24,9 +24,6 @@ from .images import IMAGE_ENDINGS
 from .masks import MASK_ENDINGS
 from .progress import progress
 
-if TYPE_CHECKING:  # it takes seconds, and listing files does not need it
-    import datasets
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -35,15 +32,6 @@ class Sample:
     image: str
     mask: str | None
     id: str
-
-
-@dataclass(kw_only=True)
-class SourceParts:
-    """What a source has: samples (or ready tables) by part, and what it knows about the classes."""
-
-    parts: "dict[str, list[Sample] | datasets.Dataset]"
-    classes: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from ..files import read_text
 from ..networks.hub import is_hub_id
 from ..randomness import numpy_generator
 from . import shapes
+from .class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
 from .images import read_header
 from .layouts import cityscapes, coco, folder, voc
-from .lists import Sample, SourceParts, data_root, find_path, list_fingerprint
+from .lists import Sample, data_root, find_path, list_fingerprint
 from .masks import check_palettes_of, check_sizes, read_mask, read_upright_mask
 from .progress import progress
 from .published import identify_list, list_named_by, verify_list
@@ -56,15 +57,15 @@ def load_sources(data: Data, *, training: bool = True) -> Sources:
     training: False reads the evaluation part only; the other two are empty.
     """
     check_root(data)
-    found = SOURCES[data.source](data, PARTS if training else PARTS[2:])
-    classes = class_names(data, found.classes)
-    notes = list(found.notes)
-    for part, samples in found.parts.items() if data.source in ("voc", "cityscapes", "coco") else ():
+    notes: list[str] = []
+    found = SOURCES[data.source](data, PARTS if training else PARTS[2:], notes)
+    classes = class_names(data)
+    for part, samples in found.items() if data.source in ("voc", "cityscapes", "coco") else ():
         if name := list_named_by(Path(value := getattr(data, part))):  # a list called voc_blend_cps/662.txt has no other ids
             verify_list([sample.id for sample in samples], name, f"data.{part} is {value!r}")
     if data.source != "hub":
-        notes += separate_parts(data, found.parts)
-    tables = {part: to_table(found.parts.get(part, []), masks=part != "unlabeled") for part in PARTS}
+        notes += separate_parts(data, found)
+    tables = {part: to_table(found.get(part, []), masks=part != "unlabeled") for part in PARTS}
     if training and not len(tables["unlabeled"]):
         notes.append("the unlabelled pool is empty: every training image is labelled")
     ids = {part: tables[part]["id"][:] for part in PARTS}
@@ -132,13 +133,13 @@ def to_table(samples: "list[Sample] | datasets.Dataset", *, masks: bool) -> "dat
 # ---- the names of the classes
 
 
-def class_names(data: Data, known: tuple[str, ...]) -> tuple[str, ...]:
+def class_names(data: Data) -> tuple[str, ...]:
     """`data.classes`, else `data.classes_file`, else those of the source, else classes.json in the data folder."""
     path = Path(data.root) / "classes.json"
     if data.classes:
         names, origin = data.classes, "data.classes"
-    elif known and not data.classes_file:
-        names, origin = known, f"the source {data.source}"
+    elif data.source in CLASSES and not data.classes_file:
+        return CLASSES[data.source]
     elif data.classes_file or path.is_file():
         path = find_path("data.classes_file", data.classes_file, path.parent) if data.classes_file else path
         names, origin = read_class_names(path), str(path)
@@ -234,7 +235,7 @@ def is_rare(images: int, share: float, labeled: int) -> bool:
 # ---- the sources
 
 
-def drawn_scenes(data: Data, parts: Sequence[str]) -> SourceParts:
+def drawn_scenes(data: Data, parts: Sequence[str], notes: list[str]) -> dict[str, list[Sample]]:
     """The embedded world: scenes drawn when they are read, so there is nothing to download."""
     world = data.shapes
     starts = {"labeled": 0, "unlabeled": world.labeled, "validation": FIRST_VALIDATION_SCENE}
@@ -243,17 +244,18 @@ def drawn_scenes(data: Data, parts: Sequence[str]) -> SourceParts:
         path = f"shapes:{world.seed}:{index}:{world.height}x{world.width}"
         return Sample(path, path if part != "unlabeled" else None, f"{index:07d}")
 
-    found = {part: [sample(part, starts[part] + place) for place in range(getattr(world, part))] for part in parts}
-    return SourceParts(parts=found, classes=shapes.CLASSES)
+    return {part: [sample(part, starts[part] + place) for place in range(getattr(world, part))] for part in parts}
 
 
-def hub(data: Data, parts: Sequence[str]) -> SourceParts:
+def hub(data: Data, parts: Sequence[str], notes: list[str]) -> "dict[str, datasets.Dataset]":
     """A dataset of the Hub, or a folder with one."""
     from . import hub_datasets
 
-    return hub_datasets.hub(data, parts)
+    return hub_datasets.hub(data, parts, notes)
 
 
-SOURCES: dict[str, Callable[[Data, Sequence[str]], SourceParts]] = {
+# Each gives the samples, or a ready table, of each of the parts, and appends lines for the log.
+SOURCES: "dict[str, Callable[[Data, Sequence[str], list[str]], dict[str, list[Sample] | datasets.Dataset]]]" = {
     "shapes": drawn_scenes, "folder": folder, "voc": voc, "cityscapes": cityscapes, "coco": coco, "hub": hub,
 }  # fmt: skip
+CLASSES = {"shapes": shapes.CLASSES, "voc": VOC_CLASSES, "cityscapes": CITYSCAPES_CLASSES, "coco": COCO_CLASSES}
