@@ -128,11 +128,6 @@ def prepare_student(accelerator: Accelerator, student: Student, settings: Optimi
     return prepared, optimizer
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: Config) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(group["base"], step, config.schedule)
-
-
 @contextmanager
 def nondeterminism_explained() -> Iterator[None]:
     """Names the operation that torch refuses under `run.deterministic`, in a `ConfigError`."""
@@ -177,7 +172,8 @@ def update(
     """
     method, bare = config.method, accelerator.unwrap_model(student)
     network = bare.network
-    set_learning_rate(optimizer, step, config)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(group["base"], step, config.schedule)
     if teacher is not None and method.ema_order == "before":
         update_teacher(teacher, bare, step, method)
     labeler = pseudo_labeler(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None

@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any, Sequence
 
 import torch
@@ -33,8 +32,9 @@ class RunLog:
         self.training, self.main = training, training.accelerator.is_main_process
         self.steps, self.seconds, self.waited = 0, 0.0, 0.0  # since the speed was last logged
         if self.main:
-            drop_lines_after(training.folder / "log.jsonl", training.step)
-            self.file = open(training.folder / "log.jsonl", "a", buffering=1)
+            path = training.folder / "log.jsonl"  # without what a killed run logged after the checkpoint that is resumed from
+            write_text(path, "".join(json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= training.step))
+            self.file = open(path, "a", buffering=1)
         steps, shown = training.config.schedule.steps, self.main and sys.stderr.isatty()
         bar = {"disable": not shown, "dynamic_ncols": True, "smoothing": 0.1, "bar_format": BAR}
         self.bar = tqdm(total=steps, initial=training.step, **bar)
@@ -98,11 +98,6 @@ class RunLog:
             self.trackers.close()
             self.file.close()
         self.bar.close()
-
-
-def drop_lines_after(path: Path, step: int) -> None:
-    """Drops what a killed run logged after the checkpoint that is resumed from, and an incomplete last line."""
-    write_text(path, "".join(json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= step))
 
 
 def read_terms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]:

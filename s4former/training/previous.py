@@ -59,7 +59,3 @@ class PreviousStudents(nn.Module):
             return replace(label(logits, valid), previous=pseudo_label(said[0], valid, CONFIDENCE).label)
 
         return asked, labeled
-
-
-def build_previous(network: nn.Module, config: Config) -> PreviousStudents | None:
-    return PreviousStudents(network, config) if config.method.previous and config.method.teacher != "none" else None

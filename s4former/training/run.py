@@ -32,7 +32,7 @@ from ..networks.start_from import start_from
 from ..randomness import Stream, torch_seed
 from .engine import Teacher, prepare_student
 from .interrupts import FiniteCheck
-from .previous import PreviousStudents, build_previous
+from .previous import PreviousStudents
 from .pseudo_quality import PseudoLabelCounts
 
 
@@ -142,7 +142,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     with accelerator.autocast():
         check_network(config, network)
     teacher = Teacher(network, second=config.method.algorithm == "psmt") if config.method.teacher == "ema" else None
-    previous = build_previous(network, config)
+    previous = PreviousStudents(network, config) if config.method.previous and config.method.teacher != "none" else None
     student = Student(network, config.method)
     if config.method.pseudo_weight == "distribution_alignment" and config.method.teacher != "none":
         student.pseudo_weights.labeled.copy_(class_shares(config, sources))
