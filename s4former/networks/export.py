@@ -51,32 +51,28 @@ class Provenance:
     command: str
     versions: dict[str, str]
     address: str = ""  # the repository on the Hub; empty = a local folder
-    thresholds: tuple[float, ...] = ()  # of every class, where they followed the teacher; empty = method.threshold for all
 
 
-def export(
-    network: nn.Module,
-    folder: Path,
-    *,
-    config: Config,
-    mean: Sequence[float],
-    std: Sequence[float],
-    provenance: Provenance,
+def save_model(
+    network: nn.Module, folder: Path, *, config: Config, mean: Sequence[float], std: Sequence[float], thresholds: Sequence[float] = ()
 ) -> None:
+    """Writes weights, image processor and config; thresholds: of every class, where they followed the teacher."""
+    sides = {"short_side": config.evaluation.short_side, "long_side": config.evaluation.long_side}
+    save_network(network, folder, mean, std, **sides, levels=config.data.levels)
+    (folder / "s4former.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    if thresholds:
+        (folder / "thresholds.json").write_text(json.dumps([round(value, 4) for value in thresholds]) + "\n")
+
+
+def export(network: nn.Module, folder: Path, *, config: Config, provenance: Provenance, **saved: Sequence[float]) -> None:
     """Writes a folder that `AutoModelForSemanticSegmentation.from_pretrained` loads; replaces an older one whole.
 
-    Raises:
-        WriteError: the disk is full or read-only; the older folder is still there.
+    saved: `mean`, `std` and `thresholds` of `save_model`. On a `WriteError` the older folder is still there.
     """
     partial = folder.with_name(f".writing-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     with writing(folder, partial):
-        evaluation = config.evaluation
-        sides = {"short_side": evaluation.short_side, "long_side": evaluation.long_side}
-        save_network(network, partial, mean, std, **sides, levels=config.data.levels)
-        (partial / "s4former.json").write_text(json.dumps(to_dict(config), indent=2) + "\n")
-        if provenance.thresholds:
-            (partial / "thresholds.json").write_text(json.dumps(provenance.thresholds) + "\n")
+        save_model(network, partial, config=config, **saved)
         model_card(config, network, provenance).save(partial / "README.md")
         replace_folder(partial, folder)
 

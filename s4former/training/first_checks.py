@@ -6,10 +6,9 @@ A folder has one run: none is overwritten, and run.lock in it names the host and
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Iterator, TextIO
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id

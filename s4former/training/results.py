@@ -120,13 +120,13 @@ def write_model(training: Training, role: str, name: str, *, chosen: bool = Fals
     if not training.accelerator.is_main_process:
         return
     thresholds = training.accelerator.unwrap_model(training.student).thresholds
+    current = thresholds.current().tolist() if thresholds is not None else ()
+    saved = {"mean": training.setting.mean, "std": training.setting.std, "thresholds": current}
     provenance = Provenance(
         **origin(training), role=role, step=training.step, chosen=chosen, address=address,
         scores=training.scores.get(role) if training.evaluated_at == training.step else None,
-        thresholds=() if thresholds is None else tuple(round(value, 4) for value in thresholds.current().tolist()),
     )  # fmt: skip
-    constants = {"mean": training.setting.mean, "std": training.setting.std}
-    export(training.networks[role], training.folder / name, config=training.config, provenance=provenance, **constants)
+    export(training.networks[role], training.folder / name, config=training.config, provenance=provenance, **saved)
 
 
 def push_model(training: Training, log: RunLog) -> None:

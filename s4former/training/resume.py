@@ -1,14 +1,12 @@
 """The state of a run in its checkpoints: what is saved, how a run is resumed, and the models of one that has not ended."""
 
-import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -18,8 +16,8 @@ from ..data.sources import PART_NAMES, PARTS, Sources
 from ..errors import ConfigError, DataError, RunStopped, describe_error
 from ..evaluation.model_choice import ROLES
 from ..method.thresholds import build_thresholds
-from ..networks.build import save_network
 from ..networks.encoder_weights import normalization
+from ..networks.export import save_model
 from . import checkpoint
 from .interrupts import NonFiniteLoss, describe_out_of_memory
 from .run import Training, build_model
@@ -182,19 +180,17 @@ def export_newest(run: Path) -> Path:
         raise ConfigError(f"the checkpoints of {run} do not say what their classes are called; go on with --resume until it ends")
     config, classes, folder = from_dict(state["config"]), state["classes"], newest.with_name(f"step-{state['step']:08d}")
     network, _ = build_model(replace(config.model, pretrained=False), classes, config.data.crop)
-    mean, std = normalization(config.model)
+    (mean, std), thresholds = normalization(config.model), build_thresholds(config.method, len(classes))
+    if thresholds is not None:
+        thresholds.load_state_dict({name: state["student"][f"thresholds.{name}"] for name in thresholds.state_dict()})
+    current = thresholds.current().tolist() if thresholds is not None else ()
     for role in ("student", "teacher"):
         if state[role] is None or (folder / role).is_dir():
             continue
         own = {name: tensor for name, tensor in state[role].items() if name.startswith("network.")}
         network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in own.items()})
         beside = folder / f".writing-{role}-{os.getpid()}"  # other processes may write it as well
-        sides = {"short_side": config.evaluation.short_side, "long_side": config.evaluation.long_side}
-        save_network(network, beside, mean, std, **sides, levels=config.data.levels)
-        (beside / "s4former.json").write_text(json.dumps(state["config"], indent=2) + "\n")
-        if (thresholds := build_thresholds(config.method, len(classes))) is not None:
-            thresholds.load_state_dict({name: state["student"][f"thresholds.{name}"] for name in thresholds.state_dict()})
-            (beside / "thresholds.json").write_text(json.dumps(thresholds.current().tolist()) + "\n")
+        save_model(network, beside, config=config, mean=mean, std=std, thresholds=current)
         try:
             beside.rename(folder / role)
         except OSError:

@@ -2,9 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Sequence
 
 import numpy as np
 from accelerate import Accelerator
