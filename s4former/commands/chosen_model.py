@@ -18,4 +18,5 @@ def choose_model(checkpoint: str | None, role: str | None = None, best: bool = F
             folder = export_newest(error.run)
         except DamageError as damage:
             raise CheckpointError(str(damage)) from None
-        return model_of_run(folder, role, False, f"{error.run}, a run that has not ended, at step {int(folder.name[5:])}")
+        name = f"{error.run}, a run that has not ended, at step {int(folder.name[5:])}"
+        return model_of_run(folder, role, False, name)

@@ -61,8 +61,9 @@ class Setting:
         return [(scale, mirrored) for scale in self.evaluation.scales for mirrored in (False, True)[: 1 + self.evaluation.flip]]
 
     def other_mode(self, sizes: Iterable[tuple[int, int]]) -> "Setting | None":
-        """The setting with the other mode, whole images one at a time; None where no image of these sizes is larger than a window."""
-        larger = any(side > window for size in sizes for side, window in zip(resize_for_test(size, self.evaluation), self.window))
+        """With the other mode, whole images one at a time; None where no image of these sizes exceeds a window."""
+        fitted = [resize_for_test(size, self.evaluation) for size in sizes]
+        larger = any(side > window for size in fitted for side, window in zip(size, self.window))
         if not larger or any(step > side for step, side in zip(self.stride, self.window)):
             return None
         changed = {"mode": "whole", "batch": 1} if self.evaluation.mode == "sliding" else {"mode": "sliding"}
@@ -248,7 +249,8 @@ def evaluate_networks(
 
 
 def update_matrices(
-    matrices: dict[str, ConfusionMatrix], items: Sequence[Any], maps: dict[str, Tensor], images: ImageCounts | None = None
+    matrices: dict[str, ConfusionMatrix], items: Sequence[Any], maps: dict[str, Tensor],
+    images: ImageCounts | None = None,
 ) -> None:
     """Adds what `predictions` yields to the matrix of each network; where a map has IGNORE_INDEX nothing is counted."""
     for name, matrix in matrices.items():

@@ -125,8 +125,9 @@ class ImageCounts:
     def add(self, network: str, id: str, matrix: ConfusionMatrix) -> None:
         """Adds the counts of one image, without waiting for the device; those of other networks are left out."""
         if network in self.counts:
-            counts = matrix.counts
-            self.counts[network][self.indices[id]] += torch.stack([counts.diagonal(), counts.sum(dim=0), counts.sum(dim=1)])
+            pairs = matrix.counts
+            by_class = torch.stack([pairs.diagonal(), pairs.sum(dim=0), pairs.sum(dim=1)])
+            self.counts[network][self.indices[id]] += by_class
 
     def reduce(self, total: Callable[[Tensor], Tensor]) -> "ImageCounts":
         """Sums over processes, each of which has counted images of its own. To be called by all."""
@@ -135,7 +136,7 @@ class ImageCounts:
 
 
 def count_without_waiting(values: Tensor, minlength: int) -> Tensor:
-    """(minlength,) int64: how often each of 0 .. minlength-1 is among the values (n,); bincount would make the host wait for a GPU."""
+    """torch.bincount of values (n,) below `minlength`, for a GPU, where that would make the host wait."""
     return values.new_zeros(minlength, dtype=torch.long).scatter_add_(0, values, torch.ones_like(values))
 
 

@@ -21,7 +21,8 @@ class NoModelYet(CheckpointError):
 
     def __init__(self, run: Path, prefix: str):
         super().__init__(
-            f"{run} has no {prefix}teacher/ or {prefix}student/ yet; train_semi.py writes them when it ends, and goes on with --resume"
+            f"{run} has no {prefix}teacher/ or {prefix}student/ yet; train_semi.py writes them when it ends, and"
+            " goes on with --resume"
         )
         self.run = run
 

@@ -52,7 +52,8 @@ def read_photos(
 def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequence[str], data: Data | None = None) -> None:
     """FOLDER/masks/ID.png, class ids (B, H, W), and FOLDER/overlays/ID.jpg to look at.
 
-    items: with `image` (3, H, W) uint8, in the size of their maps, and `id`. data: has the colours, else they are PASCAL VOC's.
+    items: with `image` (3, H, W) uint8, in the size of their maps, and `id`.
+    data: its colours or palette give the colours, if it has such; else they are PASCAL VOC's.
     """
     colours = display_colours(classes, data) if data is not None and (data.colours or data.palette) else None
     for name in ("masks", "overlays"):

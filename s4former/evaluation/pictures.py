@@ -42,7 +42,7 @@ def palette_png(
 ) -> None:
     """Writes an (H, W) mask as an indexed PNG that any viewer shows in colours and any reader gives back as ids.
 
-    ids: what the mask states in itself, see `masks.stated_ids`. colours: (256, 3) uint8, the palette; else that of PASCAL VOC.
+    ids: what the mask states in itself, see `masks.stated_ids`. colours: (256, 3) uint8; else those of PASCAL VOC.
     """
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.min() < 0 or mask.max() > 255:

@@ -54,8 +54,9 @@ class Provenance:
 
 
 def save_model(
-    network: nn.Module, folder: Path, *, config: Config, mean: Sequence[float], std: Sequence[float], thresholds: Sequence[float] = ()
-) -> None:
+    network: nn.Module, folder: Path, *, config: Config, mean: Sequence[float], std: Sequence[float],
+    thresholds: Sequence[float] = (),
+) -> None:  # fmt: skip
     """Writes weights, image processor and config; thresholds: of every class, where they followed the teacher."""
     sides = {"short_side": config.evaluation.short_side, "long_side": config.evaluation.long_side}
     save_network(network, folder, mean, std, **sides, levels=config.data.levels)
@@ -64,7 +65,9 @@ def save_model(
         (folder / "thresholds.json").write_text(json.dumps([round(value, 4) for value in thresholds]) + "\n")
 
 
-def export(network: nn.Module, folder: Path, *, config: Config, provenance: Provenance, **saved: Sequence[float]) -> None:
+def export(
+    network: nn.Module, folder: Path, *, config: Config, provenance: Provenance, **saved: Sequence[float]
+) -> None:
     """Writes a folder that `AutoModelForSemanticSegmentation.from_pretrained` loads; replaces an older one whole.
 
     saved: `mean`, `std` and `thresholds` of `save_model`. On a `WriteError` the older folder is still there.

@@ -48,7 +48,8 @@ class Axes:
         """Adds grid lines, numbers along both axes, and where the pool comes in; returns the chart."""
         if 0 < burn_in < self.right:
             x, title = self.at(burn_in, self.low)[0], f"burn-in: labels alone until step {burn_in:g}"
-            add(chart, "rect", title=title, class_="burn-in", x=LEFT, y=TOP, width=x - LEFT, height=HEIGHT - TOP - BOTTOM)
+            size = {"width": x - LEFT, "height": HEIGHT - TOP - BOTTOM}
+            add(chart, "rect", title=title, class_="burn-in", x=LEFT, y=TOP, **size)
             add(chart, "line", class_="pool", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM)
             for words, left, steps in (("labels alone", LEFT, burn_in), ("with the pool", x, self.right - burn_in)):
                 if steps > 0.2 * self.right:  # else there is no room
@@ -125,7 +126,8 @@ def curves(
         return None
     axes, high = Axes(until, max(values) * 1.08 or 1.0, min(0, *values)), max(values)
     if scale == "late":
-        late = min(value for each in series for _, value in each.points[len(each.points) // 2 if len(each.points) > 4 else 0 :])
+        halves = [each.points[len(each.points) // 2 if len(each.points) > 4 else 0 :] for each in series]
+        late = min(value for points in halves for _, value in points)
         span = max(high - late, 0.01)
         axes = Axes(until, high + 0.1 * span, max(0.0, late - 0.25 * span))
     elif scale == "log" and high > 0:
@@ -196,8 +198,8 @@ def matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Element:
             add(chart, "text", name, transform=foot, text_anchor="end", dy=4)
         for column, count in enumerate(line):
             share, x, kind = count / total if total else 0.0, margin + column * cell, "hit" if row == column else "miss"
-            title, opacity = f"{name} as {names[column]}: {format_number(share, True)}", f"{share:.3f}"
-            add(chart, "rect", title=title, class_=kind, x=x, y=y, width=cell - 1, height=cell - 1, fill_opacity=opacity)
+            title, size = f"{name} as {names[column]}: {format_number(share, True)}", {"width": cell - 1, "height": cell - 1}
+            add(chart, "rect", title=title, class_=kind, x=x, y=y, fill_opacity=f"{share:.3f}", **size)
             if numbered and share >= 0.005:
                 kind, percent = "strong" if share > 0.55 else "weak", f"{100 * share:.0f}"
                 add(chart, "text", percent, class_=kind, text_anchor="middle", x=x + cell / 2 - 0.5, y=middle + 4)

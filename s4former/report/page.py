@@ -41,7 +41,8 @@ FILTERS = {
 
 @reports_errors("s4former report")
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("s4former report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("s4former report", description=__doc__, formatter_class=raw)
     parser.add_argument("run", help="folder of the run")
     print(write_report(parser.parse_args(arguments).run))
 

@@ -56,7 +56,7 @@ class Run:
 
 
 def read_log(path: Path) -> list[Entry]:
-    """The lines of log.jsonl, in order; one that is half written, of a run that is training or was killed, is left out."""
+    """The lines of log.jsonl; one that is half written, of a run that is training or was killed, is left out."""
     entries = []
     for line in path.read_text().splitlines() if path.exists() else []:
         with suppress(json.JSONDecodeError):
@@ -71,9 +71,8 @@ def read_run(folder: str | Path) -> Run:
     for entry in read_log(folder / "log.jsonl"):
         entries.setdefault(entry["kind"], []).append(entry)
     if "start" not in entries or not (folder / "config.json").is_file():
-        raise ReportError(
-            f"{folder} has no config.json and log.jsonl of a run that has begun; give the folder that train_semi.py writes"
-        )
+        what = f"{folder} has no config.json and log.jsonl of a run that has begun"
+        raise ReportError(f"{what}; give the folder that train_semi.py writes")
     files = [folder / f"{name}.json" for name in ("config", "confusion", "results")]
     config, confusion, results = (json.loads(path.read_text()) if path.is_file() else {} for path in files)
     ended = results.get("steps") == config["schedule"]["steps"]  # else the results are of a shorter training, which goes on
@@ -88,7 +87,7 @@ def compare_modes(evaluation: dict[str, Any], score: Entry) -> tuple[str, str]:
     mode, other = evaluation["mode"], score.get("other_mode", {})
     if other.get("mean_iou") is None:
         return "", ""
-    scores = sorted(((score["mean_iou"], mode), (other["mean_iou"], other["mode"])), key=lambda each: -each[0])  # of equals ours
-    (first, best), (second, worse) = scores
+    scores = ((score["mean_iou"], mode), (other["mean_iou"], other["mode"]))
+    (first, best), (second, worse) = sorted(scores, key=lambda each: -each[0])  # of equals that of the config
     flag = "" if best == mode else "--sliding-window" if best == "sliding" else "evaluation.mode=whole"
     return f"best on {MODES[best]} ({100 * first:.2f} mIoU; on {MODES[worse]} {100 * second:.2f})", flag

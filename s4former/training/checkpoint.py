@@ -21,7 +21,7 @@ from ..files import flush, sha256, writing
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Writes the checkpoint of `step` and deletes all but the newest `keep`; on a `WriteError` the older ones are still there."""
+    """Writes the checkpoint of `step`, then deletes all but the newest `keep`; a `WriteError` leaves the older ones."""
     target = folder / f"step-{step:08d}"
     beside = folder / f".writing-{step:08d}"
     for left_over in folder.glob(".writing-*"):  # of a run that was killed
@@ -46,8 +46,9 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest undamaged checkpoint, and a message for each newer one that is damaged; None if there is no checkpoint, and a
-    `DamageError` if all of them are damaged.
+    """The newest undamaged checkpoint (None: there is none), and a message for each newer one that is damaged.
+
+    `DamageError` if there are checkpoints, and all of them are damaged.
     """
     refused = []
     for candidate in reversed(complete(folder)):

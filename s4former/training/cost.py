@@ -38,8 +38,8 @@ class Cost:
 def measure_cost(training: Training, processes: int = 1) -> Cost:
     """Trains a few steps and evaluates a batch of images; the training cannot be used for anything else afterwards.
 
-    processes: among how many the global batch will be shared; this one takes the share of the first. Raises a `DataError` if a
-    batch cannot be made, and torch.OutOfMemoryError if it does not fit.
+    processes: among how many the global batch will be shared; this one takes the share of the first.
+    `DataError` if a batch cannot be made, torch.OutOfMemoryError if it does not fit.
     """
     config, device, network = training.config, training.accelerator.device, training.networks["student"]
     if device.type == "cuda":

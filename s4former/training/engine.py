@@ -163,8 +163,8 @@ def fast_products(device: torch.device, deterministic: bool) -> Iterator[None]:
 
 @nondeterminism_explained()
 def update(
-    accelerator: Accelerator, student: nn.Module, teacher: Teacher | None, optimizer: torch.optim.Optimizer, rounds: Iterable[Batch],
-    step: int, config: Config, previous: "PreviousStudents | None" = None,
+    accelerator: Accelerator, student: nn.Module, teacher: Teacher | None, optimizer: torch.optim.Optimizer,
+    rounds: Iterable[Batch], step: int, config: Config, previous: "PreviousStudents | None" = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """One optimizer step over the accumulation rounds of a step, and the teacher's; returns the mean loss terms.
 
@@ -293,7 +293,8 @@ def average_running_statistics(accelerator: Accelerator, network: nn.Module) -> 
 
 def build_accelerator(mixed_precision: str, *, cpu: bool, **options: Any) -> Accelerator:
     """The Accelerator of a run. Its processes and devices come from outside, through accelerate launch or torchrun; not so
-    its accumulation steps (`update` divides by the rounds itself) and its compiler (run.compile is the project's own). A
+    its accumulation steps (`update` divides by the rounds itself) and its compiler (run.compile is the project's own).
+
     `ConfigError` if it is told to shard the model, which `update` and the checkpoints do not know of.
     """
     for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
@@ -302,10 +303,8 @@ def build_accelerator(mixed_precision: str, *, cpu: bool, **options: Any) -> Acc
                 f"ACCELERATE_USE_{name} is set, and training here knows plain data parallelism alone; choose it in accelerate"
                 " config, or launch with --multi_gpu, or unset the variable"
             )
-    accumulation = GradientAccumulationPlugin(num_steps=1)
-    return Accelerator(
-        cpu=cpu, mixed_precision=mixed_precision, gradient_accumulation_plugin=accumulation, dynamo_backend="no", **options
-    )
+    options |= {"gradient_accumulation_plugin": GradientAccumulationPlugin(num_steps=1), "dynamo_backend": "no"}
+    return Accelerator(cpu=cpu, mixed_precision=mixed_precision, **options)
 
 
 def use_deterministic_operations() -> None:

@@ -1,4 +1,4 @@
-"""What is checked before torch is loaded, which takes seconds that no typo should wait for: names, paths, and the folder of a run.
+"""What is checked before torch is loaded, which takes seconds that no typo should wait for: names and the run's folder.
 
 A folder has one run: none is overwritten, and run.lock in it names the host and the process that trains there.
 """
@@ -84,7 +84,7 @@ def lock_folder(folder: Path, is_main_process: bool = True) -> Iterator[tuple[st
 
 
 def acquire(folder: Path, file: TextIO) -> tuple[str, ...]:
-    """Locks the file, which the system undoes when the process ends, and writes into it who holds it, for other hosts."""
+    """Locks the file, which the system undoes when the process ends, and writes into it who has it, for other hosts."""
     host = socket.gethostname()
     file.seek(0)
     holder = file.read()
@@ -98,8 +98,8 @@ def acquire(folder: Path, file: TextIO) -> tuple[str, ...]:
         free = not holder
     if not free:
         raise ConfigError(
-            f"{folder} is in use by {holder or 'another process'}; stop it, or give another folder with run.output=...; if it has"
-            f" ended on another host, delete {folder / LOCK}"
+            f"{folder} is in use by {holder or 'another process'}; stop it, or give another folder with run.output=...;"
+            f" if it has ended on another host, delete {folder / LOCK}"
         )
     file.truncate(0)
     print(f"process {os.getpid()} on {host}", end="", file=file, flush=True)

@@ -110,6 +110,7 @@ def ignore_lost_console() -> None:
 def describe_out_of_memory(error: torch.OutOfMemoryError) -> str:
     """The first sentence of torch where a device is too small for a step, and the keys that reduce its memory."""
     return (
-        f"{first_line(error).rstrip('. ')}; take a higher run.batch.rounds (smaller passes, the same batch) or, of a transformer,"
-        " model.activation_checkpointing=true, which a resumed run may change, or a smaller data.crop or model.encoder in a new run"
+        f"{first_line(error).rstrip('. ')}; take a higher run.batch.rounds (smaller passes, the same batch) or, of a"
+        " transformer, model.activation_checkpointing=true, which a resumed run may change, or a smaller data.crop or"
+        " model.encoder in a new run"
     )

@@ -32,8 +32,10 @@ class RunLog:
         self.training, self.main = training, training.accelerator.is_main_process
         self.steps, self.seconds, self.waited = 0, 0.0, 0.0  # since the speed was last logged
         if self.main:
-            path = training.folder / "log.jsonl"  # without what a killed run logged after the checkpoint that is resumed from
-            write_text(path, "".join(json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= training.step))
+            path = training.folder / "log.jsonl"
+            # without what a killed run logged after the checkpoint that is resumed from
+            kept = [json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= training.step]
+            write_text(path, "".join(kept))
             self.file = open(path, "a", buffering=1)
         steps, shown = training.config.schedule.steps, self.main and sys.stderr.isatty()
         bar = {"disable": not shown, "dynamic_ncols": True, "smoothing": 0.1, "bar_format": BAR}
@@ -103,8 +105,8 @@ class RunLog:
 def read_terms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]:
     """The loss terms by name, averaged over the student branches and the processes, and the learning rate; waits for the device.
 
-    One reduction, to be called by all processes. `confident` is the share of all their valid pixels. `NonFiniteLoss` if a term was
-    not finite, at this step or before.
+    One reduction, to be called by all processes. `confident` is the share of all their valid pixels.
+    `NonFiniteLoss` if a term was not finite, at this step or before.
     """
     training.finite.raise_if_not_finite()
     shown = {"loss/total": terms["total"], "loss/supervised": terms["supervised"]}

@@ -115,7 +115,8 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
     for part in ("labeled", "validation"):
         word = PART_NAMES[part]
         good, bad = read_all(count_ids, getattr(sources, part), f"{word} images")
-        counts[part], pairs = np.array(good).reshape(len(good), IGNORE_INDEX + 1), plural(len(good + bad), f"{word} image")
+        counts[part] = np.array(good).reshape(len(good), IGNORE_INDEX + 1)
+        pairs = plural(len(good + bad), f"{word} image")
         if bad or not good:
             report.add("FAIL", word, f"{len(bad)} of {pairs} cannot be used: {join_first(bad, NAMED)}")
         else:
@@ -256,7 +257,8 @@ def check_time(config: Config, sources: Sources, cost: Cost, processes: int, rep
     training, testing = steps * cost.seconds, images * evaluations * cost.evaluation_seconds / processes
     share = testing / (training + testing)
     about = "at most" if config.method.burn_in else "about"  # the steps of a burn-in cost less than those measured
-    text = f"{about} {duration(training + testing)} for {steps} steps and {plural(evaluations, 'evaluation')} of {plural(images, 'image')}"
+    evaluated = f"{plural(evaluations, 'evaluation')} of {plural(images, 'image')}"
+    text = f"{about} {duration(training + testing)} for {steps} steps and {evaluated}"
     if share > 0.25:
         text += f"; the evaluations take {share:.0%} of it: raise evaluation.every, or set evaluation.limit"
     report.add("note" if share > 0.25 else "ok", "time", text)

@@ -40,7 +40,7 @@ class PseudoLabelCounts:
             self.confidence += (confidence * rounds).round().long()
 
     def compute(self, step: int, total: Callable[[Tensor], Tensor] = lambda counts: counts) -> dict[str, Any]:
-        """Reads and resets the counts; empty if there were none. To be called by all processes; `total` sums a tensor over them.
+        """Reads and resets the counts; empty if there were none. For all processes, over which `total` sums a tensor.
 
         Returns:
             pixels: how many were counted.    confident: the share of them that became pseudo labels.
@@ -105,7 +105,7 @@ def patience(steps: int) -> int:
 def warning(classes: Sequence[str], steps: int, method: Method) -> str:
     """The warning for classes that are missing in a run of so many steps, with what usually helps."""
     return (
-        f"for {patience(steps)} steps no pixel has become a pseudo label of {join_first(classes)}, of which the student learns from"
-        f" labelled images alone. What usually helps: method.thresholds=per_class, a lower method.threshold (it is {method.threshold}),"
-        " data.repeat_rare, and more labels that show the class (s4former pool ranks the unlabelled images)"
+        f"for {patience(steps)} steps no pixel has become a pseudo label of {join_first(classes)}, of which the student"
+        " learns from labelled images alone. What usually helps: method.thresholds=per_class, a lower method.threshold"
+        f" (it is {method.threshold}), data.repeat_rare, and more labels that show the class (s4former pool ranks images)"
     )

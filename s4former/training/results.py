@@ -74,7 +74,9 @@ def evaluate(training: Training, log: RunLog) -> None:
     log.say(f"step {step}: {', '.join(scores)} ({precision})")
 
 
-def count_pixels(training: Training, setting: Setting, networks: dict[str, nn.Module], **options) -> dict[str, ConfusionMatrix]:
+def count_pixels(
+    training: Training, setting: Setting, networks: dict[str, nn.Module], **options: Any
+) -> dict[str, ConfusionMatrix]:
     """The confusion matrices of this process's share of the evaluation images; options: of `evaluate_networks`."""
     accelerator, dataset = training.accelerator, training.validation
     options |= {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
@@ -87,7 +89,8 @@ def score_other_mode(training: Training) -> dict[str, Any] | None:
 
     None where the config wants none, no image is larger than a window, or whole images do not fit into memory.
     """
-    accelerator, validation, (role, network) = training.accelerator, training.validation, next(iter(training.networks.items()))
+    accelerator, validation = training.accelerator, training.validation
+    role, network = next(iter(training.networks.items()))
     sizes = [validation[index].image.shape[-2:] for index in spread(len(validation), 20)]
     setting = training.setting.other_mode(sizes) if training.config.evaluation.both_modes else None
     if setting is None:
@@ -179,8 +182,8 @@ def log_start(training: Training, log: RunLog) -> None:
     device, processes, precision = accelerator.device, accelerator.num_processes, accelerator.mixed_precision
     log.say(
         f"{config.method.title}: {len(sources.labeled)} labelled, {len(sources.unlabeled)} unlabelled,"
-        f" {len(training.validation)} evaluation images, {len(sources.classes)} classes; {processes} x {device.type}, precision"
-        f" {precision}; {training.folder}" + (f", from step {training.step}" if training.step else "")
+        f" {len(training.validation)} evaluation images, {len(sources.classes)} classes; {processes} x {device.type},"
+        f" precision {precision}; {training.folder}" + (f", from step {training.step}" if training.step else "")
     )
     log.record("start", {
         **origin(training),
@@ -211,8 +214,8 @@ def finish(training: Training, log: RunLog) -> None:
         write_model(training, role, role)
     if training.accelerator.is_main_process:
         results = {
-            **origin(training), "seed": config.run.seed, "steps": training.step, "last": training.scores, "best": training.best,
-            **cost(training), "changes": training.changes, "config": to_dict(config),
+            **origin(training), "seed": config.run.seed, "steps": training.step, "last": training.scores,
+            "best": training.best, **cost(training), "changes": training.changes, "config": to_dict(config),
         }  # fmt: skip
         write_text(folder / "results.json", json.dumps(results, indent=2) + "\n")
         draw_predictions(training)

@@ -1,4 +1,4 @@
-"""The state of a run in its checkpoints: what is saved, how a run is resumed, and the models of one that has not ended."""
+"""The state of a run in its checkpoints: what is saved, how it is resumed, and the models of an unfinished run."""
 
 import os
 import shutil
@@ -64,7 +64,7 @@ def save(training: Training) -> None:
 
 
 def read_state(run: Path, say: bool = True) -> dict[str, Any]:
-    """What the newest undamaged checkpoint of a run holds (`DamageError`: all are damaged); newer ones are named on stderr."""
+    """The newest undamaged checkpoint of a run; newer ones are told on stderr, `DamageError` if all are damaged."""
     state, refused = checkpoint.load_newest(run / "checkpoints")
     for message in refused if say else []:
         print(message, file=sys.stderr)
@@ -169,8 +169,8 @@ def resume_hint(folder: Path) -> str:
 def export_newest(run: Path) -> Path:
     """Writes teacher/ and student/ into the newest undamaged checkpoint of a run; returns the folder of the checkpoint.
 
-    What was written before is taken as it is. The folder goes with its checkpoint, when training deletes that. `ConfigError` for
-    a version that did not save the names of its classes, `DamageError` if all checkpoints are damaged.
+    What was written before is taken as it is. The folder goes with its checkpoint, when training deletes that.
+    `ConfigError` for a version that did not save the names of its classes, `DamageError` if all are damaged.
     """
     newest = checkpoint.complete(run / "checkpoints")[-1]
     if any((newest / role).is_dir() for role in ROLES):
@@ -178,7 +178,8 @@ def export_newest(run: Path) -> Path:
     state = read_state(run)
     if not state.get("classes"):
         raise ConfigError(f"the checkpoints of {run} do not say what their classes are called; go on with --resume until it ends")
-    config, classes, folder = from_dict(state["config"]), state["classes"], newest.with_name(f"step-{state['step']:08d}")
+    config, classes = from_dict(state["config"]), state["classes"]
+    folder = newest.with_name(f"step-{state['step']:08d}")
     network, _ = build_model(replace(config.model, pretrained=False), classes, config.data.crop)
     (mean, std), thresholds = normalization(config.model), build_thresholds(config.method, len(classes))
     if thresholds is not None:

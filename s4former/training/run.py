@@ -117,7 +117,7 @@ class Training:
 
 
 def build_model(model: Model, classes: Sequence[str], crop: tuple[int, int]) -> tuple[nn.Module, list[str]]:
-    """The network of a config with what of it is trained, and a line for the log where it starts from another network."""
+    """The network of a config with what of it is trained, and a line for the log where it starts from another one."""
     if model.start_from:
         network, *notes = start_from(model, classes)
     else:
@@ -127,7 +127,7 @@ def build_model(model: Model, classes: Sequence[str], crop: tuple[int, int]) -> 
 
 
 def build_training(config: Config, sources: Sources, folder: Path, accelerator: Accelerator) -> Training:
-    """Builds a run at step 0; same config, same weights. `ConfigError` for anything about the network that does not fit."""
+    """Builds a run at step 0; same config, same weights. `ConfigError` if anything about the network does not fit."""
     torch.manual_seed(torch_seed(config.run.seed, Stream.INITIALIZATION))
     sources, held_out = split(config, sources)
     network, notes = build_model(config.model, sources.classes, config.data.crop)
@@ -135,8 +135,8 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     notes = [*sources.notes, *notes, *describe_normalization(config.model)]
     if config.schedule.floor >= config.optimizer.lr:
         notes.append(
-            f"schedule.floor = {config.schedule.floor:g} is not below optimizer.lr = {config.optimizer.lr:g}: the learning rate"
-            " of the encoder stays as it is; set a smaller floor for it to fall"
+            f"schedule.floor = {config.schedule.floor:g} is not below optimizer.lr = {config.optimizer.lr:g}: the"
+            " learning rate of the encoder stays as it is; set a smaller floor for it to fall"
         )
     network.to(accelerator.device)
     with accelerator.autocast():
@@ -157,16 +157,17 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
         for each in (student.network, *(teacher.networks if teacher is not None else [])):
             compile_network(each)
     prepared, optimizer = prepare_student(accelerator, student, config.optimizer)
-    setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=accelerator.device)
+    crop, device = config.data.crop, accelerator.device
+    setting = Setting(evaluation=config.evaluation, crop=crop, mean=mean, std=std, device=device)
     steps = StepDataset(
         config, sources, shuffle_grid(config, network), accelerator.process_index, accelerator.num_processes,
-        device_colour=accelerator.device.type == "cuda",
+        device_colour=device.type == "cuda",
     )  # fmt: skip
     return Training(
-        config=config, sources=sources, folder=folder, accelerator=accelerator, student=prepared, teacher=teacher, optimizer=optimizer,
-        setting=setting, steps=steps, validation=ValidationSet(config, sources, config.evaluation.limit),
-        pseudo_counts=PseudoLabelCounts(sources.classes, accelerator.device, config.method.burn_in), notes=notes, held_out=held_out,
-        previous=previous,
+        config=config, sources=sources, folder=folder, accelerator=accelerator, student=prepared, teacher=teacher,
+        optimizer=optimizer, setting=setting, steps=steps, previous=previous, held_out=held_out, notes=notes,
+        validation=ValidationSet(config, sources, config.evaluation.limit),
+        pseudo_counts=PseudoLabelCounts(sources.classes, device, config.method.burn_in),
     )  # fmt: skip
 
 

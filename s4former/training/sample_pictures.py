@@ -42,8 +42,9 @@ def draw_panels(training: Training) -> None:
             first = maps[next(iter(networks))].cpu()
             save_photo(wrong_pixels(item.image, item.labels, first), folder / f"{name}-wrong.jpg")
         role, threshold = training.pseudo_labeler or ("", 0.0)
-        photos = ((str(number), pool[index]["image"]) for number, index in enumerate(spread(len(pool), PANELS) if role else []))
-        for photo in read_photos(photos, [], training.config.data.levels):  # the others are logged where they are trained on
+        chosen = spread(len(pool), PANELS) if role else []
+        photos = ((str(number), pool[index]["image"]) for number, index in enumerate(chosen))
+        for photo in read_photos(photos, [], training.config.data.levels):  # others are named where they are trained on
             save_photo(photo.image, folder / f"unlabeled-{photo.id}-image.jpg")
             labels, confidence = predict_with_confidence(networks[role], photo.image, setting)
             pseudo = labels.masked_fill(confidence <= required_confidence(labels, threshold), IGNORE_INDEX)

@@ -60,9 +60,8 @@ class Trackers:
             act()
         except Exception as error:  # their errors are of every kind: a login, a network, a name they do not like
             self.started = [tracker for tracker in self.started if tracker.name != name]
-            self.say(
-                f"warning: {name} gets nothing of this run from here on ({first_line(error)}); log.jsonl and report.html have it all"
-            )
+            warning = f"warning: {name} gets nothing of this run from here on ({first_line(error)})"
+            self.say(f"{warning}; log.jsonl and report.html have it all")
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Numbers by name; what some trackers refuse in a name, as in `fish (dead)`, becomes _."""
