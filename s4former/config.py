@@ -171,12 +171,12 @@ class Method:
     pasa: Literal["none", "main", "reverse1", "reverse2", "product", "all_rows", "rand"] = key(
         "main", "the attention bias of the extra student pass; none = no such pass")
     pasa_alpha: NonNegativeFloat = key(5.0, "scale of the bias")
-    pasa_confidence: Literal["probability", "mask"] = key("probability", "pooled over a patch; mask: whether it is above the threshold")
+    pasa_confidence: Literal["probability", "mask"] = key("probability", "what is pooled over a patch; mask: if it is above the threshold")
     pasa_view: Literal["strong", "mixed"] = key("strong", "what the PASA pass sees: the strong view, or what the mix made of it")
     pasa_stages: Literal["last", "all"] = key("last", "SegFormer: only stage 4, or every stage")
     feature_dropout: Share = key(0.0, "share of channels dropped in another student pass; 0 = no such pass")
     feature_view: Literal["strong", "weak"] = key("strong", "colours that the pass of feature_dropout sees")
-    complementary_dropout: bool = key(False, "two strong views: each loses the channels the other keeps, half of the images none (UniMatch V2)")
+    complementary_dropout: bool = key(False, "each strong view loses channels that the other keeps, half of the images none (UniMatch V2)")
     regularizer: Literal["none", "ncr", "all_cr", "soft", "soft_labels"] = key(
         "ncr", "beside the cross-entropy on pseudo labels: negative class ranking, all classes, soft cross-entropy")
     regularizer_norm: Literal["l2sq", "l2", "kl"] = key("l2sq", "ncr, all_cr: squared distance, its root (released code), divergence")

@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # of Python before 3.12, pydantic does not take that of typing
+from pydantic import BeforeValidator, TypeAdapter, ValidationError, create_model
 
 from ..config import Colour
 from ..data.class_names import VOID
@@ -149,11 +148,11 @@ def of_json(path: Path, *, key: str = "", field: str = "", others: Sequence[str]
     """
     if key and f'"{key}"' not in read_text(path):
         return Classes()
-    kind = list[TypedDict("Entry", {field: str})] if field else list[str] | dict[int, str] | dict[str, int]
-    content = read_json(path, TypedDict("File", {key: kind}) if key else kind, rule)
-    names = content[key] if key else content
+    kind = list[create_model("Entry", **{field: (str, ...)})] if field else list[str] | dict[int, str] | dict[str, int]
+    content = read_json(path, create_model("File", **{key: (kind, ...)}) if key else kind, rule)
+    names = getattr(content, key) if key else content
     if isinstance(names, list):
-        names = dict(enumerate([*others, *(entry[field] if field else entry for entry in names)]))
+        names = dict(enumerate([*others, *(getattr(entry, field) if field else entry for entry in names)]))
     elif isinstance(next(iter(names), 0), str):  # name -> id
         if len({*names.values()}) < len(names):
             raise DataError(f"{path}: two names have one id; {rule}")
