@@ -71,14 +71,14 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
         reason = "has the size of its image as it is stored, others that of theirs turned upright by EXIF; make all alike"
         results |= {image: DataError(f"mask {each.mask} {reason}") for image, each in masks.items() if each.fits == "raw"}
     for part, rows in photos.parts.items():
-        errors = {row.image: f"left out: {results[row.image]}" for row in rows if isinstance(results[row.image], DataError)}
+        errors = {row.image: results[row.image] for row in rows if isinstance(results[row.image], DataError)}
         messages = list(errors.values())
         if rows and len(errors) == len(rows):
-            raise DataError(f"none of {plural(len(rows), 'image')} can be used, the first is {messages[0]}")
-        if more := messages[NAMED_ERRORS:]:
-            messages[NAMED_ERRORS:] = [f"left out as well, for such reasons: {len(more)} more of the {len(rows)} {PART_NAMES[part]} images"]
+            raise DataError(f"none of {plural(len(rows), 'image')} can be used: {messages[0]}")
         photos.drop(errors)
-        photos.remarks += messages
+        photos.remarks += [f"left out: {message}" for message in messages[:NAMED_ERRORS]]
+        if (more := len(messages) - NAMED_ERRORS) > 0:
+            photos.remarks.append(f"left out as well, for such reasons: {more} more of the {len(rows)} {PART_NAMES[part]} images")
     return {image: result for image, result in results.items() if isinstance(result, Contents)}
 
 
