@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from ..config import Config, flatten, from_dict, to_dict
 from ..errors import reports_errors
-from ..evaluation.pictures import display_colours, has_background
+from ..evaluation.pictures import display_colours, has_background, spread
 from ..files import write_text
 from .charts import Series, curves, format_number, histogram, matrix, sparkline, stacked
 from .run import Run, compare_modes, read_run
@@ -119,9 +119,7 @@ def pseudo_steps(run: Run) -> list[tuple[str, str]]:
     steps = sorted({path.stem.rsplit("-", 1)[1] for path in (run.folder / "panels").glob("unlabeled-*.png")})
     steps = [step for step in steps if int(step) <= run.step]  # a run that was resumed from before has later ones
     steps = [step for step in steps if int(step) > run.config["method"]["burn_in"]] or steps[-1:]  # before, there are hardly any
-    count = min(MAX_STEPS, len(steps))
-    steps = [steps[round(i * (len(steps) - 1) / max(1, count - 1))] for i in range(count)]
-    return [(f"step {int(step)}", f"{step}.png") for step in steps]
+    return [(f"step {int(steps[index])}", f"{steps[index]}.png") for index in spread(len(steps), MAX_STEPS)]
 
 
 def most_frequent_mistakes(run: Run) -> list[tuple[str, str, str, str]]:

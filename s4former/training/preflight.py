@@ -243,8 +243,8 @@ def check_steps(
         raised = f"raise data.workers from {config.data.workers}, or make the photos smaller"
         report.add("note", "steps", f"the loader is too slow: {raised}")
     if sharing < processes:
-        share = f"measured with the share of one of {sharing} processes, not {processes}: batch norm needs two images in one process"
-        report.add("note", "steps", f"{share}, while those of {processes} GPUs are joint; the run takes less time and memory")
+        share = f"measured with the share of one of {sharing} processes, not {processes}"
+        report.add("note", "steps", f"{share}: batch norm needs two images in one process; the run takes less")
     total, name = total_memory_gib(device), torch.cuda.get_device_name(device) if device.type == "cuda" else "memory"
     level = "note" if cost.memory_gib > 0.9 * total else "ok"
     report.add(level, "memory", f"{cost.memory_gib:.1f} of {total:.0f} GiB of {name} at the peak")
