@@ -23,18 +23,6 @@ def check_trackers(names: Sequence[str]) -> None:
             raise ConfigError(f"run.trackers has {name!r}, which is not installed; pip install it, or take it out")
 
 
-def tracker_options(name: str, folder: Path) -> dict[str, Any]:
-    """What puts a tracker's files into the folder of a run and gives the run its name, as each of them calls that."""
-    return {
-        "wandb": {"dir": str(folder), "name": folder.name},
-        "swanlab": {"logdir": str(folder / "swanlab"), "experiment_name": folder.name},
-        "dvclive": {"dir": str(folder / "dvclive")},
-        "mlflow": {"run_name": folder.name},
-        "clearml": {"task_name": folder.name},
-        "trackio": {"name": folder.name},
-    }.get(name, {})
-
-
 class Trackers:
     """One that fails, at whatever, is left out from then on, with a line for the log."""
 
@@ -46,9 +34,18 @@ class Trackers:
             self.attempt(name, lambda: self.start(name, folder, config))
 
     def start(self, name: str, folder: Path, config: dict[str, Any]) -> None:
+        """Its files lie in the folder of the run, and the run has the name of the folder, as each tracker calls that."""
+        options = {
+            "wandb": {"dir": str(folder), "name": folder.name},
+            "swanlab": {"logdir": str(folder / "swanlab"), "experiment_name": folder.name},
+            "dvclive": {"dir": str(folder / "dvclive")},
+            "mlflow": {"run_name": folder.name},
+            "clearml": {"task_name": folder.name},
+            "trackio": {"name": folder.name},
+        }.get(name, {})
         kind = LOGGER_TYPE_TO_CLASS[name]
         place = (folder,) if kind.requires_logging_directory else ()
-        tracker = kind(folder.name if name == "aim" else PROJECT, *place, **tracker_options(name, folder))  # aim knows no project
+        tracker = kind(folder.name if name == "aim" else PROJECT, *place, **options)  # aim knows no project
         tracker.start()
         if name == "comet_ml":
             tracker.tracker.set_name(folder.name)
