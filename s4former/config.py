@@ -529,11 +529,12 @@ def to_dict(config: Any) -> dict[str, Any]:
     return to_jsonable_python(config)
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:
     """Nested sections as one level of full keys: {"run": {"seed": 1}} is {"run.seed": 1}."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        name = f"{prefix}{key}"
+        flat |= flatten(value, name + separator, separator) if isinstance(value, dict) else {name: value}
     return flat
 
 

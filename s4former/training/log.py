@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from typing import Any, Sequence
+from typing import Sequence
 
 import torch
 from torch import Tensor
@@ -57,7 +57,8 @@ class RunLog:
         step = self.training.step
         if self.main:
             self.file.write(json.dumps({"kind": kind, "step": step, "time": round(time.time(), 3), **values}) + "\n")
-            self.trackers.log({f"{kind}/{name}": value for name, value in numbers(values).items()}, step)
+            flat = flatten(values, f"{kind}/", "/")
+            self.trackers.log({name: value for name, value in flat.items() if type(value) in (int, float)}, step)
 
     def count_step(self, rounds: Sequence[Batch], seconds: float, waited: float) -> None:
         """Adds the time of a step and the part of it spent waiting for data, and logs images that could not be read."""
@@ -122,14 +123,3 @@ def read_terms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]
     if counts is not None:
         result["confident"] = values[-2] / max(values[-1], 1)
     return result | {"learning_rate": training.optimizer.param_groups[0]["lr"]}
-
-
-def numbers(values: dict[str, Any]) -> dict[str, float]:
-    """The numbers among the values, those of a dict as OUTER/INNER."""
-    flat: dict[str, float] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}/{key}": number for key, number in numbers(value).items()}
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            flat[name] = value
-    return flat

@@ -30,3 +30,12 @@ def test_the_bar_moves_every_step_fits_80_columns_and_knows_burn_in_and_evaluati
     assert seen[0].startswith("burn-in  50%|") and seen[1].startswith(" 50%|") and str(log.bar).startswith("evaluating  50%|")
     assert seen[1].endswith("left, loss 10.123, confident 99%, 123.0 img/s]") and max(map(len, seen)) <= 80
     log.close()
+
+
+def test_trackers_get_the_numbers_of_a_mapping_too():
+    log, got = RunLog.__new__(RunLog), []
+    log.main, log.file, log.training = True, io.StringIO(), SimpleNamespace(step=7)
+    log.trackers = SimpleNamespace(log=lambda values, step: got.append((values, step)))
+    log.record("teacher", {"confident": 0.5, "share": {"leaf": 0.25, "bud": None}, "classes": ["leaf"], "ended": True})
+    assert got == [({"teacher/confident": 0.5, "teacher/share/leaf": 0.25}, 7)]
+    assert '"share": {"leaf": 0.25, "bud": null}' in log.file.getvalue()

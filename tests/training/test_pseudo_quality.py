@@ -6,7 +6,6 @@ import torch
 from s4former.config import Method
 from s4former.evaluation.metrics import ConfusionMatrix
 from s4former.method.pseudo import BINS, count_pseudo, pseudo_label
-from s4former.training.log import numbers
 from s4former.training.pseudo_quality import LEAST, PseudoLabelCounts, patience, pseudo_label_accuracy, warning
 
 CLASSES = ("ground", "leaf", "bud")
@@ -96,8 +95,3 @@ def test_rightness_by_hand():
     assert worth["confident"] == 0.5 and worth["right"] == pytest.approx(0.6)
     assert worth["right_by_class"] == {"ground": 0.75, "leaf": 0.0, "bud": None}
     assert worth["share"] == {"ground": 0.4, "leaf": 0.1, "bud": 0.0}
-
-
-def test_trackers_get_the_numbers_of_a_mapping_too():
-    values = {"confident": 0.5, "share": {"leaf": 0.25, "bud": None}, "classes": ["leaf"], "ended": True}
-    assert list(numbers(values).items()) == [("confident", 0.5), ("share/leaf", 0.25)]
