@@ -1,7 +1,7 @@
 """SegmentationClassAug: the masks of SBD (Hariharan et al., 2011), which give VOC 10,582 training images.
 
-Only the blend lists need them. The official archive (benchmark.tgz, which unpacks to benchmark_RELEASE) holds MATLAB
-files, which scipy reads; a ready folder of PNGs, as many projects hand around, is taken as it is.
+Only the blend lists need them. The official archive holds MATLAB files, which scipy reads; a ready folder of PNGs, as many
+projects hand around, is taken as it is.
 """
 
 import shutil
@@ -16,12 +16,11 @@ from .download import unpack
 
 IMAGES_WITH_MASK = 12031  # of VOC trainval or SBD: 10,582 to train on, 1,449 to evaluate on
 URL = "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
+KINDS = f"benchmark.tgz ({URL}), an unpacked benchmark_RELEASE, or a SegmentationClassAug folder"
 
 
 def add_masks(source: Path, root: Path, *, images: int = IMAGES_WITH_MASK) -> None:
-    """Fills SegmentationClassAug of a VOC2012 folder from an archive, an unpacked benchmark_RELEASE, or ready PNGs.
-
-    An archive is unpacked beside itself.
+    """Fills SegmentationClassAug of a VOC2012 folder from one of the `KINDS`; an archive is unpacked beside itself.
 
     Raises:
         DataError: the source is nothing of the kind, or fewer or more than `images` images have a mask afterwards.
@@ -32,10 +31,7 @@ def add_masks(source: Path, root: Path, *, images: int = IMAGES_WITH_MASK) -> No
     below = source / "SegmentationClassAug"
     files = sorted((below if below.is_dir() else source).glob("*.png")) or sorted(source.glob("**/cls/*.mat"))
     if not files:
-        raise DataError(
-            f"--sbd is {str(source)!r}, but there are neither PNGs nor files cls/*.mat; give benchmark.tgz"
-            f" ({URL}), an unpacked benchmark_RELEASE, or a SegmentationClassAug folder"
-        )
+        raise DataError(f"--sbd is {str(source)!r}, but there are neither PNGs nor files cls/*.mat; give {KINDS}")
     folder = root / "SegmentationClassAug"
     folder.mkdir(exist_ok=True)
     for path in progress(files, "masks of SBD"):
@@ -49,8 +45,8 @@ def add_masks(source: Path, root: Path, *, images: int = IMAGES_WITH_MASK) -> No
     names = {path.stem for kind in ("", "Aug") for path in (root / f"SegmentationClass{kind}").glob("*.png")}
     if len(names) != images:
         raise DataError(
-            f"with the masks of {source}, {len(names):,} images of {root} have a mask; it must be {images:,}; give"
-            " the complete SBD with --sbd (benchmark.tgz, benchmark_RELEASE, or a SegmentationClassAug folder)"
+            f"with the masks of {source}, {len(names):,} images of {root} have a mask; it must be {images:,}; give the complete"
+            f" SBD with --sbd: {KINDS}"
         )
 
 

@@ -61,21 +61,15 @@ def missing_files(root: Path, counts: Mapping[str, int]) -> str:
 def provide_files(options: Namespace, archive: Archive, folder: Path, root: Path, counts: Mapping[str, int]) -> None:
     """Unpacks an archive below `folder` if files of `root` are missing; downloads it first if that is asked for.
 
-    Args:
-        counts: pattern below `root` -> number of files.
-
-    Raises:
-        DataError: the archive is not there either, or does not hold that many files.
+    counts: pattern below `root` -> number of files; a `DataError` if the archive is not there, or has not that many.
     """
-    missing = missing_files(root, counts)
-    if not missing:
+    if not (missing := missing_files(root, counts)):
         return
     if not (options.archives / archive.name).is_file() and not (options.download and archive.size):
-        first = f"get it from {archive.page} and put it" if archive.page else "put it"
-        other = f", or add --download ({gibibytes(archive.size)} from {archive.url})" if archive.size else ""
+        fetched = f", or add --download ({gibibytes(archive.size)} from {archive.url})"
+        how = fetched if archive.size else f"; get it from {archive.page}"
         raise DataError(
-            f"files of {archive.name} are missing ({missing}), and so is the archive; {first} into"
-            f" {options.archives}{other}"
+            f"files of {archive.name} are missing ({missing}), and so is the archive; put it into {options.archives}{how}"
         )
     unpack(fetch(archive, options.archives), folder)
     if missing := missing_files(root, counts):

@@ -61,7 +61,7 @@ def test_too_few_masks_are_refused_with_both_counts(tree, tmp_path):
     save_mask(tmp_path / "given" / "a.png")
     assert error_message(sbd.add_masks, tmp_path / "given", tree) == (
         f"with the masks of {tmp_path}/given, 1 images of {tree} have a mask; it must be 12,031; give the complete SBD"
-        " with --sbd (benchmark.tgz, benchmark_RELEASE, or a SegmentationClassAug folder)"
+        f" with --sbd: {sbd.KINDS}"
     )
 
 

@@ -162,9 +162,8 @@ def test_cityscapes_is_unpacked_and_trained_on(tmp_path):
 def test_cityscapes_is_never_downloaded_and_says_where_it_is(tmp_path):
     assert error_message(cityscapes, options(tmp_path, download=True)) == (
         f"files of leftImg8bit_trainvaltest.zip are missing ({tmp_path}/leftImg8bit/train/*/*_leftImg8bit.png: 0 of 2,975),"
-        " and so is the archive; get it from"
-        " https://www.cityscapes-dataset.com/downloads/ (it needs a registration, so it is not fetched here) and put it"
-        f" into {tmp_path}"
+        f" and so is the archive; put it into {tmp_path}; get it from"
+        " https://www.cityscapes-dataset.com/downloads/ (it needs a registration, so it is not fetched here)"
     )
 
 
