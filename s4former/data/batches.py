@@ -177,7 +177,8 @@ class StepDataset(Dataset):
         return replace(
             batch, weak=stack(crop.image for crop in crops), valid=stack(crop.valid for crop in crops), strong=strong,
             seeds=tuple(torch_seed(seed, Stream.PASA_NOISE, step, position) for position in positions),
-            channel_seeds=self.channel_seeds(step, positions), replaced=tuple(name for crop in own for name in crop.replaced),
+            channel_seeds=self.channel_seeds(step, positions),
+            replaced=tuple(name for crop in own for name in crop.replaced),
             known=stack(unknown if crop.labels is None else crop.labels for crop in crops) if self.sparse else None,
             weak_colours=pack_colours(crops),
         )  # fmt: skip

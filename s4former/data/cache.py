@@ -51,8 +51,8 @@ def max_scale(height: int, width: int, data: Data) -> float:
 def read_cached_image(file: EncodedImage, data: Data, reduce: float) -> Image.Image:
     if not data.cache:
         return read_image(file, data.levels, reduce=reduce)
-    settings = (data.levels, reduce)
-    return Image.fromarray(cached(file, data, settings, lambda: np.asarray(read_image(file, data.levels, reduce=reduce))))
+    pixels = cached(file, data, (data.levels, reduce), lambda: np.asarray(read_image(file, data.levels, reduce=reduce)))
+    return Image.fromarray(pixels)
 
 
 def cached(file: EncodedImage, data: Data, settings: tuple[Any, ...], read: Callable[[], np.ndarray]) -> np.ndarray:

@@ -94,8 +94,8 @@ def refuse_missing(data: Data, split: str, table: datasets.Dataset, column: str)
     if values.null_count:
         raise DataError(
             f"{plural(values.null_count, 'row')} of {data.root}, split {split!r}, without {column}, the first: row"
-            f" {values.is_null().index(True).as_py()} of those that are used; take them out of the dataset, or name other rows in"
-            " data.labeled"
+            f" {values.is_null().index(True).as_py()} of those that are used; take them out of the dataset, or name"
+            " other rows in data.labeled"
         )
 
 

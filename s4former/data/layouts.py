@@ -51,11 +51,11 @@ def voc(data: Data, parts: Sequence[str], notes: list[str]) -> Parts:
     """The official VOCdevkit tree. Original masks are preferred, SegmentationClassAug fills in where there is none."""
     images = folder_with(data_root(data), "JPEGImages", "", "VOC2012", "VOCdevkit/VOC2012")
     root, lists = images.parent, images.parent / "ImageSets" / "Segmentation"
-    augmented, masks = (
-        image_files(root / kind, flat=True, suffixes=MASK_ENDINGS) for kind in ("SegmentationClassAug", "SegmentationClass")
-    )
+    masks: dict[str, str] = {}
+    for kind in ("SegmentationClassAug", "SegmentationClass"):  # the second wins
+        masks |= image_files(root / kind, flat=True, suffixes=MASK_ENDINGS)
     masks_in = f"SegmentationClass or SegmentationClassAug of {root}"
-    layout = Layout(root, image_files(images, flat=True), augmented | masks, True, masks_in)
+    layout = Layout(root, image_files(images, flat=True), masks, True, masks_in)
     pool = next((name for name in ("trainaug.txt", "train_aug.txt") if (lists / name).is_file()), "train.txt")
     if "unlabeled" in parts and not data.unlabeled:
         notes.append(f"data.unlabeled is empty: the pool is {pool} of {lists}")

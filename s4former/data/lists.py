@@ -92,9 +92,10 @@ def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Samp
             + (f" (the nearest name is {near[0]})" if near else "")
             + (f"; a leading / means {layout.root}, since a list may not lead out of it" if lost[0].startswith("/") else "")
         )
-    files = Counter(name for name, _ in {(each.id, each.image) for each in samples})  # of one stem: called by their whole names
-    whole = [Path(each.image).relative_to(layout.root).as_posix() if files[each.id] > 1 else each.id for each in samples]
-    samples = [replace(sample, id=name) for sample, name in zip(samples, whole)]
+    count = Counter(name for name, _ in {(each.id, each.image) for each in samples})
+    for place, sample in enumerate(samples):
+        if count[sample.id] > 1:  # files of one stem are called by their whole names
+            samples[place] = replace(sample, id=Path(sample.image).relative_to(layout.root).as_posix())
     return check_samples(key, path, samples, layout.masks_in if masks else "")
 
 
@@ -128,8 +129,8 @@ def check_samples(key: str, origin: Path, samples: list[Sample], masks_in: str) 
         raise DataError(f"{key}: {origin} names {plural(len(twice), 'id')} more than once, the first: {twice[0]}")
     if masks_in and (lost := [sample.id for sample in samples if sample.mask is None]):
         raise DataError(
-            f"{key}: {plural(len(lost), 'image')} of {origin} without a mask in {masks_in}, the first: {lost[0]}; a mask has the"
-            f" name of its image and one of the endings {', '.join(MASK_ENDINGS)}"
+            f"{key}: {plural(len(lost), 'image')} of {origin} without a mask in {masks_in}, the first: {lost[0]};"
+            f" a mask has the name of its image and one of the endings {', '.join(MASK_ENDINGS)}"
         )
     return samples
 

@@ -44,8 +44,11 @@ def identify_list(ids: Iterable[str]) -> str | None:
 def verify_list(ids: list[str], name: str, origin: Path | str) -> None:
     """`DataError` if the ids of `origin` are not those of the list `name`, which its own name says."""
     if (found := identify_list(ids)) != name:
-        what = f"{found or plural(len(ids), 'id') + ' with another SHA-256'}; get the right list, or give yours another name"
-        raise DataError(f"{origin}: this is not {name}, of {PUBLISHED[name]['images']} ids, but {what}")
+        what = found or f"{plural(len(ids), 'id')} with another SHA-256"
+        raise DataError(
+            f"{origin}: this is not {name}, of {PUBLISHED[name]['images']} ids, but {what}; get the right list, or give yours"
+            " another name"
+        )
 
 
 def list_named_by(path: Path) -> str | None:
@@ -69,7 +72,7 @@ def find_published_lists(folder: Path, benchmark: str) -> dict[str, list[str]]:
         if expected:
             verify_list(ids, expected, path)
         labeled = path.with_name("labeled.txt")
-        if path.name == "unlabeled.txt" and labeled.is_file() and not identify_list(ids):  # the whole pool is the two together
+        if path.name == "unlabeled.txt" and labeled.is_file() and not identify_list(ids):  # the pool is the two together
             ids = sorted({*ids, *list_ids(labeled)})
         if (name := identify_list(ids)) in lists_of_benchmark(benchmark):
             found[name] = ids

@@ -61,7 +61,7 @@ def load_sources(data: Data, *, training: bool = True) -> Sources:
     found = SOURCES[data.source](data, PARTS if training else PARTS[2:], notes)
     classes = class_names(data)
     for part, samples in found.items() if data.source in ("voc", "cityscapes", "coco") else ():
-        if name := list_named_by(Path(value := getattr(data, part))):  # a list called voc_blend_cps/662.txt has no other ids
+        if name := list_named_by(Path(value := getattr(data, part))):  # voc_blend_cps/662.txt has no other ids
             verify_list([sample.id for sample in samples], name, f"data.{part} is {value!r}")
     if data.source != "hub":
         notes += separate_parts(data, found)
@@ -96,8 +96,8 @@ def separate_parts(data: Data, parts: dict[str, list[Sample]]) -> list[str]:
         both = sorted(sample.id for sample in samples if sample.image in held_out)
         if both and part != "validation":
             raise DataError(
-                f"data.{part} has {plural(len(both), 'image')} of data.validation, the first: {both[0]}; an image is either"
-                " trained on or evaluated on"
+                f"data.{part} has {plural(len(both), 'image')} of data.validation, the first: {both[0]};"
+                " an image is either trained on or evaluated on"
             )
     return notes
 
@@ -203,7 +203,7 @@ def check_masks(sources: Sources, data: Data, limit: int = 100) -> tuple[str, ..
     if order and not has_label:
         raise DataError(NO_EVALUATION_LABEL)
     absent = [name for name, count in zip(sources.classes, pixels) if not count]
-    lines = [f"no labelled pixel shows {join_first(absent)}" if absent else "", describe_two_kinds(counts, sources.classes)]
+    lines = f"no labelled pixel shows {join_first(absent)}" if absent else "", describe_two_kinds(counts, sources.classes)
     return tuple(filter(None, lines))
 
 

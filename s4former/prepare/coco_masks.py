@@ -46,8 +46,8 @@ def instance_tasks(path: Path, folder: Path) -> list[Task]:
     things = sorted((each["id"], each["name"]) for each in content["categories"])
     if tuple(name for _, name in things) != COCO_CLASSES[1:]:
         raise DataError(
-            f"{path} has {len(things)} categories, which are not COCO's 80 in their order; data of your own are read with"
-            " data.source=folder"
+            f"{path} has {len(things)} categories, which are not COCO's 80 in their order; data of your own are read"
+            " with data.source=folder"
         )
     classes = {category: index for index, (category, _) in enumerate(things, start=1)}
     by_image = defaultdict(list)

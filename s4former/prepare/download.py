@@ -42,21 +42,21 @@ def fetch(archive: Archive, folder: Path) -> Path:
     if path.is_file():
         return verified(path, archive)
     folder.mkdir(parents=True, exist_ok=True)
-    need, free = 2 * archive.size - size_of(part), shutil.disk_usage(folder).free  # twice: pictures are compressed already
-    if need > free:
+    need = 2 * archive.size - size_of(part)  # what is in it takes about as much again: pictures are compressed already
+    if need > (free := shutil.disk_usage(folder).free):
         raise DataError(
-            f"{archive.name} and what is in it need {gibibytes(need)} in {folder}, but {gibibytes(free)} are free; make room, or"
-            " use another disk with --root"
+            f"{archive.name} and what is in it need {gibibytes(need)} in {folder}, but {gibibytes(free)} are free; make"
+            " room, or use another disk with --root"
         )
     print(f"downloading {archive.url} to {folder}")
     try:
         with part.open("ab") as file:
-            http_get(archive.url, file, resume_size=file.tell(), expected_size=archive.size, displayed_filename=archive.name)
+            http_get(archive.url, file, resume_size=file.tell(), expected_size=archive.size)
     except HUB_ERRORS as error:
         if (have := size_of(part)) < archive.size:
             raise DataError(
-                f"the download of {archive.url} ended after {have:,} of {archive.size:,} bytes ({first_line(error)}); run the"
-                f" command again and it goes on from there, or download the file elsewhere and put it into {folder}"
+                f"the download of {archive.url} ended after {have:,} of {archive.size:,} bytes ({first_line(error)});"
+                f" run the command again and it goes on, or download the file elsewhere and put it into {folder}"
             ) from None
     return verified(part, archive).rename(path)
 

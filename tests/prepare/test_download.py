@@ -48,7 +48,7 @@ def test_a_download_that_stays_broken_goes_on_with_the_next_command(archive, ser
     server.troubles = [1000] + [0] * 5
     assert error_message(fetch, archive, tmp_path) == (
         f"the download of {archive.url} ended after 1,000 of 10,240 bytes (peer closed connection without sending complete message"
-        f" body (received 0 bytes, expected 9240)); run the command again and it goes on from there, or download the file elsewhere"
+        f" body (received 0 bytes, expected 9240)); run the command again and it goes on, or download the file elsewhere"
         f" and put it into {tmp_path}"
     )
     server.asked.clear()
