@@ -17,7 +17,7 @@ from PIL import Image
 from ..config import Data
 from ..errors import DataError
 from .images import EncodedImage, is_scene, read_header, read_image
-from .masks import check_sizes, read_pair, read_upright_mask
+from .masks import check_sizes, read_upright_mask
 
 
 class CacheError(DataError):
@@ -26,15 +26,12 @@ class CacheError(DataError):
 
 def read_unlabeled_image(file: EncodedImage, data: Data) -> Image.Image:
     """The image of an unlabelled row as RGB; errors of `read_image`, or a `CacheError`."""
-    if is_scene(file):
-        return read_image(file, data.levels)
-    return read_cached_image(file, data, max_scale(*read_header(file).size, data) if data.draft else 1.0)
+    draft = data.draft and not is_scene(file)
+    return read_cached_image(file, data, max_scale(*read_header(file).size, data) if draft else 1.0)
 
 
 def read_labeled_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:
     """What `read_pair` gives of a labelled row, both parts of it from the cache if there is one."""
-    if not data.cache or row["mask"] is None or is_scene(row["image"]):
-        return read_pair(row, data, num_classes)
     image = read_cached_image(row["image"], data, 1.0)
     settings = ("mask", data.source, data.palette, data.id_map, data.ignore_index, data.exif, num_classes)
     mask = cached(row["mask"], data, settings, lambda: read_upright_mask(row, data, num_classes))
@@ -49,14 +46,16 @@ def max_scale(height: int, width: int, data: Data) -> float:
 
 
 def read_cached_image(file: EncodedImage, data: Data, reduce: float) -> Image.Image:
-    if not data.cache:
+    if not data.cache or is_scene(file):
         return read_image(file, data.levels, reduce=reduce)
     pixels = cached(file, data, (data.levels, reduce), lambda: np.asarray(read_image(file, data.levels, reduce=reduce)))
     return Image.fromarray(pixels)
 
 
-def cached(file: EncodedImage, data: Data, settings: tuple[Any, ...], read: Callable[[], np.ndarray]) -> np.ndarray:
-    """What `read` returns, kept in `data.cache`; `settings` is all that it depends on besides the file."""
+def cached(file: EncodedImage | None, data: Data, settings: tuple[Any, ...], read: Callable[[], np.ndarray]) -> np.ndarray:
+    """What `read` returns, kept in `data.cache` if it is of a file; `settings` is all that it depends on besides the file."""
+    if not data.cache or file is None or is_scene(file):
+        return read()
     path = Path(data.cache) / f"{cache_key(file, settings)}.npy"
     with suppress(OSError, ValueError, EOFError):  # not there yet, or not whole
         return np.load(path)

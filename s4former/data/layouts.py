@@ -57,9 +57,10 @@ def voc(data: Data, parts: Sequence[str], notes: list[str]) -> Parts:
     masks_in = f"SegmentationClass or SegmentationClassAug of {root}"
     layout = Layout(root, image_files(images, flat=True), masks, True, masks_in)
     pool = next((name for name in ("trainaug.txt", "train_aug.txt") if (lists / name).is_file()), "train.txt")
+    defaults = {"unlabeled": str(lists / pool), "validation": str(lists / "val.txt")}
     if "unlabeled" in parts and not data.unlabeled:
         notes.append(f"data.unlabeled is empty: the pool is {pool} of {lists}")
-    return samples_by_part(data, parts, (root, lists), layout.below, {"unlabeled": pool, "validation": "val.txt"})
+    return samples_by_part(data, parts, (root, lists), layout.below, defaults)
 
 
 def cityscapes(data: Data, parts: Sequence[str], notes: list[str]) -> Parts:
