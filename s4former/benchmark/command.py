@@ -1,74 +1,79 @@
 """Times the parts of a training; attention, losses, moving average and windows against plain implementations of the same.
 
-    s4former benchmark
-    s4former benchmark step losses --config configs/voc_92.json run.batch.rounds=2 --json speed.json
+    s4former benchmark step losses --config configs/voc_92.json run.batch.rounds=2 -o speed     # writes speed.json and speed.md
     s4former benchmark bytes --bandwidth 4800 --matrix-rate 790   # counted, not run; an H200
-    s4former benchmark gpu --minutes 5                            # measures a GPU whole, within a time; see its --help
+    s4former benchmark gpu --minutes 5 -o gpu                     # a GPU: four networks, kernels, agreement of precisions, all parts
+    s4former benchmark gpu --rehearse                             # the same in tiny sizes, on a CPU too
 
-Nothing is downloaded: networks have random weights, and where the data of the config is missing, images are drawn.
+Nothing is downloaded: networks have random weights, and where the data of the config is missing, images are drawn. Of `gpu`
+every part has a share of the time and is cut off at its end; a part that fails (PASA over DINOv2 before transformers 5.23) says
+so, and the others go on. The files are written after each part, so that a stop loses only the part that it falls into.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
-import sys
+import signal
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import load, to_dict
+from ..config import load
 from ..errors import ConfigError, reports_errors
+from ..files import write_text
+from .gpu import PLAN
 
 if TYPE_CHECKING:
     import torch
 
-    from .timing import Benchmark, Measurement, Row
+PARTS = {  # name -> the module in which a function of this name yields rows of the table, and lines below it
+    "step": "steps", "kernels": "steps", "agreement": "steps", "yardstick": "steps", "compiled": "steps", "memory": "steps",
+    "bytes": "operations", "attention": "parts", "enlargement": "parts", "losses": "parts", "ema": "parts", "windows": "parts",
+}  # fmt: skip
+COLUMNS = {"what": 60, "ms": 10, "GiB": 6, "against": 22, "its ms": 10, "its GiB": 7, "ratio": 6, "images/s": 8}  # with widths
 
-PARTS = {  # name -> the module in which a function of this name yields its rows
-    "step": "training_parts",
-    "attention": "training_parts",
-    "losses": "training_parts",
-    "ema": "training_parts",
-    "loader": "data_parts",
-    "windows": "data_parts",
-    "memory": "training_parts",
-    "bytes": "operations",
-}
+
+class OutOfTimeError(BaseException):
+    """The time of a part is over; no `Exception`, so that no compiler catches it."""
 
 
 @reports_errors("s4former benchmark")
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["gpu"]:
-        from . import gpu
-
-        return gpu.main(arguments[1:])
     options = parse(arguments)
-    parts, overrides = split_arguments(options.arguments)
-    if options.json and not Path(options.json).absolute().parent.is_dir():
-        raise ConfigError(f"--json {options.json}: there is no such folder to write it into; make it first")
+    names = [word for word in options.arguments if "=" not in word]
+    overrides = [word for word in options.arguments if "=" in word]
+    unknown = [name for name in names if name not in (*PARTS, "gpu")]
+    if unknown or not names:
+        found = f"there is no part {unknown[0]!r}" if unknown else "no part is named"
+        raise ConfigError(f"{found}; name some of {', '.join(PARTS)}, or gpu")
+    if "gpu" in names and (len(names) > 1 or overrides or options.config):
+        raise ConfigError("gpu has parts and configs of its own; leave out the other words and --config")
+    if options.output and not Path(options.output).absolute().parent.is_dir():
+        raise ConfigError(f"-o {options.output}: there is no such folder to write it into; make it first")
     if (options.bandwidth is None) != (options.matrix_rate is None):
         raise ConfigError("only one of --bandwidth and --matrix-rate is given; the least time of a step needs both")
-    rates = (1e9 * options.bandwidth, 1e12 * options.matrix_rate) if options.bandwidth else None
     config = load([options.config] if options.config else [], overrides)
 
     import torch  # not before the arguments are checked: it takes seconds
 
-    from .inputs import benchmark_inputs
-    from .timing import Benchmark, Timer
-
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with tempfile.TemporaryDirectory() as folder:
-        config, sources, data = benchmark_inputs(config, Path(folder))
-        benchmark = Benchmark(config=config, sources=sources, timer=Timer(device, options.repeats), rates=rates)
-        print(f"{describe_machine(device)}; {data}", flush=True)
-        rows = run(benchmark, parts)
-    if options.json:
-        report = {"machine": describe_machine(device), "config": to_dict(config), "rows": rows, "facts": benchmark.facts}
-        Path(options.json).write_text(json.dumps(report, indent=2) + "\n")
+    if "gpu" in names and device.type == "cpu" and not options.rehearse:
+        raise ConfigError("torch sees no GPU; --rehearse runs tiny sizes without one")
+    plan: dict[str, tuple] = {name: (name, config, None) for name in names}  # title -> part, its config and its seconds
+    if "gpu" in names:
+        options.output = options.output or "gpu_benchmark"
+        plan = {
+            title: (entry.part, entry.config(tiny=options.rehearse), 60 * options.minutes * entry.share)
+            for title, entry in PLAN.items()
+        }
+    run(plan, device, options)
     return 0
 
 
@@ -77,74 +82,110 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="s4former benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("arguments", nargs="*", metavar="PART or section.key=value", help=f"{', '.join(PARTS)}; default: all")
+    add("arguments", nargs="*", metavar="PART or section.key=value", help=f"{', '.join(PARTS)}; or gpu: most of them, on a GPU")
     add("--config", metavar="FILE", help="default: the paper's setting for VOC")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU where there is one")
     add("--repeats", type=int, default=5, metavar="N", help="timed runs of each implementation (default 5)")
     add("--bandwidth", type=float, metavar="GB/s", help="of a device's memory, for the least time of a step in `bytes`")
     add("--matrix-rate", type=float, metavar="TFLOP/s", help="of the same device's matrix products in bfloat16")
-    add("--json", metavar="FILE", help="write all numbers")
+    add("--minutes", type=float, default=5, metavar="M", help="of `gpu`, all parts together (default 5)")
+    add("--rehearse", action="store_true", help="of `gpu`: tiny networks and images")
+    add("-o", "--output", metavar="NAME", help="write NAME.json, with all numbers, and NAME.md; default of `gpu`: gpu_benchmark")
     return parser.parse_intermixed_args(arguments)
 
 
-def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The parts, in the order of PARTS, and the overrides."""
-    overrides = [argument for argument in arguments if "=" in argument]
-    named = [argument for argument in arguments if "=" not in argument]
-    for name in named:
-        if name not in (*PARTS, "all"):
-            raise ConfigError(f"there is no part {name!r}; one of {', '.join(PARTS)} or all")
-    return [part for part in PARTS if not named or "all" in named or part in named], overrides
+def run(plan: dict[str, tuple], device: "torch.device", options: argparse.Namespace) -> None:
+    """Runs the parts in order; prints each row as soon as it is made, and writes the report after each part."""
+    from .inputs import benchmark_inputs
+    from .timing import Benchmark
+
+    rates = (1e9 * options.bandwidth, 1e12 * options.matrix_rate) if options.bandwidth else None
+    packages = {name: version(name) for name in ("torch", "transformers", "accelerate", "timm")}
+    report: dict[str, Any] = {"machine": describe_machine(device), "versions": packages, "parts": {}}
+    print(report["machine"], table_line(COLUMNS), sep="\n", flush=True)
+    begin, end = time.monotonic(), 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for title, (name, config, seconds) in plan.items():
+            part = report["parts"][title] = {"rows": [], "notes": []}
+            started, end = time.monotonic(), end + (seconds or 0)
+            try:
+                with time_limit(seconds and begin + end - started):
+                    config, sources, part["data"] = benchmark_inputs(config, Path(folder))
+                    benchmark = Benchmark(config=config, sources=sources, device=device, repeats=options.repeats, rates=rates)
+                    for found in getattr(import_module(f"{__package__}.{PARTS[name]}"), name)(benchmark):
+                        part["notes" if isinstance(found, str) else "rows"].append(found)
+                        print(f"{title}: {found}" if isinstance(found, str) else row_line(found), flush=True)
+            except OutOfTimeError:
+                part["stopped"] = "its time was over"
+            except Exception as error:  # of `gpu`, whatever a driver, a compiler or a small card raises: the other parts go on
+                if seconds is None:
+                    raise
+                part["stopped"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            part["seconds"] = round(time.monotonic() - started, 1)
+            print(f"{title}: {part.get('stopped', 'done')}, {part['seconds']} s", flush=True)
+            if options.output:
+                write_text(Path(f"{options.output}.json"), json.dumps(report, indent=2) + "\n")
+                write_text(Path(f"{options.output}.md"), markdown(report))
+            free(device)
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raises `OutOfTimeError` in what runs inside once the seconds are over; a single operation is not interrupted."""
+
+    def stop(number: int, frame: object) -> None:
+        raise OutOfTimeError
+
+    if seconds is None:
+        yield
+        return
+    if seconds <= 0:
+        raise OutOfTimeError
+    handler = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def free(device: "torch.device") -> None:
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def describe_machine(device: "torch.device") -> str:
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return f"{device} ({name}), {torch.get_num_threads()} threads of {os.cpu_count()} cores, torch {torch.__version__}"
+    return f"{device} ({name}), {torch.get_num_threads()} threads of {os.cpu_count()} cores"
 
 
-def run(benchmark: "Benchmark", parts: Sequence[str]) -> list[dict[str, Any]]:
-    """Runs the parts in order, prints each row as soon as it is made, and returns them for the JSON."""
-    print(f"{'':66} {'ours':>22} {'against':>26} {'ratio':>7} {'images/s':>9} {'memory':>22}", flush=True)
-    rows = []
-    for part in parts:
-        for row in getattr(import_module(f"{__package__}.{PARTS[part]}"), part)(benchmark):
-            print(table_row(row), flush=True)
-            rows.append({"part": part, **as_dict(row)})
-    for note in benchmark.notes:
-        print(note)
-    return rows
+def markdown(report: dict[str, Any]) -> str:
+    """The report with a table for each part that has rows."""
+    text = [f"# {report['machine']}", ", ".join(f"{name} {number}" for name, number in report["versions"].items())]
+    for title, part in report["parts"].items():
+        text.append(f"## {title} ({part['seconds']} s)")
+        if part["rows"]:
+            text.append("\n".join([table_line(COLUMNS), table_line(["---"] * len(COLUMNS)), *map(row_line, part["rows"])]))
+        text += part["notes"]
+        if "stopped" in part:
+            text.append(f"Stopped: {part['stopped']}.")
+    return "\n\n".join(text) + "\n"
 
 
-def table_row(row: "Row") -> str:
-    rate = f"{row.images_per_second:.1f}" if row.images else ""
-    ratio, memory = f"{row.ratio:.2f}x" if row.other else "", " / ".join(format_memory(each) for each in (row.ours, row.other) if each)
-    return (
-        f"{row.name:66.66} {format_times(row.ours):>22} {row.against[:26]:>26} {format_times(row.other):>22}"
-        f" {ratio:>7} {rate:>9} {memory}"
-    )
+def row_line(row: dict[str, Any]) -> str:
+    sides = [
+        [f"{1000 * row[side]['median']:.2f}", f"{row[side]['peak_bytes'] / 2**30:.2f}"] if side in row else ["", ""]
+        for side in ("ours", "other")
+    ]
+    ratio, rate = (f"{row[name]:.2f}" if row[name] else "" for name in ("ratio", "images_per_second"))
+    return table_line([row["what"], *sides[0], row["against"], *sides[1], ratio, rate])
 
 
-def format_times(measurement: "Measurement | None") -> str:
-    """'0.51 s (0.5-0.6)': the median and the range."""
-    if measurement is None:
-        return ""
-    median = measurement.median
-    unit, factor = ("s", 1) if median >= 1 else ("ms", 1000)
-    return f"{factor * median:.2f} {unit} ({factor * min(measurement.seconds):.1f}-{factor * max(measurement.seconds):.1f})"
-
-
-def format_memory(measurement: "Measurement") -> str:
-    return "-" if measurement.peak_bytes is None else f"{measurement.peak_bytes / 2**20:.0f} MiB"
-
-
-def as_dict(row: "Row") -> dict[str, Any]:
-    sides = {
-        name: {"seconds": list(side.seconds), "median": side.median, "peak_bytes": side.peak_bytes}
-        for name, side in (("ours", row.ours), ("other", row.other)) if side
-    }  # fmt: skip
-    return {
-        "what": row.name, "against": row.against, **sides, "ratio": row.ratio, "memory_ratio": row.memory_ratio,
-        "images_per_second": row.images_per_second,
-    }  # fmt: skip
+def table_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, COLUMNS.values())) + " |"

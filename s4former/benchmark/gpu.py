@@ -1,153 +1,60 @@
-"""A measurement of a GPU in a few minutes: steps, kernels, agreement of precisions, parts, and what torch.compile gains.
+"""What `s4former benchmark gpu` measures: the parts, each with a config of its own and a share of the time."""
 
-    s4former benchmark gpu --minutes 5 -o gpu                # writes gpu.json and gpu.md
-    s4former benchmark gpu --rehearse                        # tiny sizes, on a CPU too: shows that every part runs
+from dataclasses import dataclass
 
-Every part has a share of the time and is cut off at its end; both files are written after each part, so that a stop loses
-only the part that it falls into. What a machine cannot run (PASA over DINOv2 before transformers 5.23) says so and is left out.
-"""
+from ..config import Config, load
 
-import argparse
-import json
-import signal
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+SQUARE = "data.crop=[{0},{0}] data.resize=[{1},{0}] method.block={2} evaluation.window=[{0},{0}]"
+SMALL = "run.batch.labeled=2 run.batch.unlabeled=2 method.mix_group=2"
+STEPS = {  # name -> the config, its size in pixels and its grid of blocks; and the encoder and size of a rehearsal
+    "setr": ("model.encoder=deit-base", (512, 4), "model.encoder=deit-tiny", (64, 2)),
+    "setr_large": ("model.encoder=vit-large", (512, 4), "model.encoder=deit-tiny", (64, 2)),
+    "segformer": (
+        "model.architecture=segformer model.encoder=mit-b4 optimizer.name=adamw optimizer.lr=6e-5 schedule.floor=0",
+        (768, 4), "model.encoder=mit-b0", (64, 2),
+    ),
+    "dpt": (
+        "model.architecture=dpt model.encoder=dinov2-base model.decoder_channels=128 optimizer.name=adamw optimizer.lr=5e-6"
+        " schedule.floor=0", (504, 9), "model.encoder=dinov2-small", (56, 2),
+    ),
+}  # fmt: skip
+UNIMATCH_V2 = (
+    "method.strong_views=2 method.complementary_dropout=true method.strong_colour=jitter method.labeled_colour=false"
+    " method.mix=cutmix_small method.mix_group=2 method.normalizer=valid method.patch_shuffle=false method.pasa=none"
+    " method.regularizer=none"
+)
 
-if TYPE_CHECKING:
-    pass
 
-SHARES = {  # name of a part -> its share of the time; what a part leaves is the next one's
-    "steps": 0.34,
-    "kernels": 0.05,
-    "agreement": 0.1,
-    "enlargement": 0.03,
-    "losses": 0.04,
-    "ema": 0.02,
-    "attention": 0.1,
-    "windows": 0.06,
-    "yardstick": 0.1,
-    "compiled": 0.16,
+@dataclass(frozen=True)
+class Entry:
+    """A part over one of STEPS with more overrides. share: of the time; what an entry leaves is the next one's."""
+
+    part: str
+    share: float
+    step: str = "setr"
+    more: str = ""
+
+    def config(self, *, tiny: bool) -> Config:
+        model, size, small, small_size = STEPS[self.step]
+        side, block = small_size if tiny else size
+        words = [model, SQUARE.format(side, 4 * side, block), "run.mixed_precision=bf16"]
+        words += [small, SMALL, "model.decoder_channels=16"] if tiny else []
+        return load([], " ".join([*words, self.more]).split())
+
+
+PLAN = {
+    "step of SETR": Entry("step", 0.07),
+    "step of SETR over ViT-L": Entry("step", 0.08, "setr_large"),
+    "step of SegFormer": Entry("step", 0.08, "segformer"),
+    "step of DPT over DINOv2": Entry("step", 0.06, "dpt"),  # needs transformers 5.23
+    "step of DPT over DINOv2 without PASA": Entry("step", 0.05, "dpt", "method.pasa=none"),
+    "kernels of SETR": Entry("kernels", 0.05),
+    "agreement": Entry("agreement", 0.1, "setr", f"model.encoder=deit-tiny {SMALL}"),
+    "enlargement": Entry("enlargement", 0.03),
+    "losses": Entry("losses", 0.04),
+    "ema": Entry("ema", 0.02),
+    "attention": Entry("attention", 0.1),
+    "windows": Entry("windows", 0.06),
+    "yardstick over DPT": Entry("yardstick", 0.1, "dpt", UNIMATCH_V2),
+    "compiled step of SETR": Entry("compiled", 0.16),
 }
-
-
-class OutOfTimeError(BaseException):
-    """The time of a part is over; no `Exception`, so that no compiler catches it."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
-    import torch
-
-    from .command import as_dict, describe_machine, table_row
-    from .gpu_parts import PARTS, benchmark_for
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu" and not options.rehearse:
-        print("\ns4former benchmark gpu: torch sees no GPU; --rehearse runs tiny sizes without one", file=sys.stderr)
-        return 1
-    report: dict[str, Any] = {"machine": describe_machine(device), "versions": versions(), "parts": {}}
-    print(report["machine"], flush=True)
-    begin, end = time.monotonic(), 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        benchmark = benchmark_for(device, Path(folder), tiny=options.rehearse)
-        for name, share in SHARES.items():
-            end += 60 * options.minutes * share
-            part = report["parts"][name] = {"rows": [], "notes": benchmark.notes}
-            started = time.monotonic()
-            try:
-                with time_limit(begin + end - started):
-                    for row in PARTS[name](benchmark):
-                        part["rows"].append(as_dict(row))
-                        print(table_row(row), flush=True)
-            except OutOfTimeError:
-                part["stopped"] = "its time was over"
-            except Exception as error:  # whatever a driver, a compiler or a small card raises: the other parts go on
-                part["stopped"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            part["notes"], part["seconds"] = benchmark.notes.copy(), round(time.monotonic() - started, 1)
-            print(*part["notes"], f"{name}: {part.get('stopped', 'done')}, {part['seconds']} s", sep="\n", flush=True)
-            benchmark.notes.clear()
-            write(report, options.output)
-            free(device)
-    print(f"written: {options.output}.json, {options.output}.md")
-    return 0
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="s4former benchmark gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--minutes", type=float, default=5, metavar="M", help="of all parts together (default 5)")
-    parser.add_argument("--rehearse", action="store_true", help="tiny networks and images, on a CPU too")
-    parser.add_argument("-o", "--output", default="gpu_benchmark", metavar="NAME", help="of the files NAME.json and NAME.md")
-    return parser.parse_args(arguments)
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises `OutOfTimeError` in what runs inside once the seconds are over; a single operation is not interrupted."""
-
-    def stop(number: int, frame: object) -> None:
-        raise OutOfTimeError
-
-    if seconds <= 0:
-        raise OutOfTimeError
-    handler = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-
-
-def free(device: Any) -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("torch", "transformers", "accelerate", "timm")}
-
-
-def write(report: dict[str, Any], output: str) -> None:
-    """The report as JSON, and as Markdown with a table for each part."""
-    from ..files import write_text
-
-    write_text(Path(f"{output}.json"), json.dumps(report, indent=2) + "\n")
-    write_text(Path(f"{output}.md"), markdown(report))
-
-
-def markdown(report: dict[str, Any]) -> str:
-    text = [f"# {report['machine']}", ", ".join(f"{name} {number}" for name, number in report["versions"].items())]
-    for name, part in report["parts"].items():
-        text.append(f"## {name} ({part['seconds']} s)")
-        if part["rows"]:
-            head = ("what", "ms", "GiB", "against", "its ms", "its GiB", "ratio", "images/s")
-            text.append("\n".join(["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *map(markdown_row, part["rows"])]))
-        text += part["notes"]
-        if "stopped" in part:
-            text.append(f"Stopped: {part['stopped']}.")
-    return "\n\n".join(text) + "\n"
-
-
-def markdown_row(row: dict[str, Any]) -> str:
-    def side(name: str) -> list[str]:
-        if name not in row:
-            return ["", ""]
-        peak = row[name]["peak_bytes"]
-        return [f"{1000 * row[name]['median']:.2f}", "" if peak is None else f"{peak / 2**30:.2f}"]
-
-    numbers = [f"{value:.2f}" if value else "" for value in (row["ratio"], row["images_per_second"])]
-    return "| " + " | ".join([row["what"], *side("ours"), row["against"], *side("other"), *numbers]) + " |"

@@ -29,7 +29,8 @@ def benchmark_inputs(config: Config, folder: Path) -> tuple[Config, Sources, str
         return config, load_sources(data), f"images of {data.root or data.source}"
     height, width = (1024, 2048) if data.source == "cityscapes" else (375, 500)
     classes = data.classes or CLASSES.get(data.source, CLASSES["voc"])
-    draw_images(folder, height, width)
+    if not (folder / "labeled.txt").exists():
+        draw_images(folder, height, width)
     lists = {"labeled": "labeled.txt", "validation": "validation.txt", "unlabeled": ""}
     drawn = replace(data, source="folder", root=str(folder), classes=classes, id_map={}, **lists)
     description = f"{IMAGE_COUNT} drawn JPEGs of {width}x{height}, since {data.root or 'data.root'} is not there"
@@ -45,8 +46,8 @@ def draw_images(folder: Path, height: int, width: int) -> None:
         image, mask = shapes.scene(0, index, height=height, width=width)
         Image.fromarray(image).save(folder / "images" / f"{name}.jpg", quality=92)
         Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
-    (folder / "labeled.txt").write_text("\n".join(ids[: IMAGE_COUNT // 3]) + "\n")
     (folder / "validation.txt").write_text("\n".join(ids[-IMAGE_COUNT // 3 :]) + "\n")
+    (folder / "labeled.txt").write_text("\n".join(ids[: IMAGE_COUNT // 3]) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +76,11 @@ def initialize(config: Config, sources: Sources, device: torch.device) -> StepIn
     network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop)
     randomize_classifier(network)
     check_network(config, network)
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in normalization(config.model))
     steps = StepDataset(config, sources, shuffle_grid(config, network), 0, 1)
-    batch = steps.batch(config.method.burn_in, 0).on(device, *mean_and_std(config, device))
+    batch = steps.batch(config.method.burn_in, 0).on(device, mean, std)
     student, teacher = Student(network, config.method).to(device), Teacher(network).to(device)
     return StepInputs(config=config, student=student, teacher=teacher, batch=batch)
-
-
-def mean_and_std(config: Config, device: torch.device) -> list[Tensor]:
-    """(3, 1, 1) each, in 0..1."""
-    return [torch.tensor(values, device=device)[:, None, None] for values in normalization(config.model)]
 
 
 def randomize_classifier(network: nn.Module) -> None:
@@ -92,4 +89,3 @@ def randomize_classifier(network: nn.Module) -> None:
         if isinstance(module, nn.Conv2d) and module.out_channels == network.config.num_labels:
             nn.init.normal_(module.weight, std=1.0)
             nn.init.zeros_(module.bias)
-

@@ -1,5 +1,6 @@
-"""Operations, bytes, casts and copies of a training step: on a GPU most of a step's time goes to reading and writing."""
+"""Arithmetic, operations, bytes, casts and copies: on a GPU most of a step's time goes to reading and writing."""
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -7,16 +8,42 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from .cost import FLOP_FORMULAS, fake_step
-from .timing import Benchmark, Row
+from .memory import fake_step
+from .timing import Benchmark, Run
 
 SHOWN = 20  # kinds of operations in the table
 FREE = {  # operations that move no bytes, beside those that torch marks as views
     "_unsafe_view", "alias", "detach", "device", "empty", "empty_like", "empty_strided", "expand", "new_empty", "permute",
     "select", "slice", "squeeze", "t", "transpose", "unsqueeze", "view",
 }  # fmt: skip
+
+
+def convolution_backward(gradient, images, weight, sizes, stride, padding, dilation, transposed, *rest, **kwargs) -> int:
+    """FLOPs from shapes. The gradients of images and weights each cost what the convolution does.
+
+    torch ignores the groups in the latter, which multiplies a depthwise convolution by the number of its channels.
+    """
+    once = 2 * math.prod(images if transposed else gradient) * math.prod(weight[1:])
+    of_images, of_weights, _ = rest[2]
+    return once * (bool(of_images) + bool(of_weights))
+
+
+FLOP_FORMULAS = {  # torch counts no attention on a CPU
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
+    ),
+    torch.ops.aten.convolution_backward: convolution_backward,
+}
+
+
+def count_flops(run: Run) -> int:
+    """Floating-point operations of matrix products, convolutions and attention in one run, forward and backward."""
+    with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
+        run()
+    return counter.get_total_flops()
 
 
 class Operation(NamedTuple):
@@ -66,7 +93,7 @@ def least_seconds(operations: Iterable[Operation], bandwidth: float, matrix_rate
     return sum(max((one.read + one.written) / bandwidth, one.flops / matrix_rate) for one in operations)
 
 
-def table(operations: list[Operation]) -> list[str]:
+def table(operations: list[Operation]) -> Iterator[str]:
     """A line for each kind of operation, most bytes first, and one for all."""
     kinds: dict[str, list[Operation]] = {}
     for one in operations:
@@ -74,24 +101,17 @@ def table(operations: list[Operation]) -> list[str]:
     rows = sorted(kinds.items(), key=lambda row: -sum(one.read + one.written for one in row[1]))
     casts = [one for one in operations if one.kind.startswith("cast ")]
     rows = [*rows[:SHOWN], *(row for row in rows[SHOWN:] if " -> " in row[0]), ("all casts", casts), ("all", operations)]
-    lines = [f"{'operation':62} {'count':>6} {'GB read':>9} {'GB written':>10}"]
+    yield f"{'operation':62} {'count':>6} {'GB read':>9} {'GB written':>10}"
     for kind, group in rows:
         read, written = (sum(getattr(one, side) for one in group) / 1e9 for side in ("read", "written"))
-        lines.append(f"{kind:62} {len(group):6} {read:9.3f} {written:10.3f}")
-    return lines
+        yield f"{kind:62} {len(group):6} {read:9.3f} {written:10.3f}"
 
 
-def bytes(benchmark: Benchmark) -> Iterator[Row]:
+def bytes(benchmark: Benchmark) -> Iterator[str]:
     """The operations of a step with bfloat16 autocast, on tensors without values."""
     counter = OperationCounter()
     _, step = fake_step(benchmark.config, benchmark.sources, observer=counter)
     step()
-    operations = counter.operations
-    moved, flops = sum(one.read + one.written for one in operations), sum(one.flops for one in operations)
-    casts = sum(one.kind.startswith("cast ") for one in operations)
-    benchmark.facts["bytes"] = {"operations": len(operations), "bytes": moved, "casts": casts, "flops": flops}
-    benchmark.notes.extend(table(operations))
+    yield from table(counter.operations)
     if benchmark.rates:
-        benchmark.facts["bytes"]["least_seconds"] = seconds = least_seconds(operations, *benchmark.rates)
-        benchmark.notes.append(f"bytes: a step takes {1000 * seconds:.1f} ms at least, at the given rates")
-    yield from ()
+        yield f"a step takes {1000 * least_seconds(counter.operations, *benchmark.rates):.1f} ms at least, at the given rates"

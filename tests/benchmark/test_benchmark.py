@@ -1,22 +1,23 @@
 """The benchmark checks before it times; how fast anything is, no test asserts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from scripts import TINY
 
-from s4former.benchmark import data_parts, reference, training_parts
-from s4former.benchmark.command import main, split_arguments
-from s4former.benchmark.inputs import benchmark_inputs
-from s4former.benchmark.timing import Benchmark, MismatchError, Timer
+from s4former.benchmark import parts, reference, steps
+from s4former.benchmark.command import main
+from s4former.benchmark.inputs import benchmark_inputs, build
+from s4former.benchmark.timing import Benchmark, MismatchError
 from s4former.config import from_dict
 
-CPU = torch.device("cpu")
+
 @pytest.fixture
 def benchmark(tmp_path):
     config, sources, _ = benchmark_inputs(from_dict(TINY), tmp_path)
-    return Benchmark(config=config, sources=sources, timer=Timer(CPU, 1))
+    return Benchmark(config=config, sources=sources, device=torch.device("cpu"), repeats=1)
 
 
 def test_pictures_are_drawn_where_the_data_is_not_there(tmp_path):
@@ -27,8 +28,8 @@ def test_pictures_are_drawn_where_the_data_is_not_there(tmp_path):
 
 
 def test_windows_are_read_the_same_one_at_a_time(benchmark):
-    (row,) = data_parts.windows(benchmark, (50, 100))
-    assert row.against == "one at a time" and row.ratio > 0
+    (row,) = parts.windows(benchmark)
+    assert row["what"] == "64x192 in windows of 32x48" and row["against"] == "one at a time" and row["ratio"] > 0
 
 
 @pytest.mark.parametrize("part, name", [("losses", "negative_class_ranking"), ("ema", "update_ema"), ("attention", "dense_attention")])
@@ -41,31 +42,39 @@ def test_a_plain_implementation_that_computes_something_else_is_noticed(benchmar
     }[name]
     monkeypatch.setattr(reference, name, wrong)
     with pytest.raises(MismatchError, match="the two differ by .* nothing was timed"):
-        list(getattr(training_parts, part)(benchmark))
+        list(getattr(parts, part)(benchmark))
 
 
 @pytest.mark.slow
-def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys):
+def test_the_command_prints_a_table_and_writes_it_and_all_numbers(tmp_path, capsys):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**TINY, "evaluation": {**TINY["evaluation"], "every": 1150}}))
-    assert main(["step", "loader", "memory", "--config", str(path), "--repeats", "1", "--json", str(tmp_path / "b.json")]) == 0
-    printed = capsys.readouterr().out
-    assert "S4Former, setr deit-tiny, 2+4 at 32x48, float32" in printed and "% of a float32 matrix product" in printed
-    assert "GiB at the peak of a step, computed for bfloat16, 2+4 images in 1 round" in printed
-    report = json.loads((tmp_path / "b.json").read_text())
-    assert [row["part"] for row in report["rows"]] == ["step", "loader"]
-    assert report["rows"][0]["ours"]["median"] > 0 and report["facts"]["step"]["flops"] > 0
+    assert main(["memory", "step", "--config", str(path), "--repeats", "1", "-o", str(tmp_path / "b")]) == 0
+    printed, written = capsys.readouterr().out, (tmp_path / "b.md").read_text()
+    for text in (printed, written):
+        assert "| S4Former, setr deit-tiny, 2+4 at 32x48, float32 " in text and "% of a float32 matrix product" in text
+        assert "GiB at the peak of a step, computed for bfloat16, 2+4 images in 1 round" in text
+    report = json.loads((tmp_path / "b.json").read_text())["parts"]
+    assert list(report) == ["memory", "step"] and len(report["memory"]["notes"]) == 2
+    (row,) = report["step"]["rows"]
+    assert row["ours"]["median"] > 0 and row["ours"]["peak_bytes"] > 0 and row["flops"] > 0
 
 
-def test_an_unknown_part_and_a_key_are_told_apart(capsys):
-    assert split_arguments(["ema", "run.seed=1", "step"]) == (["step", "ema"], ["run.seed=1"])
-    assert main(["spet"]) == 1
-    assert "there is no part 'spet'; one of step, attention" in capsys.readouterr().err
+def test_words_that_are_no_parts_are_refused(capsys):
+    assert main(["spet"]) == main(["run.seed=1"]) == main(["gpu", "step"]) == 1
+    unknown, none, beside = capsys.readouterr().err.splitlines()
+    assert "there is no part 'spet'; name some of step, kernels" in unknown and "no part is named; name some of step" in none
+    assert "gpu has parts and configs of its own; leave out the other words" in beside
 
 
 def test_a_step_in_rounds_is_timed_as_one_round(benchmark):
     tree = {**TINY, "run": {**TINY.get("run", {}), "batch": {"labeled": 2, "unlabeled": 4, "rounds": 2}}}
-    rounds = Benchmark(config=from_dict(tree), sources=benchmark.sources, timer=benchmark.timer)
-    row = next(training_parts.step(rounds))
-    assert row.images == 3 and "1+2 at" in row.name and rounds.facts["step"]["rounds"] == 2
-    assert training_parts.one_round(rounds.config).run.batch.rounds == 1
+    row = next(steps.step(replace(benchmark, config=from_dict(tree))))
+    assert row["images_per_second"] == pytest.approx(3 / row["ours"]["median"]) and "1+2 at" in row["what"]
+
+
+def test_the_step_that_is_timed_lies_behind_the_burn_in(benchmark):
+    """Before its end the teacher and the unlabelled images have no part in a step."""
+    tree = {**TINY, "method": {**TINY["method"], "burn_in": 3}}
+    inputs = build(from_dict(tree), benchmark.sources, benchmark.device)
+    assert "consistency_strong" in steps.training_step(inputs)()

@@ -1,13 +1,14 @@
 """Operations and bytes, counted by hand on a tiny network."""
 
+import pytest
 import torch
 from scripts import TINY
 from torch import nn
 
 from s4former.benchmark.command import main
 from s4former.benchmark.inputs import benchmark_inputs
-from s4former.benchmark.operations import Operation, OperationCounter, bytes, least_seconds, table
-from s4former.benchmark.timing import Benchmark, Timer
+from s4former.benchmark.operations import Operation, OperationCounter, bytes, count_flops, least_seconds, table
+from s4former.benchmark.timing import Benchmark
 from s4former.config import from_dict
 
 
@@ -39,18 +40,39 @@ def test_copies_are_told_from_casts_and_views_are_free():
 def test_each_operation_takes_the_longer_of_its_bytes_and_its_arithmetic():
     operations = [Operation("mm", 60, 40, 1000), Operation("add", 20, 10, 0)]
     assert least_seconds(operations, bandwidth=10, matrix_rate=50) == 1000 / 50 + 30 / 10
-    assert table(operations)[-1].split() == ["all", "2", "0.000", "0.000"]
+    assert [*table(operations)][-1].split() == ["all", "2", "0.000", "0.000"]
 
 
 def test_a_step_is_counted_and_its_least_time_is_given(tmp_path):
     config, sources, _ = benchmark_inputs(from_dict(TINY), tmp_path)
-    benchmark = Benchmark(config=config, sources=sources, timer=Timer(torch.device("cpu"), 1), rates=(1e9, 1e12))
-    assert list(bytes(benchmark)) == []
-    facts = benchmark.facts["bytes"]
-    assert facts["operations"] > facts["casts"] > 0 and facts["least_seconds"] >= facts["bytes"] / 1e9
-    assert benchmark.notes[-1].startswith("bytes: a step takes")
+    rates, device = (1e9, 1e12), torch.device("cpu")
+    *lines, least = bytes(Benchmark(config=config, sources=sources, device=device, repeats=1, rates=rates))
+    casts, every = (line.split() for line in lines[-2:])
+    assert casts[:2] == ["all", "casts"] and every[0] == "all" and int(every[1]) > int(casts[2]) > 0
+    moved = float(every[2]) + float(every[3])  # GB, at 1 GB/s; rounded to MB
+    assert float(least.removeprefix("a step takes ").split()[0]) >= 1000 * moved - 1
 
 
 def test_one_rate_alone_is_refused(capsys):
     assert main(["bytes", "--bandwidth", "4800"]) == 1
     assert "only one of --bandwidth and --matrix-rate is given" in capsys.readouterr().err
+
+
+def test_flops_of_attention_are_counted_on_a_cpu():
+    states = torch.randn(1, 2, 16, 8, requires_grad=True)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    forward = count_flops(lambda: attend(states, states, states))
+    assert forward == 2 * (2 * 2 * 16 * 16 * 8)
+    assert count_flops(lambda: attend(states, states, states).sum().backward()) == 3.5 * forward
+
+
+@pytest.mark.parametrize("layer, places", [
+    (torch.nn.Conv2d(6, 4, 3, padding=1), 5 * 7), (torch.nn.Conv2d(6, 6, 3, padding=1, groups=6), 5 * 7),
+    (torch.nn.ConvTranspose2d(6, 4, 2, stride=2), 5 * 7),
+])  # fmt: skip
+def test_the_arithmetic_of_a_convolution_backward_is_twice_its_own_with_groups_too(layer, places):
+    images = torch.randn(2, 6, 5, 7, requires_grad=True)
+    once = 2 * 2 * places * layer.weight.numel()
+    assert count_flops(lambda: layer(images)) == once
+    assert count_flops(lambda: layer(images).sum().backward()) == 3 * once
+    assert count_flops(lambda: layer(images.detach()).sum().backward()) == 2 * once

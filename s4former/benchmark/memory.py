@@ -1,11 +1,10 @@
-"""Arithmetic and memory of a step, computed on fake tensors, which have shapes and types but no values.
+"""Memory of a step, computed on fake tensors, which have shapes and types but no values.
 
-Memory: the bytes of all storages that are alive at once: weights, gradients, optimizer state, teacher, activations and
+It is the bytes of all storages that are alive at once: weights, gradients, optimizer state, teacher, activations and
 temporaries. Not counted: the context of a GPU (0.5 GiB and more), the workspaces of its libraries, and fragmentation;
 leave a tenth of the card free for them.
 """
 
-import math
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,45 +14,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ..config import Config
 from ..data.sources import Sources
 from ..method.step import total_loss, train_step
 from ..training.engine import build_optimizer, pseudo_labeler
 from .inputs import initialize
-from .timing import Run
-
-# ---- arithmetic
-
-
-def convolution_backward(gradient, images, weight, sizes, stride, padding, dilation, transposed, *rest, **kwargs) -> int:
-    """FLOPs from shapes. The gradients of images and weights each cost what the convolution does.
-
-    torch ignores the groups in the latter, which multiplies a depthwise convolution by the number of its channels.
-    """
-    once = 2 * math.prod(images if transposed else gradient) * math.prod(weight[1:])
-    of_images, of_weights, _ = rest[2]
-    return once * (bool(of_images) + bool(of_weights))
-
-
-FLOP_FORMULAS = {  # torch counts no attention on a CPU
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
-    ),
-    torch.ops.aten.convolution_backward: convolution_backward,
-}
-
-
-def count_flops(run: Run) -> int:
-    """Floating-point operations of matrix products, convolutions and attention in one run, forward and backward."""
-    with FlopCounterMode(display=False, custom_mapping=FLOP_FORMULAS) as counter:
-        run()
-    return counter.get_total_flops()
-
-
-# ---- memory
 
 
 class LiveMemory(TorchDispatchMode):
