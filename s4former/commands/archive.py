@@ -1,6 +1,10 @@
-"""An archive of finished runs: a .jsonl.gz file with one record a line, every line a gzip member of its own.
+"""An archive of finished runs, and its methods compared in pairs.
 
-Concatenated members are one valid gzip file, so a record is added without compressing those before it again.
+It is a .jsonl.gz file with one record a line, every line a gzip member of its own: concatenated members are one valid gzip
+file, so a record is added without compressing those before it again.
+
+A pair is two runs of one study and protocol with the same seed and lists. The interval is that of a bootstrap: a resample draws
+draws with replacement and, the same for both members of every pair, test images; its mIoU comes from the sums of the images' pixels.
 """
 
 import fcntl
@@ -8,11 +12,20 @@ import gzip
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import UserError
+from ..evaluation.packed_counts import unpack_counts
 from ..files import write_bytes
+
+RESAMPLES, SEED, LEVEL = 2000, 0, 95
+NETWORKS = ("student", "teacher", "mean")
+Counts = list[np.ndarray]  # of one run: (N, 3, K) of each network that is read; their mIoU are averaged
+Runs = dict[tuple[str, ...], dict[str, Any]]  # of one method: draw -> record
 
 
 class ArchiveError(UserError):
@@ -49,3 +62,96 @@ def append(path: Path, record: dict[str, Any]) -> bool:
 
 def identity(record: dict[str, Any]) -> tuple[str, ...]:
     return record["study"], record["method"], record["key"]
+
+
+# ---- methods in pairs
+
+
+def mean_iou(sums: np.ndarray) -> np.ndarray:
+    """Percent, of pixels (..., 3, K) that are right, predicted and true; over the classes that occur in either."""
+    right, predicted, true = np.moveaxis(sums, -2, 0).astype(float)
+    union = predicted + true - right
+    share = np.divide(right, union, out=np.zeros_like(right), where=union > 0)
+    return 100 * share.sum(axis=-1) / np.maximum((union > 0).sum(axis=-1), 1)
+
+
+def score(run: Counts, weights: np.ndarray) -> np.ndarray:
+    """(R,) mIoU of a run over images with weights (R, N), the mean over its networks."""
+    sums = [(weights @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:]) for counts in run]
+    return np.mean([mean_iou(each) for each in sums], axis=0)
+
+
+def compare(pairs: Sequence[tuple[Counts, Counts]]) -> list[str]:
+    """The cells of a row behind its method, of (run, base run) pairs, all on the same images.
+
+    They are pairs, mIoU of both, mean difference, its bootstrap interval, and pairs whose difference has the sign of the mean one.
+    """
+    images, generator = len(pairs[0][0][0]), np.random.default_rng(SEED)
+    weights = generator.multinomial(images, np.full(images, 1 / images), RESAMPLES).astype(float)
+    chosen = generator.integers(len(pairs), size=(RESAMPLES, len(pairs)))
+    resampled = np.stack([score(run, weights) - score(base, weights) for run, base in pairs])
+    means = resampled[chosen, np.arange(RESAMPLES)[:, None]].mean(axis=1)
+    low, high = np.percentile(means, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    once = np.ones((1, images))
+    scores, bases = (np.array([score(pair[side], once)[0] for pair in pairs]) for side in (0, 1))
+    differences = scores - bases
+    same_order = (np.sign(differences) == np.sign(differences.mean())).sum()
+    return [
+        str(len(pairs)), f"{scores.mean():.2f}", f"{bases.mean():.2f}", f"{differences.mean():+.2f}",
+        f"{low:+.2f} to {high:+.2f}", f"at {same_order} of {len(pairs)}",
+    ]  # fmt: skip
+
+
+def counts_of(record: dict[str, Any], network: str, images: slice) -> Counts:
+    """Pixel counts of the networks that are scored; a run without a teacher is scored by its student."""
+    packed, classes = record["images"]["counts"], len(record["images"]["classes"])
+    wanted = list(packed) if network == "mean" else [network if network in packed else "student"]
+    counts = [unpack_counts(packed[name], classes)[images] for name in wanted]
+    if not len(counts[0]):
+        raise ArchiveError(f"--images leaves none of the {len(record['images']['ids'])} evaluation images")
+    return counts
+
+
+def runs_by_method(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Runs]]:
+    """(study, protocol) -> method -> its runs; one that was archived under another name before has its images from there."""
+    complete = {record["key"]: record for record in records if "images" in record}
+    groups: dict[tuple[str, str], dict[str, Runs]] = {}
+    for record in ({**complete[record["key"]], **record} for record in records if record["key"] in complete):
+        runs = groups.setdefault((record["study"], record["protocol"]), {}).setdefault(record["method"], {})
+        lists = (record["lists"][part]["sha256"] for part in ("labeled", "unlabeled", "validation"))
+        if (draw := (str(record["draw"]["seed"]), *lists)) in runs:
+            raise ArchiveError(
+                f"study {record['study']} has two different runs of {record['method']} with seed {record['draw']['seed']}: the"
+                " method was changed in between; give the changed one another name"
+            )
+        runs[draw] = record
+    return groups
+
+
+def paired_table(records: Sequence[dict[str, Any]], base: str, network: str = "student", images: slice = slice(None)) -> str:
+    """A markdown table for every study and protocol of an archive that has the method `base`.
+
+    Raises:
+        ArchiveError: no such method, or two runs of one method on one draw.
+    """
+    groups = runs_by_method(records)
+    tables = [
+        f"{study} (protocol {protocol[:8]}): {network}, last, against {base}\n\n" + comparison_rows(methods, base, network, images)
+        for (study, protocol), methods in groups.items() if base in methods
+    ]  # fmt: skip
+    if not tables:
+        names = sorted({method for methods in groups.values() for method in methods})
+        raise ArchiveError(f"the archive has no method {base!r}; it has {', '.join(names) or 'no run at all'}")
+    return "\n\n".join(tables)
+
+
+def comparison_rows(methods: dict[str, Runs], base: str, network: str, images: slice) -> str:
+    """The table of one study and protocol."""
+    base_counts = {draw: counts_of(record, network, images) for draw, record in methods[base].items()}
+    titles = ["method", "pairs", "mIoU", f"{base}, same draws", "difference", f"{LEVEL} % interval", "order holds"]
+    table = [titles, ["---"] * len(titles)]
+    for method, runs in methods.items():
+        pairs = [(counts_of(record, network, images), base_counts[draw]) for draw, record in runs.items() if draw in base_counts]
+        if method != base and pairs:
+            table.append([method, *compare(pairs)])
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in table)

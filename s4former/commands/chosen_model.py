@@ -1,8 +1,17 @@
 """The model that a command is given, also of a run that has not ended."""
 
+from typing import TYPE_CHECKING
+
+from ..config import Config
 from ..errors import DamageError
 from ..evaluation import model_choice
 from ..evaluation.model_choice import CheckpointError, ModelChoice, NoModelYet, has_checkpoint, model_of_run
+
+if TYPE_CHECKING:  # not loaded with this module, so that a mistake in arguments is told at once
+    import torch
+    from transformers import PreTrainedModel
+
+    from ..evaluation.inference import Setting
 
 
 def choose_model(checkpoint: str | None, role: str | None = None, best: bool = False) -> ModelChoice:
@@ -20,3 +29,19 @@ def choose_model(checkpoint: str | None, role: str | None = None, best: bool = F
             raise CheckpointError(str(damage)) from None
         name = f"{error.run}, a run that has not ended, at step {int(folder.name[5:])}"
         return model_of_run(folder, role, False, name)
+
+
+def load_model(choice: ModelChoice, config: Config, device: "torch.device | None" = None) -> "tuple[PreTrainedModel, Setting]":
+    """The network in eval mode, and how it reads images. device: by default the accelerator where there is one."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from ..evaluation.inference import Setting
+    from ..networks.build import load_network
+
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    mean, std = model_choice.read_mean_std(choice.source)
+    disable_progress_bar()  # of transformers, one for the tensors it loads
+    network = load_network(choice.source).to(device).eval()
+    return network, Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from ..config import NUMERICS, Config, Data, from_dict, merged, read_tree, set_override, to_dict
+from ..config import NUMERICS, Config, from_dict, merged, read_tree, set_override, to_dict
 from ..errors import ConfigError
 from ..files import sha256
 from .table import WITHOUT_INFLUENCE
@@ -60,14 +60,6 @@ def read_grid(path: Path) -> dict[str, Any]:
     return grid
 
 
-def expand_draws(grid: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the lists of "draws"; a plain list is one of seeds."""
-    draws = grid["draws"] if isinstance(grid["draws"], dict) else {"seed": grid["draws"]}
-    if not isinstance(draws.get("seed"), list):
-        raise ConfigError('"draws" names no seeds; write {"seed": [0, 1, 2]} or [0, 1, 2]')
-    return [dict(zip(draws, values)) for values in itertools.product(*draws.values())]
-
-
 def expand_grid(grid: dict[str, Any], extra: Sequence[str] = ()) -> list[Run]:
     """The runs of a grid in their order; `extra` overrides go over the grid's own, below those of a method.
 
@@ -75,8 +67,11 @@ def expand_grid(grid: dict[str, Any], extra: Sequence[str] = ()) -> list[Run]:
         ConfigError, DataError: a config or its lists cannot be used, or two methods are the same.
     """
     files = [grid["config"]] if isinstance(grid["config"], str) else grid["config"]
+    draws = grid["draws"] if isinstance(grid["draws"], dict) else {"seed": grid["draws"]}  # a plain list is one of seeds
+    if not isinstance(draws.get("seed"), list):
+        raise ConfigError('"draws" names no seeds; write {"seed": [0, 1, 2]} or [0, 1, 2]')
     runs: dict[str, Run] = {}  # by key
-    for draw in expand_draws(grid):
+    for draw in (dict(zip(draws, values)) for values in itertools.product(*draws.values())):
         shared = merge_overrides({}, [*files, f"run.seed={draw['seed']}", *grid["overrides"], *extra], draw)
         protocol = config_for_key(from_dict(shared))
         protocol["run"].pop("seed")
@@ -86,7 +81,7 @@ def expand_grid(grid: dict[str, Any], extra: Sequence[str] = ()) -> list[Run]:
             config = from_dict(tree)
             run = Run(
                 study=grid["name"], method=method, draw=draw, tree=tree, config=config_for_key(config),
-                lists=hash_lists(config.data), protocol=protocol,
+                lists=load_lists(json.dumps(to_dict(config.data))), protocol=protocol,
             )  # fmt: skip
             if run.key in runs:
                 raise ConfigError(f"{run.title} and {runs[run.key].title} are the same run; leave one of them out")
@@ -111,8 +106,8 @@ def config_for_key(config: Config) -> dict[str, Any]:
     """The resolved config without what has no influence on the numbers; weights on this machine by their hash."""
     tree = to_dict(config)
     for key in NOT_IN_KEY:
-        *sections, name = key.split(".")
-        functools.reduce(dict.__getitem__, sections, tree).pop(name)
+        section, name = key.split(".")
+        del tree[section][name]
     if config.run.mixed_precision == "auto":
         from ..training.engine import precision  # loads torch, to look for a GPU
 
@@ -142,13 +137,9 @@ def non_defaults(tree: dict[str, Any], defaults: dict[str, Any] | None = None) -
     }
 
 
-def hash_lists(data: Data) -> dict[str, dict[str, Any]]:
-    """Number and SHA-256 of the images of each part."""
-    return load_lists(json.dumps(to_dict(data)))
-
-
 @functools.cache
 def load_lists(data: str) -> dict[str, dict[str, Any]]:
+    """Number and SHA-256 of the images of each part, of a section `data` in JSON."""
     from ..data.sources import load_sources  # loads datasets
 
     return load_sources(from_dict({"data": json.loads(data)}).data).lists

@@ -18,8 +18,8 @@ from typing import Sequence
 
 from ..config import from_dict
 from ..errors import OnnxError, reports_errors
-from ..evaluation.model_choice import ROLES, read_mean_std
-from .chosen_model import choose_model
+from ..evaluation.model_choice import ROLES
+from .chosen_model import choose_model, load_model
 
 
 @reports_errors("s4former onnx")
@@ -34,20 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.file.absolute().parent.is_dir():
         raise OnnxError(f"there is no folder {options.file.parent} to write {options.file.name} into; make it first")
     choice = choose_model(options.checkpoint, options.model, options.best)
-    mean, std = read_mean_std(choice.source)
+    config = from_dict(choice.config)
 
-    from transformers.utils.logging import disable_progress_bar  # not before the arguments are checked: it takes seconds
+    import torch  # not before the arguments are checked: it takes seconds
 
-    from ..networks.build import load_network
     from .onnx_export import export_onnx
 
-    disable_progress_bar()  # of transformers, one for the tensors it loads
-    network = load_network(choice.source)
-    config = from_dict(choice.config)
+    network, setting = load_model(choice, config, torch.device("cpu"))
     low, high = config.data.levels if config.data.levels[0] != config.data.levels[1] else (0, 255)
     metadata = {
         "classes": [network.config.id2label[i] for i in range(network.config.num_labels)],
-        "rescale_factor": 1 / (high - low), "mean": [value + low / (high - low) for value in mean], "std": list(std),
+        "rescale_factor": 1 / (high - low), "mean": [value + low / (high - low) for value in setting.mean], "std": list(setting.std),
         "levels": list(config.data.levels), "short_side": config.evaluation.short_side, "model": choice.description,
     }  # fmt: skip
     difference = export_onnx(network, options.file, metadata)

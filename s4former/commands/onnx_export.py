@@ -1,6 +1,7 @@
 """From a network to an ONNX file that onnxruntime was seen to compute as torch does."""
 
 import json
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from ..errors import OnnxError
 from ..networks.adapters import full_size_logits, smallest_side
 
 TOLERANCE = 1e-3  # of logits, relative to the largest
-LARGE = 1.9e9  # bytes; beyond it weights go into a file beside, since protobuf ends at 2 GiB
 
 
 class FullSizeLogits(nn.Module):
@@ -42,7 +42,6 @@ def export_onnx(network: PreTrainedModel, path: Path, metadata: dict[str, Any]) 
     model, stride = FullSizeLogits(network).eval(), smallest_side(network)
     example = torch.randn(2, 3, 4 * stride + stride // 2, 5 * stride + stride // 3)
     dynamic = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
-    large = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()) > LARGE
     try:
         with torch.no_grad():
             model(example)  # before minutes are spent on one that reads images of one size
@@ -54,14 +53,12 @@ def export_onnx(network: PreTrainedModel, path: Path, metadata: dict[str, Any]) 
         kind, reason = network.config.model_type, first_words(error.__cause__ or error)
         raise OnnxError(f"torch cannot export {kind} with dynamic sizes ({reason})") from error
     program.model.metadata_props["s4former"] = json.dumps(metadata)
-    written = path if large else path.with_name(f".writing-{path.name}")  # a file of weights has the name of its graph
-    program.save(written, external_data=large)
-    try:
-        difference = largest_difference(model, written, stride)
-    except OnnxError:
-        written.unlink()
-        raise
-    written.replace(path)
+    # beside its place until it was compared; weights of more than 2 GiB are written into a second file, which it names
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.absolute().parent) as folder:
+        program.save(Path(folder) / path.name)
+        difference = largest_difference(model, Path(folder) / path.name, stride)
+        for file in Path(folder).iterdir():
+            file.replace(path.with_name(file.name))
     return difference
 
 

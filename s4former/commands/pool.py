@@ -60,18 +60,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise DataError(f"{options.copy_to} is not empty; give another folder to copy to, since labels may lie in it")
 
     from .pool_masks import load_predictor, predict_pool  # not before the arguments are checked: torch takes seconds
-    from .pool_sheet import copy_for_tools, draw_sheet
+    from .pool_sheet import SHOWN, copy_for_tools, draw_sheet, ranked_images
 
-    predictor = load_predictor(choice, config, sources)
+    predictor = load_predictor(choice, config, len(sources.classes))
     pool, unreadable = predict_pool(predictor, config, sources, options.output, options.limit)
-    ranked = rank(pool, options.top)
-    write_list(options.output / "worth_labelling.csv", pool, ranked, sources.classes)
-    draw_sheet(options.output / "worth_labelling.png", pool, ranked, predictor, config.data, sources)
+    ranked, classes = rank(pool, options.top), sources.classes
+    write_list(options.output / "worth_labelling.csv", pool, ranked, classes)
+    images = ranked_images(pool, ranked[:SHOWN], predictor, config.data, sources)
+    draw_sheet(options.output / "worth_labelling.png", images, pool, classes, config.data)
+    print(f"{choice.description}: pseudo masks of {len(pool.ids)} images in {options.output}; worth_labelling.csv and .png say what to label next")
     if options.copy_to:
-        copy_for_tools(options.copy_to, pool, ranked, predictor, config.data, sources)
-    files = f"pseudo masks of {len(pool.ids)} images in {options.output}"
-    print(f"{choice.description}: {files}; worth_labelling.csv and .png say what to label next")
-    if options.copy_to:
+        copy_for_tools(options.copy_to, ranked_images(pool, ranked, predictor, config.data, sources), pool, classes, config.data)
         print(f"to correct: labelme {options.copy_to / 'JPEGImages'}, or {options.copy_to / 'cvat.zip'} as Segmentation mask 1.1 in CVAT")
     for message in unreadable:
         print(f"not read: {message}", file=sys.stderr)

@@ -9,20 +9,19 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.utils.logging import disable_progress_bar
 
 from ..config import IGNORE_INDEX, Config, Data
 from ..data.masks import palette_colours, raw_ids
 from ..data.progress import progress
 from ..data.sources import Sources
 from ..evaluation.inference import Network, Setting, batches_of_one_size, predict_with_confidence
-from ..evaluation.model_choice import CheckpointError, ModelChoice, find_model_file, read_mean_std
+from ..evaluation.model_choice import CheckpointError, ModelChoice, find_model_file
 from ..evaluation.photo_files import file_name
 from ..evaluation.photos import read_photos
 from ..evaluation.pictures import palette, palette_png, stated
 from ..files import write_text
 from ..networks.adapters import forward_logits
-from ..networks.build import load_network
+from .chosen_model import load_model
 from .pool_ranking import Pool
 
 
@@ -34,21 +33,20 @@ class Predictor:
     setting: Setting
     thresholds: Tensor
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Classes and confidence, (B, H, W) each, of (B, 3, H, W) uint8."""
-        return predict_with_confidence(self.logits, images, self.setting)
+    def __call__(self, images: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Classes, confidence, and whether it is a pseudo label, (B, H, W) each, of (B, 3, H, W) uint8."""
+        labels, confidence = predict_with_confidence(self.logits, images, self.setting)
+        return tuple(each.cpu().numpy() for each in (labels, confidence, confidence > self.thresholds[labels]))
 
 
-def load_predictor(choice: ModelChoice, config: Config, sources: Sources) -> Predictor:
-    disable_progress_bar()  # of transformers, one for the tensors it loads
-    network, classes = load_network(choice.source), len(sources.classes)
+def load_predictor(choice: ModelChoice, config: Config, classes: int) -> Predictor:
+    network, setting = load_model(choice, config)
     if network.config.num_labels != classes:
         raise CheckpointError(f"{choice.source} tells {network.config.num_labels} classes apart, the data {classes}")
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    mean, std = read_mean_std(choice.source)
-    setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=device)
-    thresholds = read_thresholds(choice, config, classes).to(device)
-    return Predictor(partial(forward_logits, network.to(device).eval()), setting, thresholds)
+    thresholds = torch.full((classes,), config.method.threshold)
+    if config.method.thresholds != "fixed" and (file := find_model_file(choice.source, "thresholds.json")) is not None:
+        thresholds = torch.tensor(json.loads(file.read_text()))
+    return Predictor(partial(forward_logits, network), setting, thresholds.to(setting.device))
 
 
 def predict_pool(predictor: Predictor, config: Config, sources: Sources, folder: Path, limit: int) -> tuple[Pool, list[str]]:
@@ -64,13 +62,11 @@ def predict_pool(predictor: Predictor, config: Config, sources: Sources, folder:
     photos = read_photos(((row["id"], row["image"]) for row in rows), unreadable, config.data.levels)
     for items in batches_of_one_size(photos, 1 if config.evaluation.mode == "sliding" else config.evaluation.batch):
         maps = predictor(torch.stack([item.image for item in items]))
-        for item, labels, confidence in zip(items, *maps):
-            pseudo = (confidence > predictor.thresholds[labels]).cpu().numpy()
-            labels, grey = labels.cpu().numpy(), (255 * confidence.clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
-            pool.add(item.id, labels, confidence.cpu().numpy(), pseudo, classes)
+        for item, labels, confidence, pseudo in zip(items, *maps):
+            pool.add(item.id, labels, confidence, pseudo, classes)
             name = f"{file_name(item.id)}.png"
             save_mask(folder / "masks" / name, np.where(pseudo, labels, IGNORE_INDEX), config.data, ids)
-            Image.fromarray(grey).save(folder / "confidence" / name)
+            Image.fromarray((255 * confidence.clip(0, 1)).round().astype(np.uint8)).save(folder / "confidence" / name)
     return pool, unreadable
 
 
@@ -85,10 +81,3 @@ def save_mask(path: Path, labels: np.ndarray, data: Data, ids: dict[str, int]) -
     for index, colour in shown.items():
         colours[values[index]] = colour
     palette_png(values[labels], path, None if data.palette else ids, colours)
-
-
-def read_thresholds(choice: ModelChoice, config: Config, classes: int) -> Tensor:
-    """(K,): what the confidence of a pixel has to exceed to be a pseudo label of a class."""
-    if config.method.thresholds != "fixed" and (file := find_model_file(choice.source, "thresholds.json")) is not None:
-        return torch.tensor(json.loads(file.read_text()))
-    return torch.full((classes,), config.method.threshold)

@@ -3,7 +3,8 @@
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,48 +27,53 @@ SPECKLE = 2e-4  # of an image: smaller regions of a prediction are no polygon
 LABELME = "5.5.0"  # the version that the files say they are of
 
 
+@dataclass(frozen=True)
+class RankedImage:
+    """An image of the list. place: in the pool. pixels: (H, W, 3) uint8. labels: (H, W) uint8, predicted; pseudo: where they count."""
+
+    place: int
+    file: EncodedImage
+    pixels: np.ndarray
+    labels: np.ndarray
+    pseudo: np.ndarray
+
+
 def ranked_images(
     pool: Pool, ranked: Sequence[tuple[int, float]], predictor: Predictor, data: Data, sources: Sources
-) -> Iterator[tuple[int, EncodedImage, np.ndarray, np.ndarray, np.ndarray]]:
-    """Place in the pool, file, image (H, W, 3), classes (H, W), and where they are pseudo labels, of each ranked image."""
+) -> Iterator[RankedImage]:
+    """Predicts the images of the list once more, one after the other."""
     rows = {id: place for place, id in enumerate(sources.unlabeled["id"][:])}
     for place, _ in ranked:
         file = sources.unlabeled[rows[pool.ids[place]]]["image"]
-        image = np.array(read_image(file, data.levels))
-        labels, confidence = (each[0] for each in predictor(torch.from_numpy(image).permute(2, 0, 1)[None]))
-        sure = confidence > predictor.thresholds[labels]
-        yield place, file, image, labels.cpu().numpy().astype(np.uint8), sure.cpu().numpy()
+        pixels = np.array(read_image(file, data.levels))
+        labels, _, pseudo = (each[0] for each in predictor(torch.from_numpy(pixels).permute(2, 0, 1)[None]))
+        yield RankedImage(place, file, pixels, labels.astype(np.uint8), pseudo)
 
 
-def draw_sheet(
-    path: Path, pool: Pool, ranked: Sequence[tuple[int, float]], predictor: Predictor, data: Data, sources: Sources
-) -> None:
+def draw_sheet(path: Path, images: Iterable[RankedImage], pool: Pool, classes: Sequence[str], data: Data) -> None:
     """The first images of the list beside their pseudo labels, with rank, name and what the doubt is about."""
     cells, captions = [], []
-    for rank, (place, _, image, labels, sure) in enumerate(ranked_images(pool, ranked[:SHOWN], predictor, data, sources), start=1):
-        cells.append([image, np.where(sure, labels, IGNORE_INDEX)])
-        about = ", ".join(doubted_classes(pool, place, sources.classes)[:2])
-        captions.append([f"{rank}  {pool.ids[place]}", f"{pool.doubts[place].sum():.0%} doubt: {about}"])
+    for rank, image in enumerate(images, start=1):
+        cells.append([image.pixels, np.where(image.pseudo, image.labels, IGNORE_INDEX)])
+        about = ", ".join(doubted_classes(pool, image.place, classes)[:2])
+        captions.append([f"{rank}  {pool.ids[image.place]}", f"{pool.doubts[image.place].sum():.0%} doubt: {about}"])
     if cells:
         heading = f"Worth labelling next: the first {len(cells)} of {len(pool.ids)}"
-        titles = ["image", "what the teacher is sure of"]
-        contact_sheet(cells, titles, sources.classes, heading, data, captions).save(path)
+        contact_sheet(cells, ["image", "what the teacher is sure of"], classes, heading, data, captions).save(path)
 
 
-def copy_for_tools(
-    folder: Path, pool: Pool, ranked: Sequence[tuple[int, float]], predictor: Predictor, data: Data, sources: Sources
-) -> None:
+def copy_for_tools(folder: Path, ranked: Iterable[RankedImage], pool: Pool, classes: Sequence[str], data: Data) -> None:
     """JPEGImages/ with polygons of LabelMe beside the images; the masks as CVAT's "Segmentation mask 1.1", also as cvat.zip."""
     images, masks, names = folder / "JPEGImages", folder / "SegmentationClass", []
     for each in (images, masks, folder / "ImageSets" / "Segmentation"):
         each.mkdir(parents=True, exist_ok=True)
-    classes, colours = sources.classes, display_colours(sources.classes, data)[: len(sources.classes)]
+    colours = display_colours(classes, data)[: len(classes)]
     colours[: int(has_background(classes))] = 0  # CVAT takes black for what is nothing
-    for place, file, image, labels, _ in ranked_images(pool, ranked, predictor, data, sources):
-        names.append(file_name(pool.ids[place]))
-        name = copy_image(file, image, images / names[-1])
-        write_text(images / f"{names[-1]}.json", json.dumps(labelme(labels, classes, name), indent=1) + "\n")
-        Image.fromarray(colours[labels]).save(masks / f"{names[-1]}.png")
+    for image in ranked:
+        names.append(file_name(pool.ids[image.place]))
+        name = copy_image(image, images / names[-1])
+        write_text(images / f"{names[-1]}.json", json.dumps(labelme(image.labels, classes, name), indent=1) + "\n")
+        Image.fromarray(colours[image.labels]).save(masks / f"{names[-1]}.png")
     lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in zip(classes, colours.tolist())]
     background = [] if has_background(classes) else ["background:0,0,0::"]
     write_text(folder / "labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *background, *lines]) + "\n")
@@ -77,29 +83,25 @@ def copy_for_tools(
             archive.write(path, path.relative_to(folder))
 
 
-def copy_image(file: EncodedImage, image: np.ndarray, target: Path) -> str:
-    """Copies an image file as it is; returns its name. target: without ending."""
-    if is_scene(file) or file["bytes"] is not None:
-        Image.fromarray(image).save(target.with_name(f"{target.name}.png"))
-        return f"{target.name}.png"
-    name = f"{target.name}{Path(file['path']).suffix}"
-    shutil.copyfile(file["path"], target.with_name(name))
+def copy_image(image: RankedImage, target: Path) -> str:
+    """Copies the file as it is, or writes pixels that have none; returns its name. target: without ending."""
+    if is_scene(image.file) or image.file["bytes"] is not None:
+        name = f"{target.name}.png"
+        Image.fromarray(image.pixels).save(target.with_name(name))
+    else:
+        name = f"{target.name}{Path(image.file['path']).suffix}"
+        shutil.copyfile(image.file["path"], target.with_name(name))
     return name
 
 
 def labelme(labels: np.ndarray, classes: Sequence[str], image: str) -> dict[str, Any]:
     """A mask (H, W) as the content of a LabelMe file; nothing is drawn for background that no other region encloses."""
     height, width = labels.shape
-    least = max(16, int(SPECKLE * labels.size))
     shapes = [
         {"label": classes[value], "points": corners.tolist(), "group_id": None, "shape_type": "polygon", "flags": {}}
-        for value, corners in polygons_of(labels, least)
-        if not (value == 0 and has_background(classes) and touches_border(corners, height, width))
+        for value, corners in polygons_of(labels, max(16, int(SPECKLE * labels.size)))
+        if not (value == 0 and has_background(classes) and ((corners == 0) | (corners == (width, height))).any())
     ]
     return {
         "version": LABELME, "flags": {}, "shapes": shapes, "imagePath": image, "imageData": None, "imageHeight": height, "imageWidth": width,
     }  # fmt: skip
-
-
-def touches_border(corners: np.ndarray, height: int, width: int) -> bool:
-    return bool((corners == 0).any() or (corners == (width, height)).any())

@@ -17,7 +17,6 @@ import argparse
 import fcntl
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -51,7 +50,7 @@ def finished_record(run: Run, folder: Path, commit: str) -> dict[str, Any]:
     return {
         **run.record,
         "commit": commit,
-        "machine": {"device": device_name(start["device"]), "precision": start["precision"], **start["versions"]},
+        "machine": {"device": start["device"], "precision": start["precision"], **start["versions"]},
         "seconds": round(3600 * results["hours"], 1),
         "images_per_second": results["images_per_second"],
         "peak_memory_gib": results["peak_memory_gib"],
@@ -70,37 +69,23 @@ def round_numbers(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def device_name(device: str) -> str:
-    """'1 x NVIDIA H200'; of a CPU its model, or else its architecture."""
-    if not device.endswith("cpu"):
-        return device
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{device}, {model}"
-
-
 def current_commit() -> str:
-    """The commit that is checked out, with +dirty where a file differs from it; empty outside of a repository."""
-    git = ["git", "-C", str(SCRIPT.parent)]
+    """The commit that is checked out, with -dirty where a file differs from it; empty outside of a repository."""
+    command = ["git", "-C", str(SCRIPT.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        commit, changes = (
-            subprocess.run([*git, *command], capture_output=True, text=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:  # no git here
         return ""
-    return commit + ("+dirty" if commit and changes else "")
 
 
 @dataclass
 class Study:
-    """Runs the runs, `max_jobs` at a time."""
+    """Runs the runs, `max_jobs` at a time, each with `threads`."""
 
-    runs: list[Run]
     archive: Path
     work: Path
     max_jobs: int
-    threads: int  # of each run
+    threads: int
     keep: bool
     commit: str
     processes: set[subprocess.Popen] = field(default_factory=set)
@@ -108,18 +93,20 @@ class Study:
     locked: list[Run] = field(default_factory=list)  # by another process, which runs them
     signal: int = 0
 
-    def run_all(self) -> int:
+    def run_all(self, runs: Sequence[Run]) -> int:
         """Returns the exit status when every run is archived or has failed, or after a signal."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.stop)
         with ThreadPoolExecutor(self.max_jobs) as pool:
-            for run in [pool.submit(self.run_one, run) for run in self.runs]:
+            for run in [pool.submit(self.run_one, run) for run in runs]:
                 run.result()
         if self.signal:
             print(f"stopped by {signal.Signals(self.signal).name}; the same command resumes", flush=True)
             return 128 + self.signal
         for run in self.failed:
-            print(f"failed: {run.title}, see {self.folder(run)}.log: {last_log_line(self.folder(run))}", file=sys.stderr)
+            log = Path(f"{self.folder(run)}.log")
+            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            print(f"failed: {run.title}, see {log}: {lines[-1] if lines else 'it is empty'}", file=sys.stderr)
         for run in self.locked:
             print(f"left to the process that runs it already: {run.title}", file=sys.stderr)
         return 1 if self.failed else 0
@@ -145,7 +132,7 @@ class Study:
                 return
             try:
                 if not self.is_archived(run):
-                    self.finish(run, *self.train(run, lock.fileno()))
+                    self.train_and_archive(run, lock.fileno())
             except BaseException:  # an archive that cannot be written, say, must not leave processes behind
                 self.stop(signal.SIGTERM)
                 raise
@@ -157,35 +144,15 @@ class Study:
             append(self.archive, {**run.record, "same": True})
         return same is not None
 
-    def train(self, run: Run, lock: int) -> tuple[int, float]:
-        """The exit status of its process and its seconds. The process holds the lock too, which so outlives this one."""
+    def train_and_archive(self, run: Run, lock: int) -> None:
         folder, started = self.folder(run), time.monotonic()
-        if (folder / "results.json").exists():  # stopped between its end and its archiving
-            return 0, 0.0
-        config = Path(f"{folder}.json")
-        write_text(config, json.dumps(run.tree, indent=2) + "\n")
-        command = [sys.executable, str(SCRIPT), "--config", str(config), f"run.output={folder}"]
-        command += ["--resume"] if any(folder.glob("checkpoints/step-*")) else []
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        with open(f"{folder}.log", "ab") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock], env=environment
-            )
-        self.processes.add(process)
-        if self.signal:  # it came since run_one began
-            process.send_signal(signal.SIGTERM)
-        status = process.wait()
-        self.processes.discard(process)
-        return status, time.monotonic() - started
-
-    def finish(self, run: Run, status: int, seconds: float) -> None:
-        """Archives a run that has ended, or notes that it failed."""
-        folder = self.folder(run)
+        ended = (folder / "results.json").exists()  # stopped between its end and its archiving
+        status = 0 if ended else self.train(run, folder, lock)
         if status == 0:
             record = finished_record(run, folder, self.commit)
             append(self.archive, record)
             scores = ", ".join(f"{role} {100 * score['mean_iou']:.2f}" for role, score in record["last"].items())
-            print(f"{run.title}: {scores}; {seconds:.0f} s", flush=True)
+            print(f"{run.title}: {scores}; {time.monotonic() - started:.0f} s", flush=True)
             if not self.keep:
                 shutil.rmtree(folder, ignore_errors=True)
                 for suffix in ("log", "json", "lock"):
@@ -194,10 +161,21 @@ class Study:
             print(f"{run.title}: failed with status {status}", flush=True)
             self.failed.append(run)
 
-
-def last_log_line(folder: Path) -> str:
-    lines = Path(f"{folder}.log").read_text(errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "its log is empty")
+    def train(self, run: Run, folder: Path, lock: int) -> int:
+        """The exit status of the process. It holds the lock too, which so outlives this one."""
+        config = Path(f"{folder}.json")
+        write_text(config, json.dumps(run.tree, indent=2) + "\n")
+        command = [sys.executable, str(SCRIPT), "--config", str(config), f"run.output={folder}"]
+        command += ["--resume"] if any(folder.glob("checkpoints/step-*")) else []
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        with open(f"{folder}.log", "ab") as log:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock], env=environment)
+        self.processes.add(process)
+        if self.signal:  # it came since run_one began
+            process.send_signal(signal.SIGTERM)
+        status = process.wait()
+        self.processes.discard(process)
+        return status
 
 
 def default_jobs(cores: int) -> int:
@@ -243,10 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cores = len(os.sched_getaffinity(0))
     jobs = options.jobs or default_jobs(cores)
     options.work.mkdir(parents=True, exist_ok=True)
-    status = Study(
-        runs=runs, archive=options.archive, work=options.work.absolute(), max_jobs=jobs, threads=max(1, cores // jobs),
-        keep=options.keep, commit=current_commit(),
-    ).run_all()  # fmt: skip
+    study = Study(options.archive, options.work.absolute(), jobs, max(1, cores // jobs), options.keep, current_commit())
+    status = study.run_all(runs)
     if options.archive.exists() and options.archive.stat().st_size > LARGEST:
         print(f"{options.archive} is larger than {LARGEST // 2**20} MiB; begin another one with --archive", file=sys.stderr)
     return status

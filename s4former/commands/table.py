@@ -5,7 +5,7 @@
 
 Runs that differ only in seed and image lists become one row, mean ± sample standard deviation (number of runs) of the
 mIoU in percent. "best" was chosen on the evaluation images and is no estimate of what the model does on others.
-`--paired` reads the archive of a study (study.py) and compares its methods in pairs (paired.py).
+`--paired` reads the archive of a study and compares its methods in pairs (archive.py).
 """
 
 import argparse
@@ -16,8 +16,7 @@ from typing import Any, Sequence
 
 from ..config import flatten
 from ..errors import UserError, reports_errors
-from .archive import read_archive
-from .paired import NETWORKS, paired_table
+from .archive import NETWORKS, paired_table, read_archive
 
 # What may differ between the runs of one row: the draw, and what has no influence on the numbers.
 DRAW = ("run.seed", "data.labeled", "data.unlabeled")

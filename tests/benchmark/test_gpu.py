@@ -68,7 +68,7 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys):
 def test_a_rehearsal_runs_every_part(tmp_path, monkeypatch):
     AcceleratorState._reset_state(True)  # another test may have made one in float32
     monkeypatch.setattr(adapters, "COMPILER", "aot_eager")  # traces as inductor does, and writes no code
-    assert main(["gpu", "--rehearse", "--minutes", "30", "--repeats", "1", "-o", str(tmp_path / "out")]) == 0
+    assert main(["gpu", "--rehearse", "--minutes", "300", "--repeats", "1", "-o", str(tmp_path / "out")]) == 0
     parts = json.loads((tmp_path / "out.json").read_text())["parts"]
     assert {name: part.get("stopped") for name, part in parts.items()} == dict.fromkeys(gpu.PLAN)
     assert all(len(part["rows"]) == 1 for name, part in parts.items() if name.startswith("step "))

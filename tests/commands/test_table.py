@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s4former.commands.archive import ArchiveError, append, read_archive
-from s4former.commands.paired import paired_table
+from s4former.commands.archive import ArchiveError, append, paired_table, read_archive
 from s4former.commands.table import TableError, format_scores, main, read_results, results_table
 from s4former.config import from_dict, to_dict
 from s4former.evaluation.packed_counts import pack_counts
