@@ -6,6 +6,7 @@ and predictions. The image is read whole, even where the config has sliding wind
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import matplotlib
@@ -27,8 +28,6 @@ RECORDING = "recording"  # the name under which transformers knows the attention
 COLOURS = "inferno"
 BRIGHTEST = 8, 0.005  # patches, and share of them, at whose mean the colours end; single ones can be far above all others
 SCALE = 0.75  # inches beside the grid, for the colour bar
-
-Point = tuple[str, int, int]  # --patch, row, column on the first network's grid; or --pixel, x, y of the image
 
 
 # ---- the weights
@@ -100,19 +99,14 @@ def patch_attention(network: nn.Module, pixels: Tensor, patch: tuple[int, int], 
 # ---- the picture
 
 
-def relative_position(point: Point, image: np.ndarray, first: Checkpoint) -> tuple[float, float]:
-    """The middle of the patch or pixel, as fractions (down, across) of the image."""
-    option, *numbers = point
-    if option == "--pixel":
-        index, step, sides = numbers[::-1], 1, image.shape[:2]
-        rule = f"X is below {sides[1]} and Y below {sides[0]}"
-    else:
-        index, step, sides = numbers, coarsest_stride(first.network), first.pixels(image).shape[-2:]
-        rule = "there are {} x {} patches".format(*(-(-side // step) for side in sides))
-    if not all(0 <= i < -(-side // step) for i, side in zip(index, sides)):
-        raise FigureError(f"{option} {numbers[0]} {numbers[1]} lies outside the image; {rule}")
+def relative_position(patch: Sequence[int], image: np.ndarray, first: Checkpoint) -> tuple[float, float]:
+    """The middle of a patch (row, column) on the first network's grid, as fractions (down, across) of the image."""
+    stride, sides = coarsest_stride(first.network), first.pixels(image).shape[-2:]
+    grid = [-(-side // stride) for side in sides]
+    if not all(0 <= i < count for i, count in zip(patch, grid)):
+        raise FigureError(f"--patch {patch[0]} {patch[1]} lies outside the image; there are {grid[0]} x {grid[1]} patches")
     # the middle of a last, partial patch may lie beyond the border
-    return tuple(min((i + 0.5) * step / side, 1 - 1e-6) for i, side in zip(index, sides))
+    return tuple(min((i + 0.5) * stride / side, 1 - 1e-6) for i, side in zip(patch, sides))
 
 
 def heat_map(checkpoint: Checkpoint, image: np.ndarray, place: tuple[float, float], layer: int) -> np.ndarray:
@@ -136,8 +130,8 @@ def heat_map(checkpoint: Checkpoint, image: np.ndarray, place: tuple[float, floa
 def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Figure:
     checkpoints = open_checkpoints(sources, overrides, options.names)
     rows, masks, classes, data = [], [], checkpoints[0].classes, checkpoints[0].config.data
-    for shown, point in zip(find_images(options.image, checkpoints[0].config), options.points):
-        image, place = shown.image, relative_position(point, shown.image, checkpoints[0])
+    for shown, patch in zip(find_images(options.image, checkpoints[0].config), options.patch):
+        image, place = shown.image, relative_position(patch, shown.image, checkpoints[0])
         cross = (place[1] * image.shape[1], place[0] * image.shape[0])
         maps = [shown.labels, *(checkpoint.predict(image) for checkpoint in checkpoints)]
         heat = [Panel(heat_map(checkpoint, image, place, options.layer), cross) for checkpoint in checkpoints]

@@ -9,15 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..commands.chosen_model import choose_model
+from ..commands.chosen_model import choose_model, load_model
 from ..config import Config, from_dict, set_override
 from ..data.batches import ValidationSet, validation_set
 from ..data.images import read_image
 from ..errors import UserError
 from ..evaluation.inference import Setting, normalise, predict, resize_for_test, resize_pixels
-from ..evaluation.model_choice import read_mean_std
 from ..networks.adapters import forward_logits, full_size_logits
-from ..networks.build import load_network
 
 
 class FigureError(UserError):
@@ -51,14 +49,18 @@ class Checkpoint:
 
 
 def open_checkpoints(sources: Sequence[str], overrides: Sequence[str], names: Sequence[str] | None) -> list[Checkpoint]:
-    """The networks of runs, exported folders or Hub ids; they must have the same classes."""
+    """The networks of runs, exported folders or Hub ids; they must have the same classes.
+
+    names: by default their methods, of one method with the sources behind.
+    """
     if names and len(names) != len(sources):
         raise FigureError(f"--names gives {len(names)} names for {len(sources)} checkpoints; give one for each")
     checkpoints = [open_checkpoint(source, overrides) for source in sources]
     for source, checkpoint in zip(sources, checkpoints):
         if checkpoint.classes != checkpoints[0].classes:
             raise FigureError(f"{source} tells other classes apart than {sources[0]}; a figure has one set of classes")
-    names = names or unique_names([checkpoint.name for checkpoint in checkpoints], sources)
+    methods = [checkpoint.name for checkpoint in checkpoints]
+    names = names or [f"{name} ({source})" if methods.count(name) > 1 else name for name, source in zip(methods, sources)]
     return [replace(checkpoint, name=name) for checkpoint, name in zip(checkpoints, names)]
 
 
@@ -69,22 +71,10 @@ def open_checkpoint(source: str, overrides: Sequence[str] = ()) -> Checkpoint:
         raise FigureError(f"{source} has no s4former.json; give a run, or a model that training exported")
     for override in overrides:
         set_override(choice.config, override)
-    config, (mean, std) = from_dict(choice.config), read_mean_std(choice.source)
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    network = load_network(choice.source).to(device).eval()
-    setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=device)
+    config = from_dict(choice.config)
+    network, setting = load_model(choice, config)
     classes = tuple(network.config.id2label[i] for i in range(network.config.num_labels))
     return Checkpoint(name=config.method.title, network=network, config=config, setting=setting, classes=classes)
-
-
-def unique_names(names: Sequence[str], sources: Sequence[str]) -> list[str]:
-    """The names; those that occur several times with the last parts of their sources."""
-    parts = [Path(source).parts for source in sources]
-    shared = 0
-    while shared < min(map(len, parts)) - 1 and len({part[shared] for part in parts}) == 1:
-        shared += 1
-    ends = ["/".join(part[shared:]) for part in parts]
-    return [f"{name} ({end})" if names.count(name) > 1 else name for name, end in zip(names, ends)]
 
 
 # ---- images

@@ -28,9 +28,6 @@ MAX_BARS = 30  # bars; of more classes those that changed most
 Change = tuple[str, float, float]  # class, IoU of A and of B in percent
 
 
-# ---- the numbers
-
-
 def class_iou(source: str) -> dict[str, float | None]:
     """IoU by class from the results.json of a run, for the model that `choose_model` takes."""
     folder = Path(choose_model(source).source)
@@ -57,9 +54,6 @@ def most_changed(entries: list[Change], count: int = MAX_BARS) -> list[Change]:
     *classes, mean = entries
     kept = sorted(classes, key=lambda entry: -abs(entry[2] - entry[1]))[:count]
     return [*(entry for entry in classes if entry in kept), mean]
-
-
-# ---- the bars
 
 
 def draw_bars(figure: FigureBase, entries: list[Change], title: str) -> None:
@@ -91,9 +85,6 @@ def format_change(value: float) -> str:
     return f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if abs(value) >= 0.05 else "0.0"
 
 
-# ---- the examples
-
-
 def largest_disagreements(a: Checkpoint, b: Checkpoint, *, look: int, count: int) -> list[tuple[LabeledImage, np.ndarray, np.ndarray]]:
     """The images, among `look` evenly spaced ones, with the largest share of labelled pixels where A and B disagree."""
     dataset, found = validation_set(a.config), []
@@ -106,24 +97,16 @@ def largest_disagreements(a: Checkpoint, b: Checkpoint, *, look: int, count: int
     return [entry[2:] for entry in found[:count]]
 
 
-# ---- the page
-
-
 def draw(sources: list[str], overrides: list[str], options: argparse.Namespace) -> Figure:
     entries = most_changed(changes(*map(class_iou, sources)))
     a, b = open_checkpoints(sources, overrides, options.names)
     height = BAR * (len(entries) + 2) + 2 * LINE
-    count = max(2, int(height / (0.72 * (WIDTH - BARS) / 4))) if options.examples is None else options.examples  # what fits
-    examples = largest_disagreements(a, b, look=options.look, count=count) if count else []
+    count = options.examples or max(2, int(height / (0.72 * (WIDTH - BARS) / 4)))  # what fits
+    examples = largest_disagreements(a, b, look=options.look, count=count)
     rows = [[Panel(each.image), *(mask_panel(mask, a.classes, a.config.data) for mask in (each.labels, *maps))] for each, *maps in examples]
-    title = textwrap.fill(f"Change of IoU in points, {a.name} → {b.name}", 36)
-    if not rows:
-        figure = new_figure(BARS, height)
-        draw_bars(figure, entries, title)
-        return figure
     figure = new_figure(WIDTH, max(height, grid_height(rows, WIDTH - BARS)) + 2 * LINE)
     left, right = figure.subfigures(1, 2, width_ratios=[BARS, WIDTH - BARS])
-    draw_bars(left, entries, title)
+    draw_bars(left, entries, textwrap.fill(f"Change of IoU in points, {a.name} → {b.name}", 36))
     draw_grid(right, rows, ["Image", "Ground truth", a.name, b.name])
     draw_legend(figure, [mask for each, *maps in examples for mask in (each.labels, *maps)], a.classes, a.config.data)
     return figure

@@ -49,18 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load(Path(options.config), overrides)
     elif not sources:
         raise UserError("give one checkpoint or more: a run, a model in it, or the id of one on the Hub")
-    elif figure == "attention" and len(options.points) != len(options.image):
-        raise UserError(f"{len(options.image)} --image and {len(options.points)} --patch or --pixel; give one for each image")
+    elif figure == "attention" and len(options.patch) != len(options.image):
+        raise UserError(f"{len(options.image)} --image and {len(options.patch)} --patch; give one for each image")
     elif figure == "classes" and len(sources) != 2:
         raise UserError(f"a change is from one run to another; got {len(sources)} runs")
     for source in sources:
         choose_model(source)
 
-    from transformers.utils.logging import disable_progress_bar  # not before the arguments are checked: it takes seconds
+    from .page import save_figure  # not before the arguments are checked: matplotlib takes seconds
 
-    from .page import save_figure
-
-    disable_progress_bar()  # of transformers, one for the tensors it loads
     written = save_figure(import_module(f"{__package__}.{figure}").draw(sources, overrides, options), options.output)
     print("wrote " + " and ".join(map(str, written)))
 
@@ -75,13 +72,12 @@ def parse(figure: str, arguments: Sequence[str]) -> argparse.Namespace:
     add("sources", nargs="*", metavar="CHECKPOINT | section.key=value", help="checkpoints, and keys to set")
     add("--output", required=True, metavar="FILE", help="without suffix; .png and .pdf are written")
     if figure == "attention":
-        point = {"nargs": 2, "type": int, "action": AppendPoint, "dest": "points", "default": []}
+        patch = {"nargs": 2, "type": int, "metavar": ("ROW", "COLUMN"), "help": "on the first checkpoint's grid; one per image"}
         add("--image", action="append", required=True, metavar="PATH_OR_ID", help="may be repeated")
-        add("--patch", metavar=("ROW", "COLUMN"), help="on the first checkpoint's grid; one per image", **point)
-        add("--pixel", metavar=("X", "Y"), help="the same by a pixel of the image", **point)
+        add("--patch", action="append", default=[], **patch)
         add("--layer", type=int, default=-1, metavar="N", help="block, from 0; default: the last")
     elif figure == "classes":
-        add("--examples", type=int, metavar="N", help="images beside the bars; 0 = none; default: what fits")
+        add("--examples", type=int, metavar="N", help="images beside the bars; default: what fits")
         add("--look", type=int, default=100, metavar="N", help="among how many images they are found; default 100")
     elif figure == "views":
         add("--config", required=True, metavar="FILE")
@@ -95,10 +91,3 @@ def parse(figure: str, arguments: Sequence[str]) -> argparse.Namespace:
         count = 2 if figure == "classes" else "+"
         add("--names", nargs=count, metavar="NAME", help="of the checkpoints; default: their methods")
     return parser.parse_intermixed_args(arguments)
-
-
-class AppendPoint(argparse.Action):
-    """Keeps --patch and --pixel in the order in which they were written, one for each --image, as (option, two numbers)."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        namespace.points = [*namespace.points, (option_string, *values)]

@@ -128,16 +128,12 @@ def test_a_layer_that_does_not_exist_is_refused(runs):
         attention.patch_attention(network, random_pixels(), (0, 0), layer=2)
 
 
-def test_a_patch_and_the_pixel_in_its_middle_are_one_place(runs):
+def test_the_middle_of_a_patch_is_a_place_in_the_image(runs):
     first, image = checkpoints.open_checkpoint(runs[0]), np.zeros((64, 90, 3), np.uint8)  # 4 x 5.6 patches
-    by_patch = attention.relative_position(("--patch", 1, 4), image, first)
-    assert by_patch == pytest.approx((24 / 64, 72 / 90))
-    assert attention.relative_position(("--pixel", 72, 24), image, first) == pytest.approx((24.5 / 64, 72.5 / 90))
-    assert attention.relative_position(("--patch", 0, 5), image, first)[1] == pytest.approx(88 / 90)
+    assert attention.relative_position((1, 4), image, first) == pytest.approx((24 / 64, 72 / 90))
+    assert attention.relative_position((0, 5), image, first)[1] == pytest.approx(88 / 90)
     with pytest.raises(checkpoints.FigureError, match="--patch 4 0 lies outside the image; there are 4 x 6 patches"):
-        attention.relative_position(("--patch", 4, 0), image, first)
-    with pytest.raises(checkpoints.FigureError, match="--pixel 90 3 lies outside the image; X is below 90 and Y below 64"):
-        attention.relative_position(("--pixel", 90, 3), image, first)
+        attention.relative_position((4, 0), image, first)
 
 
 def test_the_heat_map_is_hot_where_the_weights_are(runs, monkeypatch):
@@ -172,7 +168,7 @@ def test_a_coarse_heat_map_shows_more_than_its_brightest_patch(runs, monkeypatch
 def test_attention_writes_a_picture_for_several_networks_and_images(runs, tmp_path):
     path = tmp_path / "photo.png"
     Image.fromarray(np.full((70, 50, 3), 90, np.uint8)).save(path)
-    arguments = ["attention", *runs, "--image", IMAGE, "--patch", "1", "4", "--image", str(path), "--pixel", "49", "69"]
+    arguments = ["attention", *runs, "--image", IMAGE, "--patch", "1", "4", "--image", str(path), "--patch", "4", "3"]
     assert main([*arguments, "--output", str(tmp_path / "S1")]) == 0
     assert_written(tmp_path / "S1")
 
@@ -240,10 +236,9 @@ def test_images_are_found_by_path_and_by_id(runs, tmp_path):
         checkpoints.find_images(["nowhere"], config)
 
 
-def test_equal_names_get_the_ends_of_their_folders():
-    assert checkpoints.unique_names(["S4Former", "Sup-Only"], ["runs/a", "runs/b"]) == ["S4Former", "Sup-Only"]
-    names = checkpoints.unique_names(["S4Former", "S4Former", "Sup-Only"], ["runs/a", "runs/b/teacher", "runs/c"])
-    assert names == ["S4Former (a)", "S4Former (b/teacher)", "Sup-Only"]
+def test_networks_of_one_method_are_told_apart_by_their_sources(runs):
+    assert [each.name for each in checkpoints.open_checkpoints(runs[:1], [], None)] == ["S4Former"]
+    assert [each.name for each in checkpoints.open_checkpoints(runs[:2], [], None)] == [f"S4Former ({run})" for run in runs[:2]]
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -271,7 +266,7 @@ def test_without_matplotlib_the_command_says_what_to_install(monkeypatch, capsys
     [
         (["compare"], "give one checkpoint or more"),
         (["compare", "./nowhere"], "there is no folder nowhere"),
-        (["attention", "A", "--image", "x"], "1 --image and 0 --patch or --pixel; give one for each image"),
+        (["attention", "A", "--image", "x"], "1 --image and 0 --patch; give one for each image"),
         (["classes", "A"], "a change is from one run to another; got 1 runs"),
         (["views", "--config", "none.json", "demo"], "cannot read 'demo'; write section.key=value"),
         (["views", "--config", "none.json"], "there is no config file none.json"),
