@@ -5,7 +5,7 @@
     s4former benchmark gpu --minutes 5 -o gpu                     # a GPU: four networks, kernels, agreement of precisions, all parts
     s4former benchmark gpu --rehearse                             # the same in tiny sizes, on a CPU too
 
-Nothing is downloaded: networks have random weights, and where the data of the config is missing, images are drawn. Of `gpu`
+Nothing is downloaded: networks have random weights, and where the data of the config is missing, scenes are drawn. Of `gpu`
 every part has a share of the time and is cut off at its end; a part that fails (PASA over DINOv2 before transformers 5.23) says
 so, and the others go on. The files are written after each part, so that a stop loses only the part that it falls into.
 """
@@ -16,12 +16,10 @@ import json
 import os
 import platform
 import signal
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,37 +94,37 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(plan: dict[str, tuple], device: "torch.device", options: argparse.Namespace) -> None:
     """Runs the parts in order; prints each row as soon as it is made, and writes the report after each part."""
+    from ..training.results import versions
     from .inputs import benchmark_inputs
     from .timing import Benchmark
 
     rates = (1e9 * options.bandwidth, 1e12 * options.matrix_rate) if options.bandwidth else None
-    packages = {name: version(name) for name in ("torch", "transformers", "accelerate", "timm")}
-    report: dict[str, Any] = {"machine": describe_machine(device), "versions": packages, "parts": {}}
+    report: dict[str, Any] = {"machine": describe_machine(device), "versions": versions(), "parts": {}}
     print(report["machine"], table_line(COLUMNS), sep="\n", flush=True)
     begin, end = time.monotonic(), 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        for title, (name, config, seconds) in plan.items():
-            part = report["parts"][title] = {"rows": [], "notes": []}
-            started, end = time.monotonic(), end + (seconds or 0)
-            try:
-                with time_limit(seconds and begin + end - started):
-                    config, sources, part["data"] = benchmark_inputs(config, Path(folder))
-                    benchmark = Benchmark(config=config, sources=sources, device=device, repeats=options.repeats, rates=rates)
-                    for found in getattr(import_module(f"{__package__}.{PARTS[name]}"), name)(benchmark):
-                        part["notes" if isinstance(found, str) else "rows"].append(found)
-                        print(f"{title}: {found}" if isinstance(found, str) else row_line(found), flush=True)
-            except OutOfTimeError:
-                part["stopped"] = "its time was over"
-            except Exception as error:  # of `gpu`, whatever a driver, a compiler or a small card raises: the other parts go on
-                if seconds is None:
-                    raise
-                part["stopped"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            part["seconds"] = round(time.monotonic() - started, 1)
-            print(f"{title}: {part.get('stopped', 'done')}, {part['seconds']} s", flush=True)
-            if options.output:
-                write_text(Path(f"{options.output}.json"), json.dumps(report, indent=2) + "\n")
-                write_text(Path(f"{options.output}.md"), markdown(report))
-            free(device)
+    for title, (name, config, seconds) in plan.items():
+        part = report["parts"][title] = {"rows": [], "notes": []}
+        started, end = time.monotonic(), end + (seconds or 0)
+        try:
+            with time_limit(seconds and begin + end - started):
+                config, sources, part["data"] = benchmark_inputs(config)
+                print(f"{title}: {part['data']}", flush=True)
+                benchmark = Benchmark(config=config, sources=sources, device=device, repeats=options.repeats, rates=rates)
+                for found in getattr(import_module(f"{__package__}.{PARTS[name]}"), name)(benchmark):
+                    part["notes" if isinstance(found, str) else "rows"].append(found)
+                    print(f"{title}: {found}" if isinstance(found, str) else row_line(found), flush=True)
+        except OutOfTimeError:
+            part["stopped"] = "its time was over"
+        except Exception as error:  # of `gpu`, whatever a driver, a compiler or a small card raises: the other parts go on
+            if seconds is None:
+                raise
+            part["stopped"] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        part["seconds"] = round(time.monotonic() - started, 1)
+        print(f"{title}: {part.get('stopped', 'done')}, {part['seconds']} s", flush=True)
+        if options.output:
+            write_text(Path(f"{options.output}.json"), json.dumps(report, indent=2) + "\n")
+            write_text(Path(f"{options.output}.md"), markdown(report))
+        free(device)
 
 
 @contextmanager

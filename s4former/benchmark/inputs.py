@@ -4,11 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import nn
 
-from ..config import Config
-from ..data import shapes
+from ..config import Config, Data, Shapes
 from ..data.batches import StepDataset
 from ..data.sources import CLASSES, Sources, load_sources
 from ..method.batch import Batch
@@ -18,36 +16,21 @@ from ..networks.build import build_network
 from ..networks.encoder_weights import normalization
 from ..training.engine import Teacher
 
-IMAGE_COUNT = 12  # drawn, a third of them labelled
+SCENES = Shapes(labeled=4, unlabeled=8, validation=4, height=375, width=500)  # drawn where the data is missing
 
 
-def benchmark_inputs(config: Config, folder: Path) -> tuple[Config, Sources, str]:
-    """The config with random weights, its data or else JPEGs drawn into `folder`, and a description of them."""
+def benchmark_inputs(config: Config) -> tuple[Config, Sources, str]:
+    """The config with random weights, its data or else drawn scenes, and a description of them."""
     config = replace(config, model=replace(config.model, pretrained=False))
     data = config.data
     if data.source in ("shapes", "hub") or (data.root and Path(data.root).exists()):
         return config, load_sources(data), f"images of {data.root or data.source}"
-    height, width = (1024, 2048) if data.source == "cityscapes" else (375, 500)
-    classes = data.classes or CLASSES.get(data.source, CLASSES["voc"])
-    if not (folder / "labeled.txt").exists():
-        draw_images(folder, height, width)
-    lists = {"labeled": "labeled.txt", "validation": "validation.txt", "unlabeled": ""}
-    drawn = replace(data, source="folder", root=str(folder), classes=classes, id_map={}, **lists)
-    description = f"{IMAGE_COUNT} drawn JPEGs of {width}x{height}, since {data.root or 'data.root'} is not there"
-    return replace(config, data=drawn), load_sources(drawn), description
-
-
-def draw_images(folder: Path, height: int, width: int) -> None:
-    """Scenes of data/shapes.py as JPEGs with masks, in the layout of data.source=folder."""
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    ids = [f"{index:02}" for index in range(IMAGE_COUNT)]
-    for index, name in enumerate(ids):
-        image, mask = shapes.scene(0, index, height=height, width=width)
-        Image.fromarray(image).save(folder / "images" / f"{name}.jpg", quality=92)
-        Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
-    (folder / "validation.txt").write_text("\n".join(ids[-IMAGE_COUNT // 3 :]) + "\n")
-    (folder / "labeled.txt").write_text("\n".join(ids[: IMAGE_COUNT // 3]) + "\n")
+    drawn = load_sources(Data(source="shapes", shapes=SCENES))
+    names = data.classes or CLASSES.get(data.source, CLASSES["voc"])
+    names = max(names, drawn.classes, key=len)  # as many classes as the data has; those of the scenes need theirs
+    description = f"drawn scenes of {SCENES.width}x{SCENES.height}, since {data.root or 'data.root'} is not there"
+    config = replace(config, data=replace(data, source="shapes", shapes=SCENES, root="", id_map={}))
+    return config, replace(drawn, classes=names), description
 
 
 @dataclass(frozen=True, kw_only=True)

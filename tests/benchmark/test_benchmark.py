@@ -15,16 +15,16 @@ from s4former.config import from_dict
 
 
 @pytest.fixture
-def benchmark(tmp_path):
-    config, sources, _ = benchmark_inputs(from_dict(TINY), tmp_path)
+def benchmark():
+    config, sources, _ = benchmark_inputs(from_dict(TINY))
     return Benchmark(config=config, sources=sources, device=torch.device("cpu"), repeats=1)
 
 
-def test_pictures_are_drawn_where_the_data_is_not_there(tmp_path):
-    config, sources, description = benchmark_inputs(from_dict({"data": {"root": str(tmp_path / "none"), "labeled": "92.txt"}}), tmp_path)
-    assert "drawn JPEGs of 500x375" in description and len(sources.classes) == 21
-    assert (len(sources.labeled), len(sources.unlabeled), len(sources.validation)) == (4, 4, 4)
-    assert config.model.pretrained is False
+def test_scenes_are_drawn_where_the_data_is_not_there(tmp_path):
+    config, sources, description = benchmark_inputs(from_dict({"data": {"root": str(tmp_path / "none"), "labeled": "92.txt"}}))
+    assert "drawn scenes of 500x375" in description and len(sources.classes) == 21 and config.model.pretrained is False
+    batch = build(replace(config, model=from_dict(TINY).model, run=from_dict(TINY).run), sources, torch.device("cpu")).batch
+    assert batch.labels.shape == (2, 512, 512) and len(batch.weak) == 4
 
 
 def test_windows_are_read_the_same_one_at_a_time(benchmark):

@@ -43,8 +43,8 @@ def test_each_operation_takes_the_longer_of_its_bytes_and_its_arithmetic():
     assert [*table(operations)][-1].split() == ["all", "2", "0.000", "0.000"]
 
 
-def test_a_step_is_counted_and_its_least_time_is_given(tmp_path):
-    config, sources, _ = benchmark_inputs(from_dict(TINY), tmp_path)
+def test_a_step_is_counted_and_its_least_time_is_given():
+    config, sources, _ = benchmark_inputs(from_dict(TINY))
     rates, device = (1e9, 1e12), torch.device("cpu")
     *lines, least = bytes(Benchmark(config=config, sources=sources, device=device, repeats=1, rates=rates))
     casts, every = (line.split() for line in lines[-2:])
