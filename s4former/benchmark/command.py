@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,12 +95,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def run(plan: dict[str, tuple], device: "torch.device", options: argparse.Namespace) -> None:
     """Runs the parts in order; prints each row as soon as it is made, and writes the report after each part."""
-    from ..training.results import versions
+    import torch
+
     from .inputs import benchmark_inputs
     from .timing import Benchmark
 
     rates = (1e9 * options.bandwidth, 1e12 * options.matrix_rate) if options.bandwidth else None
-    report: dict[str, Any] = {"machine": describe_machine(device), "versions": versions(), "parts": {}}
+    packages = {name: version(name) for name in ("torch", "transformers", "accelerate", "timm")}
+    report: dict[str, Any] = {"machine": describe_machine(device), "versions": packages, "parts": {}}
     print(report["machine"], table_line(COLUMNS), sep="\n", flush=True)
     begin, end = time.monotonic(), 0.0
     for title, (name, config, seconds) in plan.items():
@@ -124,7 +127,8 @@ def run(plan: dict[str, tuple], device: "torch.device", options: argparse.Namesp
         if options.output:
             write_text(Path(f"{options.output}.json"), json.dumps(report, indent=2) + "\n")
             write_text(Path(f"{options.output}.md"), markdown(report))
-        free(device)
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -146,14 +150,6 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-
-
-def free(device: "torch.device") -> None:
-    import torch
-
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def describe_machine(device: "torch.device") -> str:

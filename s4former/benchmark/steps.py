@@ -49,8 +49,8 @@ def step(benchmark: Benchmark) -> Iterator[Row | str]:
         f" {batch.labeled}+{batch.unlabeled} at {crop[0]}x{crop[1]}, {kind}"
     )
     row = benchmark.compare(name, run, images=batch.labeled + batch.unlabeled)
-    row["flops"], row["matrix_product_rate"] = flops, possible = count_flops(run), matrix_product_rate(benchmark.device, dtype)
-    yield row
+    flops, possible = count_flops(run), matrix_product_rate(benchmark.device, dtype)
+    yield row | {"flops": flops, "matrix_product_rate": possible}
     reached = flops / row["ours"]["median"]
     yield (
         f"{flops / 1e12:.2f} TFLOP, {reached / 1e12:.3f} TFLOP/s, {100 * reached / possible:.0f} % of a {kind} matrix product in"

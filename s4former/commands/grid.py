@@ -1,5 +1,6 @@
 """From the JSON file of a study to its runs, each with the key by which an archive knows it."""
 
+import copy
 import functools
 import hashlib
 import itertools
@@ -18,31 +19,20 @@ NOT_IN_KEY = (*WITHOUT_INFLUENCE, "data.labeled", "data.unlabeled", "evaluation.
 GRID_KEYS = {"name": str, "config": (str, list), "overrides": list, "draws": (list, dict), "methods": dict}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Run:
-    """One run of a grid."""
+    """One run of a grid. tree: its config as train_semi.py is given it. record: what the archive says of it before it has been run."""
 
-    study: str
-    method: str
-    draw: dict[str, Any]  # with the seed
-    tree: dict[str, Any]  # its config as it is given to train_semi.py
-    config: dict[str, Any]  # the resolved config without NOT_IN_KEY, paths replaced by hashes
-    lists: dict[str, dict[str, Any]]
-    protocol: str  # hash of what all methods share: only runs of one protocol are compared
+    tree: dict[str, Any]
+    record: dict[str, Any]
 
     @property
     def key(self) -> str:
-        return hash_of({"config": non_defaults(self.config), "lists": self.lists, "numerics": NUMERICS})
+        return self.record["key"]
 
     @property
     def title(self) -> str:
-        return f"{self.method} ({', '.join(f'{name} {value}' for name, value in self.draw.items())})"
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What the archive holds of it before it has been run."""
-        fields = {name: getattr(self, name) for name in ("study", "method", "key", "protocol", "draw", "config", "lists")}
-        return {**fields, "numerics": NUMERICS}
+        return f"{self.record['method']} ({', '.join(f'{name} {value}' for name, value in self.record['draw'].items())})"
 
 
 def hash_of(value: Any) -> str:
@@ -75,14 +65,16 @@ def expand_grid(grid: dict[str, Any], extra: Sequence[str] = ()) -> list[Run]:
         shared = merge_overrides({}, [*files, f"run.seed={draw['seed']}", *grid["overrides"], *extra], draw)
         protocol = config_for_key(from_dict(shared))
         protocol["run"].pop("seed")
-        protocol = hash_of({"config": non_defaults(protocol), "numerics": NUMERICS})
+        protocol = hash_of({"config": non_defaults(protocol), "numerics": NUMERICS})  # only runs of one protocol are compared
         for method, overrides in grid["methods"].items():
             tree = merge_overrides(shared, overrides, draw)
             config = from_dict(tree)
-            run = Run(
-                study=grid["name"], method=method, draw=draw, tree=tree, config=config_for_key(config),
-                lists=load_lists(json.dumps(to_dict(config.data))), protocol=protocol,
-            )  # fmt: skip
+            resolved, lists = config_for_key(config), load_lists(json.dumps(to_dict(config.data)))
+            key = hash_of({"config": non_defaults(resolved), "lists": lists, "numerics": NUMERICS})
+            run = Run(tree, {
+                "study": grid["name"], "method": method, "key": key, "protocol": protocol, "draw": draw, "config": resolved,
+                "lists": lists, "numerics": NUMERICS,
+            })  # fmt: skip
             if run.key in runs:
                 raise ConfigError(f"{run.title} and {runs[run.key].title} are the same run; leave one of them out")
             runs[run.key] = run
@@ -91,7 +83,7 @@ def expand_grid(grid: dict[str, Any], extra: Sequence[str] = ()) -> list[Run]:
 
 def merge_overrides(tree: dict[str, Any], overrides: Sequence[str], draw: dict[str, Any]) -> dict[str, Any]:
     """A copy of a tree with config files and section.key=value laid over it, in the order given."""
-    tree = json.loads(json.dumps(tree))
+    tree = copy.deepcopy(tree)
     for override in overrides:
         for name, value in draw.items():
             override = override.replace("{" + name + "}", str(value))

@@ -66,10 +66,10 @@ def group_runs(runs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, str], lis
     Raises:
         TableError: when one seed with the same lists is there twice; counting it twice would shrink the spread.
     """
-    groups: dict[str, tuple[dict[str, str], dict[tuple[Any, ...], dict[str, Any]]]] = {}
+    groups: dict[tuple[tuple[str, str], ...], dict[tuple[Any, ...], dict[str, Any]]] = {}
     for results in runs:
-        setting, lists = setting_of(results), results["lists"]
-        members = groups.setdefault(json.dumps(setting, sort_keys=True), (setting, {}))[1]
+        lists = results["lists"]
+        members = groups.setdefault(tuple(sorted(setting_of(results).items())), {})
         draw = (results["seed"], *(lists.get(name, {}).get("sha256") for name in ("labeled", "unlabeled")))
         if draw in members:
             raise TableError(
@@ -77,7 +77,7 @@ def group_runs(runs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, str], lis
                 " leave one of them out"
             )
         members[draw] = results
-    return [(setting, list(members.values())) for setting, members in groups.values()]
+    return [(dict(setting), list(members.values())) for setting, members in groups.items()]
 
 
 def format_scores(values: Sequence[float]) -> str:

@@ -15,7 +15,7 @@ from ..data.batches import ValidationSet, validation_set
 from ..data.images import read_image
 from ..errors import UserError
 from ..evaluation.inference import Setting, normalise, predict, resize_for_test, resize_pixels
-from ..networks.adapters import forward_logits, full_size_logits
+from ..networks.adapters import forward_logits
 
 
 class FigureError(UserError):
@@ -36,11 +36,6 @@ class Checkpoint:
         """(H, W, 3) uint8 to (H, W) class ids, the way the config evaluates."""
         pixels = torch.from_numpy(image).permute(2, 0, 1)
         return predict(partial(forward_logits, self.network), pixels, self.setting).cpu().numpy()
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) of 0 .. 255 to logits (B, K, H, W) on the CPU."""
-        with torch.no_grad():
-            return full_size_logits(self.network, normalise(images.to(self.setting.device), self.setting)).cpu()
 
     def pixels(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 to what the network reads of a whole image: (1, 3, h, w), resized and normalised."""

@@ -83,7 +83,6 @@ def parse(figure: str, arguments: Sequence[str]) -> argparse.Namespace:
         add("--config", required=True, metavar="FILE")
         add("--step", type=int, default=0, metavar="N", help="of which the images are shown; default 0")
         add("--count", type=int, default=4, metavar="N", help="of images; default 4, a group that mixes")
-        add("--teacher", metavar="CHECKPOINT", help="for mixes that follow the pseudo labels")
     else:
         add("--images", nargs="+", metavar="PATH_OR_ID", help="default: evaluation images, evenly spaced")
         add("--count", type=int, default=5, metavar="N", help="of images, where --images names none; default 5")

@@ -51,14 +51,14 @@ def test_every_method_runs_on_a_draw_before_the_next_draw_begins(tmp_path):
     assert [run.title for run in runs[:3]] == ["full (labels 3, seed 7)", "labels (labels 3, seed 7)", "full (labels 3, seed 8)"]
     drawn = [(run.tree["run"]["seed"], run.tree["data"]["shapes"]["labeled"]) for run in runs[::2]]
     assert drawn == [(7, 3), (8, 3), (7, 4), (8, 4)]
-    assert len({run.key for run in runs}) == 8 and len({run.protocol for run in runs}) == 2
+    assert len({run.key for run in runs}) == 8 and len({run.record["protocol"] for run in runs}) == 2
 
 
 def test_the_overrides_of_a_method_go_over_the_shared_ones(tmp_path):
     write(tmp_path / "low.json", '{"method": {"threshold": 0.2}}')
     methods = {"file": [str(tmp_path / "low.json")], "both": [str(tmp_path / "low.json"), "method.threshold=0.3"]}
     runs = expand_grid(grid_of(tmp_path, overrides=["method.threshold=0.9"], methods=methods, draws=[0]), ["method.threshold=0.8"])
-    assert [run.config["method"]["threshold"] for run in runs] == [0.2, 0.3]
+    assert [run.record["config"]["method"]["threshold"] for run in runs] == [0.2, 0.3]
 
 
 def test_two_names_for_one_run_are_refused(tmp_path):
