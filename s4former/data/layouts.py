@@ -54,7 +54,7 @@ def voc(data: Data, parts: Sequence[str], notes: list[str]) -> Parts:
     masks: dict[str, str] = {}
     for kind in ("SegmentationClassAug", "SegmentationClass"):  # the second wins
         masks |= image_files(root / kind, flat=True, suffixes=MASK_ENDINGS)
-    masks_in = f"SegmentationClass or SegmentationClassAug of {root}"
+    masks_in = f"SegmentationClass or SegmentationClassAug (of SBD: s4former prepare voc --sbd) of {root}"
     layout = Layout(root, image_files(images, flat=True), masks, True, masks_in)
     pool = next((name for name in ("trainaug.txt", "train_aug.txt") if (lists / name).is_file()), "train.txt")
     defaults = {"unlabeled": str(lists / pool), "validation": str(lists / "val.txt")}

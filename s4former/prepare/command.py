@@ -73,7 +73,5 @@ def summary(benchmark: str, prepared: Any, lists: Sequence[str]) -> str:
         lines.append("published lists, verified: " + ", ".join(lists))
     if absent := [name for name in lists_of_benchmark(benchmark) if name not in lists]:
         lines.append("not here (--lists FOLDER brings them): " + ", ".join(absent))
-    if any(name.startswith("voc_blend") for name in lists) and not (prepared.root / "SegmentationClassAug").is_dir():
-        lines.append("the voc_blend lists need the masks of SBD too: --sbd brings them; voc_classic does not")
     lines.append(f"train: accelerate launch train_semi.py --config {BENCHMARKS[benchmark][1]} data.root={prepared.root}")
     return "\n".join(lines)

@@ -77,8 +77,8 @@ def test_a_voc_list_that_needs_the_augmented_masks_says_where_they_were_sought(d
     (devkit / "SegmentationClassAug" / "2007_000002.png").unlink()
     write(tmp_path / "2.txt", "2007_000001", "2007_000002")
     assert error_message(load_sources, Data(source="voc", root=str(devkit), labeled=str(tmp_path / "2.txt"))) == (
-        f"data.labeled: 1 image of {tmp_path}/2.txt without a mask in SegmentationClass or SegmentationClassAug of"
-        f" {devkit}, the first: 2007_000002; a mask has the name of its image and one of the"
+        f"data.labeled: 1 image of {tmp_path}/2.txt without a mask in SegmentationClass or SegmentationClassAug (of SBD:"
+        f" s4former prepare voc --sbd) of {devkit}, the first: 2007_000002; a mask has the name of its image and one of the"
         " endings .png, .tif, .tiff, .bmp, .gif"
     )
 

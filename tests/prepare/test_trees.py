@@ -252,13 +252,6 @@ def test_the_command_prepares_and_says_how_to_go_on(voc_archive, known, tmp_path
     assert lines[6] == "train: accelerate launch train_semi.py --config configs/voc_92.json data.root=data/VOCdevkit/VOC2012"
 
 
-def test_the_command_says_that_blend_lists_need_sbd(tmp_path):
-    prepared = trees.Prepared(root=tmp_path, splits={})
-    line = "the voc_blend lists need the masks of SBD too: --sbd brings them; voc_classic does not"
-    assert line in command.summary("voc", prepared, ["voc_blend_cps/662"])
-    assert line not in command.summary("voc", prepared, ["voc_classic/92"])
-
-
 def test_the_command_says_what_is_missing_in_one_line(tmp_path, capsys):
     assert command.main(["cityscapes", "--root", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("s4former prepare: files of leftImg8bit_trainvaltest.zip are missing (")
