@@ -1,8 +1,4 @@
-"""Imports Hugging Face's `evaluate` package, whose name the script evaluate.py at the repository's root shares.
-
-Wherever Python runs with the root in its search path, `import evaluate` finds the script. The functions here find the
-package; after the first call a plain `import evaluate` anywhere gives the package as well.
-"""
+"""Imports Hugging Face's `evaluate` package, whose name the script evaluate.py at the repository's root shares."""
 
 import importlib
 import sys
@@ -14,7 +10,7 @@ from ..config import IGNORE_INDEX
 
 
 def evaluate_package() -> ModuleType:
-    """Hugging Face's `evaluate`, imported past a script of the same name."""
+    """The package, also where `import evaluate` would find the script; after the first call that gives the package too."""
     loaded = sys.modules.get("evaluate")
     if hasattr(loaded, "__path__"):  # only packages have one
         return loaded
