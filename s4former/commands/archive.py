@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import DataError
 from ..evaluation.packed_counts import unpack_counts
 from ..files import write_bytes
 
@@ -28,10 +28,6 @@ Counts = list[np.ndarray]  # of one run: (N, 3, K) of each network that is read;
 Runs = dict[tuple[str, ...], dict[str, Any]]  # of one method: draw -> record
 
 
-class ArchiveError(UserError):
-    """A file that is not an archive of runs; the message says which and why."""
-
-
 def read_archive(path: Path) -> list[dict[str, Any]]:
     """The records of an archive, oldest first; none if there is no such file."""
     try:
@@ -39,7 +35,7 @@ def read_archive(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
-        raise ArchiveError(f"{path} is not an archive of runs, or is damaged: {error}") from None
+        raise DataError(f"{path} is not an archive of runs, or is damaged: {error}") from None
 
 
 def append(path: Path, record: dict[str, Any]) -> bool:
@@ -108,7 +104,7 @@ def counts_of(record: dict[str, Any], network: str, images: slice) -> Counts:
     wanted = list(packed) if network == "mean" else [network if network in packed else "student"]
     counts = [unpack_counts(packed[name], classes)[images] for name in wanted]
     if not len(counts[0]):
-        raise ArchiveError(f"--images leaves none of the {len(record['images']['ids'])} evaluation images")
+        raise DataError(f"--images leaves none of the {len(record['images']['ids'])} evaluation images")
     return counts
 
 
@@ -120,7 +116,7 @@ def runs_by_method(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], d
         runs = groups.setdefault((record["study"], record["protocol"]), {}).setdefault(record["method"], {})
         lists = (record["lists"][part]["sha256"] for part in ("labeled", "unlabeled", "validation"))
         if (draw := (str(record["draw"]["seed"]), *lists)) in runs:
-            raise ArchiveError(
+            raise DataError(
                 f"study {record['study']} has two different runs of {record['method']} with seed {record['draw']['seed']}: the"
                 " method was changed in between; give the changed one another name"
             )
@@ -132,7 +128,7 @@ def paired_table(records: Sequence[dict[str, Any]], base: str, network: str = "s
     """A markdown table for every study and protocol of an archive that has the method `base`.
 
     Raises:
-        ArchiveError: no such method, or two runs of one method on one draw.
+        DataError: no such method, or two runs of one method on one draw.
     """
     groups = runs_by_method(records)
     tables = [
@@ -141,7 +137,7 @@ def paired_table(records: Sequence[dict[str, Any]], base: str, network: str = "s
     ]  # fmt: skip
     if not tables:
         names = sorted({method for methods in groups.values() for method in methods})
-        raise ArchiveError(f"the archive has no method {base!r}; it has {', '.join(names) or 'no run at all'}")
+        raise DataError(f"the archive has no method {base!r}; it has {', '.join(names) or 'no run at all'}")
     return "\n\n".join(tables)
 
 

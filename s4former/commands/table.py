@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ..config import flatten
-from ..errors import UserError, reports_errors
+from ..errors import DataError, reports_errors
 from .archive import NETWORKS, paired_table, read_archive
 
 # What may differ between the runs of one row: the draw, and what has no influence on the numbers.
@@ -27,10 +27,6 @@ WITHOUT_INFLUENCE = (
 COLUMNS = (("student", "last"), ("student", "best"), ("teacher", "last"), ("teacher", "best"))
 
 
-class TableError(UserError):
-    """Runs that cannot be put into a table; the message says which and why."""
-
-
 def read_results(run: str | Path) -> dict[str, Any]:
     """The results.json of a run folder, or of the file itself."""
     path = Path(run)
@@ -38,12 +34,12 @@ def read_results(run: str | Path) -> dict[str, Any]:
     try:
         results = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise TableError(f"there is no {path}; a run writes its results.json when it ends") from None
+        raise DataError(f"there is no {path}; a run writes its results.json when it ends") from None
     except json.JSONDecodeError as error:
-        raise TableError(f"{path} is not valid JSON (line {error.lineno}); was the run stopped while writing?") from None
+        raise DataError(f"{path} is not valid JSON (line {error.lineno}); was the run stopped while writing?") from None
     missing = [key for key in ("method", "config", "seed", "last", "best", "lists") if key not in results]
     if missing:
-        raise TableError(f"{path} has no {', '.join(missing)}; it was not written by train_semi.py")
+        raise DataError(f"{path} has no {', '.join(missing)}; it was not written by train_semi.py")
     return {**results, "path": str(path)}
 
 
@@ -64,7 +60,7 @@ def group_runs(runs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, str], lis
     """(setting, its runs) in order of first appearance.
 
     Raises:
-        TableError: when one seed with the same lists is there twice; counting it twice would shrink the spread.
+        DataError: when one seed with the same lists is there twice; counting it twice would shrink the spread.
     """
     groups: dict[tuple[tuple[str, str], ...], dict[tuple[Any, ...], dict[str, Any]]] = {}
     for results in runs:
@@ -72,7 +68,7 @@ def group_runs(runs: Sequence[dict[str, Any]]) -> list[tuple[dict[str, str], lis
         members = groups.setdefault(tuple(sorted(setting_of(results).items())), {})
         draw = (results["seed"], *(lists.get(name, {}).get("sha256") for name in ("labeled", "unlabeled")))
         if draw in members:
-            raise TableError(
+            raise DataError(
                 f"{results['path']} and {members[draw]['path']} have the same setting, lists and seed {results['seed']};"
                 " leave one of them out"
             )
@@ -138,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.paired:
         archive = Path(options.runs[0])
         if not archive.is_file():
-            raise TableError(f"there is no archive {archive}; s4former study writes one")
+            raise DataError(f"there is no archive {archive}; s4former study writes one")
         print(paired_table(read_archive(archive), options.paired, options.network, options.images))
         print("\nmIoU in percent, bootstrap over draws and test images. A method without a teacher counts by its student.")
     else:

@@ -20,8 +20,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from ..errors import UserError
 from ..networks.adapters import attention_grids, coarsest_stride, encode, encoder_of, prefix_tokens
-from .checkpoints import Checkpoint, FigureError, find_images, open_checkpoints
+from .checkpoints import Checkpoint, find_images, open_checkpoints
 from .page import SMALL, Figure, Panel, grid_figure, mask_panel
 
 RECORDING = "recording"  # the name under which transformers knows the attention function
@@ -68,14 +69,14 @@ def patch_attention(network: nn.Module, pixels: Tensor, patch: tuple[int, int], 
         layer: number of the block on that grid, from 0; negative ones count from the last.
 
     Raises:
-        FigureError: no such block, or a network without attention.
+        UserError: no such block, or a network without attention.
     """
     encoder, stride, prefix = encoder_of(network), coarsest_stride(network), prefix_tokens(network)
     if network.config.model_type != "segformer":  # which alone reads any size; the others are padded as for predictions
         pixels = F.pad(pixels, (0, -pixels.shape[3] % stride, 0, -pixels.shape[2] % stride))
     grids = attention_grids(network, *pixels.shape[-2:])
     if not grids:
-        raise FigureError(f"a {network.config.model_type} network has no attention; leave its checkpoint out")
+        raise UserError(f"a {network.config.model_type} network has no attention; leave its checkpoint out")
     queries, keys = grids[-1]
     shape = prefix + queries[0] * queries[1], prefix + keys[0] * keys[1]
     recorder = Recorder(shape, prefix + patch[0] * queries[1] + patch[1])
@@ -86,12 +87,12 @@ def patch_attention(network: nn.Module, pixels: Tensor, patch: tuple[int, int], 
     finally:
         encoder.set_attn_implementation(before)
     if not recorder.rows:
-        raise FigureError(
+        raise UserError(
             f"this transformers passes no argument to the attention of a {encoder.config.model_type}, so that its weights cannot"
             " be recorded; install transformers 5.23 or newer"
         )
     if not -len(recorder.rows) <= layer < len(recorder.rows):
-        raise FigureError(f"--layer is {layer}; the blocks are 0 to {len(recorder.rows) - 1}, or -1 for the last")
+        raise UserError(f"--layer is {layer}; the blocks are 0 to {len(recorder.rows) - 1}, or -1 for the last")
     weights = recorder.rows[layer][0, prefix:]
     return (weights / weights.sum()).unflatten(0, keys)
 
@@ -104,7 +105,7 @@ def relative_position(patch: Sequence[int], image: np.ndarray, first: Checkpoint
     stride, sides = coarsest_stride(first.network), first.pixels(image).shape[-2:]
     grid = [-(-side // stride) for side in sides]
     if not all(0 <= i < count for i, count in zip(patch, grid)):
-        raise FigureError(f"--patch {patch[0]} {patch[1]} lies outside the image; there are {grid[0]} x {grid[1]} patches")
+        raise UserError(f"--patch {patch[0]} {patch[1]} lies outside the image; there are {grid[0]} x {grid[1]} patches")
     # the middle of a last, partial patch may lie beyond the border
     return tuple(min((i + 0.5) * stride / side, 1 - 1e-6) for i, side in zip(patch, sides))
 

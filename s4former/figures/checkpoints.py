@@ -18,10 +18,6 @@ from ..evaluation.inference import Setting, normalise, predict, resize_for_test,
 from ..networks.adapters import forward_logits
 
 
-class FigureError(UserError):
-    """A figure that cannot be drawn; the message says why, and what to give instead."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A trained network. name: its title in figures. classes: their names by id."""
@@ -49,11 +45,11 @@ def open_checkpoints(sources: Sequence[str], overrides: Sequence[str], names: Se
     names: by default their methods, of one method with the sources behind.
     """
     if names and len(names) != len(sources):
-        raise FigureError(f"--names gives {len(names)} names for {len(sources)} checkpoints; give one for each")
+        raise UserError(f"--names gives {len(names)} names for {len(sources)} checkpoints; give one for each")
     checkpoints = [open_checkpoint(source, overrides) for source in sources]
     for source, checkpoint in zip(sources, checkpoints):
         if checkpoint.classes != checkpoints[0].classes:
-            raise FigureError(f"{source} tells other classes apart than {sources[0]}; a figure has one set of classes")
+            raise UserError(f"{source} tells other classes apart than {sources[0]}; a figure has one set of classes")
     methods = [checkpoint.name for checkpoint in checkpoints]
     names = names or [f"{name} ({source})" if methods.count(name) > 1 else name for name, source in zip(methods, sources)]
     return [replace(checkpoint, name=name) for checkpoint, name in zip(checkpoints, names)]
@@ -63,7 +59,7 @@ def open_checkpoint(source: str, overrides: Sequence[str] = ()) -> Checkpoint:
     """A network with the config and the constants beside it; of a run the last teacher, else the student."""
     choice = choose_model(source)
     if not choice.config:
-        raise FigureError(f"{source} has no s4former.json; give a run, or a model that training exported")
+        raise UserError(f"{source} has no s4former.json; give a run, or a model that training exported")
     for override in overrides:
         set_override(choice.config, override)
     config = from_dict(choice.config)
@@ -94,7 +90,7 @@ def find_images(wanted: Sequence[str], config: Config) -> list[LabeledImage]:
         dataset = dataset or validation_set(config)
         ids = list(dataset.rows["id"])
         if name not in ids:
-            raise FigureError(f"there is no file {name}, and no evaluation image of this id; the first is {ids[0]}")
+            raise UserError(f"there is no file {name}, and no evaluation image of this id; the first is {ids[0]}")
         found.append(evaluation_image(dataset, ids.index(name)))
     return found
 

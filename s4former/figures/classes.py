@@ -15,9 +15,10 @@ from matplotlib.ticker import MaxNLocator
 
 from ..config import IGNORE_INDEX
 from ..data.batches import validation_set
+from ..errors import UserError
 from ..evaluation.model_choice import ROLES, choose_model
 from ..evaluation.pictures import spread
-from .checkpoints import Checkpoint, FigureError, LabeledImage, evaluation_image, open_checkpoints
+from .checkpoints import Checkpoint, LabeledImage, evaluation_image, open_checkpoints
 from .page import GREY, LINE, SMALL, WIDTH, Figure, Panel, draw_grid, draw_legend, grid_height, mask_panel, new_figure
 
 BARS = 3.0  # width of the part with the bars, inches
@@ -34,17 +35,17 @@ def class_iou(source: str) -> dict[str, float | None]:
     path = folder.parent / "results.json"
     moment, role = ("best", folder.name.removeprefix("best-")) if folder.name.startswith("best-") else ("last", folder.name)
     if role not in ROLES or not path.is_file():
-        raise FigureError(f"{source} has no results.json with its numbers; give a run that has ended, or a model in one")
+        raise UserError(f"{source} has no results.json with its numbers; give a run that has ended, or a model in one")
     return json.loads(path.read_text())[moment][role]["iou"]
 
 
 def changes(a: dict[str, float | None], b: dict[str, float | None]) -> list[Change]:
     """Classes that both have a number for, the largest gain first; the mean over them last."""
     if a.keys() != b.keys():
-        raise FigureError("the two runs have different classes; a change needs the same ones")
+        raise UserError("the two runs have different classes; a change needs the same ones")
     both = [(name, 100 * a[name], 100 * b[name]) for name in a if a[name] is not None and b[name] is not None]
     if not both:
-        raise FigureError("no class has an IoU in both runs")
+        raise UserError("no class has an IoU in both runs")
     both.sort(key=lambda change: change[1] - change[2])
     return [*both, ("mean", *(float(np.mean([change[i] for change in both])) for i in (1, 2)))]
 

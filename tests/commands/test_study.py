@@ -17,7 +17,7 @@ from scripts import ROOT, TINY, environment, run
 from s4former import files
 from s4former.commands import grid as grids
 from s4former.commands import study
-from s4former.commands.archive import ArchiveError, append, read_archive
+from s4former.commands.archive import append, read_archive
 from s4former.commands.grid import expand_grid, read_grid
 from s4former.errors import ConfigError, DataError
 from s4former.evaluation.packed_counts import pack_counts, unpack_counts
@@ -185,13 +185,13 @@ def test_a_damaged_archive_is_named(tmp_path, left):
     path = tmp_path / "a.jsonl.gz"
     append(path, record_of(1))
     os.truncate(path, left)
-    with pytest.raises(ArchiveError, match="a.jsonl.gz is not an archive of runs, or is damaged: "):
+    with pytest.raises(DataError, match="a.jsonl.gz is not an archive of runs, or is damaged: "):
         read_archive(path)
 
 
 def test_a_file_that_is_no_archive_is_an_error(tmp_path):
     write(tmp_path / "a.jsonl.gz", "no archive at all, and longer than a header")
-    with pytest.raises(ArchiveError, match="a.jsonl.gz is not an archive of runs, or is damaged: "):
+    with pytest.raises(DataError, match="a.jsonl.gz is not an archive of runs, or is damaged: "):
         read_archive(tmp_path / "a.jsonl.gz")
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s4former.commands.archive import ArchiveError, append, paired_table, read_archive
-from s4former.commands.table import TableError, format_scores, main, read_results, results_table
+from s4former.commands.archive import append, paired_table, read_archive
+from s4former.commands.table import format_scores, main, read_results, results_table
 from s4former.config import from_dict, to_dict
+from s4former.errors import DataError
 from s4former.evaluation.packed_counts import pack_counts
 
 ROOT = Path(__file__).parent.parent.parent
@@ -87,7 +88,7 @@ def test_settings_of_one_name_are_rows_that_list_what_differs(tmp_path):
 
 def test_the_same_seed_and_lists_twice_is_refused(tmp_path):
     runs = [write_run(tmp_path / name) for name in ("one", "two")]
-    with pytest.raises(TableError, match="have the same setting, lists and seed 0; leave one of them out"):
+    with pytest.raises(DataError, match="have the same setting, lists and seed 0; leave one of them out"):
         rows(runs)
 
 
@@ -101,13 +102,13 @@ def test_the_same_seed_with_other_lists_is_another_draw(tmp_path):
 
 def test_runs_without_usable_results_are_refused(tmp_path):
     (tmp_path / "going").mkdir()
-    with pytest.raises(TableError, match="going.results.json; a run writes its results.json when it ends"):
+    with pytest.raises(DataError, match="going.results.json; a run writes its results.json when it ends"):
         read_results(tmp_path / "going")
     (tmp_path / "going" / "results.json").write_text('{"method": "S4Fo')
-    with pytest.raises(TableError, match="is not valid JSON"):
+    with pytest.raises(DataError, match="is not valid JSON"):
         read_results(tmp_path / "going")
     (tmp_path / "going" / "results.json").write_text("{}")
-    with pytest.raises(TableError, match="has no method, config, seed, last, best, lists"):
+    with pytest.raises(DataError, match="has no method, config, seed, last, best, lists"):
         read_results(tmp_path / "going")
 
 
@@ -179,7 +180,7 @@ def test_some_of_the_images():
     lines = [archived("base", 0, share(40, 10)), archived("m", 0, share(60, 10))]
     assert paired_rows(lines, "base", images=slice(0, 1))[2][4] == "+20.00"
     assert paired_rows(lines, "base", images=slice(1, None))[2][4] == "+0.00"
-    with pytest.raises(ArchiveError, match="--images leaves none of the 2 evaluation images"):
+    with pytest.raises(DataError, match="--images leaves none of the 2 evaluation images"):
         paired_table(lines, "base", images=slice(5, 9))
 
 
@@ -206,9 +207,9 @@ def test_a_run_that_was_archived_under_another_name_counts_there_too():
 
 def test_pairs_that_cannot_be_made_are_refused():
     lines = [archived("base", 0, share(40)), archived("base", 0, share(41), key="changed")]
-    with pytest.raises(ArchiveError, match="study s has two different runs of base with seed 0: the method was changed"):
+    with pytest.raises(DataError, match="study s has two different runs of base with seed 0: the method was changed"):
         paired_table(lines, "base")
-    with pytest.raises(ArchiveError, match="the archive has no method 'bass'; it has base"):
+    with pytest.raises(DataError, match="the archive has no method 'bass'; it has base"):
         paired_table(lines[:1], "bass")
 
 

@@ -15,6 +15,7 @@ from transformers.masking_utils import sdpa_mask
 from s4former.config import Model, from_dict, to_dict
 from s4former.data.batches import validation_set
 from s4former.data.shapes import CLASSES
+from s4former.errors import UserError
 from s4former.figures import attention, checkpoints, classes, views
 from s4former.figures.command import FIGURES, main
 from s4former.networks import adapters
@@ -118,13 +119,13 @@ def test_the_weights_of_a_dino_leave_its_registers_out(architecture):
 def test_a_network_without_attention_is_named(runs):
     model = Model(architecture="deeplabv3plus", encoder="resnet50", pretrained=False, encoder_config=SMALL_RESNET)
     network = build_network(model, id2label={0: "sky", 1: "sea"}, crop=(32, 48)).eval()
-    with pytest.raises(checkpoints.FigureError, match="a deeplab\\w* network has no attention; leave its checkpoint out"):
+    with pytest.raises(UserError, match="a deeplab\\w* network has no attention; leave its checkpoint out"):
         attention.patch_attention(network, random_pixels(), (0, 0))
 
 
 def test_a_layer_that_does_not_exist_is_refused(runs):
     network = load_network(runs[0] + "/teacher")
-    with pytest.raises(checkpoints.FigureError, match="--layer is 2; the blocks are 0 to 1, or -1 for the last"):
+    with pytest.raises(UserError, match="--layer is 2; the blocks are 0 to 1, or -1 for the last"):
         attention.patch_attention(network, random_pixels(), (0, 0), layer=2)
 
 
@@ -132,7 +133,7 @@ def test_the_middle_of_a_patch_is_a_place_in_the_image(runs):
     first, image = checkpoints.open_checkpoint(runs[0]), np.zeros((64, 90, 3), np.uint8)  # 4 x 5.6 patches
     assert attention.relative_position((1, 4), image, first) == pytest.approx((24 / 64, 72 / 90))
     assert attention.relative_position((0, 5), image, first)[1] == pytest.approx(88 / 90)
-    with pytest.raises(checkpoints.FigureError, match="--patch 4 0 lies outside the image; there are 4 x 6 patches"):
+    with pytest.raises(UserError, match="--patch 4 0 lies outside the image; there are 4 x 6 patches"):
         attention.relative_position((4, 0), image, first)
 
 
@@ -228,7 +229,7 @@ def test_images_are_found_by_path_and_by_id(runs, tmp_path):
     assert photo.image.shape == (5, 7, 3) and photo.labels is None
     item = validation_set(config)[2]
     assert known.name == item.id and np.array_equal(known.labels, item.labels)
-    with pytest.raises(checkpoints.FigureError, match="no file nowhere, and no evaluation image of this id; the first is"):
+    with pytest.raises(UserError, match="no file nowhere, and no evaluation image of this id; the first is"):
         checkpoints.find_images(["nowhere"], config)
 
 
