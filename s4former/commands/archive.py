@@ -14,7 +14,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,11 +77,20 @@ def score(run: Counts, weights: np.ndarray) -> np.ndarray:
     return np.mean([mean_iou(each) for each in sums], axis=0)
 
 
-def compare(pairs: Sequence[tuple[Counts, Counts]]) -> list[str]:
-    """The cells of a row behind its method, of (run, base run) pairs, all on the same images.
+class Comparison(NamedTuple):
+    """A method against the base over their pairs, mIoU in percent."""
 
-    They are pairs, mIoU of both, mean difference, its bootstrap interval, and pairs whose difference has the sign of the mean one.
-    """
+    pairs: int
+    score: float
+    base: float
+    difference: float
+    low: float
+    high: float
+    same_order: int  # pairs whose difference has the sign of the mean one
+
+
+def compare(pairs: Sequence[tuple[Counts, Counts]]) -> Comparison:
+    """Of (run, base run) pairs, all on the same images, the mean difference and its bootstrap interval."""
     images, generator = len(pairs[0][0][0]), np.random.default_rng(SEED)
     weights = generator.multinomial(images, np.full(images, 1 / images), RESAMPLES).astype(float)
     chosen = generator.integers(len(pairs), size=(RESAMPLES, len(pairs)))
@@ -92,10 +101,7 @@ def compare(pairs: Sequence[tuple[Counts, Counts]]) -> list[str]:
     scores, bases = (np.array([score(pair[side], once)[0] for pair in pairs]) for side in (0, 1))
     differences = scores - bases
     same_order = (np.sign(differences) == np.sign(differences.mean())).sum()
-    return [
-        str(len(pairs)), f"{scores.mean():.2f}", f"{bases.mean():.2f}", f"{differences.mean():+.2f}",
-        f"{low:+.2f} to {high:+.2f}", f"at {same_order} of {len(pairs)}",
-    ]  # fmt: skip
+    return Comparison(len(pairs), scores.mean(), bases.mean(), differences.mean(), low, high, same_order)
 
 
 def counts_of(record: dict[str, Any], network: str, images: slice) -> Counts:
@@ -124,30 +130,41 @@ def runs_by_method(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], d
     return groups
 
 
-def paired_table(records: Sequence[dict[str, Any]], base: str, network: str = "student", images: slice = slice(None)) -> str:
-    """A markdown table for every study and protocol of an archive that has the method `base`.
+def compare_methods(
+    records: Sequence[dict[str, Any]], base: str, network: str = "student", images: slice = slice(None)
+) -> dict[str, dict[str, Comparison]]:
+    """For every study and protocol of an archive that has the method `base`, by its title, every other method against it.
 
     Raises:
         DataError: no such method, or two runs of one method on one draw.
     """
-    groups = runs_by_method(records)
-    tables = [
-        f"{study} (protocol {protocol[:8]}): {network}, last, against {base}\n\n" + comparison_rows(methods, base, network, images)
-        for (study, protocol), methods in groups.items() if base in methods
-    ]  # fmt: skip
-    if not tables:
+    groups, found = runs_by_method(records), {}
+    for (study, protocol), methods in groups.items():
+        if base not in methods:
+            continue
+        base_counts = {draw: counts_of(record, network, images) for draw, record in methods[base].items()}
+        labels = next(iter(methods[base].values()))["lists"]["labeled"]["images"]
+        found[f"{study} (protocol {protocol[:8]}, {labels} labels)"] = comparisons = {}
+        for method, runs in methods.items():
+            pairs = [(counts_of(record, network, images), base_counts[draw]) for draw, record in runs.items() if draw in base_counts]
+            if method != base and pairs:
+                comparisons[method] = compare(pairs)
+    if not found:
         names = sorted({method for methods in groups.values() for method in methods})
         raise DataError(f"the archive has no method {base!r}; it has {', '.join(names) or 'no run at all'}")
-    return "\n\n".join(tables)
+    return found
 
 
-def comparison_rows(methods: dict[str, Runs], base: str, network: str, images: slice) -> str:
-    """The table of one study and protocol."""
-    base_counts = {draw: counts_of(record, network, images) for draw, record in methods[base].items()}
-    titles = ["method", "pairs", "mIoU", f"{base}, same draws", "difference", f"{LEVEL} % interval", "order holds"]
-    table = [titles, ["---"] * len(titles)]
-    for method, runs in methods.items():
-        pairs = [(counts_of(record, network, images), base_counts[draw]) for draw, record in runs.items() if draw in base_counts]
-        if method != base and pairs:
-            table.append([method, *compare(pairs)])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in table)
+def paired_table(compared: dict[str, dict[str, Comparison]], base: str, network: str = "student") -> str:
+    """A markdown table for every study and protocol that `compare_methods` returns."""
+    titles, text = ["method", "pairs", "mIoU", f"{base}, same draws", "difference", f"{LEVEL} % interval", "order holds"], []
+    for title, methods in compared.items():
+        table = [titles, ["---"] * len(titles)]
+        for method, of in methods.items():
+            table.append([
+                method, str(of.pairs), f"{of.score:.2f}", f"{of.base:.2f}", f"{of.difference:+.2f}",
+                f"{of.low:+.2f} to {of.high:+.2f}", f"at {of.same_order} of {of.pairs}",
+            ])  # fmt: skip
+        rows = "\n".join("| " + " | ".join(cells) + " |" for cells in table)
+        text.append(f"{title}: {network}, last, against {base}\n\n{rows}")
+    return "\n\n".join(text)

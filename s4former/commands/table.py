@@ -2,6 +2,7 @@
 
     s4former table runs/seed0 runs/seed1 runs/seed2
     s4former table --paired base docs/measured/archive.jsonl.gz
+    s4former table --paired labels_only docs/measured/archive.jsonl.gz --figure docs/measured/gains.svg
 
 Runs that differ only in seed and image lists become one row, mean ± sample standard deviation (number of runs) of the
 mIoU in percent. "best" was chosen on the evaluation images and is no estimate of what the model does on others.
@@ -16,7 +17,7 @@ from typing import Any, Sequence
 
 from ..config import flatten
 from ..errors import DataError, reports_errors
-from .archive import NETWORKS, paired_table, read_archive
+from .archive import NETWORKS, compare_methods, paired_table, read_archive
 
 # What may differ between the runs of one row: the draw, and what has no influence on the numbers.
 DRAW = ("run.seed", "data.labeled", "data.unlabeled")
@@ -128,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--images", type=image_range, default=slice(None), metavar="FIRST:END",
         help="with --paired: only these of the evaluation images, such as 0:250",
     )  # fmt: skip
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="with --paired: draws the differences, as .svg, .png or .pdf")
     options = parser.parse_args(arguments)
     if options.paired and len(options.runs) > 1:
         parser.error("--paired reads one archive")
@@ -135,7 +137,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         archive = Path(options.runs[0])
         if not archive.is_file():
             raise DataError(f"there is no archive {archive}; s4former study writes one")
-        print(paired_table(read_archive(archive), options.paired, options.network, options.images))
+        compared = compare_methods(read_archive(archive), options.paired, options.network, options.images)
+        print(paired_table(compared, options.paired, options.network))
+        if options.figure:
+            from ..figures.differences import draw_differences  # matplotlib is an extra
+
+            draw_differences(compared, options.paired, options.figure)
         print("\nmIoU in percent, bootstrap over draws and test images. A method without a teacher counts by its student.")
     else:
         print(results_table([read_results(run) for run in options.runs]))

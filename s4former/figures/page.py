@@ -30,6 +30,7 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": SMALL,
     "pdf.fonttype": 42,  # TrueType: text can be searched and edited
+    "svg.hashsalt": "s4former",  # names of elements are the same every time
     "figure.constrained_layout.h_pad": 0.025,  # inches
     "figure.constrained_layout.w_pad": 0.025,
     "figure.constrained_layout.hspace": 0.0,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s4former.commands.archive import append, paired_table, read_archive
+from s4former.commands.archive import append, compare_methods, paired_table, read_archive
 from s4former.commands.table import format_scores, main, read_results, results_table
 from s4former.config import from_dict, to_dict
 from s4former.errors import DataError
@@ -139,8 +139,8 @@ def share(*percents):
     return [[[percent, 0], [percent, 0], [100, 0]] for percent in percents]
 
 
-def paired_rows(lines, *arguments, **named):
-    text = paired_table(lines, *arguments, **named)
+def paired_rows(lines, base, *arguments, **named):
+    text = paired_table(compare_methods(lines, base, *arguments, **named), base, *arguments)
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.split("\n") if "|" in line]
 
 
@@ -181,7 +181,7 @@ def test_some_of_the_images():
     assert paired_rows(lines, "base", images=slice(0, 1))[2][4] == "+20.00"
     assert paired_rows(lines, "base", images=slice(1, None))[2][4] == "+0.00"
     with pytest.raises(DataError, match="--images leaves none of the 2 evaluation images"):
-        paired_table(lines, "base", images=slice(5, 9))
+        compare_methods(lines, "base", images=slice(5, 9))
 
 
 def test_networks_of_a_run():
@@ -194,8 +194,8 @@ def test_networks_of_a_run():
 def test_studies_and_protocols_are_not_mixed():
     lines = [archived("base", 0, share(40)), archived("m", 0, share(50), protocol="q"), archived("m", 0, share(60), study="t")]
     lines += [archived("base", 0, share(10), protocol="q")]
-    text = paired_table(lines, "base")
-    assert "s (protocol p): student, last, against base" in text and "s (protocol q)" in text and "t (protocol" not in text
+    text = paired_table(compare_methods(lines, "base"), "base")
+    assert "s (protocol p, 1 labels): student, last, against base" in text and "s (protocol q" in text and "t (protocol" not in text
     assert [row[:5] for row in paired_rows(lines, "base") if row[0] == "m"] == [["m", "1", "50.00", "10.00", "+40.00"]]
 
 
@@ -208,17 +208,20 @@ def test_a_run_that_was_archived_under_another_name_counts_there_too():
 def test_pairs_that_cannot_be_made_are_refused():
     lines = [archived("base", 0, share(40)), archived("base", 0, share(41), key="changed")]
     with pytest.raises(DataError, match="study s has two different runs of base with seed 0: the method was changed"):
-        paired_table(lines, "base")
+        compare_methods(lines, "base")
     with pytest.raises(DataError, match="the archive has no method 'bass'; it has base"):
-        paired_table(lines[:1], "bass")
+        compare_methods(lines[:1], "bass")
 
 
 def test_the_command_prints_pairs(tmp_path, capsys):
     path = tmp_path / "a.jsonl.gz"
     for line in (archived("base", 0, share(40, 40)), archived("m", 0, share(50, 60))):
         append(path, line)
-    main(["--paired", "base", str(path), "--images", "0:1"])
+    main(["--paired", "base", str(path), "--images", "0:1", "--figure", str(tmp_path / "a.svg")])
     assert "| m | 1 | 50.00 | 40.00 | +10.00 | +10.00 to +10.00 | at 1 of 1 |" in capsys.readouterr().out
+    drawn = (tmp_path / "a.svg").read_text()
+    main(["--paired", "base", str(path), "--images", "0:1", "--figure", str(tmp_path / "a.svg")])
+    assert "<svg" in drawn and (tmp_path / "a.svg").read_text() == drawn
     assert main(["--paired", "base", str(tmp_path / "none.gz")]) == 1
     assert re.match("s4former table: there is no archive .*none.gz; s4former study writes one", capsys.readouterr().err)
 
@@ -227,5 +230,6 @@ def test_the_paired_tables_of_the_documents_follow_from_the_archive():
     text, lines = (ROOT / "docs" / "measured.md").read_text(), read_archive(ROOT / "docs" / "measured" / "archive.jsonl.gz")
     tables = re.findall(r"<!-- paired (\S+) (\S+) (\S+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
     for base, network, study, table_ in tables:
-        assert table_ in paired_table([line for line in lines if line["study"] == study], base, network)
+        compared = compare_methods([line for line in lines if line["study"] == study], base, network)
+        assert table_ in paired_table(compared, base)
     assert tables
