@@ -80,13 +80,15 @@ def model_of_run(run: Path, role: str | None, best: bool, name: str) -> ModelCho
     if role not in roles:
         raise CheckpointError(f"{run} has no {prefix}{role}/, only a {roles[0]}; leave out --model or write --model {roles[0]}")
     source, moment = str(run / f"{prefix}{role}"), "best (chosen on the evaluation images)" if best else "last"
-    return ModelChoice(source, f"{name}: {role}, {moment}", config_beside(source))
+    config = read_tree(run / "config.json") if is_run(run) else config_beside(source)
+    return ModelChoice(source, f"{name}: {role}, {moment}", config)
 
 
 def config_beside(source: str) -> dict[str, Any]:
-    """The config of a model: of the run that it lies in, else what was exported with it; empty where there is none."""
-    run = Path(source).resolve().parent
-    found = run / "config.json" if Path(source).is_dir() and is_run(run) else find_model_file(source, "s4former.json")
+    """The config that was exported with a model, else of the run that it lies in; empty where there is none."""
+    found, run = find_model_file(source, "s4former.json"), Path(source).resolve().parent
+    if found is None and Path(source).is_dir() and is_run(run):
+        found = run / "config.json"
     return read_tree(found) if found else {}
 
 
