@@ -50,9 +50,8 @@ class Report:
 
     def add(self, level: str, topic: str, text: str) -> None:
         """level: ok, note or FAIL."""
-        margin = " " * INDENT
-        options = {"initial_indent": margin, "subsequent_indent": margin, "break_long_words": False, "break_on_hyphens": False}
-        print(f"  {level:6}{topic:13}{textwrap.fill(text, WIDTH, **options)[INDENT:]}", flush=True)
+        whole = {"subsequent_indent": " " * INDENT, "break_long_words": False, "break_on_hyphens": False}
+        print(textwrap.fill(f"  {level:6}{topic:13}{text}", WIDTH, **whole), flush=True)
         self.failed += [topic] if level == "FAIL" else []
 
 
