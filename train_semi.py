@@ -16,7 +16,7 @@ from pathlib import Path
 
 from s4former.config import help_config, load, share_of_process
 from s4former.data.sources import check_masks, load_sources
-from s4former.errors import ConfigError, DamageError, DataError, RunStopped, describe_error
+from s4former.errors import UserError, describe_error
 from s4former.evaluation.model_choice import has_checkpoint
 from s4former.training.first_checks import check_folder, check_names, lock_folder
 
@@ -78,7 +78,7 @@ def main() -> int:
         if training.push is not None and status == 0:
             training.push.join()
         return status
-    except (ConfigError, DataError, DamageError, RunStopped, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"\n{Path(sys.argv[0]).name}: {describe_error(error)}", file=sys.stderr)
         return 1
 

@@ -34,16 +34,8 @@ class DataError(UserError):
     """Data that cannot be used; the message says which file, which rule, and what to do instead."""
 
 
-class OnnxError(UserError):
-    """A network that cannot be exported; the message says why, and what to do instead."""
-
-
 class DamageError(UserError):
     """No checkpoint of a run is what it was when written; the message names them."""
-
-
-class RunStopped(UserError):
-    """A run that cannot go on; the message says why, what is saved, and how it is resumed."""
 
 
 class WriteError(OSError):

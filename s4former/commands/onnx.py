@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Sequence
 
 from ..config import from_dict
-from ..errors import OnnxError, reports_errors
+from ..errors import UserError, reports_errors
 from ..evaluation.model_choice import ROLES
 from .chosen_model import choose_model, load_model
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     if not options.file.absolute().parent.is_dir():
-        raise OnnxError(f"there is no folder {options.file.parent} to write {options.file.name} into; make it first")
+        raise UserError(f"there is no folder {options.file.parent} to write {options.file.name} into; make it first")
     choice = choose_model(options.checkpoint, options.model, options.best)
     config = from_dict(choice.config)
 

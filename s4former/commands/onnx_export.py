@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..errors import OnnxError
+from ..errors import UserError
 from ..networks.adapters import full_size_logits, smallest_side
 
 TOLERANCE = 1e-3  # of logits, relative to the largest
@@ -32,13 +32,13 @@ def export_onnx(network: PreTrainedModel, path: Path, metadata: dict[str, Any]) 
     """Writes the file, compares, and returns the largest difference of a logit relative to the largest logit.
 
     Raises:
-        OnnxError: a package is missing, torch cannot export the network, or the graph computes other logits.
+        UserError: a package is missing, torch cannot export the network, or the graph computes other logits.
     """
     try:
         import onnxruntime  # noqa: F401 - looked for before minutes are spent
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise OnnxError(f"{error.name} is not installed; pip install onnx onnxscript onnxruntime") from None
+        raise UserError(f"{error.name} is not installed; pip install onnx onnxscript onnxruntime") from None
     model, stride = FullSizeLogits(network).eval(), smallest_side(network)
     example = torch.randn(2, 3, 4 * stride + stride // 2, 5 * stride + stride // 3)
     dynamic = {axis: torch.export.Dim.DYNAMIC for axis in (0, 2, 3)}
@@ -51,7 +51,7 @@ def export_onnx(network: PreTrainedModel, path: Path, metadata: dict[str, Any]) 
         )  # fmt: skip
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError) as error:
         kind, reason = network.config.model_type, first_words(error.__cause__ or error)
-        raise OnnxError(f"torch cannot export {kind} with dynamic sizes ({reason})") from error
+        raise UserError(f"torch cannot export {kind} with dynamic sizes ({reason})") from error
     program.model.metadata_props["s4former"] = json.dumps(metadata)
     # beside its place until it was compared; weights of more than 2 GiB are written into a second file, which it names
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.absolute().parent) as folder:
@@ -84,11 +84,11 @@ def largest_difference(model: nn.Module, path: Path, stride: int) -> float:
         try:
             output = session.run(None, {"pixel_values": pixels.numpy()})[0]
         except (Fail, InvalidArgument, InvalidGraph, RuntimeException) as error:
-            raise OnnxError(f"onnxruntime cannot read images of {size} with it: {first_words(error)}") from error
+            raise UserError(f"onnxruntime cannot read images of {size} with it: {first_words(error)}") from error
         same_shape = output.shape == expected.shape
         difference = float(np.abs(output - expected).max() / np.abs(expected).max()) if same_shape else float("inf")
         if not difference <= TOLERANCE:
-            raise OnnxError(
+            raise UserError(
                 f"the exported graph differs from torch by {difference:.1e} of the largest logit for images of {size};"
                 " no file is left"
             )

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from ..config import NUMERICS, Config, flatten, from_dict, to_dict
 from ..data.sources import PART_NAMES, PARTS, Sources
-from ..errors import ConfigError, DataError, RunStopped, describe_error
+from ..errors import ConfigError, DataError, UserError, describe_error
 from ..evaluation.model_choice import ROLES
 from ..method.thresholds import build_thresholds
 from ..networks.encoder_weights import normalization
@@ -136,7 +136,7 @@ def other_digits(state: dict[str, Any], now: dict[str, dict[str, Any]]) -> list[
 
 @contextmanager
 def explained_errors(training: Training) -> Iterator[None]:
-    """Turns an error that ends training into a `RunStopped` that says how to resume; bad data are met between two steps,
+    """Turns an error that ends training into a `UserError` that says how to resume; bad data are met between two steps,
     and the steps done until then are saved.
     """
     try:
@@ -147,9 +147,9 @@ def explained_errors(training: Training) -> Iterator[None]:
                 save(training)
             raise
     except torch.OutOfMemoryError as error:
-        raise RunStopped(f"{describe_out_of_memory(error)}. {resume_hint(training.folder)}") from error
+        raise UserError(f"{describe_out_of_memory(error)}. {resume_hint(training.folder)}") from error
     except (ConfigError, DataError, NonFiniteLoss, OSError) as error:
-        raise RunStopped(f"{describe_error(error, training.folder)}. {resume_hint(training.folder)}") from error
+        raise UserError(f"{describe_error(error, training.folder)}. {resume_hint(training.folder)}") from error
 
 
 def resume_hint(folder: Path) -> str:

@@ -78,7 +78,7 @@ def test_a_graph_that_differs_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_export, "FullSizeLogits", lambda network: network)
     monkeypatch.setattr(onnx_export, "smallest_side", lambda network: 16)
     with pytest.raises(
-        onnx_export.OnnxError, match="the exported graph differs from torch by .* for images of 48x32; no file is left"
+        onnx_export.UserError, match="the exported graph differs from torch by .* for images of 48x32; no file is left"
     ):
         onnx_export.export_onnx(ChangedByExport(), tmp_path / "model.onnx", {})
     assert list(tmp_path.iterdir()) == []
@@ -87,7 +87,7 @@ def test_a_graph_that_differs_is_removed(tmp_path, monkeypatch):
 def test_a_network_of_one_size_is_refused_before_it_is_exported(tmp_path):
     sizes = {"image_size": 64, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
     config = DPTConfig(**sizes, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8] * 4, fusion_hidden_size=8)
-    with pytest.raises(onnx_export.OnnxError, match=r"torch cannot export dpt with dynamic sizes \(shape '\[2, 9, 9, 16\]'"):
+    with pytest.raises(onnx_export.UserError, match=r"torch cannot export dpt with dynamic sizes \(shape '\[2, 9, 9, 16\]'"):
         onnx_export.export_onnx(DPTForSemanticSegmentation(config), tmp_path / "model.onnx", {})
 
 
@@ -95,7 +95,7 @@ def test_missing_packages_and_models_are_reported(tmp_path, monkeypatch, capsys)
     assert main([str(tmp_path / "none"), str(tmp_path / "model.onnx")]) == 1
     assert "there is no folder" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(onnx_export.OnnxError, match="onnxruntime is not installed; pip install onnx onnxscript onnxruntime"):
+    with pytest.raises(onnx_export.UserError, match="onnxruntime is not installed; pip install onnx onnxscript onnxruntime"):
         onnx_export.export_onnx(segformer(), tmp_path / "model.onnx", {})
 
 
