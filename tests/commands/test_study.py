@@ -217,11 +217,11 @@ def run_study(tmp_path, grid, *more):
 def test_a_study_that_was_stopped_resumes_and_runs_nothing_twice(tmp_path):
     grid = grid_of(tmp_path, overrides=["schedule.steps=40", "evaluation.every=40", "run.checkpoint_every=40"])
     process = subprocess.Popen(command(tmp_path, grid), env=environment(), cwd=ROOT, text=True, stderr=subprocess.PIPE)
-    until = time.monotonic() + 200
+    until = time.monotonic() + 400
     while time.monotonic() < until and not any("step 2/40" in path.read_text() for path in tmp_path.glob("work/*.log")):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=200) == 128 + signal.SIGTERM, process.stderr.read()
+    assert process.wait(timeout=400) == 128 + signal.SIGTERM, process.stderr.read()
     process.stderr.close()
     assert any("checkpoint written" in path.read_text() for path in tmp_path.glob("work/*.log"))
     before = read_archive(tmp_path / "a.jsonl.gz")
