@@ -125,7 +125,7 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
         why = "1 / ln(1.02 + share of the pixels), the mean pixel weighs 1 (ENet)"
         tree["method"] |= with_notes({"class_weights": (class_weights(shares), why)})
     read = from_dict(without_notes(tree)).data  # what is written can be read
-    class_table(read, len(class_names(read, ())), "")
+    class_table(read, len(class_names(read)), "")
 
     texts = {part: "".join(list_line(photos.root, row) for row in rows) for part, rows in photos.parts.items() if rows}
     for part, text in texts.items():
