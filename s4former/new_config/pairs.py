@@ -51,18 +51,18 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
     if not root.exists():
         raise DataError(f"there is no folder {root}; give the one that holds your photos (--help tells how)")
     if root.is_file():
-        told = pairs_of_list(root)
+        given = pairs_of_list(root)
     else:
-        told = pairs_of_globs(images, masks, root) if images else draw_label_studio(root, drawn)
-    pairs = told or find_pairs(root)
+        given = pairs_of_globs(images, masks, root) if images else draw_label_studio(root, drawn)
+    pairs = given or find_pairs(root)
     if not pairs.masks:
         raise DataError(describe_unpaired(root, pairs, "no image"))
-    if not told:
+    if not given:
         complete(root, pairs)
     files = [*pairs.images.values(), *pairs.masks.values()]
     inside = root.is_dir() and all(path.is_relative_to(root) for path in files)
     photos = Photos(root if inside else Path(os.path.commonpath([path.parent for path in files])), pairs)
-    lists = [path for name in LISTS for level in ("", "*/", "*/*/") for path in root.glob(f"{level}{name}.txt") if not told]
+    lists = [path for name in LISTS for level in ("", "*/", "*/*/") for path in root.glob(f"{level}{name}.txt") if not given]
     divide(photos, lists)
     if not photos.parts["labeled"]:
         raise DataError(describe_unpaired(root, pairs, "no image to train on"))
@@ -70,7 +70,7 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
     image, mask = (Path(path).relative_to(photos.root) for path in (first.image, first.mask))
     photos.explain("root", f"layout: {pairs.layout}; the first pair: {image} and its mask {mask}")
     photos.remarks += describe_single(pairs)
-    if not told:
+    if not given:
         listed = (path for row in photos.parts["labeled"] + photos.parts["validation"] for path in (row.image, row.mask))
         photos.remarks += count_unused(root, {*listed, *map(str, files)})
     return photos
