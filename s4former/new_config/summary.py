@@ -44,7 +44,8 @@ def describe_photos(photos: Photos, contents: dict[str, Contents], numbering: Nu
         verb = "is" if len(absent) == 1 else "are"
         remarks.append(f"{join_first(absent)} {verb} in no mask: are the names and their order right?")
     if rare:
-        remarks.append(f"rare among the labels: {join_first(rare)}; more labels of them help most, else --class-weights here, data.repeat_rare=0.5")
+        cure = "more labels of them help most, else --class-weights here, data.repeat_rare=0.5"
+        remarks.append(f"rare among the labels: {join_first(rare)}; {cure}")
     wrap = textwrap.TextWrapper(110, break_long_words=False, initial_indent="  - ", subsequent_indent="    ")
     return [*lines, "", *map(wrap.fill, remarks), *([""] if remarks else [])]
 

@@ -84,7 +84,8 @@ def describe_unpaired(root: Path, pairs: Pairs, which: str) -> str:
         found = f"{plural(len(photos), 'image')} and no file that may be a mask"
         found = f"{plural(len(masks), 'mask')}, but not their images" if masks else found
         found += f" (folders: {folders})" if folders else ""
-        return "; ".join([f"{which} in {root} has a mask", f"found: {found}", *count_unused(root, {*map(str, find_images(root, flat=False).values())}), rule])
+        unused = count_unused(root, {*map(str, find_images(root, flat=False).values())})
+        return "; ".join([f"{which} in {root} has a mask", f"found: {found}", *unused, rule])
     near = ((mask, difflib.get_close_matches(mask.stem, photos, n=1, cutoff=0.3)) for mask in masks[:50])
     mask, stem = next(((mask, stems[0]) for mask, stems in near if stems), (masks[0], next(iter(photos))))
     image = photos[stem]
