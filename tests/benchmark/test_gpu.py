@@ -5,7 +5,6 @@ import time
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from s4former.benchmark import command, gpu, steps
 from s4former.benchmark.command import main
@@ -66,7 +65,6 @@ def test_without_a_gpu_it_says_so(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch looks there when it compiles
 def test_a_rehearsal_runs_every_part(tmp_path, monkeypatch):
-    AcceleratorState._reset_state(True)  # another test may have made one in float32
     monkeypatch.setattr(adapters, "COMPILER", "aot_eager")  # traces as inductor does, and writes no code
     assert main(["gpu", "--rehearse", "--minutes", "300", "--repeats", "1", "-o", str(tmp_path / "out")]) == 0
     parts = json.loads((tmp_path / "out.json").read_text())["parts"]

@@ -319,7 +319,6 @@ def test_losses_and_the_bias_are_float32_under_half_precision():
 def test_accumulation_and_compilation_from_the_environment_change_nothing_and_sharding_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
-    AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before
     accelerator = build_accelerator("no", cpu=True)
     weight = torch.ones(1, requires_grad=True)
     accelerator.backward(3 * weight)
@@ -383,18 +382,15 @@ def test_apples_gpu_is_left_out_in_one_sentence(monkeypatch):
 
 
 def test_logits_of_a_prepared_student_stay_in_the_type_of_autocast():
-    AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before
     accelerator, batch = Accelerator(cpu=True, mixed_precision="bf16"), batch_of("setr")
     prepared, optimizer = prepare_student(accelerator, Student(network_of("setr").float(), Method()), Optimizer())
     with accelerator.autocast():
         outputs = prepared([View(batch.labeled.float(), auxiliary=True), View(batch.weak.float())])
     assert {x.dtype for logits, auxiliary in outputs for x in (logits, *auxiliary)} == {torch.bfloat16}
     assert type(optimizer).__name__ == "AcceleratedOptimizer" and prepared([View(batch.labeled.float())])[0][0].dtype == torch.float32
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_activation_checkpointing_casts_no_weight_a_second_time():
-    AcceleratorState._reset_state(reset_partial_state=True)
     config, batch = from_dict({"data": {"source": "shapes"}, "method": {"mix_group": 2}}), batch_of("setr")
     batch, casts, gradients = batch.map(lambda x: x.float() if x.is_floating_point() else x), [], []
     for checkpointing in (False, True):
@@ -408,7 +404,6 @@ def test_activation_checkpointing_casts_no_weight_a_second_time():
         casts.append(sum(one.kind.startswith("cast") and one.kind.endswith("weight") for one in counter.operations))
         gradients.append(torch.cat([parameter.flatten() for parameter in network.parameters()]))
     assert casts[0] == casts[1] and torch.equal(*gradients)
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("device, deterministic, fast", [("cuda", False, True), ("cuda", True, False), ("cpu", False, False)])
