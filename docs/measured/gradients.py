@@ -63,9 +63,16 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--json", type=Path, help="appends the numbers of every batch")
     options = parser.parse_args()
+    if any(len(words) < 2 for words in options.view):
+        parser.error("--view takes a name, its branch (strong or pasa), and keys of the section method")
+    if not (options.checkpoint / "state.pt").is_file():
+        parser.error(f"{options.checkpoint} holds no state.pt; give a folder RUN/checkpoints/step-*")
     views = VIEWS | {name: (dict(map(read_key, keys)), branch) for name, branch, *keys in options.view}
     state = torch.load(options.checkpoint / "state.pt", map_location="cpu", weights_only=True)
     config = from_dict(state["config"])
+    if config.optimizer.name != "adamw" or config.method.teacher != "ema":
+        found = f"optimizer.name={config.optimizer.name} and method.teacher={config.method.teacher}"
+        parser.error(f"the run was trained with {found}; the scaling is AdamW's and the labels are a teacher's: adamw and ema")
     sources = load_sources(config.data)
     training = build_training(config, sources, options.checkpoint, build_accelerator("no", cpu=True))
     restore(training, state)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, plural
 from ..evaluation.packed_counts import unpack_counts
 from ..files import write_bytes
 
@@ -144,7 +144,7 @@ def compare_methods(
             continue
         base_counts = {draw: counts_of(record, network, images) for draw, record in methods[base].items()}
         labels = next(iter(methods[base].values()))["lists"]["labeled"]["images"]
-        found[f"{study} (protocol {protocol[:8]}, {labels} labels)"] = comparisons = {}
+        found[f"{study} (protocol {protocol[:8]}, {plural(labels, 'label')})"] = comparisons = {}
         for method, runs in methods.items():
             pairs = [(counts_of(record, network, images), base_counts[draw]) for draw, record in runs.items() if draw in base_counts]
             if method != base and pairs:

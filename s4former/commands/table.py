@@ -17,6 +17,7 @@ from typing import Any, Sequence
 
 from ..config import flatten
 from ..errors import DataError, reports_errors
+from ..figures import require_matplotlib
 from .archive import NETWORKS, compare_methods, paired_table, read_archive
 
 # What may differ between the runs of one row: the draw, and what has no influence on the numbers.
@@ -25,6 +26,7 @@ WITHOUT_INFLUENCE = (
     "run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push_to_hub", "run.push_every",
     "data.workers", "data.cache", "data.colours", "data.root", "data.validation", "evaluation.batch", "evaluation.both_modes",
 )
+SUFFIXES = (".svg", ".png", ".pdf")  # of a figure
 COLUMNS = (("student", "last"), ("student", "best"), ("teacher", "last"), ("teacher", "best"))
 
 
@@ -129,18 +131,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--images", type=image_range, default=slice(None), metavar="FIRST:END",
         help="with --paired: only these of the evaluation images, such as 0:250",
     )  # fmt: skip
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="with --paired: draws the differences, as .svg, .png or .pdf")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="with --paired: draws the differences")
     options = parser.parse_args(arguments)
     if options.paired and len(options.runs) > 1:
         parser.error("--paired reads one archive")
+    if options.figure and (not options.paired or options.figure.suffix not in SUFFIXES):
+        parser.error(f"--figure draws what --paired compares, as FILE{', FILE'.join(SUFFIXES)}")
     if options.paired:
         archive = Path(options.runs[0])
         if not archive.is_file():
             raise DataError(f"there is no archive {archive}; s4former study writes one")
         compared = compare_methods(read_archive(archive), options.paired, options.network, options.images)
         print(paired_table(compared, options.paired, options.network))
+        if options.figure and not any(compared.values()):
+            raise DataError(f"no other method has a draw in common with {options.paired}, so there is nothing to draw; run more of the grid")
         if options.figure:
-            from ..figures.differences import draw_differences  # matplotlib is an extra
+            require_matplotlib()
+            from ..figures.differences import draw_differences
 
             draw_differences(compared, options.paired, options.figure)
         print("\nmIoU in percent, bootstrap over draws and test images. A method without a teacher counts by its student.")

@@ -19,6 +19,7 @@ from pathlib import Path
 from ..commands.chosen_model import choose_model
 from ..config import load
 from ..errors import UserError, reports_errors
+from . import require_matplotlib
 
 FIGURES = {
     "attention": "to what one patch attends (Figure S1)",
@@ -39,10 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(figure, arguments[1:])
     overrides = [text for text in options.sources if "=" in text and not os.path.exists(text)]
     sources = [text for text in options.sources if text not in overrides]
-    try:
-        import matplotlib  # noqa: F401  (an extra: training does without)
-    except ModuleNotFoundError:
-        raise UserError("needs matplotlib; pip install matplotlib") from None
+    require_matplotlib()
     if figure == "views" and sources:
         raise UserError(f"cannot read {sources[0]!r}; write section.key=value")
     elif figure == "views":
@@ -52,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif figure == "attention" and len(options.patch) != len(options.image):
         raise UserError(f"{len(options.image)} --image and {len(options.patch)} --patch; give one for each image")
     elif figure == "classes" and len(sources) != 2:
-        raise UserError(f"a change is from one run to another; got {len(sources)} runs")
+        raise UserError(f"a change is from one run to another; got {len(sources)} runs, give two")
     for source in sources:
         choose_model(source)
 

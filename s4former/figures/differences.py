@@ -2,17 +2,15 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from ..commands.archive import LEVEL, Comparison
 from .page import BLACK, EDGE, GREY, LINE, SMALL, WIDTH, new_figure
 
 HEAD = 5  # lines of text above and below the methods of a study
 
 
-def draw_differences(compared: dict[str, dict[str, Comparison]], base: str, output: Path) -> Figure:
+def draw_differences(compared: dict[str, dict[str, Comparison]], base: str, output: Path) -> None:
     """Writes a figure of a panel for every study and protocol, a line for each method; dark where the interval leaves out 0."""
-    compared = {title: methods for title, methods in compared.items() if methods} or compared  # a study may have only begun
+    compared = {title: methods for title, methods in compared.items() if methods}  # a study may have only begun
     rows = [len(methods) for methods in compared.values()]
     figure = new_figure(WIDTH, LINE * sum(1.5 * count + HEAD for count in rows))
     panels = figure.subplots(len(rows), squeeze=False, sharex=True, height_ratios=[count + HEAD for count in rows])[:, 0]
@@ -30,4 +28,3 @@ def draw_differences(compared: dict[str, dict[str, Comparison]], base: str, outp
         panel.set_title(title, loc="left")
     panels[-1].set_xlabel(f"points of mIoU above {base}, mean over pairs (how many) and {LEVEL} % interval")
     figure.savefig(output, dpi=200, bbox_inches="tight", metadata={"Date": None} if output.suffix == ".svg" else None)
-    return figure

@@ -117,7 +117,8 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
         counts[part] = np.array(good).reshape(len(good), IGNORE_INDEX + 1)
         pairs = plural(len(good + bad), f"{word} image")
         if bad or not good:
-            report.add("FAIL", word, f"{len(bad)} of {pairs} cannot be used: {join_first(bad, NAMED)}")
+            reason = join_first(bad, NAMED) or f"data.{part} names none"
+            report.add("FAIL", word, f"{len(bad)} of {pairs} cannot be used: {reason}")
         else:
             report.add("ok", word, f"{pairs} with masks: all readable, as large as their masks, ids in range")
     try:

@@ -195,7 +195,7 @@ def test_studies_and_protocols_are_not_mixed():
     lines = [archived("base", 0, share(40)), archived("m", 0, share(50), protocol="q"), archived("m", 0, share(60), study="t")]
     lines += [archived("base", 0, share(10), protocol="q")]
     text = paired_table(compare_methods(lines, "base"), "base")
-    assert "s (protocol p, 1 labels): student, last, against base" in text and "s (protocol q" in text and "t (protocol" not in text
+    assert "s (protocol p, 1 label): student, last, against base" in text and "s (protocol q" in text and "t (protocol" not in text
     assert [row[:5] for row in paired_rows(lines, "base") if row[0] == "m"] == [["m", "1", "50.00", "10.00", "+40.00"]]
 
 
@@ -222,6 +222,10 @@ def test_the_command_prints_pairs(tmp_path, capsys):
     drawn = (tmp_path / "a.svg").read_text()
     main(["--paired", "base", str(path), "--images", "0:1", "--figure", str(tmp_path / "a.svg")])
     assert "<svg" in drawn and (tmp_path / "a.svg").read_text() == drawn
+    for arguments in (["--paired", "base", str(path), "--figure", "a.jpg"], [str(tmp_path), "--figure", "a.svg"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "--figure draws what --paired compares, as FILE.svg, FILE.png, FILE.pdf" in capsys.readouterr().err
     assert main(["--paired", "base", str(tmp_path / "none.gz")]) == 1
     assert re.match("s4former table: there is no archive .*none.gz; s4former study writes one", capsys.readouterr().err)
 
