@@ -19,8 +19,11 @@ from ..training.engine import Teacher
 SCENES = Shapes(labeled=4, unlabeled=8, validation=4, height=375, width=500)  # drawn where the data is missing
 
 
-def benchmark_inputs(config: Config) -> tuple[Config, Sources, str]:
-    """The config with random weights, its data or else drawn scenes, and a description of them."""
+def benchmark_inputs(config: Config, *_: object) -> tuple[Config, Sources, str]:
+    """The config with random weights, its data or else drawn scenes, and a description of them.
+
+    Scripts of before give a folder for drawn images as well, which is not needed any more.
+    """
     config = replace(config, model=replace(config.model, pretrained=False))
     data = config.data
     if data.source in ("shapes", "hub") or (data.root and Path(data.root).exists()):
