@@ -63,12 +63,17 @@ def identity(record: dict[str, Any]) -> tuple[str, ...]:
 # ---- methods in pairs
 
 
-def mean_iou(sums: np.ndarray) -> np.ndarray:
-    """Percent, of pixels (..., 3, K) that are right, predicted and true; over the classes that occur in either."""
+def class_iou(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Percent by class, of pixels (..., 3, K) that are right, predicted and true, and which classes occur in either."""
     right, predicted, true = np.moveaxis(sums, -2, 0).astype(float)
     union = predicted + true - right
-    share = np.divide(right, union, out=np.zeros_like(right), where=union > 0)
-    return 100 * share.sum(axis=-1) / np.maximum((union > 0).sum(axis=-1), 1)
+    return 100 * np.divide(right, union, out=np.zeros_like(right), where=union > 0), union > 0
+
+
+def mean_iou(sums: np.ndarray) -> np.ndarray:
+    """Percent, of pixels (..., 3, K) that are right, predicted and true; over the classes that occur in either."""
+    iou, occurs = class_iou(sums)
+    return iou.sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1)
 
 
 def score(run: Counts, weights: np.ndarray) -> np.ndarray:
@@ -87,9 +92,10 @@ class Comparison(NamedTuple):
     low: float
     high: float
     same_order: int  # pairs whose difference has the sign of the mean one
+    classes: dict[str, np.ndarray]  # of each class the differences of its IoU, one for each pair
 
 
-def compare(pairs: Sequence[tuple[Counts, Counts]]) -> Comparison:
+def compare(pairs: Sequence[tuple[Counts, Counts]], classes: Sequence[str]) -> Comparison:
     """Of (run, base run) pairs, all on the same images, the mean difference and its bootstrap interval."""
     images, generator = len(pairs[0][0][0]), np.random.default_rng(SEED)
     weights = generator.multinomial(images, np.full(images, 1 / images), RESAMPLES).astype(float)
@@ -101,7 +107,9 @@ def compare(pairs: Sequence[tuple[Counts, Counts]]) -> Comparison:
     scores, bases = (np.array([score(pair[side], once)[0] for pair in pairs]) for side in (0, 1))
     differences = scores - bases
     same_order = (np.sign(differences) == np.sign(differences.mean())).sum()
-    return Comparison(len(pairs), scores.mean(), bases.mean(), differences.mean(), low, high, same_order)
+    iou = [[np.mean([class_iou(counts.sum(axis=0))[0] for counts in member], axis=0) for member in pair] for pair in pairs]
+    by_class = dict(zip(classes, np.array([run - base for run, base in iou]).T))
+    return Comparison(len(pairs), scores.mean(), bases.mean(), differences.mean(), low, high, same_order, by_class)
 
 
 def counts_of(record: dict[str, Any], network: str, images: slice) -> Counts:
@@ -143,12 +151,14 @@ def compare_methods(
         if base not in methods:
             continue
         base_counts = {draw: counts_of(record, network, images) for draw, record in methods[base].items()}
-        labels = next(iter(methods[base].values()))["lists"]["labeled"]["images"]
+        first = next(iter(methods[base].values()))
+        labels, classes = first["lists"]["labeled"]["images"], first["images"]["classes"]
         found[f"{study} (protocol {protocol[:8]}, {plural(labels, 'label')})"] = comparisons = {}
         for method, runs in methods.items():
-            pairs = [(counts_of(record, network, images), base_counts[draw]) for draw, record in runs.items() if draw in base_counts]
+            draws = sorted(base_counts.keys() & runs, key=lambda draw: (int(draw[0]), draw))
+            pairs = [(counts_of(runs[draw], network, images), base_counts[draw]) for draw in draws]
             if method != base and pairs:
-                comparisons[method] = compare(pairs)
+                comparisons[method] = compare(pairs, classes)
     if not found:
         names = sorted({method for methods in groups.values() for method in methods})
         raise DataError(f"the archive has no method {base!r}; it has {', '.join(names) or 'no run at all'}")
@@ -165,6 +175,21 @@ def paired_table(compared: dict[str, dict[str, Comparison]], base: str, network:
                 method, str(of.pairs), f"{of.score:.2f}", f"{of.base:.2f}", f"{of.difference:+.2f}",
                 f"{of.low:+.2f} to {of.high:+.2f}", f"at {of.same_order} of {of.pairs}",
             ])  # fmt: skip
-        rows = "\n".join("| " + " | ".join(cells) + " |" for cells in table)
-        text.append(f"{title}: {network}, last, against {base}\n\n{rows}")
+        text.append(f"{title}: {network}, last, against {base}\n\n{markdown(table)}")
     return "\n\n".join(text)
+
+
+def class_table(compared: dict[str, dict[str, Comparison]], base: str) -> str:
+    """A markdown table for every study and protocol: the differences in IoU of every class, pair by pair."""
+    text = []
+    for title, methods in compared.items():
+        classes = next(iter(methods.values())).classes
+        table = [["class", *methods], ["---"] * (1 + len(methods))]
+        for name in sorted(classes, key=lambda name: -max(np.abs(of.classes[name]).mean() for of in methods.values())):
+            table.append([name, *(", ".join(f"{difference:+.0f}" for difference in of.classes[name]) for of in methods.values())])
+        text.append(f"{title}: IoU by class, pair by pair, against {base}\n\n{markdown(table)}")
+    return "\n\n".join(text)
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in table)

@@ -18,7 +18,7 @@ from typing import Any, Sequence
 from ..config import flatten
 from ..errors import DataError, reports_errors
 from ..figures import require_matplotlib
-from .archive import NETWORKS, compare_methods, paired_table, read_archive
+from .archive import NETWORKS, class_table, compare_methods, paired_table, read_archive
 
 # What may differ between the runs of one row: the draw, and what has no influence on the numbers.
 DRAW = ("run.seed", "data.labeled", "data.unlabeled")
@@ -131,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--images", type=image_range, default=slice(None), metavar="FIRST:END",
         help="with --paired: only these of the evaluation images, such as 0:250",
     )  # fmt: skip
+    parser.add_argument("--by-class", action="store_true", help="with --paired: the difference of every class as well, pair by pair")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="with --paired: draws the differences")
     options = parser.parse_args(arguments)
     if options.paired and len(options.runs) > 1:
@@ -142,9 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not archive.is_file():
             raise DataError(f"there is no archive {archive}; s4former study writes one")
         compared = compare_methods(read_archive(archive), options.paired, options.network, options.images)
+        if not (compared := {title: methods for title, methods in compared.items() if methods}):
+            raise DataError(f"no other method has a draw in common with {options.paired}; run more of the grid")
         print(paired_table(compared, options.paired, options.network))
-        if options.figure and not any(compared.values()):
-            raise DataError(f"no other method has a draw in common with {options.paired}, so there is nothing to draw; run more of the grid")
+        if options.by_class:
+            print(f"\n{class_table(compared, options.paired)}")
         if options.figure:
             require_matplotlib()
             from ..figures.differences import draw_differences

@@ -10,7 +10,6 @@ HEAD = 5  # lines of text above and below the methods of a study
 
 def draw_differences(compared: dict[str, dict[str, Comparison]], base: str, output: Path) -> None:
     """Writes a figure of a panel for every study and protocol, a line for each method; dark where the interval leaves out 0."""
-    compared = {title: methods for title, methods in compared.items() if methods}  # a study may have only begun
     rows = [len(methods) for methods in compared.values()]
     figure = new_figure(WIDTH, LINE * sum(1.5 * count + HEAD for count in rows))
     panels = figure.subplots(len(rows), squeeze=False, sharex=True, height_ratios=[count + HEAD for count in rows])[:, 0]

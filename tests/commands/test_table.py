@@ -176,6 +176,17 @@ def test_mean_iou_by_hand_with_a_class_that_only_one_run_predicts():
     assert paired_rows([archived("base", 0, base), archived("m", 0, method)], "base")[2][2:5] == ["40.00", "60.00", "-20.00"]
 
 
+def test_classes_pair_by_pair_the_most_different_first(tmp_path, capsys):
+    # of 100 pixels of a and of b so many are right, and nothing is said of the rest
+    images = lambda a, b: [[[a, b], [a, b], [100, 100]]]
+    path = tmp_path / "a.jsonl.gz"
+    for seed, (a, b) in enumerate([(50, 90), (50, 10)]):
+        append(path, archived("base", seed, images(50, 50)))
+        append(path, archived("m", seed, images(a, b)))
+    main(["--paired", "base", str(path), "--by-class"])
+    assert capsys.readouterr().out.count("| class | m |\n| --- | --- |\n| b | +40, -40 |\n| a | +0, +0 |\n") == 1
+
+
 def test_some_of_the_images():
     lines = [archived("base", 0, share(40, 10)), archived("m", 0, share(60, 10))]
     assert paired_rows(lines, "base", images=slice(0, 1))[2][4] == "+20.00"
