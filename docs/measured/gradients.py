@@ -11,7 +11,9 @@ same batches), both in units of the term on labels, and the mean length of g und
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from s4former.config import IGNORE_INDEX, from_dict, to_dict
+from s4former.config import IGNORE_INDEX, Config, from_dict, to_dict
 from s4former.data.batches import StepDataset
 from s4former.data.geometry import crop_pair, draw_geometry
 from s4former.data.masks import read_pair
@@ -34,7 +36,7 @@ from s4former.networks.adapters import decode, encode
 from s4former.randomness import numpy_generator
 from s4former.training.engine import build_accelerator
 from s4former.training.resume import restore
-from s4former.training.run import build_training
+from s4former.training.run import Training, build_training
 
 TERMS = ("consistency", "ncr")
 CROPS = 32  # of evaluation images at a time
@@ -65,35 +67,24 @@ def main() -> None:
     options = parser.parse_args()
     if any(len(words) < 2 for words in options.view):
         parser.error("--view takes a name, its branch (strong or pasa), and keys of the section method")
-    if not (options.checkpoint / "state.pt").is_file():
-        parser.error(f"{options.checkpoint} holds no state.pt; give a folder RUN/checkpoints/step-*")
     views = VIEWS | {name: (dict(map(read_key, keys)), branch) for name, branch, *keys in options.view}
-    state = torch.load(options.checkpoint / "state.pt", map_location="cpu", weights_only=True)
-    config = from_dict(state["config"])
-    if config.optimizer.name != "adamw" or config.method.teacher != "ema":
-        found = f"optimizer.name={config.optimizer.name} and method.teacher={config.method.teacher}"
-        parser.error(f"the run was trained with {found}; the scaling is AdamW's and the labels are a teacher's: adamw and ema")
-    sources = load_sources(config.data)
-    training = build_training(config, sources, options.checkpoint, build_accelerator("no", cpu=True))
-    restore(training, state)
-    network = training.networks["student"]
+    training, config, step = load_checkpoint(options.checkpoint, parser.error)
+    network, sources = training.networks["student"], training.sources
     groups = training.optimizer.param_groups
     parameters = [parameter for group in groups for parameter in group["params"]]
     scales = [scale for group in groups for scale in adam_scales(training.optimizer, group)]
-    for norm in (module for module in network.modules() if isinstance(module, _BatchNorm)):
-        norm.momentum = 0.0  # the running statistics stay those of the checkpoint
     directions = [[scale * g for scale, g in zip(scales, each)] for each in evaluation_gradients(training, parameters, options.images)]
 
     rates: dict[str, list[list[float]]] = {}
-    first = max(state["step"], config.method.burn_in)
+    first = max(step, config.method.burn_in)
     for name, (changes, branch) in views.items():
         tree = to_dict(config)
         variant = from_dict({**tree, "method": {**tree["method"], **PLAIN, **changes}})
         student = Student(network, variant.method).train()
         steps = StepDataset(variant, sources, shuffle_grid(variant, network), 0, 1)
-        for step in range(first, first + options.batches):
-            torch.manual_seed(step)
-            batch = training.to_device(steps.batch(step, 0))
+        for number in range(first, first + options.batches):
+            torch.manual_seed(number)
+            batch = training.to_device(steps.batch(number, 0))
             losses = train_step(student, training.teacher, batch, variant.method)
             terms = {f"{name}: {term}": losses[f"{term}_{branch}"] for term in TERMS}
             if name == "CutMix":
@@ -101,7 +92,23 @@ def main() -> None:
             for term, loss in terms.items():
                 gradient = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True, allow_unused=True)
                 rates.setdefault(term, []).append(measure(gradient, directions, scales))
-    report(rates, state["step"], options)
+    report(rates, step, options)
+
+
+def load_checkpoint(folder: Path, refuse: Callable[[str], NoReturn]) -> tuple[Training, Config, int]:
+    """A run at a checkpoint, with batch norms whose running statistics stay as they are; its config and step."""
+    if not (folder / "state.pt").is_file():
+        refuse(f"{folder} holds no state.pt; give a folder RUN/checkpoints/step-*")
+    state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    config = from_dict(state["config"])
+    if config.optimizer.name != "adamw" or config.method.teacher != "ema":
+        found = f"optimizer.name={config.optimizer.name} and method.teacher={config.method.teacher}"
+        refuse(f"the run was trained with {found}; the scaling is AdamW's and the labels are a teacher's: adamw and ema")
+    training = build_training(config, load_sources(config.data), folder, build_accelerator("no", cpu=True))
+    restore(training, state)
+    for norm in (module for module in training.networks["student"].modules() if isinstance(module, _BatchNorm)):
+        norm.momentum = 0.0
+    return training, config, state["step"]
 
 
 def read_key(text: str) -> tuple[str, object]:

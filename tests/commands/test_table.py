@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s4former.commands.archive import append, compare_methods, paired_table, read_archive
+from s4former.commands.archive import append, class_table, compare_methods, paired_table, read_archive
 from s4former.commands.table import format_scores, main, read_results, results_table
 from s4former.config import from_dict, to_dict
 from s4former.errors import DataError
@@ -243,8 +243,9 @@ def test_the_command_prints_pairs(tmp_path, capsys):
 
 def test_the_paired_tables_of_the_documents_follow_from_the_archive():
     text, lines = (ROOT / "docs" / "measured.md").read_text(), read_archive(ROOT / "docs" / "measured" / "archive.jsonl.gz")
-    tables = re.findall(r"<!-- paired (\S+) (\S+) (\S+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
-    for base, network, study, table_ in tables:
+    tables = re.findall(r"<!-- (paired|by class) (\S+) (\S+) (\S+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    for kind, base, network, study, table_ in tables:
         compared = compare_methods([line for line in lines if line["study"] == study], base, network)
-        assert table_ in paired_table(compared, base)
-    assert tables
+        computed = paired_table(compared, base) if kind == "paired" else class_table(compared, base)
+        assert set(table_.splitlines()) <= set(computed.splitlines())  # by class only some are shown
+    assert {kind for kind, *_ in tables} == {"paired", "by class"}
