@@ -76,10 +76,22 @@ def mean_iou(sums: np.ndarray) -> np.ndarray:
     return iou.sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1)
 
 
-def score(run: Counts, weights: np.ndarray) -> np.ndarray:
+def score(run: Counts, weights: np.ndarray, by_image: bool = False) -> np.ndarray:
     """(R,) mIoU of a run over images with weights (R, N), the mean over its networks."""
+    if by_image:
+        return np.mean([weights @ image_iou(counts) / weights.sum(axis=1) for counts in run], axis=0)
     sums = [(weights @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:]) for counts in run]
     return np.mean([mean_iou(each) for each in sums], axis=0)
+
+
+def image_iou(counts: np.ndarray) -> np.ndarray:
+    """(N,) percent, of pixels (N, 3, K): the mean IoU over the classes that an image shows; 0 where it shows none.
+
+    Its mean is mIoU^I (Wang et al., Revisiting Evaluation Metrics for Semantic Segmentation, NeurIPS 2023), in which a rare class
+    counts as often as it is seen.
+    """
+    shown = counts[:, 2] > 0
+    return (class_iou(counts)[0] * shown).sum(axis=1) / np.maximum(shown.sum(axis=1), 1)
 
 
 class Comparison(NamedTuple):
@@ -95,16 +107,16 @@ class Comparison(NamedTuple):
     classes: dict[str, np.ndarray]  # of each class the differences of its IoU, one for each pair
 
 
-def compare(pairs: Sequence[tuple[Counts, Counts]], classes: Sequence[str]) -> Comparison:
+def compare(pairs: Sequence[tuple[Counts, Counts]], classes: Sequence[str], by_image: bool = False) -> Comparison:
     """Of (run, base run) pairs, all on the same images, the mean difference and its bootstrap interval."""
     images, generator = len(pairs[0][0][0]), np.random.default_rng(SEED)
     weights = generator.multinomial(images, np.full(images, 1 / images), RESAMPLES).astype(float)
     chosen = generator.integers(len(pairs), size=(RESAMPLES, len(pairs)))
-    resampled = np.stack([score(run, weights) - score(base, weights) for run, base in pairs])
+    resampled = np.stack([score(run, weights, by_image) - score(base, weights, by_image) for run, base in pairs])
     means = resampled[chosen, np.arange(RESAMPLES)[:, None]].mean(axis=1)
     low, high = np.percentile(means, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     once = np.ones((1, images))
-    scores, bases = (np.array([score(pair[side], once)[0] for pair in pairs]) for side in (0, 1))
+    scores, bases = (np.array([score(pair[side], once, by_image)[0] for pair in pairs]) for side in (0, 1))
     differences = scores - bases
     same_order = (np.sign(differences) == np.sign(differences.mean())).sum()
     iou = [[np.mean([class_iou(counts.sum(axis=0))[0] for counts in member], axis=0) for member in pair] for pair in pairs]
@@ -139,7 +151,7 @@ def runs_by_method(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], d
 
 
 def compare_methods(
-    records: Sequence[dict[str, Any]], base: str, network: str = "student", images: slice = slice(None)
+    records: Sequence[dict[str, Any]], base: str, network: str = "student", images: slice = slice(None), by_image: bool = False
 ) -> dict[str, dict[str, Comparison]]:
     """For every study and protocol of an archive that has the method `base`, by its title, every other method against it.
 
@@ -158,7 +170,7 @@ def compare_methods(
             draws = sorted(base_counts.keys() & runs, key=lambda draw: (int(draw[0]), draw))
             pairs = [(counts_of(runs[draw], network, images), base_counts[draw]) for draw in draws]
             if method != base and pairs:
-                comparisons[method] = compare(pairs, classes)
+                comparisons[method] = compare(pairs, classes, by_image)
     if not found:
         names = sorted({method for methods in groups.values() for method in methods})
         raise DataError(f"the archive has no method {base!r}; it has {', '.join(names) or 'no run at all'}")

@@ -131,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--images", type=image_range, default=slice(None), metavar="FIRST:END",
         help="with --paired: only these of the evaluation images, such as 0:250",
     )  # fmt: skip
+    parser.add_argument("--by-image", action="store_true", help="with --paired: mIoU of every image, averaged; scatters less between runs")
     parser.add_argument("--by-class", action="store_true", help="with --paired: the difference of every class as well, pair by pair")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="with --paired: draws the differences")
     options = parser.parse_args(arguments)
@@ -142,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         archive = Path(options.runs[0])
         if not archive.is_file():
             raise DataError(f"there is no archive {archive}; s4former study writes one")
-        compared = compare_methods(read_archive(archive), options.paired, options.network, options.images)
+        compared = compare_methods(read_archive(archive), options.paired, options.network, options.images, options.by_image)
         if not (compared := {title: methods for title, methods in compared.items() if methods}):
             raise DataError(f"no other method has a draw in common with {options.paired}; run more of the grid")
         print(paired_table(compared, options.paired, options.network))
@@ -153,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from ..figures.differences import draw_differences
 
             draw_differences(compared, options.paired, options.figure)
-        print("\nmIoU in percent, bootstrap over draws and test images. A method without a teacher counts by its student.")
+        what = "Mean over images of their mIoU" if options.by_image else "mIoU"
+        print(f"\n{what} in percent, bootstrap over draws and test images. A method without a teacher counts by its student.")
     else:
         print(results_table([read_results(run) for run in options.runs]))
         print("\nmIoU in percent, mean ± sample standard deviation (runs). best: chosen on the evaluation images.")

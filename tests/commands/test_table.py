@@ -187,6 +187,14 @@ def test_classes_pair_by_pair_the_most_different_first(tmp_path, capsys):
     assert capsys.readouterr().out.count("| class | m |\n| --- | --- |\n| b | +40, -40 |\n| a | +0, +0 |\n") == 1
 
 
+def test_the_mean_over_images_counts_a_class_as_often_as_it_is_seen():
+    # a in both images, b in the second alone: 50, and (100 + 0) / 2 with 20 pixels of a said to be b
+    method = [[[50, 0], [50, 0], [100, 0]], [[100, 0], [100, 20], [100, 20]]]
+    base = [[[100, 0], [100, 0], [100, 0]], [[100, 20], [100, 20], [100, 20]]]
+    rows = paired_rows([archived("base", 0, base), archived("m", 0, method)], "base", by_image=True)
+    assert rows[2][2:5] == ["50.00", "100.00", "-50.00"]
+
+
 def test_some_of_the_images():
     lines = [archived("base", 0, share(40, 10)), archived("m", 0, share(60, 10))]
     assert paired_rows(lines, "base", images=slice(0, 1))[2][4] == "+20.00"
@@ -243,9 +251,10 @@ def test_the_command_prints_pairs(tmp_path, capsys):
 
 def test_the_paired_tables_of_the_documents_follow_from_the_archive():
     text, lines = (ROOT / "docs" / "measured.md").read_text(), read_archive(ROOT / "docs" / "measured" / "archive.jsonl.gz")
-    tables = re.findall(r"<!-- (paired|by class) (\S+) (\S+) (\S+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
+    tables = re.findall(r"<!-- (paired|by class|by image) (\S+) (\S+) (\S+) -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
     for kind, base, network, study, table_ in tables:
-        compared = compare_methods([line for line in lines if line["study"] == study], base, network)
-        computed = paired_table(compared, base) if kind == "paired" else class_table(compared, base)
+        chosen = [line for line in lines if line["study"] == study]
+        compared = compare_methods(chosen, base, network, by_image=kind == "by image")
+        computed = class_table(compared, base) if kind == "by class" else paired_table(compared, base)
         assert set(table_.splitlines()) <= set(computed.splitlines())  # by class only some are shown
-    assert {kind for kind, *_ in tables} == {"paired", "by class"}
+    assert {kind for kind, *_ in tables} == {"paired", "by class", "by image"}
