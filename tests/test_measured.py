@@ -1,5 +1,6 @@
 """The scripts of docs/measured on the checkpoint of a tiny run."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -43,6 +44,26 @@ def test_the_margins_of_every_pseudo_label(checkpoint):
     assert list(rows)[:2] == ["pseudo label", "---"] and list(rows)[-1] == "all objects"
     counted = list(rows.values())[2:-1]
     assert counted and all(int(pixels) > 0 and float(cross_entropy) >= 0 for pixels, cross_entropy, _ in counted)
+
+
+@pytest.mark.slow
+def test_every_pixel_is_in_one_bin_of_confidence(checkpoint):
+    steps = list(rows_of("calibration.py", checkpoint, "--images", "4").items())[2:]
+    [(step, cells)] = steps
+    assert step == Path(checkpoint).name.removeprefix("step-").lstrip("0")
+    shares = [int(re.search(r"\((\d+)\)", cell)[1]) for cell in cells[:-1]]
+    assert 95 <= sum(shares) <= 105 and 0 <= float(cells[-1]) <= 100
+
+
+def test_bins_of_confidence_by_hand(monkeypatch):
+    monkeypatch.syspath_prepend(MEASURED)
+    from calibration import count_by_confidence
+
+    probabilities = torch.tensor([[0.6, 0.4], [0.96, 0.04], [0.01, 0.99], [0.97, 0.03]])
+    labels = torch.tensor([0, 1, 1, 255])
+    pixels, confidence, right = count_by_confidence(probabilities.log().T.view(1, 2, 2, 2), labels.view(1, 2, 2))
+    assert pixels.tolist() == [0, 1, 0, 0, 0, 1, 1] and right.tolist() == [0, 1, 0, 0, 0, 0, 1]
+    torch.testing.assert_close(confidence, torch.tensor([0, 0.6, 0, 0, 0, 0.96, 0.99]).double(), atol=1e-6, rtol=0)
 
 
 def test_a_margin_by_hand(monkeypatch):

@@ -11,7 +11,7 @@ same batches), both in units of the term on labels, and the mean length of g und
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -126,10 +126,21 @@ def adam_scales(optimizer: torch.optim.Optimizer, group: dict) -> list[Tensor]:
     return [group["base"] / (root + group["eps"]) for root in roots]
 
 
-def evaluation_gradients(training, parameters: list[Tensor], images: int) -> list[list[Tensor]]:
+def evaluation_gradients(training: Training, parameters: list[Tensor], images: int) -> list[list[Tensor]]:
     """Those of cross-entropy and soft IoU of the student in eval mode, on a crop of each of the first evaluation images."""
-    network, config, rows = training.networks["student"].eval(), training.config, training.sources.validation
+    network = training.networks["student"].eval()
     totals = [[torch.zeros_like(parameter) for parameter in parameters] for _ in range(2)]
+    for pixels, labels in evaluation_crops(training, images):
+        logits = resize_logits(decode(network, encode(network, pixels)), labels.shape[-2:])
+        for total, error in zip(totals, (cross_entropy(logits, labels), soft_iou_error(logits, labels))):
+            torch._foreach_add_(total, torch.autograd.grad(error, parameters, retain_graph=True, materialize_grads=True, allow_unused=True))
+    network.train()
+    return totals
+
+
+def evaluation_crops(training: Training, images: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised crops (B, 3, H, W) of the first evaluation images, one of each, and their labels (B, H, W)."""
+    rows, config = training.sources.validation, training.config
     numbers = range(min(images, len(rows)))
     for start in numbers[::CROPS]:
         crops = []
@@ -138,12 +149,7 @@ def evaluation_gradients(training, parameters: list[Tensor], images: int) -> lis
             geometry = draw_geometry(numpy_generator(0, index), image.height, image.width, config.data)
             crops.append(list(map(torch.from_numpy, crop_pair(image, mask, geometry))))
         pixels, labels, valid = map(torch.stack, zip(*crops))
-        pixels = normalise(pixels.permute(0, 3, 1, 2), training.setting) * valid[:, None]
-        logits = resize_logits(decode(network, encode(network, pixels)), labels.shape[-2:])
-        for total, error in zip(totals, (cross_entropy(logits, labels.long()), soft_iou_error(logits, labels.long()))):
-            torch._foreach_add_(total, torch.autograd.grad(error, parameters, retain_graph=True, materialize_grads=True, allow_unused=True))
-    network.train()
-    return totals
+        yield normalise(pixels.permute(0, 3, 1, 2), training.setting) * valid[:, None], labels.long()
 
 
 def soft_iou_error(logits: Tensor, labels: Tensor) -> Tensor:
