@@ -107,9 +107,10 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
         split_validation(photos, {image: each.pixels for image, each in contents.items()}, options.validation, options.seed)
 
     counts = count_classes([contents[row.image] for row in photos.parts["labeled"]], numbering)
-    fewest = min(images for index, (_, images) in counts.items() if index != IGNORE_INDEX)
+    showing = [images for index, (_, images) in counts.items() if index != IGNORE_INDEX]
+    shown = sum(showing) / len(showing) / len(photos.parts["labeled"])
     machine, sizes = this_machine(), [each.size for each in contents.values()]
-    tree = propose(machine, sizes, len(photos.parts["unlabeled"]), options.encoder, fewest)
+    tree = propose(machine, sizes, len(photos.parts["unlabeled"]), options.encoder, min(showing), shown)
     deep = [image for image, each in contents.items() if is_deep(each.mode)]
     data = {
         "source": "folder", "root": str(photos.root), **{part: str(lists[part]) for part, rows in photos.parts.items() if rows},

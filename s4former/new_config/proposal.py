@@ -17,6 +17,7 @@ SHORT_RUN, LONG_RUN = 2_000, 20_000  # steps; between them settings go over from
 LABELS_ONLY = 5_000  # steps, at most
 CALIBRATED = "calibrated, where the report of a run says that confident pixels are right less often than the threshold"
 FEW_LABELS, MANY_LABELS = 30, 300  # images that show a class; between them thresholds of classes go over to one for all
+SINGLE_OBJECTS, WHOLE_SCENES = 20, 50  # percent of the classes, in a labelled image; between them one for all goes over to thresholds of classes
 DEITS = ("deit-base", "deit-small", "deit-tiny")
 # GiB in bfloat16, computed by `s4former benchmark memory` for the recipes below: networks, gradients and optimizer, and of each
 # labelled image of 512 x 512 px with an unlabelled one. By a word in the name of the encoder; the first that fits.
@@ -52,12 +53,12 @@ RECIPES = {  # by the beginning of model.encoder; the first that fits
 
 
 def propose(
-    machine: Machine, sizes: Sequence[tuple[int, int]], images: int, encoder: str = "", fewest: int = 0
+    machine: Machine, sizes: Sequence[tuple[int, int]], images: int, encoder: str = "", fewest: int = 0, shown: float = 1.0
 ) -> dict[str, dict[str, Any]]:
     """Sections of a config, with notes, for photos of these sizes (height, width), of which `images` are unlabelled.
 
     encoder: `model.encoder`; empty = the largest DeiT that fits into the memory of a GPU, the smallest on a CPU. fewest: labelled
-    images that show the class which the fewest show.
+    images that show the class which the fewest show. shown: share of the classes that a labelled image shows, in the mean.
     """
     gpus, cores = machine.gpus, machine.cores
     recipe = next(recipe for start, recipe in RECIPES.items() if encoder.startswith(start))
@@ -86,7 +87,7 @@ def propose(
             "architecture": (recipe.architecture, "what fits the encoder"),
             "encoder": (named, "given with --encoder" if encoder else "the largest DeiT for this memory" if gpus else "a CPU is slow"),
         },
-        "method": method_for(crop // unit, steps, fewest) if images else {"teacher": ("none", "there are no unlabelled images")},
+        "method": method_for(crop // unit, steps, fewest, shown) if images else {"teacher": ("none", "there are no unlabelled images")},
         "optimizer": {},
         "schedule": {
             "steps": (steps, f"{PASSES} passes over the unlabelled images, {least} to {most_steps} on this machine"),
@@ -105,6 +106,8 @@ def propose(
     for section in ("optimizer", "model", "method"):
         keys = getattr(recipe, section).items()
         tree[section] |= {key: (value, f"as configs/ has it for {recipe.architecture}") for key, value in keys}
+    if "pasa" in recipe.method:
+        tree["method"].pop("pasa_view", None)
     if fits.checkpointing:
         tree["model"]["activation_checkpointing"] = (True, "blocks are computed twice, since the memory is small")
     if machine.bfloat16 and not gpus:
@@ -161,23 +164,30 @@ def largest_fitting(machine: Machine, crop: int, unit: int) -> str:
     return next(whole, DEITS[-1])
 
 
-def method_for(block: int, steps: int, fewest: int) -> dict[str, tuple[Any, str]]:
+def method_for(block: int, steps: int, fewest: int, shown: float) -> dict[str, tuple[Any, str]]:
     """The section method, as key: (value, reason)."""
     length = share_between(steps, SHORT_RUN, LONG_RUN)
-    spread = round(1 - share_between(fewest, FEW_LABELS, MANY_LABELS), 2)
+    spread = round((1 - share_between(fewest, FEW_LABELS, MANY_LABELS)) * share_between(100 * shown, SINGLE_OBJECTS, WHOLE_SCENES), 2)
     thresholds = {
         "thresholds": ("per_class", "with one for all, small classes get no pseudo labels: 43.6 mIoU, not 45.0 (23 labels); " + CALIBRATED),
         "threshold_spread": (
-            spread, f"1 while {FEW_LABELS} labelled images or fewer show the rarest class, here {fewest}; 0 from {MANY_LABELS}: one for all",
+            spread, f"1 while {FEW_LABELS} labelled images or fewer show the rarest class (here {fewest}) and an image shows {WHOLE_SCENES} % of"
+            f" the classes (here {100 * shown:.0f}); 0 from {MANY_LABELS} images, or at {SINGLE_OBJECTS} %: one for all",
         ),
     }  # fmt: skip
-    one_for_all = {"thresholds": ("fixed", f"{MANY_LABELS} images of every class or more: one for all; {CALIBRATED}")}
+    single = f"a labelled image shows {100 * shown:.0f} % of the classes: thresholds of classes then let wrong labels in (docs/measured.md)"
+    many = f"{MANY_LABELS} images of every class or more: one for all"
+    one_for_all = {"thresholds": ("fixed", f"{single if 100 * shown <= SINGLE_OBJECTS else many}; {CALIBRATED}")}
     alone = f"labels alone for half of the run, {LABELS_ONLY} steps at most: then the teacher knows something, and a step takes a third"
     return {
         "block": (block, f"tokens: PatchShuffle moves {BLOCKS} x {BLOCKS} of them, as in the paper"),
         "burn_in": (min(steps // 2, LABELS_ONLY), alone),
         "threshold": (round(0.9 + 0.05 * length, 3), f"0.9 in a short run, the paper's 0.95 from {LONG_RUN} steps on"),
         **(thresholds if spread else one_for_all),
+        "pasa_view": ("mixed", "PASA's pass sees what CutMix made of an image; the paper's, unmixed, pulled half as long (docs/measured.md)"),
+        "regularizer_weight": (
+            round(0.1 ** (1 - length), 2), f"of NCR: 0.1 in a short run, where 1 costs points, the paper's 1 from {LONG_RUN} steps on",
+        ),
         "ema": (round(min(0.999, max(0.99, 1 - 20 / steps)), 4), "a short run wants a teacher that follows faster than the paper's 0.999"),
         "ema_warm_up": (True, "so that the teacher leaves its random head behind"),
     }

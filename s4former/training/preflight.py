@@ -149,7 +149,7 @@ def check_classes(config: Config, sources: Sources, counts: dict[str, np.ndarray
         for index, name in enumerate(names)
         if pixels[index] and is_rare(images[index], share[index], len(labeled))
     ]
-    repair = "data.repeat_rare=0.5, method.thresholds=per_class or method.class_weights"
+    repair = "data.repeat_rare=0.5 or method.class_weights"
     findings = {
         "no labelled pixel shows {}; it will not be learned": [name for name, count in zip(names, pixels) if not count],
         f"few labels: {{}}; more of them help most, else {repair}": few,

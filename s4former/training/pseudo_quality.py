@@ -103,9 +103,10 @@ def patience(steps: int) -> int:
 
 
 def warning(classes: Sequence[str], steps: int, method: Method) -> str:
-    """The warning for classes that are missing in a run of so many steps, with what usually helps."""
+    """The warning for classes that are missing in a run of so many steps, with what may help."""
     return (
         f"for {patience(steps)} steps no pixel has become a pseudo label of {join_first(classes)}, of which the student"
-        " learns from labelled images alone. What usually helps: method.thresholds=per_class, a lower method.threshold"
-        f" (it is {method.threshold}), data.repeat_rare, and more labels that show the class (s4former pool ranks images)"
+        " learns from labelled images alone. What may help: more labels that show the class (s4former pool ranks images),"
+        f" data.repeat_rare, a lower method.threshold (it is {method.threshold}), and where an image shows most of the classes"
+        " method.thresholds=per_class"
     )

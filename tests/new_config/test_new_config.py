@@ -437,7 +437,7 @@ def test_the_share_of_a_small_class_does_not_flip_the_thresholds_and_each_value_
         for path in photos.parent.glob("mine*"):
             path.unlink()
     assert methods[0] == methods[1] and methods[0].thresholds == "per_class" and methods[0].threshold_spread == 1
-    assert written["threshold_spread.note"].startswith("1 while 30 labelled images or fewer show the rarest class, here 3;")
+    assert written["threshold_spread.note"].startswith("1 while 30 labelled images or fewer show the rarest class (here 3) and")
     keys = list(written)
     assert all(keys[place + 1] == f"{key}.note" for place, key in enumerate(keys) if not key.endswith(".note"))
     assert "method.thresholds = \"per_class\": with one for all, small classes get no pseudo labels" in capsys.readouterr().out

@@ -59,23 +59,38 @@ def test_a_gpu_finds_out_by_itself():
 
 def test_the_labels_come_first_and_short_runs_go_over_to_the_papers_settings():
     short, long = (propose(CARD, [(500, 500)], images)["method"] for images in (100, 10**6))
-    assert short["burn_in"] == 1000 and short["threshold"] == 0.9 and short["ema"] == 0.99
-    assert long["burn_in"] == 5000 and long["threshold"] == 0.95 and long["ema"] == 0.999
+    assert short["burn_in"] == 1000 and short["threshold"] == 0.9 and short["ema"] == 0.99 and short["regularizer_weight"] == 0.1
+    assert long["burn_in"] == 5000 and long["threshold"] == 0.95 and long["ema"] == 0.999 and long["regularizer_weight"] == 1
     assert "burn_in" not in propose(CPU, [(500, 500)], 0)["method"]
 
 
 def test_no_setting_jumps_when_there_is_a_little_more_of_something():
-    def settings(images, fewest):
-        method = propose(CARD, [(500, 500)], images, fewest=fewest)["method"]
+    def settings(images, fewest, shown=1.0):
+        method = propose(CARD, [(500, 500)], images, fewest=fewest, shown=shown)["method"]
         spread = method.get("threshold_spread", 0.0)
         assert method["thresholds"] == ("per_class" if spread else "fixed")
-        return method["threshold"], method["ema"], method["burn_in"] / 5000, spread
+        return method["threshold"], method["ema"], method["burn_in"] / 5000, method["regularizer_weight"], spread
 
     for one, other in zip(range(100, 12_000, 50), range(150, 12_000, 50)):
         assert settings(one, 9) == pytest.approx(settings(other, 9), abs=0.05)
     spreads = [settings(1000, fewest)[-1] for fewest in range(400)]
     assert max(abs(one - other) for one, other in zip(spreads, spreads[1:])) < 0.025
     assert spreads[23] == 1 and spreads[92] == pytest.approx(0.51) and spreads[300] == 0
+    spreads = [settings(1000, 9, percent / 100)[-1] for percent in range(101)]
+    assert max(abs(one - other) for one, other in zip(spreads, spreads[1:])) < 0.06
+    assert spreads[12] == 0 and spreads[32] == pytest.approx(0.51) and spreads[50] == spreads[100] == 1
+
+
+def test_the_view_of_pasa_is_left_out_where_there_is_no_pasa():
+    assert propose(CARD, [(500, 500)], 1000)["method"]["pasa_view"] == "mixed"
+    assert "pasa_view" not in propose(CARD, [(500, 500)], 1000, "resnet50")["method"]
+
+
+def test_one_threshold_where_an_image_shows_few_of_the_classes():
+    method = propose(CARD, [(500, 500)], 1000, fewest=5, shown=0.12)["method"]
+    assert method["thresholds"] == "fixed" and method["thresholds.note"].startswith("a labelled image shows 12 % of the classes")
+    method = propose(CARD, [(500, 500)], 1000, fewest=500, shown=0.9)["method"]
+    assert method["thresholds"] == "fixed" and method["thresholds.note"].startswith("300 images of every class or more")
 
 
 @pytest.mark.parametrize(
