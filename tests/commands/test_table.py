@@ -255,6 +255,8 @@ def test_the_paired_tables_of_the_documents_follow_from_the_archive():
     for kind, base, network, study, table_ in tables:
         chosen = [line for line in lines if line["study"] == study]
         compared = compare_methods(chosen, base, network, by_image=kind == "by image")
-        computed = class_table(compared, base) if kind == "by class" else paired_table(compared, base)
-        assert set(table_.splitlines()) <= set(computed.splitlines())  # by class only some are shown
+        if kind == "by class":  # some of its rows
+            assert set(table_.splitlines()) <= set(class_table(compared, base).splitlines())
+        else:
+            assert table_ in paired_table(compared, base)
     assert {kind for kind, *_ in tables} == {"paired", "by class", "by image"}
