@@ -12,7 +12,6 @@ from ..config import IGNORE_INDEX, Method
 from .pseudo import Pseudo, at_least_float32
 from .thresholds import Statistics, follow
 
-MOMENTUM = 0.999
 WIDTH = 2.0  # SoftMatch's n
 EPSILON = 1e-6  # added to the shares of distribution alignment
 
@@ -36,8 +35,8 @@ class SoftWeights(Statistics):
 
     def move(self, summed: Tensor) -> None:
         mean, square = summed[:2] / summed[2].clamp(min=1)
-        self.mean.copy_(follow(self.mean, mean.to(self.mean.dtype), MOMENTUM))
-        self.variance.copy_(follow(self.variance, (square - mean.square()).to(self.mean.dtype), MOMENTUM))
+        self.mean.copy_(follow(self.mean, mean.to(self.mean.dtype)))
+        self.variance.copy_(follow(self.variance, (square - mean.square()).to(self.mean.dtype)))
 
     def weigh(self, pseudo: Pseudo) -> Pseudo:
         lack = (self.mean - pseudo.confidence).clamp(min=0)
@@ -62,7 +61,7 @@ class DistributionAlignment(Statistics):
         return torch.cat([(probabilities.double() * counted[:, None]).sum(dim=(0, 2, 3)), counted.sum()[None]])
 
     def move(self, summed: Tensor) -> None:
-        self.predicted.copy_(follow(self.predicted, (summed[:-1] / summed[-1].clamp(min=1)).to(self.predicted.dtype), MOMENTUM))
+        self.predicted.copy_(follow(self.predicted, (summed[:-1] / summed[-1].clamp(min=1)).to(self.predicted.dtype)))
 
     def align(self, logits: Tensor) -> Tensor:
         ratio = ((self.labeled + EPSILON) / (self.predicted + EPSILON)).log().where(self.predicted.sum() > 0, 0.0)

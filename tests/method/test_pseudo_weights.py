@@ -48,7 +48,7 @@ def test_soft_weights_follow_the_mean_and_the_variance_of_confidence():
     assert weights.weigh(pseudo).weight.flatten().tolist() == pytest.approx(expected, rel=1e-4)
     weights.accumulate(said, torch.tensor([[[True, False, False]]]))
     weights.update(lambda tensor: tensor)
-    assert weights.mean.item() == pytest.approx(0.999 * 0.7 + 0.001 * 0.9) and weights.variance.item() == pytest.approx(0.999 * 0.04)
+    assert weights.mean.item() == pytest.approx(0.99 * 0.7 + 0.01 * 0.9) and weights.variance.item() == pytest.approx(0.99 * 0.04)
 
 
 def test_soft_weights_agree_with_a_loop_over_pixels_in_value_and_gradient():
