@@ -24,8 +24,8 @@ def save_image(path, height=HEIGHT, width=WIDTH):
 
 
 def save_deep_colour(path, values):
-    """(H, W, 3) uint16 as a PNG or TIFF of 16 bits per channel."""
-    height, width, _ = values.shape
+    """(H, W, 3) uint16, or (H, W, 2), grey with alpha, as a PNG, or a TIFF of three, of 16 bits per channel."""
+    height, width, channels = values.shape
     if path.suffix == ".tif":
         tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 14)]
         tags += [(277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, values.nbytes)]
@@ -34,12 +34,14 @@ def save_deep_colour(path, values):
         path.write_bytes(head + values.astype("<u2").tobytes() + struct.pack("<H", len(tags)) + entries + bytes(4))
         return
 
-    def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    kind = {2: 4, 3: 2}[channels]
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b""))
+
+
+def png_chunk(name, content):
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def save_photo(path, seed, height=HEIGHT, width=WIDTH):

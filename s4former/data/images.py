@@ -30,6 +30,7 @@ IMAGE_ENDINGS = (  # that training, the pool and prediction read, in order of pr
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 LOW_BYTES = "s4former low bytes"  # of a 16-bit colour image, in the info of what was opened
 EXIF_ORIENTATION = 0x0112
+EXIF_KEYWORDS = ("Raw profile type exif", "XML:com.adobe.xmp")  # of texts in a PNG in which Pillow finds it
 TIFF_TAGS = (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH, TiffImagePlugin.SAMPLESPERPIXEL)
 WHITE_LEVELS = (1, 255, 1023, 4095, 16383, 65535)  # that images of more than 8 bits usually have
 
@@ -53,7 +54,7 @@ def samples_of(image: Image.Image) -> np.ndarray:
     """The values of an opened image of more than 8 bits: (H, W), or (H, W, 3) of 16-bit colour, float64."""
     values = np.asarray(image).astype(np.float64)
     if LOW_BYTES in image.info:
-        values = (256 * values + np.asarray(image.info[LOW_BYTES]))[..., :3]
+        values = (256 * values + image.info[LOW_BYTES])[..., :3]
     return values
 
 
@@ -105,9 +106,10 @@ def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Imag
             image.draft(image.mode, tuple(math.ceil(side * reduce) for side in image.size))
         low = low_bytes(image, content)
         image.load()
+        turn = exif_orientation(image) if kind == "image" else 1
         if low is not None:
-            image.info[LOW_BYTES] = ImageOps.exif_transpose(low)
-        return ImageOps.exif_transpose(image) if kind == "image" else image
+            image.info[LOW_BYTES] = turn_upright(low, turn)
+        return ImageOps.exif_transpose(image) if turn > 1 else image
 
 
 def read_bytes(file: EncodedImage) -> bytes:
@@ -167,17 +169,18 @@ def deep_mode(image: Image.Image) -> str:
     return raw if isinstance(raw, str) and re.fullmatch(r"(RGB|RGBA|RGBX|RGBa|LA);16[BLN]", raw) else ""
 
 
-def low_bytes(image: Image.Image, content: bytes) -> Image.Image | None:
+def low_bytes(image: Image.Image, content: bytes) -> np.ndarray | None:
     """The low bytes of 16-bit colour, of which Pillow decodes the high ones: it decodes again with the bytes exchanged."""
     raw = deep_mode(image)
     if not raw:
         return None
     big = raw.endswith("B") or raw.endswith("N") and sys.byteorder == "big"
-    swapped = raw[:-1] + ("L" if big else "B")
+    grey = raw.startswith("LA")  # which Pillow does not exchange: its four bytes, high and low in turn
+    swapped = "RGBA" if grey else raw[:-1] + ("L" if big else "B")
     low = Image.open(io.BytesIO(content))
     low.tile = [(*tile[:3], swapped if isinstance(tile[3], str) else (swapped, *tile[3][1:])) for tile in low.tile]
     low.load()
-    return low
+    return np.asarray(low)[..., [1, 1, 1, 3]] if grey else np.asarray(low)
 
 
 class Header(NamedTuple):
@@ -192,12 +195,33 @@ class Header(NamedTuple):
 def read_header(file: EncodedImage) -> Header:
     """The header of an image, which is not decoded."""
     with open_header(file, "image") as image:
-        mode = deep_mode(image) or image.mode  # first, since a PNG is decoded for its EXIF data
-        turn = image.getexif().get(EXIF_ORIENTATION, 1)
+        mode = deep_mode(image) or image.mode  # first, since an image that is decoded has no raw mode
+        if image.format == "PNG" and has_late_exif(image):
+            image.load()
+        turn = exif_orientation(image)
         (width, height), bands = image.size, 0
         if image.format == "TIFF":  # newer versions of Pillow give the size of one that is turned
             width, height, bands = (image.tag_v2.get(tag, other) for tag, other in zip(TIFF_TAGS, (width, height, 1)))
         return Header((width, height) if turn >= 5 else (height, width), mode, turn, bands)
+
+
+def has_late_exif(image: Image.Image) -> bool:
+    """Whether EXIF data of a PNG stands behind its pixels, where Pillow finds it only when it decodes them."""
+    image.fp.seek(8)
+    while chunk := image.fp.read(32):
+        keyword = chunk[8:].split(b"\0")[0].decode("latin-1")
+        if chunk[4:8] == b"eXIf" and "exif" not in image.info or keyword in EXIF_KEYWORDS and keyword not in image.info:
+            return True
+        image.fp.seek(int.from_bytes(chunk[:4], "big") + 12 - len(chunk), io.SEEK_CUR)  # its length, type and checksum
+    return False
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, 1 to 8; 1 = upright, also where the EXIF data is broken."""
+    turn = None
+    with suppress(*DECODE_ERRORS):
+        turn = Image.Image.getexif(image).get(EXIF_ORIENTATION)  # image.getexif() decodes a PNG
+    return turn if turn in range(1, 9) else 1
 
 
 @contextmanager
@@ -220,10 +244,9 @@ def check_end(file: EncodedImage) -> None:
 
 
 def turn_upright(pixels: np.ndarray, turn: int) -> np.ndarray:
-    """(H, W) pixels, as they are stored, turned by an EXIF orientation."""
-    picture = Image.fromarray(pixels)
-    picture.getexif()[EXIF_ORIENTATION] = turn
-    return np.asarray(ImageOps.exif_transpose(picture))
+    """Pixels (H, W) or (H, W, C), as they are stored, turned by an EXIF orientation."""
+    pixels = pixels.swapaxes(0, 1) if turn >= 5 else pixels
+    return np.ascontiguousarray(pixels[:: -1 if turn in (3, 4, 7, 8) else 1, :: -1 if turn in (2, 3, 6, 7) else 1])
 
 
 def has_odd_bands(file: EncodedImage) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..data.images import EXIF_ORIENTATION, check_end, is_deep, measured_values, open_image, read_header, samples_of, turn_upright
+from ..data.images import check_end, exif_orientation, is_deep, measured_values, open_image, read_header, samples_of, turn_upright
 from ..data.lists import Sample
 from ..data.masks import ID_MODES, SMEARED, check_palettes, check_sizes, hex_colour, ids_of, packed_rgb, shown_colours, stated_ids
 from ..data.progress import progress
@@ -92,7 +92,7 @@ def contents_of(row: Sample, by_colour: bool) -> Contents:
     with open_image(image, "image") as picture:
         mode = mode if is_deep(mode) else picture.mode
     with open_image(mask, "mask") as picture:
-        values, stated, mask_turn = ids_of(picture, by_colour), stated_ids(picture), picture.getexif().get(EXIF_ORIENTATION, 1)
+        values, stated, mask_turn = ids_of(picture, by_colour), stated_ids(picture), exif_orientation(picture)
         kind = "pixels" if values is not None else "colours"
         values = packed_rgb(picture) if values is None else values
         counts = dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True))))

@@ -5,11 +5,11 @@ import struct
 
 import numpy as np
 import pytest
-from folders import HEIGHT, PALETTE, WIDTH, encoded, error_message, save_deep_colour, save_image, save_mask, save_photo
-from PIL import Image
+from folders import HEIGHT, PALETTE, WIDTH, encoded, error_message, png_chunk, save_deep_colour, save_image, save_mask, save_photo
+from PIL import Image, ImageOps, PngImagePlugin
 
 from s4former.config import Data
-from s4former.data.images import check_contrast, check_end, has_odd_bands, is_deep, measured_values, read_header, read_image
+from s4former.data.images import check_contrast, check_end, has_odd_bands, is_deep, measured_values, read_header, read_image, turn_upright
 from s4former.data.masks import read_mask, read_pair
 from s4former.errors import DataError
 
@@ -72,6 +72,14 @@ def test_colour_of_16_bits_is_read_at_its_depth(tmp_path, name):
     found = np.asarray(read_image(encoded(tmp_path / name), (0, 4095)))
     assert np.array_equal(found, (values * (255 / 4095) + 0.5).astype(np.uint8))
     assert "has 16 bits per colour" in error_message(read_mask, encoded(tmp_path / name), Data(), 3)
+
+
+def test_grey_of_16_bits_with_alpha_is_read_at_its_depth(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (HEIGHT, WIDTH, 2)).astype(np.uint16)
+    save_deep_colour(tmp_path / "x.png", values)
+    assert is_deep(read_header(encoded(tmp_path / "x.png")).mode)
+    found = np.asarray(read_image(encoded(tmp_path / "x.png"), (0, 4095)))
+    assert np.array_equal(found, np.repeat((values[..., :1] * (255 / 4095) + 0.5).astype(np.uint8), 3, axis=2))
 
 
 def test_what_is_no_number_is_black_and_no_data_sets_no_levels(tmp_path):
@@ -143,3 +151,35 @@ def test_the_header_has_the_size_of_the_image_once_it_is_upright(tmp_path, endin
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"x{ending}", exif=exif)
     header, image = read_header(encoded(tmp_path / f"x{ending}")), read_image(encoded(tmp_path / f"x{ending}"))
     assert header.turn == turn and header.size == (image.height, image.width) == ((HEIGHT, WIDTH) if turn == 3 else (WIDTH, HEIGHT))
+
+
+def exif_bytes(kind, value):
+    """EXIF data of one entry, an orientation of a type: 2 text, 3 number."""
+    return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI", 0x112, kind, 2 if kind == 2 else 1) + value + bytes(6)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0no TIFF", exif_bytes(3, b"\t\0"), exif_bytes(3, b"\0\0"), exif_bytes(2, b"6\0")])
+def test_an_image_whose_orientation_is_broken_is_upright(tmp_path, ending, exif):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / f"x{ending}", exif=exif)
+    header, image = read_header(encoded(tmp_path / f"x{ending}")), read_image(encoded(tmp_path / f"x{ending}"))
+    assert header.turn == 1 and header.size == (image.height, image.width) == (HEIGHT, WIDTH)
+
+
+def test_the_header_of_a_png_is_read_without_its_pixels_unless_exif_data_stands_behind_them(tmp_path, monkeypatch):
+    save_photo(tmp_path / "x.png", 0)
+    content = (tmp_path / "x.png").read_bytes()
+    xmp = b"XML:com.adobe.xmp" + bytes(5) + b'<a tiff:Orientation="6">'
+    for name, chunk in {"exif": png_chunk(b"eXIf", exif_bytes(3, b"\x06\0")[6:]), "xmp": png_chunk(b"iTXt", xmp)}.items():
+        (tmp_path / f"{name}.png").write_bytes(content[:-12] + png_chunk(b"tEXt", b"date\0" + bytes(40)) + chunk + content[-12:])
+        assert read_header(encoded(tmp_path / f"{name}.png")) == ((WIDTH, HEIGHT), "RGB", 6, 0)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", None)
+    assert read_header(encoded(tmp_path / "x.png")) == ((HEIGHT, WIDTH), "RGB", 1, 0)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_pixels_are_turned_as_pillow_turns_them(turn):
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    picture = Image.fromarray(pixels)
+    picture.getexif()[0x0112] = turn
+    assert np.array_equal(turn_upright(pixels, turn), ImageOps.exif_transpose(picture))

@@ -350,6 +350,7 @@ def test_masks_with_an_exif_turn_are_named(photos, capsys):
     mask = Image.open(photos / "labeled/masks/b.png")
     mask.load()
     mask.save(photos / "labeled/masks/b.png", exif=turn)
+    mask.save(photos / "labeled/masks/c.png", exif=b"no EXIF data")
     config_of(photos)
     assert "1 mask carries an EXIF turn, the first: b.png; it is not applied to masks" in " ".join(capsys.readouterr().out.split())
 
