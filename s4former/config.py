@@ -42,6 +42,7 @@ IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to 
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Colour = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
 AnyColour = Annotated[str, Field(pattern="^(#[0-9a-fA-F]{6})?$")]
 Tracker = Literal["all", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
@@ -275,7 +276,7 @@ class Optimizer:
     head_multiplier: PositiveFloat = key(10.0, "factor of the rate of the decoder and the auxiliary heads")
     layer_decay: float = key(1.0, "factor from each encoder block to the one before it; 1 = one rate", gt=0, le=1)
     momentum: Share = key(0.9, "of sgd")
-    betas: tuple[float, float] = key((0.9, 0.999), "of adamw")
+    betas: tuple[Decay, Decay] = key((0.9, 0.999), "of adamw")
     weight_decay: NonNegativeFloat = key(0.0, "not on norms, biases and position embeddings")
     clip_norm: NonNegativeFloat = key(0.0, "of the whole gradient; 0 = no clipping")
 
@@ -386,6 +387,8 @@ def check_consistency(config: Config) -> None:
     check_algorithm(method, batch)
     if method.mix_from == "second_batch" and method.mix not in ("none", "cutmix", "cutmix_small", "classmix", "classmix_half"):
         raise ConfigError(f"method.mix = {method.mix!r} takes nothing from a second batch; set method.mix_from=group")
+    if method.mixes_groups and method.mix_group == 1:
+        raise ConfigError("method.mix_group = 1 gives every image to itself; set it to 2 or more, or method.mix=none")
     if method.mixes_groups and batch.unlabeled % method.mix_group:
         found = f"run.batch.unlabeled = {batch.unlabeled} is not made of whole mix groups of {method.mix_group}"
         raise ConfigError(f"{found}; use {nearest_multiples(batch.unlabeled, method.mix_group)}, or change method.mix_group")
@@ -393,9 +396,10 @@ def check_consistency(config: Config) -> None:
     if method.mixes_groups and method.mix == "adaptive_cutmix" and batch.labeled % groups:
         found = f"method.mix = 'adaptive_cutmix' parts run.batch.labeled = {batch.labeled} among {groups} mix groups"
         raise ConfigError(f"{found}; use {nearest_multiples(batch.labeled, groups)}")
-    if method.pseudo_weight == "softmatch" and method.thresholds != "fixed":
-        found = f"leaves nothing to method.thresholds = {method.thresholds!r}; set method.thresholds=fixed, or method.pseudo_weight=none"
-        raise ConfigError(f"method.pseudo_weight = 'softmatch' makes every pixel a pseudo label, which {found}")
+    for name, value in ({"thresholds": "fixed"} | ({"pasa_confidence": "probability"} if method.pasa != "none" else {})).items():
+        if method.pseudo_weight == "softmatch" and getattr(method, name) != value:
+            found = f"leaves nothing to method.{name} = {getattr(method, name)!r}; set method.{name}={value}, or method.pseudo_weight=none"
+            raise ConfigError(f"method.pseudo_weight = 'softmatch' makes every pixel a pseudo label, which {found}")
     if method.complementary_dropout and method.strong_views != 2:
         found = f"method.complementary_dropout parts the channels between two strong views, and method.strong_views = {method.strong_views}"
         raise ConfigError(f"{found}; set method.strong_views=2, or method.complementary_dropout=false")
@@ -591,6 +595,7 @@ RULES = {
     "string_pattern_mismatch": 'write colours as "#rrggbb", such as "#804080"',
     "greater_than": "it must be above {gt:g}",
     "greater_than_equal": "it must be at least {ge:g}",
+    "less_than": "it must be below {lt:g}",
     "less_than_equal": "it must be at most {le:g}",
     "missing": "it must have 2 entries",  # as every list of a fixed length here
     "too_long": "it must have {max_length} entries",

@@ -56,6 +56,8 @@ def complaint(tree):
         ({"data": {"colours": ["", "grey"]}}, "data.colours[1] is 'grey'; write colours as \"#rrggbb\", such as \"#804080\""),
         ({"data": {"levels": [9, 1]}}, "data.levels is [9.0, 1.0]; write the value that becomes black first, then the white one"),
         ({"run": {"batch": {"unlabeled": 6}}}, "run.batch.unlabeled = 6 is not made of whole mix groups of 4; use 4 or 8, or change method.mix_group"),
+        ({"method": {"mix_group": 1}}, "method.mix_group = 1 gives every image to itself; set it to 2 or more, or method.mix=none"),
+        ({"optimizer": {"betas": [0.9, 1.0]}}, "optimizer.betas[1] is 1.0; it must be below 1"),
         ({"method": {"mix": "adaptive_cutmix"}, "run": {"batch": {"labeled": 6, "unlabeled": 16}}},
          "method.mix = 'adaptive_cutmix' parts run.batch.labeled = 6 among 4 mix groups; use 4 or 8"),
         ({"method": {"regularizer_on": "pasa", "pasa": "none"}},

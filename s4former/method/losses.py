@@ -37,7 +37,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Sequence[float] = ())
     Args:
         weights: one for each class; a pixel counts as much as its label weighs. Empty = all 1.
     """
-    weight = as_float32(logits.new_tensor(weights)) if weights else None
+    weight = logits.new_tensor(weights, dtype=torch.promote_types(logits.dtype, torch.float32)) if weights else None
     return mean_over_pixels(partial(pixel_cross_entropy, weight=weight), logits, labels)
 
 

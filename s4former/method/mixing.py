@@ -111,13 +111,14 @@ def mix_pseudo(pseudo: Pseudo, source: Tensor, *, logits: bool = True, labels: T
 
 
 def append_labels(pseudo: Pseudo, labels: Tensor) -> Pseudo:
-    """The pseudo labels of the unlabelled images, followed by the labels of the labelled ones."""
+    """The pseudo labels of the unlabelled images, followed by the labels of the labelled ones, where these have one."""
+    has = labels != IGNORE_INDEX
     return Pseudo(
         label=torch.cat([pseudo.label, labels]),
         taught=torch.cat([pseudo.taught, torch.full_like(labels, IGNORE_INDEX)]),
         logits=torch.cat([pseudo.logits, pseudo.logits.new_zeros(len(labels), *pseudo.logits.shape[1:])]),
-        confidence=torch.cat([pseudo.confidence, torch.ones_like(labels, dtype=pseudo.confidence.dtype)]),
-        valid=torch.cat([pseudo.valid, torch.ones_like(labels, dtype=torch.bool)]),
+        confidence=torch.cat([pseudo.confidence, has.to(pseudo.confidence.dtype)]),
+        valid=torch.cat([pseudo.valid, has]),
         weight=None if pseudo.weight is None else torch.cat([pseudo.weight, pseudo.weight.new_ones(labels.shape)]),
         previous=None if pseudo.previous is None else torch.cat([pseudo.previous, torch.full_like(labels, IGNORE_INDEX)]),
     )

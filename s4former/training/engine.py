@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,7 +21,7 @@ from ..method.batch import Batch
 from ..method.context import StepContext
 from ..method.representation import Memory
 from ..method.step import Label, student_views, total_loss, train_step, valid_pixels
-from ..method.student import Student
+from ..method.student import Student, fixed_running_statistics
 from ..networks.adapters import decode, decoder_inputs, encode, encoder_depths
 from ..networks.low_precision import low_precision_weights
 from ..randomness import Stream, torch_seed
@@ -70,8 +70,8 @@ class Teacher(nn.Module):
 @torch.no_grad()
 def move_average(average: nn.Module, module: nn.Module, decay: float) -> None:
     """Moves an average of a module's weights, running statistics included, counters left alone."""
-    pairs = [(own, other) for own, other in zip(average.parameters(), module.parameters())]
-    for own, other in zip(batch_norms(average), batch_norms(module)):
+    pairs = list(zip(average.parameters(), module.parameters(), strict=True))
+    for own, other in zip(batch_norms(average), batch_norms(module), strict=True):
         pairs += [(own.running_mean, other.running_mean), (own.running_var, other.running_var)]
     own, other = zip(*pairs)
     torch._foreach_lerp_(list(own), [tensor.detach() for tensor in other], 1 - decay)
@@ -249,20 +249,21 @@ def pseudo_labeler(
     if config.method.teacher in ("ema", "none"):
         return teacher
     training = share_of_process(config, processes)[1] if config.method.teacher == "student_in_training" else 0
-    return partial(predict_with_student, network, in_training_mode=training)
+    fixed = config.method.running_statistics == "labeled"
+    return partial(predict_with_student, network, in_training_mode=training, fixed=fixed)
 
 
 @torch.no_grad()
-def predict_with_student(network: nn.Module, images: Tensor, in_training_mode: int = 0) -> Tensor:
+def predict_with_student(network: nn.Module, images: Tensor, in_training_mode: int = 0, fixed: bool = False) -> Tensor:
     """Logits (B, K, h, w) of images (B, 3, H, W), the first `in_training_mode` of them in training mode, the others in eval mode.
 
-    FixMatch and UniMatch read the images that they train on in training mode.
+    FixMatch and UniMatch read the images that they train on in training mode; `fixed` leaves running statistics as they are.
     """
     mode, logits = network.training, []
     for part, training in ((images[:in_training_mode], True), (images[in_training_mode:], False)):
         if len(part):
             network.train(training)
-            with low_precision_weights(network):
+            with low_precision_weights(network), fixed_running_statistics(network) if fixed else nullcontext():
                 logits.append(decode(network, encode(network, part)))
     network.train(mode)
     return torch.cat(logits)
@@ -303,6 +304,8 @@ def build_accelerator(mixed_precision: str, *, cpu: bool, **options: Any) -> Acc
                 f"ACCELERATE_USE_{name} is set, and training here knows plain data parallelism alone; choose it in accelerate"
                 " config, or launch with --multi_gpu, or unset the variable"
             )
+    # running statistics are averaged after every step; a broadcast would undo what labelling in training mode moved
+    options["kwargs_handlers"] = [DistributedDataParallelKwargs(broadcast_buffers=False)]
     options |= {"gradient_accumulation_plugin": GradientAccumulationPlugin(num_steps=1), "dynamo_backend": "no"}
     return Accelerator(cpu=cpu, mixed_precision=mixed_precision, **options)
 

@@ -62,6 +62,11 @@ class PseudoLabelCounts:
             "confidence": [round(share, 5) for share in (confidence / pixels).tolist()],
         }
 
+    def join(self, total: Callable[[Tensor], Tensor], main: bool) -> None:
+        """The main process takes over what the others counted."""
+        for counts in (self.labels, self.confidence):
+            counts.copy_(total(counts) * main)
+
     def newly_missing(self, step: int, steps: int) -> list[str]:
         """Classes without a pseudo label for `patience(steps)` steps; each once until it has one again."""
         missing = {index for index, last in enumerate(self.last_step.tolist()) if step - last >= patience(steps)}

@@ -57,7 +57,7 @@ def state_dict(training: Training) -> dict[str, Any]:
 def save(training: Training) -> None:
     """Writes a checkpoint, on all processes together; a loss that is not finite raises instead of being saved."""
     training.finite.raise_if_not_finite()
-    training.accelerator.wait_for_everyone()
+    training.pseudo_counts.join(training.accelerator.reduce, training.accelerator.is_main_process)
     if training.accelerator.is_main_process:
         checkpoint.save(training.folder / "checkpoints", training.step, state_dict(training), training.config.run.keep)
     training.accelerator.wait_for_everyone()
@@ -114,6 +114,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     if training.accelerator.scaler is not None and state["scaler"] is not None:
         training.accelerator.scaler.load_state_dict(state["scaler"])
     training.pseudo_counts.load_state_dict(state.get("tally", {}))  # absent from older checkpoints, as are lists and changes
+    training.pseudo_counts.join(lambda counts: counts, training.accelerator.is_main_process)
     for name in COUNTERS:
         setattr(training, name, state[name])
     changes = [*changed_keys(state, training.config, training.sources).values(), *other_digits(state, training.sources.lists)]

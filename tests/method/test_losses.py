@@ -143,6 +143,11 @@ def test_half_precision_logits_are_compared_in_float32():
     assert torch.equal(negative_class_ranking(student, teacher, labels), negative_class_ranking(student.float(), teacher.float(), labels))  # fmt: skip
 
 
+def test_class_weights_are_not_rounded_to_the_type_of_the_logits():
+    logits, labels, weights = torch.randn(2, 3, 4, 4).bfloat16(), torch.randint(3, (2, 4, 4)), [0.1, 1.7, 2.9]
+    assert cross_entropy(logits, labels, weights) == cross_entropy(logits.float(), labels, weights)
+
+
 def test_class_weights_weigh_pixels_by_their_label_and_the_mean_stays_over_all_pixels():
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randint(3, (2, 4, 5))

@@ -111,6 +111,14 @@ def test_every_mix_moves_image_label_logits_and_confidence_by_one_map(mix):
     assert (moved.taught[pasted] == IGNORE_INDEX).all()
 
 
+def test_a_labelled_image_gives_nothing_where_it_has_no_label():
+    labels = torch.full((1, 16, 24), 2)
+    labels[:, 8:] = IGNORE_INDEX  # padding, or not drawn
+    moved = mix_pseudo(random_pseudo(), torch.full((4, 16, 24), 4), labels=labels)
+    assert moved.valid[:, :8].all() and (moved.confidence[:, :8] == 1).all()
+    assert not moved.valid[:, 8:].any() and not moved.confidence[:, 8:].any()
+
+
 def test_cutout_erases_half_of_every_image_and_nothing_else():
     images = torch.rand(4, 3, 16, 24) + 1
     source = MIXES["cutout"].source(MIXES["cutout"].draw(place()), random_pseudo(), (16, 24))

@@ -136,11 +136,12 @@ def test_a_step_moves_the_means_which_its_checkpoint_holds(word):
     assert all(torch.isfinite(term).all() for term in terms.values()) and terms["confident"] < 1
 
 
-def test_two_rules_for_the_same_pixels_are_refused():
+@pytest.mark.parametrize("name, value, repair", [("thresholds", "per_class", "fixed"), ("pasa_confidence", "mask", "probability")])
+def test_two_rules_for_the_same_pixels_are_refused(name, value, repair):
     with pytest.raises(ConfigError) as error:
-        from_dict({"method": {"pseudo_weight": "softmatch", "thresholds": "per_class"}})
+        from_dict({"method": {"pseudo_weight": "softmatch", name: value}})
     assert str(error.value) == (
-        "method.pseudo_weight = 'softmatch' makes every pixel a pseudo label, which leaves nothing to method.thresholds = 'per_class'; set"
-        " method.thresholds=fixed, or method.pseudo_weight=none"
+        f"method.pseudo_weight = 'softmatch' makes every pixel a pseudo label, which leaves nothing to method.{name} = {value!r}; set"
+        f" method.{name}={repair}, or method.pseudo_weight=none"
     )
     assert Student(network_of("setr"), replace(Method(), teacher="none", pseudo_weight="softmatch")).pseudo_weights is None

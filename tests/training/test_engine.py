@@ -213,6 +213,8 @@ def test_unimatch_reads_its_own_images_in_training_mode_and_those_of_the_second_
     network = network_of("setr").train()
     images = batch_of("setr").weak
     statistics = [b.clone() for b in network.buffers()]
+    assert torch.isfinite(predict_with_student(network, images, in_training_mode=3, fixed=True)).all()
+    assert all(torch.equal(a, b) for a, b in zip(statistics, network.buffers()) if a.is_floating_point())  # not the counters
     logits = predict_with_student(network, images, in_training_mode=3)
     assert network.training and not logits.requires_grad
     assert any(not torch.equal(a, b) for a, b in zip(statistics, network.buffers()))

@@ -77,6 +77,17 @@ def test_the_counts_survive_a_checkpoint():
     assert other.compute(7) == counts.compute(7) and other.last_step.tolist() == [7, 0, 7]
 
 
+def test_a_checkpoint_holds_what_all_processes_counted_and_the_main_one_goes_on_with_it():
+    main, other = PseudoLabelCounts(CLASSES), PseudoLabelCounts(CLASSES)
+    for counts in (main, other):
+        counts.update(count_pseudo(pseudo_of_six_pixels()))
+    once = main.labels.clone()
+    main.join(lambda tensor: 2 * tensor, main=True)  # the sum over two processes
+    other.load_state_dict(main.state_dict())
+    other.join(lambda tensor: tensor, main=False)
+    assert torch.equal(main.labels, 2 * once) and not other.labels.any() and not other.confidence.any()
+
+
 def test_the_warning_names_classes_and_remedies():
     text = warning(["leaf"], 1200, Method())
     assert text.startswith("for 120 steps no pixel has become a pseudo label of leaf, of which the student learns from labelled")
