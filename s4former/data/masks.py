@@ -1,7 +1,7 @@
 """Mask files: what they hold becomes ids, and ids become classes; 255 is ignored."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,6 +17,7 @@ from .images import EncodedImage, display_name, draw_scene, is_scene, open_heade
 MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")  # in order of preference; JPEG would smear the ids
 MASK_FOLDERS = ("masks", "labels", "annotations")  # what a folder of masks beside images may be called
 ID_MODES = ("L", "P", "1", "I", "I;16", "I;16B")  # Pillow's modes of masks whose pixel values are ids
+GREY_MODES = ("L", "1", "LA")
 LARGEST_ID = 65535
 STATEMENT = "s4former"  # the text in a PNG of this package that says which id is which class
 SMEARED = "; so many colours come from a JPEG or from smoothed edges, which no palette can undo"
@@ -96,7 +97,7 @@ def read_ids(file: EncodedImage | None, palette: dict[int, int], table: np.ndarr
     with open_image(file, "mask") as mask:
         if table is not None and not palette:
             check_stated_ids(mask, table, display_name(file))
-        ids, mode = ids_of(mask, bool(palette)), mask.mode
+        ids, mode = ids_of(mask, palette), mask.mode
         if ids is not None:
             return ids
         colours = packed_rgb(mask)
@@ -120,17 +121,20 @@ def read_ids(file: EncodedImage | None, palette: dict[int, int], table: np.ndarr
     return np.array([palette[value] for value in known])[places]
 
 
-def ids_of(mask: Image.Image, by_colour: bool) -> np.ndarray | None:
+def ids_of(mask: Image.Image, palette: Collection[int]) -> np.ndarray | None:
     """The ids that the pixels of a mask are; None if they are colours, which are looked up in a palette.
 
-    by_colour: there is a palette, so that indices and three equal channels are colours too.
+    palette: its colours, 0xRRGGBB. With one, indices and three equal channels are colours too, and greys if it names them all:
+    programs save a mask of colours that is black and white as grey.
     """
-    if mask.mode in ID_MODES and not (by_colour and mask.mode == "P"):
+    if mask.mode in GREY_MODES and palette and all(grey * 0x10101 in palette for _, grey in mask.convert("L").getcolors()):
+        return None
+    if mask.mode in ID_MODES and not (palette and mask.mode == "P"):
         return np.array(mask).astype(np.int64 if mask.mode.startswith("I") else np.uint8)
     if mask.mode == "F":
         values = np.nan_to_num(np.asarray(mask), nan=-1, posinf=-1, neginf=-1)  # no number is no label
         return values.astype(np.int64) if (values == np.round(values)).all() else None
-    if mask.mode == "LA" or mask.mode in ("RGB", "RGBA") and not by_colour:
+    if mask.mode == "LA" or mask.mode in ("RGB", "RGBA") and not palette:
         pixels = np.asarray(mask)
         channels, alpha = (pixels[..., :-1], pixels[..., -1]) if mask.mode.endswith("A") else (pixels, np.array(255))
         if (channels == channels[..., :1]).all() and (alpha == 255).all():
@@ -148,12 +152,18 @@ def shown_colours(mask: Image.Image, ids: Iterable[int]) -> dict[int, int]:
     return {index: int.from_bytes(table[index].tolist()) for index in ids if index < len(table)}
 
 
-def check_palettes(masks: Iterable[tuple[str, dict[int, int]]]) -> None:
-    """Refuses indexed masks, as names and shown colours, if an id has two colours: the palettes were made anew for each file."""
+def check_palettes(masks: Iterable[tuple[str, dict[int, int]]], greys: Mapping[int, str] = {}) -> None:
+    """Refuses indexed masks, as names and shown colours, if an id has two colours: the palettes were made anew for each file.
+
+    greys: id -> a grey mask that holds it; an indexed mask in greys alone may not show it as another id.
+    """
     first: dict[int, tuple[int, str]] = {}
     for name, shown in masks:
+        in_greys = not any(colour % 0x10101 for colour in shown.values())
         for index, colour in shown.items():
             other, mask = first.setdefault(index, (colour, name))
+            if in_greys and (grey := colour & 255) != index and grey in greys:
+                other, mask = index * 0x10101, greys[grey]
             if other != colour:
                 raise DataError(
                     f"the id {index} is {hex_colour(other)} in {mask} and {hex_colour(colour)} in {name}: each has a palette"

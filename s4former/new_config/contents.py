@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +12,9 @@ from PIL import Image
 
 from ..data.images import check_end, exif_orientation, is_deep, measured_values, open_image, read_header, samples_of, turn_upright
 from ..data.lists import Sample
-from ..data.masks import ID_MODES, SMEARED, check_palettes, check_sizes, hex_colour, ids_of, packed_rgb, shown_colours, stated_ids
+from ..data.masks import (
+    GREY_MODES, ID_MODES, SMEARED, check_palettes, check_sizes, hex_colour, ids_of, packed_rgb, shown_colours, stated_ids,
+)  # fmt: skip
 from ..data.progress import progress
 from ..data.sources import PART_NAMES
 from ..errors import DataError, plural
@@ -35,6 +37,7 @@ class Contents:
     shown: dict[int, int] = field(default_factory=dict)  # id -> its colour in the mask's own palette
     stated: dict[str, int] = field(default_factory=dict)  # class name -> id, of a mask that s4former wrote
     mask: str = ""
+    mask_mode: str = ""
     turn: int = 1  # EXIF orientation of the image
     mask_turn: int = 1  # EXIF orientation of the mask, which is not applied
     fits: str = "both"  # the image as it is "upright", its pixels as they are "raw", or both: what has the size of the mask
@@ -48,7 +51,7 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
 
     def read(row: Sample) -> Contents | DataError:
         try:
-            return contents_of(row, bool(palette))
+            return contents_of(row, palette)
         except DataError as error:
             return error
 
@@ -63,10 +66,16 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
             found = f"{others} of {plural(len(masks), 'mask')} hold ids and no colours, the first: {grey[0]}"
             photos.remarks.append(f"{found}; these ids are the names of the palette in its order")
         results |= name_colours(masks, palette)
+        for image in coloured if grey else ():
+            each, one = masks[image], 1 if masks[image].mask_mode == "1" else 255
+            if each.mask_mode in GREY_MODES and any(palette[colour] != colour & one for colour in each.colours):
+                found = f"mask {each.mask} is grey and may hold colours of the palette, or ids as others do"
+                results[image] = DataError(f"{found}; save it as RGB, or all as ids")
     elif len(coloured) < others:
         reason = f"holds colours, while {others} others hold ids; save it as ids too"
         results |= {image: DataError(f"mask {mask} {reason}") for image, mask in coloured.items()}
-    check_palettes((each.mask, each.shown) for each in masks.values())
+    greys = {index: each.mask for each in masks.values() if each.mask_mode != "P" for index in each.pixels}
+    check_palettes(((each.mask, each.shown) for each in masks.values()), greys)
     if any(each.fits == "upright" for each in masks.values()):
         reason = "has the size of its image as it is stored, others that of theirs turned upright by EXIF; make all alike"
         results |= {image: DataError(f"mask {each.mask} {reason}") for image, each in masks.items() if each.fits == "raw"}
@@ -82,7 +91,7 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
     return {image: result for image, result in results.items() if isinstance(result, Contents)}
 
 
-def contents_of(row: Sample, by_colour: bool) -> Contents:
+def contents_of(row: Sample, palette: Collection[int]) -> Contents:
     """What a pair holds; an image with a mask is decoded, of one without only the header is read."""
     image, mask = ({"path": path, "bytes": None} for path in (row.image, row.mask))
     size, mode, turn, bands = read_header(image)
@@ -92,7 +101,7 @@ def contents_of(row: Sample, by_colour: bool) -> Contents:
     with open_image(image, "image") as picture:
         mode = mode if is_deep(mode) else picture.mode
     with open_image(mask, "mask") as picture:
-        values, stated, mask_turn = ids_of(picture, by_colour), stated_ids(picture), exif_orientation(picture)
+        values, stated, mask_turn = ids_of(picture, palette), stated_ids(picture), exif_orientation(picture)
         kind = "pixels" if values is not None else "colours"
         values = packed_rgb(picture) if values is None else values
         counts = dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True))))
@@ -101,7 +110,7 @@ def contents_of(row: Sample, by_colour: bool) -> Contents:
     fits = "both" if not turned else "raw" if values.shape == size[::-1] else "upright"
     check_sizes({"image": image, "mask": mask}, size, values.shape[::-1] if fits == "raw" else values.shape)
     turns = {"turn": turn, "mask_turn": mask_turn, "fits": fits}
-    return Contents(size, mode, bands, **{kind: counts}, shown=shown, stated=stated, mask=row.mask, **turns)
+    return Contents(size, mode, bands, **{kind: counts}, shown=shown, stated=stated, mask=row.mask, mask_mode=picture.mode, **turns)
 
 
 def name_colours(masks: dict[str, Contents], palette: dict[int, int]) -> dict[str, Contents | DataError]:

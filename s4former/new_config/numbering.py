@@ -57,8 +57,8 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
         colours.update(mask.colours)
     if colours:
         raise DataError(ask_for_palette(colours))
-    if len(names) in (0, 2) and not isinstance(names, dict) and 255 not in ignored:
-        refuse_two_binaries(masks)
+    if not isinstance(names, dict) and 255 not in ignored:
+        refuse_two_binaries(masks, len(names) in (0, 2))
     remarks: list[str] = []
     if stated and not isinstance(names, dict):
         ignored = {stated[0].get("", IGNORE_INDEX): "", **ignored}
@@ -100,13 +100,18 @@ def describe_void(void: Sequence[int], named: Mapping[int, str], ignored: Mappin
             yield f"{found}: {share:.2%} of the pixels of all masks, neither learned nor tested"
 
 
-def refuse_two_binaries(masks: Sequence[Contents]) -> None:
-    """`DataError` if some masks hold 0 and 1, such as those of one bit, others 0 and 255, and none of them all three."""
-    held = {index: [Path(mask.mask).name for mask in masks if index in mask.pixels] for index in (1, 255)}
-    if all(held.values()) and all({*mask.pixels} <= {0, 1, 255} and not {1, 255} <= {*mask.pixels} for mask in masks):
+def refuse_two_binaries(masks: Sequence[Contents], two: bool) -> None:
+    """`DataError` if some masks hold 1, others 255, none both, and 1 may be 255: those with 1 have one bit, or all are binary.
+
+    two: whether there are two classes, as far as is known.
+    """
+    held = {index: [mask for mask in masks if index in mask.pixels] for index in (1, 255)}
+    binary = all(mask.mask_mode == "1" for mask in held[1]) or two and all({*mask.pixels} <= {0, 1, 255} for mask in masks)
+    if binary and all(held.values()) and not any(1 in mask.pixels for mask in held[255]):
+        first, second = (f"(the first: {Path(found[0].mask).name})" for found in held.values())
         raise DataError(
-            f"{len(held[1])} of the masks (the first: {held[1][0]}) hold 0 and 1, {len(held[255])} others (the first: {held[255][0]}) 0"
-            " and 255, and none all three: if 1 and 255 mean the same, save all masks alike; if 255 means no label, add --ignore 255"
+            f"{len(held[1])} of the masks {first} hold 1, {len(held[255])} others {second} 255, and none both: if 1 and 255 mean the"
+            " same, save all masks alike; if 255 means no label, add --ignore 255"
         )
 
 

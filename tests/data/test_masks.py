@@ -66,6 +66,14 @@ def test_indexed_masks_go_by_colour_where_there_is_a_palette(tmp_path):
     assert read_mask(encoded(tmp_path / "m.png"), Data(), 3).tolist() == [[0, 1, 2]]
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_greys_are_colours_where_the_palette_names_them_all_and_ids_else(tmp_path, mode):
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert(mode).save(tmp_path / "m.png")
+    palette = {"#00ff00": 0, "#000000": 1, "#ffffff": 2}
+    assert read_mask(encoded(tmp_path / "m.png"), Data(palette=palette), 3).tolist() == [[1, 2]]
+    assert read_mask(encoded(tmp_path / "m.png"), Data(palette={"#000000": 1}), 3).tolist() == [[0, 1 if mode == "1" else 255]]
+
+
 @pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
 def test_three_equal_channels_and_a_full_alpha_are_ids(tmp_path, mode):
     grey = Image.fromarray(ids())

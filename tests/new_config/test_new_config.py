@@ -324,6 +324,31 @@ def test_ids_beside_a_palette_are_said_to_be_the_names_in_its_order(photos, caps
     assert "5 of 5 masks hold ids and no colours, the first: a.png; these ids are the names of the palette in its order" in said
 
 
+def test_grey_masks_beside_a_palette_are_colours_unless_others_hold_ids(photos, capsys):
+    write(photos / "palette.json", '{"leaf": "#ff0000", "ground": "#000000", "bud": "#ffffff"}')
+    colours = np.array([[255, 0, 0], [0, 0, 0], [255, 255, 255]], np.uint8)
+    for path in photos.rglob("masks/*.png"):
+        Image.fromarray(colours[ids().clip(max=2)]).save(path)
+    save_mask(photos / "labeled/masks/b.png", np.where(ids() == 1, 255, 0).astype(np.uint8), palette=False)
+    config, parts = config_of(photos)
+    mask = read_mask({"path": str(photos / "labeled/masks/b.png"), "bytes": None}, config.data, 3)
+    assert parts["labeled"] == ["a", "b", "c"] and np.array_equal(mask, np.where(ids() == 1, 2, 1))
+    [path.unlink() for path in photos.parent.glob("mine*")]
+    save_mask(photos / "labeled/masks/c.png", palette=False)
+    assert config_of(photos)[1]["labeled"] == ["a", "c"]
+    assert "b.png is grey and may hold colours of the palette, or ids as others do; save it as RGB" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_indexed_mask_in_greys_that_are_other_ids_is_refused(photos, capsys):
+    for path in photos.rglob("masks/*.png"):
+        save_mask(path, palette=False)
+    mask = Image.fromarray(np.uint8(ids() == 2))
+    mask.putpalette([0, 0, 0, 2, 2, 2])
+    mask.save(photos / "labeled/masks/b.png")
+    said = complaint(capsys, photos)
+    assert "the id 1 is #010101 in" in said and "b.png: each has a palette of its own" in said
+
+
 def test_an_image_of_both_lists_is_evaluated_on_and_said(images, capsys):
     write(images / "labeled.txt", "a", "b")
     write(images / "val.txt", "b", "h")
