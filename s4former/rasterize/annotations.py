@@ -5,6 +5,8 @@ import unicodedata
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from os.path import getsize
 from pathlib import Path
 
 from ..config import IGNORE_INDEX
@@ -23,7 +25,7 @@ FORMATS = {  # name -> ending of its files, what the content of one has to match
     "CVAT": (".xml", (rb"<annotations>", rb"<image\s[^>]*\bwidth="), read_cvat),
     "YOLO": (".txt", (rb"(?m)^[ \t]*\d+(([ \t]+[\d.eE+-]+){2}){3,}[ \t]*\r?$",), read_yolo),  # a class and three corners or more
 }
-MOST = 20  # files of one ending that are looked at in one folder
+MOST = 20  # files of one ending, empty ones left out, that are looked at in one folder
 # what content raises that is not as expected
 BROKEN = (*DECODE_ERRORS, DataError, KeyError, TypeError, IndexError, AttributeError, OverflowError)
 Notes = dict[str, list[str]]  # what happened -> to which files or shapes
@@ -31,7 +33,7 @@ Notes = dict[str, list[str]]  # what happened -> to which files or shapes
 
 def polygon_format(folder: Path) -> str | None:
     """The format of the annotations below a folder, a key of `FORMATS`; None if there are none that could be drawn."""
-    first = (path for files in annotation_files(folder) for path in files[:MOST])
+    first = (path for files in annotation_files(folder) for path in islice(filter(getsize, files), MOST))
     return next((name for path in first if (name := file_format(path))), None)
 
 
@@ -79,10 +81,15 @@ def one_spelling(label: str) -> str:
     return unicodedata.normalize("NFC", label.strip())
 
 
-def find_photos(photos: Sequence[Photo], root: Path, notes: Notes) -> list[Photo]:
+def find_photos(photos: Sequence[Photo], root: Path, kind: str, notes: Notes) -> list[Photo]:
     """The photos whose image is there; what several files draw on one image is joined."""
     found: dict[str, Photo] = {}
+    placed = {photo.id for photo in photos} - {None}
     for photo in photos:
+        # formats of a file for each image say where it lies: if one lies there, others that do not are gone
+        if photo.id is None and photo.namesake not in {None, *placed} and (kind in ("COCO", "CVAT") or not placed):
+            photo = photo._replace(id=photo.namesake)
+            notes["images found by their file name alone"].append(f"{photo.id} for {photo.name}")
         if photo.id is None:
             notes["images that the annotations name and that are not there"].append(photo.name)
         elif (other := found.get(photo.id)) is None:

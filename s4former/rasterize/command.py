@@ -56,11 +56,11 @@ def rasterize(options: Namespace) -> list[str]:
         raise DataError(f"there is no folder {root}; give the one that holds the annotations and their images")
     kind = options.format or polygon_format(root)
     if kind is None:
-        raise DataError(f"{root} holds no annotations that can be drawn; known are those of {join_first([*FORMATS])}")
+        raise DataError(f"{root} holds no annotations that can be drawn; if they are of {join_first([*FORMATS])}, say so with --format")
     notes: Notes = defaultdict(list)
     images = images_of(root, folder)
     declared, photos = read_annotations(kind, images, folder, notes)
-    photos = find_photos(photos, root, notes)
+    photos = find_photos(photos, root, kind, notes)
     names = class_names(declared, photos, options, notes)
     paths = mask_paths(photos, folder)
     there = [path for path in paths.values() if path.exists()]

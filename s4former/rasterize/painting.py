@@ -41,7 +41,8 @@ class Photo(NamedTuple):
     """One image and what was drawn on it."""
 
     name: str  # what the file of annotations calls it
-    id: str | None  # of `Images`; None if there is no such image
+    id: str | None  # of `Images`; None if there is no such image where the annotations say
+    namesake: str | None  # the only image with its file name anywhere
     size: tuple[int, int] | None  # (height, width) that the annotations are of; None if they do not say
     things: list[Thing]
 

@@ -25,13 +25,13 @@ Read = tuple[Sequence[str], list[Photo]]
 class Images(Layout):
     """The images of a folder, found again under the names that annotations have for them."""
 
-    def find(self, name: str, *places: Path) -> str | None:
-        """The id of an image called `name` in one of the places, or else anywhere, if it is the only one of that name."""
-        name = unicodedata.normalize("NFC", name.replace("\\", "/"))
-        for whole in (Path(relpath(place / name, self.root)).as_posix() for place in places):
-            if found := next((each for each in (whole, strip_endings(whole)) if each in self.images), None):
-                return found
-        return self.unique_file_names.get(strip_endings(PurePosixPath(name).name))
+    def find(self, names: Sequence[str], *places: Path) -> tuple[str | None, str | None]:
+        """The id of an image called by one of the names in one of the places, and that of the only one with its file name anywhere."""
+        names = [unicodedata.normalize("NFC", name.replace("\\", "/")) for name in names]
+        wholes = (Path(relpath(place / name, self.root)).as_posix() for name in names for place in places)
+        there = (each for whole in wholes for each in (whole, strip_endings(whole)) if each in self.images)
+        namesakes = (self.unique_file_names.get(strip_endings(PurePosixPath(name).name)) for name in names)
+        return next(there, None), next(filter(None, namesakes), None)
 
 
 def images_of(root: Path, masks: Path) -> Images:
@@ -46,7 +46,7 @@ def read_labelme(path: Path, images: Images) -> Read:
     things = [Thing(str(shape["label"]), kind := shape.get("shape_type") or "polygon", labelme_drawing(kind, shape))
               for shape in content["shapes"]]  # fmt: skip
     size = size_of(content.get("imageHeight"), content.get("imageWidth"))
-    return (), [Photo(name, images.find(name, path.parent) or images.find(path.stem, path.parent), size, things)]
+    return (), [Photo(name, *images.find((name, path.stem), path.parent), size, things)]
 
 
 def labelme_drawing(kind: str, shape: dict[str, Any]) -> Drawing | None:
@@ -70,12 +70,12 @@ def read_coco(path: Path, images: Images) -> Read:
         kind = "box or point alone" if not segmentation else "run-length code" if isinstance(segmentation, dict) else "polygon"
         drawing = {"polygon": polygons, "run-length code": coco_runs}.get(kind)
         things[each["image_id"]].append(Thing(label, kind, drawing and partial(drawing, segmentation), crowd=bool(each.get("iscrowd", 0))))
-    halves = [folder for folder in {path.parent for path in images.images.values()} if path.stem.endswith(f"_{folder.name}")]
+    halves = [folder for folder in {path.parent for path in images.images.values()} if f"_{path.stem}".endswith(f"_{folder.name}")]
     places, photos = (path.parent, *halves, images.root, images.root / "images"), []
     for each in content["images"]:
         name, size = each["file_name"], size_of(each.get("height"), each.get("width"))
-        photos.append(Photo(name, images.find(name, *places), size, things.pop(each["id"], [])))
-    photos += [Photo(f"image {number}, which {path.name} does not list", None, None, rest) for number, rest in things.items()]
+        photos.append(Photo(name, *images.find([name], *places), size, things.pop(each["id"], [])))
+    photos += [Photo(f"image {number}, which {path.name} does not list", None, None, None, rest) for number, rest in things.items()]
     return tuple(names.values()), photos
 
 
@@ -83,7 +83,7 @@ def read_yolo(path: Path, images: Images) -> Read:
     parts = path.relative_to(images.root).parts
     place = len(parts) - 1 - parts[::-1].index("labels")
     folder = images.root.joinpath(*parts[:place], "images", *parts[place + 1 : -1])
-    found = images.find(path.stem, folder, folder.parent)
+    found = images.find([path.stem], folder, folder.parent)
     names = yolo_names(path.parent, images.root)
     things = []
     for line in read_text(path).splitlines():
@@ -94,7 +94,7 @@ def read_yolo(path: Path, images: Images) -> Read:
                 known = join_first([f"{number} {name}" for number, name in names.items()])
                 raise DataError(f"it has the class {numbers[0]}, and only {known} are named; add it to data.yaml or classes.txt")
             things.append(Thing(names[int(numbers[0])], "polygon" if drawing else "box", drawing))
-    return names.values(), [Photo(path.stem, found, None, things)]
+    return names.values(), [Photo(path.stem, *found, None, things)]
 
 
 @lru_cache
@@ -122,7 +122,7 @@ def read_supervisely(path: Path, images: Images) -> Read:
     things = [Thing(each["classTitle"], each["geometryType"], supervisely_drawing(each)) for each in content["objects"]]
     name = path.name.removesuffix(".json")
     size = size_of(content["size"]["height"], content["size"]["width"])
-    return (), [Photo(name, images.find(name, path.parent.parent / "img"), size, things)]
+    return (), [Photo(name, *images.find([name], path.parent.parent / "img"), size, things)]
 
 
 def supervisely_drawing(thing: dict[str, Any]) -> Drawing | None:
@@ -142,7 +142,7 @@ def read_cvat(path: Path, images: Images) -> Read:
         things = [Thing(each.attrib["label"], each.tag, cvat_drawing(each), int(each.get("z_order", 0)))
                   for each in image if "label" in each.attrib and each.tag != "tag"]  # fmt: skip
         name, size = image.attrib["name"], size_of(image.get("height"), image.get("width"))
-        photos.append(Photo(name, images.find(name, path.parent, path.parent / "images", images.root), size, things))
+        photos.append(Photo(name, *images.find([name], path.parent, path.parent / "images", images.root), size, things))
     return [str(each.text) for each in root.iterfind("meta//labels/label/name")], photos
 
 

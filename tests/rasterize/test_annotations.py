@@ -31,6 +31,12 @@ def test_the_format_of_a_folder_is_told_by_a_file_of_it(name, tmp_path):
     assert polygon_format(tmp_path) == name
 
 
+def test_files_of_images_without_an_object_are_not_counted(tmp_path):
+    for index in range(30):
+        write(tmp_path / "labels" / f"{index:02d}.txt", *([FILES["YOLO"][1]] if index == 29 else []))
+    assert polygon_format(tmp_path) == "YOLO"
+
+
 @pytest.mark.parametrize(
     ("place", "content"),
     [

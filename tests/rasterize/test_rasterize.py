@@ -227,6 +227,35 @@ def test_labels_are_compared_in_nfc_and_those_that_differ_in_capitals_are_said(t
     assert "classes that differ in capital letters alone, kept apart: 2, the first: Gr\u00fcn" in said
 
 
+def test_an_image_that_is_gone_is_not_taken_for_one_of_the_same_name_elsewhere(tmp_path, capsys):
+    for name in ("A/0", "A/1", "A/2", "B/0"):
+        save_image(tmp_path / "labelme" / f"{name}.jpg")
+    for name in ("A/0", "B/2"):  # the image of the second is gone
+        labelme(tmp_path / "labelme" / f"{name}.json", ("leaf", "polygon", corners(1, 1, 5, 5), {}))
+    text, masks = rasterize(capsys, tmp_path / "labelme")
+    assert masks.keys() == {"A/0.png"} and "that are not there: 1, the first: 2.jpg" in text
+    (tmp_path / "labelme" / "A" / "0.jpg").unlink()  # now no image lies where its annotations say
+    text, masks = rasterize(capsys, tmp_path / "labelme")
+    assert masks.keys() == {"A/0.png", "A/2.png", "B/0.png"} and "images found by their file name alone: 2, the first: B/0 for 0.jpg" in text
+
+
+def test_coco_images_found_by_their_file_name_alone_are_told(tmp_path, capsys):
+    for name in ("train/0", "val/1"):
+        save_image(tmp_path / f"{name}.jpg")
+    rows = [thing(index, 1, [flat(0, 0, 4, 4)]) for index in (0, 1)]
+    coco(tmp_path / "annotations" / "train.json", rows, [photo(index, f"{index}.jpg") for index in (0, 1)])
+    text, masks = rasterize(capsys, tmp_path)
+    assert masks.keys() == {"train/0.png", "val/1.png"} and "images found by their file name alone: 1, the first: val/1 for 1.jpg" in text
+
+
+def test_coco_files_are_of_the_folders_called_as_they(tmp_path, capsys):
+    for half, left in (("train", 2), ("val", 5)):
+        save_image(tmp_path / half / "a.jpg")
+        coco(tmp_path / "annotations" / f"{half}.json", [thing(0, 1, [flat(left, 2, 9, 4)])], [photo(0, "a.jpg")])
+    _, masks = rasterize(capsys, tmp_path)
+    assert all(np.array_equal(masks[f"{half}/a.png"], drawn((left, 2, 9, 4, 1))) for half, left in (("train", 2), ("val", 5)))
+
+
 def test_a_track_of_a_video_is_refused(tmp_path, capsys):
     write(tmp_path / "annotations.xml", '<annotations>\n<track id="0"></track><image id="0" width="2"></image></annotations>')
     text, _ = rasterize(capsys, tmp_path, code=1)
@@ -313,11 +342,11 @@ def test_masks_are_not_overwritten_and_old_ones_are_named(tmp_path, capsys):
 @pytest.mark.parametrize("kind", ["none", "no folder", "empty", "two sizes", "no names"])
 def test_what_cannot_be_drawn_at_all_is_one_sentence(kind, tmp_path, capsys):
     save_image(tmp_path / "images" / "a.jpg")
-    root, words = tmp_path, f"{tmp_path} holds no annotations that can be drawn; known are those of COCO, LabelMe, "
+    root, words = tmp_path, f"{tmp_path} holds no annotations that can be drawn; if they are of COCO, LabelMe, "
     if kind == "no folder":
         root, words = tmp_path / "x", f"there is no folder {tmp_path}/x; give the one that holds the annotations and their images"
     if kind == "empty":
-        labelme(tmp_path / "a.json")
+        labelme(tmp_path / "images" / "a.json")
         words = "no mask was written; images without an object, left without a mask (--empty: all the class background): 1, "
     if kind == "two sizes":
         labelme(tmp_path / "a.json")
