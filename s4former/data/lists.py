@@ -6,6 +6,7 @@ No name leads out of the data folder, since lists come from anywhere; links in t
 import csv
 import difflib
 import hashlib
+import heapq
 import os
 import re
 import unicodedata
@@ -86,7 +87,9 @@ def read_list(key: str, path: Path, layout: Layout, *, masks: bool) -> list[Samp
         )
     samples = [parse_line(line, layout, masks) for line in lines]
     if lost := [line for line, sample in zip(lines, samples) if sample is None]:
-        near = difflib.get_close_matches(strip_endings(lost[0], layout.tags), layout.images, n=1)
+        name = strip_endings(lost[0], layout.tags)  # looked for among those that begin alike: of a million, it takes a minute
+        alike = heapq.nlargest(2000, layout.images, key=lambda each: len(os.path.commonprefix([name, each])))
+        near = difflib.get_close_matches(name, alike, n=1)
         raise DataError(
             f"{key}: {path} names {plural(len(lost), 'id')} without an image in {layout.root}, the first: {lost[0]}"
             + (f" (the nearest name is {near[0]})" if near else "")
@@ -107,15 +110,21 @@ def parse_line(line: str, layout: Layout, masks: bool) -> Sample | None:
     here. In a user's folder, the second column counts.
     """
     columns = line.split("\t") if "\t" in line else line.split()
-    for image, *given in ([line], columns) if len(columns) == 2 else ([line],):
+    for image, *given in [[line], columns] if len(columns) == 2 else [[line]]:
         name = layout.find_id(image)
-        path = layout.images[name] if name else layout.root / image.lstrip("/")
+        path = layout.images[name] if name else find_file(layout.root, image.lstrip("/"))
         if name is None and (layout.flat or not path.is_file()):
             continue
         name = name or unicodedata.normalize("NFC", strip_endings(path.relative_to(layout.root).as_posix()))
-        mask = layout.root / given[0].lstrip("/") if given and not layout.flat else layout.masks.get(name)
+        mask = find_file(layout.root, given[0].lstrip("/")) if given and not layout.flat else layout.masks.get(name)
         return Sample(str(path), str(mask) if masks and mask and os.path.isfile(mask) else None, name)
     return None
+
+
+def find_file(folder: Path, name: str) -> Path:
+    """A file by its path below a folder; where there is none, the one whose name is in another form of Unicode, as from a Mac."""
+    forms = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))
+    return next((path for form in forms if (path := folder / form).is_file()), folder / name)
 
 
 def with_slashes(line: str, there: Callable[[str], Any]) -> str:
@@ -143,8 +152,9 @@ def list_lines(path: Path) -> list[str]:
 
     The columns of a CSV go by its heading, or they are its first two.
     """
-    lines = read_text(path).splitlines()
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() != ".csv":
+        lines = re.split("[\r\n]", read_text(path))  # and nowhere else, unlike splitlines
+    else:
         rows = read_csv(path)
         header = [cell.lower() for cell in rows[0]] if rows else []
         images, masks = ([header.index(word) for word in words if word in header][:1] for words in CSV_COLUMNS)
@@ -157,7 +167,7 @@ def read_csv(path: Path) -> list[list[str]]:
     """The rows of a CSV, parted by commas or semicolons, their cells stripped; blank ones are left out."""
     text = read_text(path)
     first = text.partition("\n")[0]
-    rows = csv.reader(text.splitlines(), delimiter=";" if first.count(";") > first.count(",") else ",", skipinitialspace=True)
+    rows = csv.reader(re.split("[\r\n]", text), delimiter=";" if first.count(";") > first.count(",") else ",", skipinitialspace=True)
     return [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]
 
 
@@ -214,9 +224,16 @@ def walk(folder: Path, suffixes: Sequence[str]) -> Iterator[str]:
 def walk_folders(folder: Path, hidden: bool) -> Iterator[tuple[str, list[str]]]:
     """Every folder below one, with a slash at its end, and the names of its files; links are followed."""
     top = str(folder)
-    for place, folders, names in os.walk(top, followlinks=True):
-        folders[:] = [name for name in folders if (hidden or name[0] != ".") and not links_to_parent(Path(place, name))]
+    for place, folders, names in os.walk(top, onerror=None if hidden else refuse_folder, followlinks=True):
+        known = (name for name in folders if (hidden or name[0] != ".") and name != "lost+found")
+        folders[:] = [name for name in known if not links_to_parent(Path(place, name))]
         yield "" if place == top else f"{os.path.relpath(place, top)}/", [name for name in names if hidden or name[0] != "."]
+
+
+def refuse_folder(error: OSError) -> None:
+    """`DataError` for a folder that cannot be listed; one that is not there holds nothing."""
+    if not isinstance(error, FileNotFoundError):
+        raise DataError(f"the folder {error.filename} cannot be read: {error.strerror}; make it readable, or move it elsewhere") from None
 
 
 def printable(name: str) -> str:

@@ -58,6 +58,8 @@ def pair_names(images: Collection[str], masks: Collection[str], forms: Sequence[
         for image_tag in tags_of(images, IMAGE_TAGS):
             left = unique_names(images, image_tag, form, bool(image_tag))
             for mask_tag in drawn if image_tag else tags_of(masks, MASK_TAGS):
+                if {image_tag, mask_tag} <= {*HASHES}:  # two numbers, such as dates, that differ are of two pictures
+                    continue
                 if mask_tag not in drawn:
                     drawn[mask_tag] = unique_names(masks, mask_tag, form, False)
                 found = {left[name]: drawn[mask_tag][name] for name in left if name in drawn[mask_tag]}

@@ -142,10 +142,10 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
 def list_line(root: Path, row: Sample) -> str:
     """The line of a list: the image, and its mask if it has one, as `read_list` takes them; `DataError` for a name that it cannot."""
     paths = [Path(path).relative_to(root).as_posix() for path in (row.image, row.mask) if path]
-    if odd := [path for path in paths if re.search(r"[\t\n\r\v\f]", path)]:
+    if odd := [path for path in paths if re.search(r"[\t\n\r]", path)]:
         raise DataError(f"the name {odd[0]!r} has a tab or a line break, which no list can hold; rename the file")
     line = "\t".join(paths)
-    return ("./" if line.startswith(("#", " ")) else "") + line + "\n"
+    return ("./" if line[0] == "#" or line[0].isspace() else "") + line + "\n"
 
 
 def check_output(paths: Sequence[Path]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from ..config import IGNORE_INDEX
 from ..data.class_names import CITYSCAPES_CLASSES, CITYSCAPES_TRAIN_IDS, VOC_CLASSES
 from ..data.images import open_image
-from ..data.lists import find_images, list_lines, strip_endings, with_slashes
+from ..data.lists import find_file, find_images, list_lines, strip_endings, with_slashes
 from ..data.pairing import HASHES, Files, remove_tag
 from ..data.trees import Pairs
 from ..errors import DataError, join_first
@@ -92,12 +92,16 @@ def pairs_of_list(path: Path) -> Pairs:
     images, masks = {}, {}
     for line in list_lines(path):
         line = with_slashes(line, lambda name: (path.parent / name).is_file())
-        image, *mask = [Path(os.path.abspath(path.parent / name.strip())) for name in line.split("\t")]
+        image, *mask = [Path(os.path.abspath(find_file(path.parent, name.strip()))) for name in line.split("\t")]
         for each in (image, *mask):
             if not each.is_file():
                 rule = "a line is an image, a tab, and its mask, as paths from the list or whole"
                 raise DataError(f"{path}: there is no file {each}; {rule}")
-        name = strip_endings(image.as_posix().lstrip("/"))
+        whole = image.as_posix().lstrip("/")
+        stem = strip_endings(whole)
+        if image in (images.get(stem), images.get(whole)):
+            raise DataError(f"{path} names {image} twice; name each image once, with one mask")
+        name = whole if stem in images else stem  # of two images of one stem, the second is called by its whole name
         images[name] = image
         masks |= {name: mask[0]} if mask else {}
     return Pairs(images, masks)

@@ -1,7 +1,11 @@
 """What a list may hold, and the messages for names that are not found."""
 
+import difflib
 import hashlib
 import os
+import unicodedata
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from folders import data, encoded, error_message, make_folder, save_image, save_mask, write
@@ -105,6 +109,46 @@ def test_lists_may_hold_the_paths_of_windows(root):
     assert load_sources(data(root)).labeled["id"][:] == ["a", "b"]
     write(root / "labeled.txt", "..\\images\\b.jpg")
     assert "which leaves the data folder" in error_message(load_sources, data(root))
+
+
+def test_a_list_finds_files_whose_names_are_in_the_unicode_form_of_a_mac(root):
+    save_image(root / unicodedata.normalize("NFD", "more/é.jpg"))
+    save_mask(root / unicodedata.normalize("NFD", "drawn/é.png"))
+    write(root / "labeled.txt", "more/é.jpg\tdrawn/é.png")
+    assert load_sources(data(root)).labeled["id"][:] == ["more/é"]
+
+
+@pytest.mark.parametrize("mark", ["\x1e", "\x85", "\u2028", "\x0b"])
+def test_only_line_breaks_end_a_line(root, mark):
+    save_image(root / "images" / f"x{mark}y.jpg")
+    write(root / "pool.txt", f"x{mark}y", "c")
+    write(root / "pool.csv", "image", f"x{mark}y", "c")
+    for name in ("pool.txt", "pool.csv"):
+        assert load_sources(data(root, unlabeled=name)).unlabeled["id"][:] == ["c", f"x{mark}y"]
+
+
+def test_a_folder_that_cannot_be_read_is_refused(root, monkeypatch):
+    (root / "images" / "secret").mkdir()
+    scandir = os.scandir
+
+    def refused(path):
+        if path.endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    said = error_message(load_sources, data(root))
+    assert said == f"the folder {root}/images/secret cannot be read: Permission denied; make it readable, or move it elsewhere"
+
+
+def test_the_nearest_name_is_looked_for_among_2000_that_begin_alike(root, monkeypatch):
+    layout = folder_layout(root, root)
+    many = replace(layout, images={f"{place:06d}/{place}": "" for place in range(5000)} | layout.images)
+    compared = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda name, names, n: compared.append(names) or names[:1])
+    write(root / "labeled.txt", "004999/49990")
+    assert "(the nearest name is 004999/4999)" in error_message(partial(read_list, masks=False), "data.labeled", root / "labeled.txt", many)
+    assert len(compared[0]) == 2000
 
 
 @pytest.mark.parametrize("header, rows", [("Label;File", "masks/b.png;b.jpg"), ("filename,mask", "b,masks/b.png"), ("path", "b")])

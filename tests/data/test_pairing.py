@@ -33,6 +33,7 @@ def files(text):
         ("u/a v/b", "u/a w/b", "u/a:u/a"),  # where folders are the same on both sides, they are part of the name
         ("a_jpg.rf.0f1e2d3c4b5a6978", "a", "a_jpg.rf.0f1e2d3c4b5a6978:a"),
         ("0f1e2d3c-leaf", "leaf", "0f1e2d3c-leaf:leaf"),
+        ("20210304_1 20210305_2", "20210304_1 20210306_2", "20210304_1:20210304_1"),  # dates are no hashes
         ("s2019_1 s2019_2", "s2020_1 s2020_2", ""),  # a number is no tag
     ],
 )

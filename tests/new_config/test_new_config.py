@@ -349,6 +349,19 @@ def test_an_indexed_mask_in_greys_that_are_other_ids_is_refused(photos, capsys):
     assert "the id 1 is #010101 in" in said and "b.png: each has a palette of its own" in said
 
 
+def test_a_list_keeps_images_of_one_stem_and_names_none_twice(photos, capsys):
+    pairs = [("labeled", name) for name in "abc"] + [("val", name) for name in "hi"]
+    for part, name in pairs:
+        save_photo(photos / part / "images" / f"{name}.jpg", ord(name) + 100)
+    lines = [f"photos/{part}/images/{name}.{kind}\tphotos/{part}/masks/{name}.png" for kind in ("jpg", "png") for part, name in pairs]
+    write(photos.parent / "all.list", *lines)
+    _, parts = config_of(photos.parent / "all.list")
+    assert len(parts["labeled"]) == 6 and len(parts["validation"]) == 4
+    [path.unlink() for path in photos.parent.glob("mine*")]
+    write(photos.parent / "all.list", *lines, lines[-1])
+    assert f"names {photos}/val/images/i.png twice; name each image once, with one mask" in complaint(capsys, photos.parent / "all.list")
+
+
 def test_an_image_of_both_lists_is_evaluated_on_and_said(images, capsys):
     write(images / "labeled.txt", "a", "b")
     write(images / "val.txt", "b", "h")
