@@ -15,7 +15,7 @@ from ..data.images import DECODE_ERRORS
 from ..data.lists import walk_folders
 from ..data.progress import progress
 from ..errors import DataError
-from .painting import Photo, plain
+from .painting import CROWD, Photo, plain
 from .readers import Images, read_coco, read_cvat, read_labelme, read_supervisely, read_yolo
 
 FORMATS = {  # name -> ending of its files, what the content of one has to match, and what reads one
@@ -52,8 +52,8 @@ def file_format(path: Path) -> str | None:
     return next((name for name, marks in of_ending if all(re.search(mark, content) for mark in marks)), None)
 
 
-def read_annotations(kind: str, images: Images, folder: Path, notes: Notes) -> tuple[list[str], list[Photo]]:
-    """Names of classes as far as files declare them, and the photos that all files of a format name."""
+def read_annotations(kind: str, images: Images, folder: Path, crowds: bool, notes: Notes) -> tuple[list[str], list[Photo]]:
+    """Names of classes as far as files declare them, and the photos that all files of a format name. crowds: are objects."""
     ending, _, read = FORMATS[kind]
     paths = [path for files in annotation_files(images.root) for path in files if path.suffix.lower() == ending]
     paths = [path for path in paths if not path.is_relative_to(folder)]
@@ -70,9 +70,9 @@ def read_annotations(kind: str, images: Images, folder: Path, notes: Notes) -> t
             notes["files that cannot be read, left out"].append(f"{path} ({describe_broken(error)})")
             continue
         declared |= dict.fromkeys(map(one_spelling, names))
-        photos += [
-            photo._replace(things=[thing._replace(label=one_spelling(thing.label)) for thing in photo.things]) for photo in found
-        ]
+        for photo in found:
+            things = [each._replace(kind="outline") if crowds and each.kind == CROWD else each for each in photo.things]
+            photos.append(photo._replace(things=[each._replace(label=one_spelling(each.label)) for each in things]))
     return list(declared), photos
 
 
@@ -107,7 +107,7 @@ def find_photos(photos: Sequence[Photo], root: Path, kind: str, notes: Notes) ->
 
 def class_names(declared: Sequence[str], photos: Sequence[Photo], options: Namespace, notes: Notes) -> list[str]:
     """The classes that something is drawn of, in the order that is declared, then by name; the background first."""
-    used = {thing.label for photo in photos for thing in photo.things if thing.drawing and (options.crowds or not thing.crowd)}
+    used = {thing.label for photo in photos for thing in photo.things if thing.drawing and thing.labeled}
     names = [name for name in declared if name in used] + sorted(used - set(declared))
     cases = [name for name, times in Counter(map(str.casefold, used)).items() if times > 1]
     notes["classes that differ in capital letters alone, kept apart"] += [name for name in names if name.casefold() in cases]

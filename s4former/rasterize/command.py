@@ -7,7 +7,8 @@ DIR holds images and what a tool exported for them: JSON of LabelMe, COCO (also 
 Supervisely, YOLO's outlines, or CVAT's XML for images. Nothing but the masks is written.
 
 A pixel belongs to a thing if its centre does. Things lie over each other as in the tool: those of a higher z_order, else the
-later ones, on top. Holes are left open, crowd regions are no label. Pixels that nobody drew on are the class background.
+later ones, on top. Holes are left open; crowd regions, and COCO's and YOLO's things of a box without an outline, are no label.
+Pixels that nobody drew on are the class background.
 """
 
 import json
@@ -59,7 +60,7 @@ def rasterize(options: Namespace) -> list[str]:
         raise DataError(f"{root} holds no annotations that can be drawn; if they are of {join_first([*FORMATS])}, say so with --format")
     notes: Notes = defaultdict(list)
     images = images_of(root, folder)
-    declared, photos = read_annotations(kind, images, folder, notes)
+    declared, photos = read_annotations(kind, images, folder, options.crowds, notes)
     photos = find_photos(photos, root, kind, notes)
     names = class_names(declared, photos, options, notes)
     paths = mask_paths(photos, folder)

@@ -24,17 +24,26 @@ from ..prepare.coco_masks import decode_rle, fill_polygon
 Window = tuple[np.ndarray, int, int]  # (h, w) bool, row, column
 Drawing = Callable[[int, int], Window]  # one of the functions below, of which all but the size of the image is given
 LARGEST = 2**28  # bytes of a bitmap, unpacked
-CROWDS = "crowd regions, taken as no label (--crowds: as objects; some tools mark all run-length codes so)"
+NO_LABEL = {  # kind of a thing that is no label -> what is said of it
+    (BOX := "box alone"): "things known by a box alone, which is taken as no label",
+    (CROWD := "crowd region"): "crowd regions, taken as no label (--crowds: as objects; some tools mark all run-length codes so)",
+}
+ROUND = np.stack([np.cos(angles := np.linspace(0, 2 * np.pi, 720, endpoint=False)), np.sin(angles)], 1)
+SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
 
 
 class Thing(NamedTuple):
     """One thing that somebody drew."""
 
     label: str
-    kind: str  # what the tool calls such a shape
+    kind: str  # what the tool calls such a shape, or a key of NO_LABEL
     drawing: Drawing | None  # None: a shape without an area, such as a point, or one that is not known here
     level: int = 0  # those of higher levels lie on top
-    crowd: bool = False  # a region with several things of a kind, which is no label
+
+    @property
+    def labeled(self) -> bool:
+        """Whether its pixels get its class, else no label."""
+        return self.kind not in NO_LABEL
 
 
 class Photo(NamedTuple):
@@ -56,7 +65,7 @@ class Drawn(NamedTuple):
 
 
 def draw(photo: Photo, path: Path, ids: Mapping[str, int], options: Namespace) -> Drawn:
-    """The mask of a photo, upright as it is: crowd regions below, then by level, then in the order of the file."""
+    """The mask of a photo, upright as it is: what is no label below, then by level, then in the order of the file."""
     header = read_header({"path": str(path), "bytes": None})
     size, notes = photo.size or header.size, []
     turned = size != header.size and header.turn >= 5 and size == header.size[::-1]
@@ -64,15 +73,14 @@ def draw(photo: Photo, path: Path, ids: Mapping[str, int], options: Namespace) -
         (height, width), (high, wide) = header.size, size
         reason = "images of another size than their annotations, left without a mask"
         return Drawn(None, notes=[(reason, f"{path} ({width}x{height}, annotated as {wide}x{high})")])
-    things = [thing._replace(crowd=thing.crowd and not options.crowds) for thing in photo.things]
-    notes += [(f"shapes without an area, of the kind {thing.kind}", photo.name) for thing in things if not thing.drawing]
-    notes += [(CROWDS, photo.name) for thing in things if thing.crowd]
-    windows = [(thing, thing.drawing(*size)) for thing in things if thing.drawing]
+    notes += [(f"shapes that are not drawn, of the kind {thing.kind}", photo.name) for thing in photo.things if not thing.drawing]
+    notes += [(NO_LABEL[thing.kind], photo.name) for thing in photo.things if not thing.labeled]
+    windows = [(thing, thing.drawing(*size)) for thing in photo.things if thing.drawing]
     notes += [("objects without a pixel", photo.name) for _, (area, *_) in windows if not area.any()]
-    if not any(area.any() for _, (area, *_) in windows) and not options.empty:
+    if not any(thing.labeled and area.any() for thing, (area, *_) in windows) and not options.empty:
         reason = f"images without an object, left without a mask (--empty: all {name_rest(options.background)})"
         return Drawn(None, notes=[*notes, (reason, photo.name)])
-    windows.sort(key=lambda each: (not each[0].crowd, -each[1][0].sum() if options.smaller_on_top else each[0].level))
+    windows.sort(key=lambda each: (each[0].labeled, -each[1][0].sum() if options.smaller_on_top else each[0].level))
     drawn = paint(windows, size, ids, options.background)
     if turned:
         drawn = drawn._replace(mask=turn_upright(drawn.mask, header.turn))
@@ -83,17 +91,17 @@ def draw(photo: Photo, path: Path, ids: Mapping[str, int], options: Namespace) -
 def paint(windows: Sequence[tuple[Thing, Window]], size: tuple[int, int], ids: Mapping[str, int], background: str) -> Drawn:
     """Things over each other, the last on top."""
     mask = np.full(size, IGNORE_INDEX if plain(background) in VOID else 0, np.uint8)
-    crowds, things, several = (np.zeros(size, bool) for _ in range(3))
+    no_label, things, several = (np.zeros(size, bool) for _ in range(3))
     for thing, (area, row, column) in windows:
         # a name that is not among the ids is that of the background, spelt otherwise
-        value = IGNORE_INDEX if thing.crowd or plain(thing.label) in VOID else ids.get(thing.label, 0)
+        value = ids.get(thing.label, 0) if thing.labeled and plain(thing.label) not in VOID else IGNORE_INDEX
         place = slice(row, row + area.shape[0]), slice(column, column + area.shape[1])
-        if not thing.crowd:
+        if thing.labeled:
             several[place] |= area & things[place] & (mask[place] != value)
-        (crowds if thing.crowd else things)[place] |= area
+        (things if thing.labeled else no_label)[place] |= area
         mask[place][area] = value
     drawn = int(things.sum())
-    return Drawn(mask, (int((~(things | crowds)).sum()), drawn, int(several.sum())))
+    return Drawn(mask, (int((~(things | no_label)).sum()), drawn, int(several.sum())))
 
 
 def name_rest(background: str) -> str:
@@ -130,16 +138,20 @@ def polygons(rings: Sequence[Any], height: int, width: int, *, holes: Sequence[A
     return area.astype(bool), int(top), int(left)
 
 
+def turned(shape: np.ndarray, centre: Sequence[float], radii: Sequence[float], degrees: float, height: int, width: int) -> Window:
+    """ROUND or SQUARE, so many pixels from its centre to its right and lower edge, turned clockwise."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return polygons([shape * radii @ [[cosine, sine], [-sine, cosine]] + centre], height, width)
+
+
 def disc(centre: Sequence[float], rim: Sequence[float], height: int, width: int) -> Window:
     """The pixels whose centres lie in a circle around one point through another."""
-    angles = np.linspace(0, 2 * np.pi, 720, endpoint=False)
-    radius = np.hypot(rim[0] - centre[0], rim[1] - centre[1])
-    return polygons([np.stack([np.cos(angles), np.sin(angles)], 1) * radius + np.asarray(centre, float)], height, width)
+    return turned(ROUND, centre, [np.hypot(rim[0] - centre[0], rim[1] - centre[1])] * 2, 0, height, width)
 
 
-def box(first: Sequence[float], second: Sequence[float], height: int, width: int) -> Window:
-    """The box between two opposite corners."""
-    return polygons([[first, (second[0], first[1]), second, (first[0], second[1])]], height, width)
+def box(first: Sequence[float], second: Sequence[float], height: int, width: int, *, shares: bool = False) -> Window:
+    """The box between two opposite corners; shares: see `polygons`."""
+    return polygons([[first, (second[0], first[1]), second, (first[0], second[1])]], height, width, shares=shares)
 
 
 def bitmap(text: str, left: float, top: float, height: int, width: int) -> Window:

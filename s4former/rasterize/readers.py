@@ -17,7 +17,7 @@ from typing import Any
 from ..data.lists import Layout, find_images, strip_endings
 from ..errors import DataError, join_first
 from ..files import read_text
-from .painting import Drawing, Photo, Thing, bitmap, box, coco_runs, disc, polygons, runs
+from .painting import BOX, CROWD, ROUND, SQUARE, Drawing, Photo, Thing, bitmap, box, coco_runs, disc, polygons, runs, turned
 
 Read = tuple[Sequence[str], list[Photo]]
 
@@ -66,10 +66,14 @@ def read_coco(path: Path, images: Images) -> Read:
     things = defaultdict(list)
     for each in content["annotations"]:
         label = names.get(each["category_id"], f"category {each['category_id']}")
-        segmentation = each.get("segmentation")
-        kind = "box or point alone" if not segmentation else "run-length code" if isinstance(segmentation, dict) else "polygon"
-        drawing = {"polygon": polygons, "run-length code": coco_runs}.get(kind)
-        things[each["image_id"]].append(Thing(label, kind, drawing and partial(drawing, segmentation), crowd=bool(each.get("iscrowd", 0))))
+        kind, drawing = "point", None
+        if segmentation := each.get("segmentation"):
+            kind = CROWD if each.get("iscrowd") else "outline"
+            drawing = partial(coco_runs if isinstance(segmentation, dict) else polygons, segmentation)
+        elif each.get("bbox"):
+            left, top, width, height = each["bbox"]
+            kind, drawing = BOX, partial(box, (left, top), (left + width, top + height))
+        things[each["image_id"]].append(Thing(label, kind, drawing))
     halves = [folder for folder in {path.parent for path in images.images.values()} if f"_{path.stem}".endswith(f"_{folder.name}")]
     places, photos = (path.parent, *halves, images.root, images.root / "images"), []
     for each in content["images"]:
@@ -89,11 +93,15 @@ def read_yolo(path: Path, images: Images) -> Read:
     for line in read_text(path).splitlines():
         if numbers := line.split():
             corners = [float(number) for number in numbers[1:]]
-            drawing = partial(polygons, [corners], shares=True) if len(corners) > 5 else None
+            kind, drawing = "outline", partial(polygons, [corners], shares=True)
+            if len(corners) < 6:
+                x, y, width, height = corners[:4]
+                first, second = (x - width / 2, y - height / 2), (x + width / 2, y + height / 2)
+                kind, drawing = BOX, partial(box, first, second, shares=True)
             if int(numbers[0]) not in names:
                 known = join_first([f"{number} {name}" for number, name in names.items()])
                 raise DataError(f"it has the class {numbers[0]}, and only {known} are named; add it to data.yaml or classes.txt")
-            things.append(Thing(names[int(numbers[0])], "polygon" if drawing else "box", drawing))
+            things.append(Thing(names[int(numbers[0])], kind, drawing))
     return names.values(), [Photo(path.stem, *found, None, things)]
 
 
@@ -152,6 +160,13 @@ def cvat_drawing(thing: xml.etree.ElementTree.Element) -> Drawing | None:
     if thing.tag == "mask":
         left, top, width, height = (int(thing.attrib[name]) for name in ("left", "top", "width", "height"))
         return partial(runs, [int(number) for number in thing.attrib["rle"].split(",")], left, top, (height, width))
+    degrees = float(thing.get("rotation", 0))
+    if thing.tag == "box":
+        left, top, right, bottom = (float(thing.attrib[name]) for name in ("xtl", "ytl", "xbr", "ybr"))
+        return partial(turned, SQUARE, ((left + right) / 2, (top + bottom) / 2), ((right - left) / 2, (bottom - top) / 2), degrees)
+    if thing.tag == "ellipse":
+        x, y, across, down = (float(thing.attrib[name]) for name in ("cx", "cy", "rx", "ry"))
+        return partial(turned, ROUND, (x, y), (across, down), degrees)
     return None
 
 

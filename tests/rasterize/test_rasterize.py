@@ -83,7 +83,7 @@ def test_labelme_polygons_boxes_discs_and_masks_in_the_order_of_the_file(tmp_pat
         f"written: 2 masks in {tmp_path}/masks, their ids 0 background, 1 leaf, 2 spot",
         f"nobody drew on {100 * undrawn:.1f}% of the pixels: taken as the class background; with --background ignore as no label",
         f"things of several classes overlap on {lap:.2f}% of what is drawn: the later one (--smaller-on-top: the smaller) lies on top",
-        "shapes without an area, of the kind point: 1, the first: a.jpg",
+        "shapes that are not drawn, of the kind point: 1, the first: a.jpg",
         "",
         f"next:    s4former new-config {tmp_path} -o mine.json",
     ]
@@ -113,7 +113,7 @@ def test_coco_parts_run_lengths_and_crowds(tmp_path, capsys):
     things = [
         thing(7, 2, [flat(4, 4, 6, 6), flat(10, 4, 12, 6)]), thing(7, 1, column),
         thing(7, 1, {"size": [HEIGHT, WIDTH], "counts": [0, 5 * HEIGHT, (WIDTH - 5) * HEIGHT]}, iscrowd=1),
-        thing(7, 1, []),
+        thing(7, 1, []), thing(7, 1, [], bbox=[22, 14, 2, 2]),
     ]  # fmt: skip
     coco(tmp_path / "annotations" / "instances_train2017.json", things, [photo(7, "a.jpg"), photo(8, "empty.jpg"), photo(9, "lost.jpg")])
     coco(tmp_path / "annotations" / "instances_val2017.json", [thing(3, 1, [flat(0, 0, 24, 2)])], [photo(3, "a.jpg")])
@@ -121,13 +121,14 @@ def test_coco_parts_run_lengths_and_crowds(tmp_path, capsys):
     text, masks = rasterize(capsys, tmp_path)
     boxes = [(4, 4, 6, 6, SPOT), (10, 4, 12, 6, SPOT), (20, 0, 21, 8, LEAF)]
     assert masks.keys() == {"train2017/a.png", "val2017/a.png"}
-    assert np.array_equal(masks["train2017/a.png"], drawn((0, 0, 5, 16, 255), *boxes))
+    assert np.array_equal(masks["train2017/a.png"], drawn((0, 0, 5, 16, 255), (22, 14, 24, 16, 255), *boxes))
     assert np.array_equal(masks["val2017/a.png"], drawn((0, 0, 24, 2, LEAF)))
     assert text.splitlines()[3:-2] == [
         f".json files that are no annotations of COCO, not read: 1, the first: {tmp_path}/annotations/captions_val2017.json",
         "images that the annotations name and that are not there: 1, the first: lost.jpg",
-        "shapes without an area, of the kind box or point alone: 1, the first: a.jpg",
+        "shapes that are not drawn, of the kind point: 1, the first: a.jpg",
         "crowd regions, taken as no label (--crowds: as objects; some tools mark all run-length codes so): 1, the first: a.jpg",
+        "things known by a box alone, which is taken as no label: 1, the first: a.jpg",
         "images without an object, left without a mask (--empty: all the class background): 1, the first: empty.jpg",
     ]
     _, masks = rasterize(capsys, tmp_path, "--overwrite", "--crowds", "--empty", "--background", "ignore")
@@ -168,9 +169,10 @@ def test_yolo_outlines_are_shares_of_the_image(tmp_path, capsys, names):
     save_image(tmp_path / "images" / "train" / "background.jpg")
     write(tmp_path / "labels" / "train" / "background.txt")
     text, masks = rasterize(capsys, tmp_path)
-    assert np.array_equal(masks["train/a.png"], drawn((6, 4, 18, 8, LEAF), (12, 0, 24, 6, SPOT)))
-    assert np.array_equal(masks["val/a.png"], drawn((6, 4, 18, 8, LEAF))) and len(masks) == 2
-    assert "shapes without an area, of the kind box: 2, the first: a" in text and "all the class background): 1, the first: background" in text
+    box = (11, 7, 13, 9, 255)  # no label, below the others
+    assert np.array_equal(masks["train/a.png"], drawn(box, (6, 4, 18, 8, LEAF), (12, 0, 24, 6, SPOT)))
+    assert np.array_equal(masks["val/a.png"], drawn(box, (6, 4, 18, 8, LEAF))) and len(masks) == 2
+    assert "things known by a box alone, which is taken as no label: 2, the first: a" in text and "all the class background): 1, the first: background" in text
 
 
 def test_supervisely_polygons_with_holes_and_bitmaps_at_their_origin(tmp_path, capsys):
@@ -198,16 +200,22 @@ def test_cvat_draws_higher_levels_on_top(tmp_path, capsys):
         f'<polygon label="leaf" points="{points}" z_order="1"></polygon>'
         '<mask label="spot" rle="1, 2, 1, 2" left="2" top="2" width="3" height="2" z_order="2"></mask>'
         '<polygon label="spot" points="8,6;16,6;16,12;8,12" z_order="0"></polygon>'
-        '<box label="spot" xtl="1" ytl="1" xbr="2" ybr="2" z_order="0"></box><tag label="spot"></tag>'
+        '<box label="spot" xtl="20" ytl="1" xbr="23" ybr="6" z_order="0"></box><tag label="spot"></tag>'
+        '<box label="leaf" xtl="17.5" ytl="10.5" xbr="22.5" ybr="14.5" rotation="90" z_order="0"></box>'
+        '<ellipse label="leaf" cx="6" cy="12" rx="5" ry="2" rotation="30" z_order="0"></ellipse><cuboid label="leaf"></cuboid>'
     )
     labels = "".join(f"<label><name>{name}</name></label>" for name in ("spot", "leaf", "stone"))
     text = f'<annotations><version>1.1</version><meta><job><labels>{labels}</labels></job></meta><image id="0" name="a.jpg" width="24" height="16">'
     write(tmp_path / "annotations.xml", f"{text}{shapes}</image></annotations>")
     text, masks = rasterize(capsys, tmp_path)
-    expected = drawn((8, 6, 16, 12, 1), (3, 2, 12, 10, 2))  # ids in the order of the labels
+    expected = drawn((20, 1, 23, 6, 1), (8, 6, 16, 12, 1), (18, 10, 22, 15, 2))  # ids in the order of the labels
+    y, x = np.mgrid[:HEIGHT, :WIDTH] - np.array([11.5, 5.5])[:, None, None]
+    cosine, sine = np.cos(np.pi / 6), np.sin(np.pi / 6)  # to the right and down
+    expected[((cosine * x + sine * y) / 5) ** 2 + ((cosine * y - sine * x) / 2) ** 2 < 1] = 2
+    expected[2:10, 3:12] = 2
     expected[2, 3:5] = expected[3, 3:5] = 1
     assert np.array_equal(masks["a.png"], expected)
-    assert "shapes without an area, of the kind box: 1" in text and "classes that nothing is drawn of, left out: 1, the first: stone" in text
+    assert "shapes that are not drawn, of the kind cuboid: 1" in text and "classes that nothing is drawn of, left out: 1, the first: stone" in text
 
 
 def test_annotations_of_images_and_categories_that_a_coco_file_lacks_are_told(tmp_path, capsys):
