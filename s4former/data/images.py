@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageOps, ImageSequence, TiffImagePlugin, UnidentifiedImageError, features
 
 from ..errors import DataError, plural
 from . import shapes
@@ -189,7 +189,7 @@ class Header(NamedTuple):
     size: tuple[int, int]
     mode: str
     turn: int = 1  # EXIF orientation, 1 = none
-    bands: int = 0  # of a TIFF; Pillow reads the first three of five or more, and the first of two
+    part: str = ""  # what is read of a TIFF of several pages, or of two, or of five or more bands
 
 
 def read_header(file: EncodedImage) -> Header:
@@ -199,10 +199,13 @@ def read_header(file: EncodedImage) -> Header:
         if image.format == "PNG" and has_late_exif(image):
             image.load()
         turn = exif_orientation(image)
-        (width, height), bands = image.size, 0
+        (width, height), size, part = image.size, image.size, ""
         if image.format == "TIFF":  # newer versions of Pillow give the size of one that is turned
             width, height, bands = (image.tag_v2.get(tag, other) for tag, other in zip(TIFF_TAGS, (width, height, 1)))
-        return Header((width, height) if turn >= 5 else (height, width), mode, turn, bands)
+            pages = sum(page.size == size for page in ImageSequence.Iterator(image))  # smaller ones are overviews
+            part = f"the first {3 if bands > 4 else 1} of {bands} bands" if bands not in (1, 3, 4) else ""
+            part = f"the first of {pages} pages" if pages > 1 else part
+        return Header((width, height) if turn >= 5 else (height, width), mode, turn, part)
 
 
 def has_late_exif(image: Image.Image) -> bool:
@@ -247,11 +250,6 @@ def turn_upright(pixels: np.ndarray, turn: int) -> np.ndarray:
     """Pixels (H, W) or (H, W, C), as they are stored, turned by an EXIF orientation."""
     pixels = pixels.swapaxes(0, 1) if turn >= 5 else pixels
     return np.ascontiguousarray(pixels[:: -1 if turn in (3, 4, 7, 8) else 1, :: -1 if turn in (2, 3, 6, 7) else 1])
-
-
-def has_odd_bands(file: EncodedImage) -> bool:
-    """Whether an image is a TIFF of two, or of five or more bands, of which the first one or three are read."""
-    return not is_scene(file) and read_header(file).bands not in (0, 1, 3, 4)
 
 
 def is_deep(mode: str) -> bool:

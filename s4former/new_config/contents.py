@@ -31,7 +31,7 @@ class Contents:
 
     size: tuple[int, int]  # height, width
     mode: str  # of the image, as Pillow calls it
-    bands: int = 0  # of a TIFF
+    part: str = ""  # what is read of a TIFF, if not all
     pixels: dict[int, int] = field(default_factory=dict)  # id -> count
     colours: dict[int, int] = field(default_factory=dict)  # 0xRRGGBB -> count, of a mask of colours without a palette
     shown: dict[int, int] = field(default_factory=dict)  # id -> its colour in the mask's own palette
@@ -94,10 +94,10 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
 def contents_of(row: Sample, palette: Collection[int]) -> Contents:
     """What a pair holds; an image with a mask is decoded, of one without only the header is read."""
     image, mask = ({"path": path, "bytes": None} for path in (row.image, row.mask))
-    size, mode, turn, bands = read_header(image)
+    size, mode, turn, part = read_header(image)
     if row.mask is None:
         check_end(image)
-        return Contents(size, mode, bands=bands)
+        return Contents(size, mode, part=part)
     with open_image(image, "image") as picture:
         mode = mode if is_deep(mode) else picture.mode
     with open_image(mask, "mask") as picture:
@@ -110,7 +110,7 @@ def contents_of(row: Sample, palette: Collection[int]) -> Contents:
     fits = "both" if not turned else "raw" if values.shape == size[::-1] else "upright"
     check_sizes({"image": image, "mask": mask}, size, values.shape[::-1] if fits == "raw" else values.shape)
     turns = {"turn": turn, "mask_turn": mask_turn, "fits": fits}
-    return Contents(size, mode, bands, **{kind: counts}, shown=shown, stated=stated, mask=row.mask, mask_mode=picture.mode, **turns)
+    return Contents(size, mode, part, **{kind: counts}, shown=shown, stated=stated, mask=row.mask, mask_mode=picture.mode, **turns)
 
 
 def name_colours(masks: dict[str, Contents], palette: dict[int, int]) -> dict[str, Contents | DataError]:

@@ -60,9 +60,8 @@ def more_remarks(photos: Photos, contents: dict[str, Contents], classes: int) ->
         yield "there are no unlabelled images: the config trains on labels alone (method.teacher=none)"
     if any(is_deep(each.mode) for each in contents.values()):
         yield "images of more than 8 bits are read between two grey values (data.levels)"
-    if odd := [each.bands for each in contents.values() if each.bands not in (0, 1, 3, 4)]:
-        found = f"{plural(len(odd), 'TIFF')} of {odd[0]} bands are read by their first band or three"
-        yield f"{found}; save what is red, green and blue if these are others"
+    if parts := [each.part for each in contents.values() if each.part]:
+        yield f"not all is read of {plural(len(parts), 'TIFF')}, of the first {parts[0]}; save by itself what it should be instead"
 
 
 def describe_sizes(sizes: Sequence[tuple[int, int]]) -> str:

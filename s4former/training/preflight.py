@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 
 from ..config import IGNORE_INDEX, Config, share_of_process
-from ..data.images import check_contrast, has_odd_bands, is_scene, read_image
+from ..data.images import check_contrast, is_scene, read_header, read_image
 from ..data.lists import find_duplicates
 from ..data.loader import prefetch
 from ..data.masks import check_palettes_of, read_pair
@@ -107,7 +107,8 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
     def count_ids(row: dict[str, Any]) -> np.ndarray:
         image, mask = read_pair(row, config.data, len(sources.classes))
         check_contrast(image, row["image"])
-        odd.extend([row["image"]["path"]] if has_odd_bands(row["image"]) else [])
+        if part := "" if is_scene(row["image"]) else read_header(row["image"]).part:
+            odd.append(f"{row['image']['path']} {part}")
         return np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
 
     counts = {}
@@ -126,8 +127,7 @@ def check_pairs(sources: Sources, config: Config, report: Report) -> dict[str, n
     except DataError as error:
         report.add("FAIL", "masks", str(error))
     if odd:
-        which = f"{plural(len(odd), 'TIFF')}, the first {min(odd)}"
-        report.add("note", "bands", f"of two, or of more than four bands, the first one or three are read: {which}")
+        report.add("note", "images", f"not all is read of {plural(len(odd), 'TIFF')}, of the first, {min(odd)}")
     return counts
 
 

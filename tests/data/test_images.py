@@ -9,7 +9,7 @@ from folders import HEIGHT, PALETTE, WIDTH, encoded, error_message, png_chunk, s
 from PIL import Image, ImageOps, PngImagePlugin
 
 from s4former.config import Data
-from s4former.data.images import check_contrast, check_end, has_odd_bands, is_deep, measured_values, read_header, read_image, turn_upright
+from s4former.data.images import check_contrast, check_end, is_deep, measured_values, read_header, read_image, turn_upright
 from s4former.data.masks import read_mask, read_pair
 from s4former.errors import DataError
 
@@ -126,10 +126,17 @@ def test_tiffs_of_other_bands_than_one_three_or_four_are_told_apart(tmp_path, ba
     if said:
         assert said in error_message(read_image, file) and said in error_message(read_header, file)
     else:
-        assert has_odd_bands(file) and read_header(file).bands == bands
+        assert read_header(file).part == f"the first {3 if bands == 5 else 1} of {bands} bands"
     for odd in (3, 4):
         save_tiff(tmp_path / "y.tif", odd)
-        assert not has_odd_bands(encoded(tmp_path / "y.tif"))
+        assert not read_header(encoded(tmp_path / "y.tif")).part
+
+
+def test_pages_of_a_tiff_are_counted_and_overviews_are_not(tmp_path):
+    image = Image.new("RGB", (WIDTH, HEIGHT))
+    for others, part in (([image, image], "the first of 3 pages"), ([image.resize((12, 8))], "")):
+        image.save(tmp_path / "x.tif", save_all=True, append_images=others)
+        assert read_header(encoded(tmp_path / "x.tif")).part == part
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.png"])
@@ -172,9 +179,9 @@ def test_the_header_of_a_png_is_read_without_its_pixels_unless_exif_data_stands_
     xmp = b"XML:com.adobe.xmp" + bytes(5) + b'<a tiff:Orientation="6">'
     for name, chunk in {"exif": png_chunk(b"eXIf", exif_bytes(3, b"\x06\0")[6:]), "xmp": png_chunk(b"iTXt", xmp)}.items():
         (tmp_path / f"{name}.png").write_bytes(content[:-12] + png_chunk(b"tEXt", b"date\0" + bytes(40)) + chunk + content[-12:])
-        assert read_header(encoded(tmp_path / f"{name}.png")) == ((WIDTH, HEIGHT), "RGB", 6, 0)
+        assert read_header(encoded(tmp_path / f"{name}.png")) == ((WIDTH, HEIGHT), "RGB", 6, "")
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", None)
-    assert read_header(encoded(tmp_path / "x.png")) == ((HEIGHT, WIDTH), "RGB", 1, 0)
+    assert read_header(encoded(tmp_path / "x.png")) == ((HEIGHT, WIDTH), "RGB", 1, "")
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
