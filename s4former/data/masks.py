@@ -55,10 +55,10 @@ def read_mask(file: EncodedImage, data: Data, num_classes: int) -> np.ndarray:
     ids = read_ids(file, packed_palette(data), table)
     values = table[ids if ids.dtype == np.uint8 else ids.clip(-1, LARGEST_ID + 1)]
     if values.max(initial=0) > IGNORE_INDEX:
-        wrong = np.unique(ids[values > IGNORE_INDEX]).tolist()
+        wrong, known = np.unique(ids[values > IGNORE_INDEX]).tolist(), np.flatnonzero(table < IGNORE_INDEX).tolist()
         raise DataError(
             f"mask {display_name(file)} has the id{'s' if len(wrong) > 1 else ''} {join_first(wrong)}, but the {num_classes}"
-            f" classes have ids 0 to {num_classes - 1} and {data.ignore_index} is ignored; map ids with data.id_map, or"
+            f" classes have ids {join_first(known)} and {data.ignore_index} is ignored; map ids with data.id_map, or"
             " set data.classes or data.ignore_index"
         )
     return values.astype(np.uint8)
@@ -67,11 +67,12 @@ def read_mask(file: EncodedImage, data: Data, num_classes: int) -> np.ndarray:
 def class_table(data: Data, num_classes: int, path: str) -> np.ndarray:
     """(65538,) int16: id in the mask at `path` -> class, 255 = ignore, 256 = neither; last, what a negative id is: ignored."""
     table = np.full(LARGEST_ID + 3, IGNORE_INDEX + 1, np.int16)
-    table[:num_classes] = np.arange(num_classes)
-    table[[data.ignore_index, -1]] = IGNORE_INDEX
     id_map = data.id_map
     if data.source == "cityscapes" and not id_map and "labelTrainIds" not in PurePosixPath(path).name:
         id_map = CITYSCAPES_TRAIN_IDS
+    if not {*range(num_classes)} <= {*id_map.values()}:  # one that has every class says all
+        table[:num_classes] = np.arange(num_classes)
+    table[[data.ignore_index, -1]] = IGNORE_INDEX
     for raw, target in id_map.items():
         if not (raw.isdecimal() and int(raw) <= LARGEST_ID):
             raise DataError(f"data.id_map has the key {raw!r}; keys are the ids in the masks, 0 to {LARGEST_ID}")

@@ -10,12 +10,13 @@ import numpy as np
 
 from ..config import IGNORE_INDEX
 from ..data.class_names import VOID
-from ..data.masks import hex_colour
+from ..data.masks import LARGEST_ID, hex_colour
 from ..errors import DataError, join_first, plural
 from .class_files import Names
 from .contents import Contents
 
 TOP_IDS = (255, 65535)  # of masks of 8 and 16 bits
+MOST_COUNTS = 6  # as many numbers of ids, 1 to n, are not those of classes
 MOST_CLASSES = 64  # more ids than this without names are no classes
 
 
@@ -30,15 +31,11 @@ class Numbering:
 
     def data_keys(self) -> dict[str, Any]:
         """data.classes, data.id_map and data.ignore_index, without those at their defaults."""
-        id_map = {str(raw): index for raw, index in self.class_of.items() if index not in (raw, IGNORE_INDEX)}
-        void = sorted(raw for raw, index in self.class_of.items() if index == IGNORE_INDEX and raw >= 0)
-        ignore_index = IGNORE_INDEX
-        if self.class_of.get(IGNORE_INDEX, IGNORE_INDEX) != IGNORE_INDEX:
-            ignore_index = IGNORE_INDEX - 1  # 255 is a class, so another id has to be the ignored one
-        elif len(void) == 1 and void[0] >= len(self.classes):
-            ignore_index = void[0]
-        else:
-            id_map |= {str(raw): IGNORE_INDEX for raw in void if raw != IGNORE_INDEX}
+        # where 255 is a class, another id has to be the ignored one
+        ignore_index = IGNORE_INDEX - (self.class_of.get(IGNORE_INDEX, IGNORE_INDEX) != IGNORE_INDEX)
+        items = [(raw, index) for raw, index in self.class_of.items() if raw >= 0 and (raw, index) != (ignore_index, IGNORE_INDEX)]
+        moved = any(index not in (raw, IGNORE_INDEX) for raw, index in items)  # then all classes are named, so that no other ids are some
+        id_map = {str(raw): index for raw, index in items if moved or raw != index}
         keys = {"classes": list(self.classes), "id_map": id_map, "ignore_index": ignore_index}
         return {key: value for key, value in keys.items() if value not in ({}, IGNORE_INDEX)}
 
@@ -60,6 +57,14 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
     if not isinstance(names, dict) and 255 not in ignored:
         refuse_two_binaries(masks, len(names) in (0, 2))
     remarks: list[str] = []
+    if not isinstance(names, dict) and len(pixels) > max(2, len(names)) and number_objects(masks):
+        if len(names) != 2:
+            raise DataError(
+                "the ids of nearly every mask are 1, 2, 3 and so on up to another number: objects seem to be numbered in them, not"
+                " classes; give two names, --classes background NAME, and all ids above 0 are the second, or name every id"
+            )
+        remarks.append(f"the masks number objects: all ids above 0 are {names[1]}")
+        names = {index: names[index > 0] for index in (0, *pixels) if index >= 0 and index not in TOP_IDS}
     if stated and not isinstance(names, dict):
         ignored = {stated[0].get("", IGNORE_INDEX): "", **ignored}
         names = stated_names(stated, names, {index: name for index, name in images.items() if index not in ignored}, remarks)
@@ -80,10 +85,11 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
             f"the masks show {plural(len(named), 'class')} only ({join_first(sorted(pixels))}); two are needed, of which one"
             " may be the background"
         )
-    class_of = {raw: index for index, raw in enumerate(named)} | dict.fromkeys(void, IGNORE_INDEX)
+    titles = [*dict.fromkeys(named.values())] if isinstance(names, dict) else [*named.values()]  # ids may share a name
+    class_of = {raw: titles.index(name) for raw, name in named.items()} | dict.fromkeys(void, IGNORE_INDEX)
     for index in (index for index in named if index in TOP_IDS):
         remarks.append(f"{index} is read as class {class_of[index]}, {named[index]} (data.id_map), and not as no label")
-    return Numbering(classes=tuple(named.values()), class_of=class_of, remarks=tuple(remarks), reason=reason)
+    return Numbering(classes=tuple(titles), class_of=class_of, remarks=tuple(remarks), reason=reason)
 
 
 def describe_void(void: Sequence[int], named: Mapping[int, str], ignored: Mapping[int, str], pixels: Counter[int]) -> Iterator[str]:
@@ -113,6 +119,13 @@ def refuse_two_binaries(masks: Sequence[Contents], two: bool) -> None:
             f"{len(held[1])} of the masks {first} hold 1, {len(held[255])} others {second} 255, and none both: if 1 and 255 mean the"
             " same, save all masks alike; if 255 means no label, add --ignore 255"
         )
+
+
+def number_objects(masks: Sequence[Contents]) -> bool:
+    """Whether nearly every mask holds the ids 1 to n, and n differs from mask to mask as classes do not."""
+    shown = [ids for mask in masks if (ids := {*mask.pixels} - {0, *TOP_IDS})]
+    counts = [len(ids) for ids in shown if ids == {*range(1, len(ids) + 1)}]
+    return len({*counts}) >= MOST_COUNTS and len(counts) > 0.9 * len(shown)
 
 
 def stated_names(stated: Sequence[dict[str, int]], names: Sequence[str], held: Mapping[int, str], remarks: list[str]) -> dict[int, str]:
@@ -156,14 +169,20 @@ def name_ids(
         if kept == [0, 255] and len(names) != 2:
             raise DataError(f"the masks hold 0 and 255 alone, and {plural(len(names), 'name')} are given; give two")
         if top and len(kept) == len(names) and 1 < len(below) and below[-1] < len(names) and names[-1].lower() not in VOID:
-            by_id = " ".join(f"{index}={name}" for index, name in zip(kept, names))
             raise DataError(
                 f"the masks hold the ids {join_first(kept)}, and {len(names)} names are given: {top[-1]} may mean no label, or"
-                f" be {names[-1]}; say which: --ignore {top[-1]}, or --classes {by_id}"
+                f" be {names[-1]}; say which: --ignore {top[-1]}, or {by_id(zip(kept, names))}"
             )
         counted = (kept, below, [index for index in ids if index not in TOP_IDS or index not in ignored])
         if found := next((each for each in counted if len(each) == len(names)), None):
             named = dict(zip(found, names))
+            if any(index in ignored and name.lower() not in VOID for index, name in named.items()):
+                others = (index for index in (*below, *range(max(below, default=0) + 1, LARGEST_ID)) if index not in ignored)
+                raise DataError(
+                    f"the masks hold the ids {join_first(found)}, of which some are ignored, and {len(names)} names are given: they may"
+                    " be those of all ids, or of the classes alone; say which:"
+                    f" {by_id(item for item in named.items() if item[0] not in ignored)}, or {by_id(zip(others, names))}"
+                )
             if found != list(range(len(names))):
                 remarks.append(f"the ids {join_first(found)} are given the names in their order")
     if strange := [index for index in kept if index not in named and index not in top]:
@@ -172,6 +191,10 @@ def name_ids(
         ignored = " ".join(map(str, strange[:8])) + " ..." * (len(strange) > 8)
         raise DataError(f"{found}; name every id, or say that it means no label: --ignore {ignored}")
     return dict(named)
+
+
+def by_id(named: Iterable[tuple[int, str]]) -> str:
+    return f"--classes {' '.join(f'{index}={name}' for index, name in named)}"
 
 
 def evenly_spread(ids: Sequence[int]) -> bool:

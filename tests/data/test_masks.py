@@ -140,7 +140,7 @@ def test_ids_beyond_the_classes_are_refused(tmp_path):
     mask[0, 1:3] = 3, 9
     save_mask(tmp_path / "m.png", mask, palette=False)
     assert error_message(read_mask, encoded(tmp_path / "m.png"), Data(), 3) == (
-        f"mask {tmp_path}/m.png has the ids 3, 9, but the 3 classes have ids 0 to 2 and 255 is ignored; map ids with"
+        f"mask {tmp_path}/m.png has the ids 3, 9, but the 3 classes have ids 0, 1, 2 and 255 is ignored; map ids with"
         " data.id_map, or set data.classes or data.ignore_index"
     )
 
@@ -161,6 +161,13 @@ def test_id_map_moves_ids_and_may_ignore_some(tmp_path):
     save_mask(tmp_path / "m.png", np.array([[0, 1, 2, 7, 255]], np.uint8))
     mapped = Data(id_map={"0": 255, "1": 0, "2": 1, "7": 1})
     assert read_mask(encoded(tmp_path / "m.png"), mapped, 2).tolist() == [[255, 0, 1, 1, 255]]
+
+
+def test_ids_that_a_map_of_every_class_lacks_are_refused(tmp_path):
+    save_mask(tmp_path / "m.png", np.array([[0, 1, 2]], np.uint8))
+    said = error_message(read_mask, encoded(tmp_path / "m.png"), Data(id_map={"1": 0, "2": 1}), 2)
+    assert "has the id 0, but the 2 classes have ids 1, 2 and 255 is ignored; map ids with data.id_map" in said
+    assert read_mask(encoded(tmp_path / "m.png"), Data(id_map={"2": 1}), 2).tolist() == [[0, 1, 1]]
 
 
 def test_with_zero_ignored_and_the_rest_moved_down_a_map_to_zero_means_class_zero(tmp_path):

@@ -147,7 +147,7 @@ def test_binary_masks_train_as_two_classes(photos, capsys):
     for path in photos.rglob("masks/*.png"):
         save_mask(path, np.where(ids() == 1, 255, 0).astype(np.uint8), palette=False)
     config, _ = config_of(photos)
-    assert config.data.id_map == {"255": 1} and config.data.ignore_index == 254
+    assert config.data.id_map == {"0": 0, "255": 1} and config.data.ignore_index == 254
     said = " ".join(capsys.readouterr().out.split())
     assert "255 is read as class 1, foreground" in said and "NCR would always be 0 and is left out" in said
 
@@ -201,7 +201,7 @@ def test_masks_that_the_pool_wrote_are_read_in_the_ids_that_they_state(photos, c
         save_mask(path, np.where(ids() == 1, 255, 0).astype(np.uint8), palette=False)
     palette_png(np.where(ids() == 1, 255, 254), photos / "labeled/masks/b.png", {"ground": 0, "leaf": 255, "": 254})
     config, _ = config_of(photos, "--classes", "ground", "leaf")
-    assert config.data.id_map == {"255": 1} and config.data.ignore_index == 254
+    assert config.data.id_map == {"0": 0, "255": 1} and config.data.ignore_index == 254
     assert "some masks were written by s4former" in capsys.readouterr().out
 
 

@@ -30,7 +30,7 @@ def read_names(folder):
 
 def test_masks_of_0_and_255_are_one_thing_and_a_background():
     found = number_classes(ids(0, 255), [], [])
-    assert found.data_keys() == {"classes": ["background", "foreground"], "id_map": {"255": 1}, "ignore_index": 254}
+    assert found.data_keys() == {"classes": ["background", "foreground"], "id_map": {"0": 0, "255": 1}, "ignore_index": 254}
     assert "255 is read as class 1, foreground (data.id_map), and not as no label" in found.remarks
     assert number_classes(ids(0, 255), ["road", "crack"], []).classes == ("road", "crack")
     assert error_message(number_classes, ids(0, 255), ["one"], []) == "the masks hold 0 and 255 alone, and 1 name are given; give two"
@@ -48,7 +48,7 @@ def test_an_id_without_a_name_wants_one_or_is_ignored_by_the_user():
         " no label: --ignore 2"
     )
     found = number_classes(ids(0, 1, 2), ["a", "b"], [2])
-    assert found.data_keys() == {"classes": ["a", "b"], "ignore_index": 2} and "id 2" in found.remarks[0]
+    assert found.data_keys() == {"classes": ["a", "b"], "id_map": {"2": 255}} and "id 2" in found.remarks[0]
     assert "the masks have the ids 3, 4 (the first in m.png), and 3 names are given, for 0, 1, 2; name every id" in error_message(
         number_classes, ids(0, 1, 2, 3, 4), ["a", "b", "c"], []
     )
@@ -67,7 +67,7 @@ def test_several_ids_may_mean_no_label():
 
 
 def test_ids_with_gaps_are_numbered_in_their_order_and_take_the_names_in_it():
-    assert number_classes(ids(0, 50, 100), [], []).data_keys()["id_map"] == {"50": 1, "100": 2}
+    assert number_classes(ids(0, 50, 100), [], []).data_keys()["id_map"] == {"0": 0, "50": 1, "100": 2}
     found = number_classes(ids(0, 50, 100), ["a", "b", "c"], [])
     assert found.classes == ("a", "b", "c") and "given the names in their order" in found.remarks[0]
 
@@ -91,7 +91,7 @@ def test_where_255_may_be_no_label_or_the_last_class_both_ways_are_named():
     void = number_classes(ids(0, 1, 255), ["a", "b", "c"], [255])
     assert void.classes == ("a", "b", "c") and void.class_of[255] == 255
     last = number_classes(ids(0, 1, 255), {0: "a", 1: "b", 255: "c"}, [])
-    assert last.data_keys() == {"classes": ["a", "b", "c"], "id_map": {"255": 2}, "ignore_index": 254}
+    assert last.data_keys() == {"classes": ["a", "b", "c"], "id_map": {"0": 0, "1": 1, "255": 2}, "ignore_index": 254}
     assert number_classes(ids(0, 1, 255), ["a", "b", "void"], []).classes == ("a", "b")
 
 
@@ -103,10 +103,27 @@ def test_greys_at_equal_distances_are_classes_where_no_names_are_given():
 def test_an_ignored_id_takes_no_name_away_and_a_name_that_goes_is_said():
     found = number_classes(ids(0, 1, 2, 3), ["a", "b", "c"], [0])
     assert found.classes == ("a", "b", "c") and found.class_of == {1: 0, 2: 1, 3: 2, 0: 255}
-    found = number_classes(ids(0, 1, 2), ["a", "b", "c"], [1])
+    found = number_classes(ids(0, 1, 2), {0: "a", 1: "b", 2: "c"}, [1])
     assert found.classes == ("a", "c") and found.remarks == (
         "id 1 is taken as no label (--ignore, and with it the name b): 33.33% of the pixels of all masks, neither learned nor tested",
     )
+
+
+def test_names_that_fit_with_the_ignored_ids_and_without_a_class_are_refused():
+    assert error_message(number_classes, ids(0, 1, 2), ["a", "b", "c"], [0]) == (
+        "the masks hold the ids 0, 1, 2, of which some are ignored, and 3 names are given: they may be those of all ids, or of the"
+        " classes alone; say which: --classes 1=b 2=c, or --classes 1=a 2=b 3=c"
+    )
+
+
+def test_numbered_objects_are_one_class_or_refused():
+    objects = [mask for last in range(2, 20, 2) for mask in ids(*range(last + 1))]
+    assert "objects seem to be numbered in them, not classes; give two names" in error_message(number_classes, objects, [], [])
+    found = number_classes([*objects, *ids(0, 255)], ["ground", "cell"], [])
+    assert found.classes == ("ground", "cell") and found.class_of == {0: 0, 255: 255} | dict.fromkeys(range(1, 19), 1)
+    assert found.data_keys()["id_map"] == {"0": 0} | {str(index): 1 for index in range(1, 19)}
+    classes = [mask for last in range(1, 6) for mask in ids(*range(last + 1))] + ids(0, 7, 15) + ids(0, 1, 9)
+    assert len(number_classes(classes, [], []).classes) == 9
 
 
 def test_names_given_by_id_belong_to_those_ids_alone():

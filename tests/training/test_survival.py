@@ -407,7 +407,7 @@ def test_a_labelled_image_that_vanishes_stops_the_run_where_it_is(broken, whole)
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (mask(highest=7), "has the id 7, but the 3 classes have ids 0 to 2"),
+        (mask(highest=7), "has the id 7, but the 3 classes have ids 0, 1, 2"),
         (mask(height=30), "is 56x30 (width x height); both must have the same size"),
     ],
     ids=["ids", "size"],
