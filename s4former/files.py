@@ -46,6 +46,15 @@ def writing(target: Path, beside: Path, size: int = 0) -> Iterator[None]:
         raise WriteError(f"{what} could not be written: {describe_os_error(cause, target)}") from error
 
 
+@contextmanager
+def writing_file(path: Path) -> Iterator[Path]:
+    """A name beside a file, of this process alone, which takes its place once it is written; a `WriteError` leaves the older one."""
+    beside = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    with writing(path, beside):
+        yield beside
+        beside.replace(path)
+
+
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -93,8 +102,6 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file atomically."""
-    beside = path.with_name(f".writing-{path.name}")
-    with writing(path, beside):
+    with writing_file(path) as beside:
         beside.write_bytes(content)
         flush(beside)
-        beside.replace(path)

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from s4former import files
-from s4former.errors import DataError
+from s4former.errors import DataError, WriteError
 from s4former.files import read_text
 
 
@@ -42,3 +42,11 @@ def test_a_text_in_another_encoding_is_a_sentence(tmp_path):
     assert str(caught.value) == (
         f"{tmp_path}/a.txt is no text in UTF-8 (byte 3 is 0xfc, as in Windows-1252 or in no text); save it as UTF-8"
     )
+
+
+def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_beside_it(tmp_path):
+    (tmp_path / "a.png").write_text("old")
+    with pytest.raises(WriteError, match="a.png could not be written: full"), files.writing_file(tmp_path / "a.png") as beside:
+        beside.write_text("half")
+        raise OSError(errno.ENOSPC, "full")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

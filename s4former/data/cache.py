@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from ..config import Data
-from ..errors import DataError
+from ..errors import DataError, WriteError
+from ..files import writing_file
 from .images import EncodedImage, is_scene, read_header, read_image
 from .masks import check_sizes, read_upright_mask
 
@@ -78,16 +79,12 @@ def cache_key(file: EncodedImage, settings: tuple[Any, ...]) -> str:
 
 def write_cache(pixels: np.ndarray, path: Path) -> None:
     """Writes beside the path and renames, so that others who read it find it whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            np.save(file, pixels)
-        beside.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
+        with writing_file(path) as beside:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(beside, pixels)
+    except WriteError as error:
         raise CacheError(
-            f"data.cache = {str(path.parent)!r} cannot be written ({error.strerror}); give a folder with"
+            f"data.cache = {str(path.parent)!r} cannot be written ({error.__cause__.strerror}); give a folder with"
             " room, 4 bytes for every pixel of the training images, or an empty data.cache"
         ) from None

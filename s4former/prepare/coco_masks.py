@@ -20,6 +20,7 @@ from PIL import Image
 from ..data.class_names import COCO_CLASSES
 from ..data.progress import progress
 from ..errors import DataError
+from ..files import writing_file
 
 
 class Task(NamedTuple):
@@ -124,9 +125,8 @@ def decode_rle(segmentation: dict[str, Any]) -> np.ndarray:
 def save_ids(path: Path, ids: np.ndarray) -> None:
     """Writes (H, W) uint8 ids as a grey PNG, under another name first, so that a file that is there is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    Image.fromarray(ids).save(part, format="PNG")
-    part.replace(path)
+    with writing_file(path) as beside:
+        Image.fromarray(ids).save(beside)
 
 
 def write_mask(task: Task) -> None:

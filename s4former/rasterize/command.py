@@ -25,7 +25,7 @@ from ..data.lists import find_images
 from ..data.progress import progress
 from ..errors import DataError, join_first, plural, reports_errors
 from ..evaluation.pictures import palette_png
-from ..files import write_text, writing
+from ..files import write_text, writing_file
 from .annotations import (
     BROKEN, FORMATS, Notes, class_names, describe, describe_broken, find_photos, mask_paths, polygon_format, read_annotations,
 )  # fmt: skip
@@ -104,10 +104,8 @@ def write_mask(photo: Photo, image: Path, path: Path, ids: Mapping[str, int], op
         return Drawn(None, notes=[(reason, f"{image} ({describe_broken(error)})")])
     if drawn.mask is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".writing-{path.name}")
-        with writing(path, beside):
+        with writing_file(path) as beside:
             palette_png(drawn.mask, beside, ids)
-            beside.replace(path)
     return drawn._replace(mask=None)
 
 
