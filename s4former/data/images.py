@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageSequence, TiffImagePlugin, UnidentifiedImageError, features
 
 from ..errors import DataError, plural
 from . import shapes
@@ -30,7 +30,9 @@ IMAGE_ENDINGS = (  # that training, the pool and prediction read, in order of pr
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 LOW_BYTES = "s4former low bytes"  # of a 16-bit colour image, in the info of what was opened
 EXIF_ORIENTATION = 0x0112
-EXIF_KEYWORDS = ("Raw profile type exif", "XML:com.adobe.xmp")  # of texts in a PNG in which Pillow finds it
+EXIF_KEYWORDS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # of an image's info, in which Pillow finds it
+TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"  # of the orientations 2 to 8
+TURNS = dict(enumerate((Image.Transpose[name] for name in TURNS.split()), 2))
 TIFF_TAGS = (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH, TiffImagePlugin.SAMPLESPERPIXEL)
 WHITE_LEVELS = (1, 255, 1023, 4095, 16383, 65535)  # that images of more than 8 bits usually have
 
@@ -109,7 +111,10 @@ def open_image(file: EncodedImage, kind: str, reduce: float = 1.0) -> Image.Imag
         turn = exif_orientation(image) if kind == "image" else 1
         if low is not None:
             image.info[LOW_BYTES] = turn_upright(low, turn)
-        return ImageOps.exif_transpose(image) if turn > 1 else image
+        if turn > 1:  # ImageOps.exif_transpose writes the other EXIF data anew, and cannot if it is odd
+            image = image.transpose(TURNS[turn])
+            image.info = {key: value for key, value in image.info.items() if key not in EXIF_KEYWORDS}
+        return image
 
 
 def read_bytes(file: EncodedImage) -> bytes:
@@ -222,7 +227,7 @@ def has_late_exif(image: Image.Image) -> bool:
 def exif_orientation(image: Image.Image) -> int:
     """The EXIF orientation of an opened image, 1 to 8; 1 = upright, also where the EXIF data is broken."""
     turn = None
-    with suppress(*DECODE_ERRORS):
+    with suppress(*DECODE_ERRORS, TypeError):
         turn = Image.Image.getexif(image).get(EXIF_ORIENTATION)  # image.getexif() decodes a PNG
     return turn if turn in range(1, 9) else 1
 
@@ -247,9 +252,8 @@ def check_end(file: EncodedImage) -> None:
 
 
 def turn_upright(pixels: np.ndarray, turn: int) -> np.ndarray:
-    """Pixels (H, W) or (H, W, C), as they are stored, turned by an EXIF orientation."""
-    pixels = pixels.swapaxes(0, 1) if turn >= 5 else pixels
-    return np.ascontiguousarray(pixels[:: -1 if turn in (3, 4, 7, 8) else 1, :: -1 if turn in (2, 3, 6, 7) else 1])
+    """Pixels (H, W) or (H, W, C) uint8, as they are stored, turned by an EXIF orientation."""
+    return np.asarray(Image.fromarray(pixels).transpose(TURNS[turn])) if turn > 1 else pixels
 
 
 def is_deep(mode: str) -> bool:

@@ -185,8 +185,19 @@ def test_the_header_of_a_png_is_read_without_its_pixels_unless_exif_data_stands_
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_pixels_are_turned_as_pillow_turns_them(turn):
-    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
-    picture = Image.fromarray(pixels)
-    picture.getexif()[0x0112] = turn
-    assert np.array_equal(turn_upright(pixels, turn), ImageOps.exif_transpose(picture))
+def test_images_and_masks_are_turned_as_pillow_turns_them(tmp_path, turn):
+    save_photo(tmp_path / "x.png", 0)
+    with Image.open(tmp_path / "x.png") as picture:
+        pixels, picture.getexif()[0x0112] = np.asarray(picture), turn
+        expected = np.asarray(ImageOps.exif_transpose(picture))
+        picture.save(tmp_path / "y.png", exif=picture.getexif())
+    image = read_image(encoded(tmp_path / "y.png"))
+    assert np.array_equal(turn_upright(pixels, turn), expected) and np.array_equal(image, expected)
+    assert image.getexif().get(0x0112, 1) == 1
+
+
+def test_an_image_whose_other_exif_data_is_odd_is_turned(tmp_path):
+    two = exif_bytes(3, b"\x06\0")[:28].replace(b"\x01\0\x12", b"\x02\0\x12")  # of two entries
+    text = struct.pack("<HHI", 0x11A, 2, 2) + b"x" + bytes(7)  # a resolution that is no number
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "x.jpg", exif=two + text)
+    assert read_header(encoded(tmp_path / "x.jpg")).turn == 6 and read_image(encoded(tmp_path / "x.jpg")).size == (HEIGHT, WIDTH)
