@@ -1,7 +1,7 @@
 """Mask files: what they hold becomes ids, and ids become classes; 255 is ignored."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
@@ -185,6 +185,13 @@ def check_palettes_of(files: Iterable[EncodedImage], data: Data) -> None:
     if len(palettes) > 1:
         masks = ((display_name(file), open_image(file, "mask")) for file in indexed)
         check_palettes((name, shown_colours(mask, np.unique(mask).tolist())) for name, mask in masks)
+
+
+def two_binaries(masks: Sequence[Collection[int]]) -> str:
+    """That some of the masks, given by their ids, hold 1 and others 255, which may mean the same; empty if one holds both."""
+    ones, tops = (sum(index in ids for ids in masks) for index in (1, IGNORE_INDEX))
+    both = any(1 in ids and IGNORE_INDEX in ids for ids in masks)
+    return f"{plural(ones, 'mask')} with the id 1, {tops} others with 255, none with both" if ones and tops and not both else ""
 
 
 def stated_ids(mask: Image.Image) -> dict[str, int]:

@@ -22,7 +22,7 @@ from .class_names import CITYSCAPES_CLASSES, COCO_CLASSES, VOC_CLASSES
 from .images import read_header
 from .layouts import cityscapes, coco, folder, voc
 from .lists import Sample, data_root, find_path, list_fingerprint
-from .masks import check_palettes_of, check_sizes, read_mask, read_upright_mask
+from .masks import check_palettes_of, check_sizes, read_mask, read_upright_mask, two_binaries
 from .progress import progress
 from .published import identify_list, list_named_by, verify_list
 
@@ -214,17 +214,12 @@ def labeled_pixels(sources: Sources, data: Data) -> np.ndarray:
 
 
 def describe_two_kinds(counts: np.ndarray, classes: Sequence[str]) -> str:
-    """What to do if some masks of a thing and its background hold 0 and 1, others 0 and no label, which may be a 255 for the thing.
+    """What to do if some masks of two classes hold 0 and 1, others 0 and no label, which may be a 255 for class 1.
 
     counts: (images, 256), how many pixels of each class, at 255 of no label, each mask has.
     """
-    shown, ignored = counts[:, 1] > 0, counts[:, IGNORE_INDEX] > 0
-    if len(classes) != 2 or not shown.any() or not ignored.any() or (shown & ignored).any():
-        return ""
-    return (
-        f"{shown.sum()} labelled masks show {classes[1]}, {ignored.sum()} others ignored pixels, none both: if 255 is"
-        f' {classes[1]} in these, write data.id_map={{"255": 1}} data.ignore_index=254'
-    )
+    found = two_binaries([np.flatnonzero(pixels).tolist() for pixels in counts]) if len(classes) == 2 else ""
+    return found and f'{found}: if both are {classes[1]}, write data.id_map={{"255": 1}} data.ignore_index=254'
 
 
 def is_rare(images: int, share: float, labeled: int) -> bool:

@@ -105,6 +105,8 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
     photos.remarks += [origin] if origin else []
     if not photos.parts["validation"]:
         split_validation(photos, {image: each.pixels for image, each in contents.items()}, options.validation, options.seed)
+    elif (options.validation, options.seed) != (0.2, 0):
+        photos.remarks.append("--validation and --seed are not used: images for evaluation are there")
 
     counts = count_classes([contents[row.image] for row in photos.parts["labeled"]], numbering)
     showing = [images for index, (_, images) in counts.items() if index != IGNORE_INDEX]

@@ -82,8 +82,8 @@ def read_contents(photos: Photos, palette: dict[int, int]) -> dict[str, Contents
     for part, rows in photos.parts.items():
         errors = {row.image: results[row.image] for row in rows if isinstance(results[row.image], DataError)}
         messages = list(errors.values())
-        if rows and len(errors) == len(rows):
-            raise DataError(f"none of {plural(len(rows), 'image')} can be used: {messages[0]}")
+        if part != "unlabeled" and rows and len(errors) == len(rows):
+            raise DataError(f"none of {plural(len(rows), f'{PART_NAMES[part]} image')} can be used: {messages[0]}")
         photos.drop(errors)
         photos.remarks += [f"left out: {message}" for message in messages[:NAMED_ERRORS]]
         if (more := len(messages) - NAMED_ERRORS) > 0:

@@ -5,7 +5,6 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from glob import has_magic
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -68,17 +67,17 @@ def pairs_of_globs(images: str, masks: str, root: Path) -> Pairs:
     """The images and masks that two patterns name, paired by the text that stands for their "*"."""
     found = []
     for key, pattern in (("--images", images), ("--masks", masks)):
-        if not has_magic(pattern):
+        if not {*"*?"} & {*pattern}:
             raise DataError(
                 f"{key} is {pattern!r}; write a pattern in quotes, such as 'photos/*.jpg', with * for what both have in common"
             )
         whole = pattern if os.path.isabs(pattern) else f"{root}/{pattern}"
-        start = Path(re.split(r"[^/]*[*?[]", whole, maxsplit=1)[0])
+        start = Path(re.split(r"[^/]*[*?]", whole, maxsplit=1)[0])
         parts = {"**/": "(?:(.*)/)?", "**": "(.*)", "*": "([^/]*)", "?": "([^/])"}
         regex = re.compile("".join(parts.get(part) or re.escape(part) for part in re.split(r"(\*\*/|\*\*|\*|\?)", whole)))
         files = {path: match for path in find_images(start, flat=False).values() if (match := regex.fullmatch(path.as_posix()))}
         if not files:
-            raise DataError(f"{key} is {pattern!r}; no image below {start} has such a name")
+            raise DataError(f"{key} is {pattern!r}; no image below {start} has such a name (only * and ? stand for others)")
         found.append({"/".join(filter(None, match.groups())): path for path, match in files.items()})
     photos, drawn = found
     used = {*drawn.values()}

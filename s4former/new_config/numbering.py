@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import IGNORE_INDEX
 from ..data.class_names import VOID
-from ..data.masks import LARGEST_ID, hex_colour
+from ..data.masks import LARGEST_ID, hex_colour, two_binaries
 from ..errors import DataError, join_first, plural
 from .class_files import Names
 from .contents import Contents
@@ -107,18 +107,12 @@ def describe_void(void: Sequence[int], named: Mapping[int, str], ignored: Mappin
 
 
 def refuse_two_binaries(masks: Sequence[Contents], two: bool) -> None:
-    """`DataError` if some masks hold 1, others 255, none both, and 1 may be 255: those with 1 have one bit, or all are binary.
-
-    two: whether there are two classes, as far as is known.
-    """
-    held = {index: [mask for mask in masks if index in mask.pixels] for index in (1, 255)}
-    binary = all(mask.mask_mode == "1" for mask in held[1]) or two and all({*mask.pixels} <= {0, 1, 255} for mask in masks)
-    if binary and all(held.values()) and not any(1 in mask.pixels for mask in held[255]):
-        first, second = (f"(the first: {Path(found[0].mask).name})" for found in held.values())
-        raise DataError(
-            f"{len(held[1])} of the masks {first} hold 1, {len(held[255])} others {second} 255, and none both: if 1 and 255 mean the"
-            " same, save all masks alike; if 255 means no label, add --ignore 255"
-        )
+    """`DataError` if 1 may mean 255: no mask holds both, and those with 1 are of one bit, or all are binary and `two` classes wanted."""
+    ones = [mask for mask in masks if 1 in mask.pixels]
+    binary = all(mask.mask_mode == "1" for mask in ones) or two and all({*mask.pixels} <= {0, 1, 255} for mask in masks)
+    if binary and (found := two_binaries([mask.pixels for mask in masks])):
+        first = f"the first with 1: {Path(ones[0].mask).name}"
+        raise DataError(f"{found} ({first}): if they mean the same, save all masks alike; if 255 means no label, add --ignore 255")
 
 
 def number_objects(masks: Sequence[Contents]) -> bool:

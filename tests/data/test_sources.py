@@ -129,7 +129,7 @@ def test_binary_masks_of_which_some_have_1_and_others_255_are_noted(root):
     save_mask(root / "masks" / "f.png", np.where(ids() == 1, 1, 0).astype(np.uint8), palette=False)
     found = load_sources(changed)
     assert check_masks(found, changed) == (
-        "1 labelled masks show leaf, 1 others ignored pixels, none both: if 255 is leaf in these, write"
+        "1 mask with the id 1, 1 others with 255, none with both: if both are leaf, write"
         ' data.id_map={"255": 1} data.ignore_index=254',
     )
     assert check_masks(found, data(root, classes=("ground", "leaf"), id_map={"255": 1}, ignore_index=254)) == ()

@@ -362,6 +362,20 @@ def test_a_list_keeps_images_of_one_stem_and_names_none_twice(photos, capsys):
     assert f"names {photos}/val/images/i.png twice; name each image once, with one mask" in complaint(capsys, photos.parent / "all.list")
 
 
+def test_options_without_effect_and_a_pool_that_cannot_be_read_are_said(photos, capsys):
+    for path in (photos / "unlabeled/images").iterdir():
+        path.write_bytes(b"no picture")
+    assert config_of(photos, "--seed", "3")[1]["unlabeled"] == []
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--validation and --seed are not used: images for evaluation are there" in said and "d.png cannot be read" in said
+    [path.unlink() for path in photos.parent.glob("mine*")]
+    for path in (photos / "val/images").iterdir():
+        path.write_bytes(b"no picture")
+    assert "none of 2 evaluation images can be used: image" in complaint(capsys, photos)
+    pattern = "labeled/images/[ab].png"
+    assert f"--images is {pattern!r}; write a pattern in quotes" in complaint(capsys, photos, "--images", pattern, "--masks", "labeled/masks/*")
+
+
 def test_an_image_of_both_lists_is_evaluated_on_and_said(images, capsys):
     write(images / "labeled.txt", "a", "b")
     write(images / "val.txt", "b", "h")

@@ -222,14 +222,17 @@ def test_two_names_of_one_colour_are_refused(tmp_path, name, content):
 def test_binary_masks_of_two_kinds_are_refused():
     mixed = [*ids(0, 1), *ids(0, 255), *ids(0)]
     said = error_message(number_classes, mixed, ["ground", "leaf"], set())
-    assert said.startswith("1 of the masks (the first: m.png) hold 1, 1 others (the first: m.png) 255, and none both: if 1 and 255 mean")
+    assert said == (
+        "1 mask with the id 1, 1 others with 255, none with both (the first with 1: m.png): if they mean the same, save all masks alike;"
+        " if 255 means no label, add --ignore 255"
+    )
     assert number_classes(mixed, ["ground", "leaf"], {255}).class_of == {0: 0, 1: 1, 255: 255}
     assert number_classes([*mixed, *ids(0, 1, 255)], ["ground", "leaf"], set()).class_of == {0: 0, 1: 1, 255: 255}
 
 
 def test_a_mask_of_one_bit_beside_greys_is_refused():
     bit = [replace(mask, mask_mode="1") for mask in ids(0, 1)]
-    assert "hold 1, 1 others (the first: m.png) 255, and none both" in error_message(number_classes, [*bit, *ids(0, 128, 255)], list("abc"), [])
+    assert "1 mask with the id 1, 1 others with 255" in error_message(number_classes, [*bit, *ids(0, 128, 255)], list("abc"), [])
     assert number_classes([*bit, *ids(0, 1, 2, 255)], list("abc"), []).class_of == {0: 0, 1: 1, 2: 2, 255: 255}
 
 
