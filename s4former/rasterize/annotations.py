@@ -15,7 +15,7 @@ from ..data.images import DECODE_ERRORS
 from ..data.lists import walk_folders
 from ..data.progress import progress
 from ..errors import DataError
-from .painting import CROWD, Photo, plain
+from .painting import CROWD, NO_LABEL, Photo, plain
 from .readers import Images, read_coco, read_cvat, read_labelme, read_supervisely, read_yolo
 
 FORMATS = {  # name -> ending of its files, what the content of one has to match, and what reads one
@@ -107,7 +107,7 @@ def find_photos(photos: Sequence[Photo], root: Path, kind: str, notes: Notes) ->
 
 def class_names(declared: Sequence[str], photos: Sequence[Photo], options: Namespace, notes: Notes) -> list[str]:
     """The classes that something is drawn of, in the order that is declared, then by name; the background first."""
-    used = {thing.label for photo in photos for thing in photo.things if thing.drawing and thing.labeled}
+    used = {thing.label for photo in photos for thing in photo.things if thing.drawing and thing.kind not in NO_LABEL}
     names = [name for name in declared if name in used] + sorted(used - set(declared))
     cases = [name for name, times in Counter(map(str.casefold, used)).items() if times > 1]
     notes["classes that differ in capital letters alone, kept apart"] += [name for name in names if name.casefold() in cases]

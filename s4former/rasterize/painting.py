@@ -40,11 +40,6 @@ class Thing(NamedTuple):
     drawing: Drawing | None  # None: a shape without an area, such as a point, or one that is not known here
     level: int = 0  # those of higher levels lie on top
 
-    @property
-    def labeled(self) -> bool:
-        """Whether its pixels get its class, else no label."""
-        return self.kind not in NO_LABEL
-
 
 class Photo(NamedTuple):
     """One image and what was drawn on it."""
@@ -74,13 +69,13 @@ def draw(photo: Photo, path: Path, ids: Mapping[str, int], options: Namespace) -
         reason = "images of another size than their annotations, left without a mask"
         return Drawn(None, notes=[(reason, f"{path} ({width}x{height}, annotated as {wide}x{high})")])
     notes += [(f"shapes that are not drawn, of the kind {thing.kind}", photo.name) for thing in photo.things if not thing.drawing]
-    notes += [(NO_LABEL[thing.kind], photo.name) for thing in photo.things if not thing.labeled]
+    notes += [(NO_LABEL[thing.kind], photo.name) for thing in photo.things if thing.kind in NO_LABEL]
     windows = [(thing, thing.drawing(*size)) for thing in photo.things if thing.drawing]
     notes += [("objects without a pixel", photo.name) for _, (area, *_) in windows if not area.any()]
-    if not any(thing.labeled and area.any() for thing, (area, *_) in windows) and not options.empty:
+    if not any(area.any() and thing.kind not in NO_LABEL for thing, (area, *_) in windows) and not options.empty:
         reason = f"images without an object, left without a mask (--empty: all {name_rest(options.background)})"
         return Drawn(None, notes=[*notes, (reason, photo.name)])
-    windows.sort(key=lambda each: (each[0].labeled, -each[1][0].sum() if options.smaller_on_top else each[0].level))
+    windows.sort(key=lambda each: (each[0].kind not in NO_LABEL, -each[1][0].sum() if options.smaller_on_top else each[0].level))
     drawn = paint(windows, size, ids, options.background)
     if turned:
         drawn = drawn._replace(mask=turn_upright(drawn.mask, header.turn))
@@ -94,11 +89,11 @@ def paint(windows: Sequence[tuple[Thing, Window]], size: tuple[int, int], ids: M
     no_label, things, several = (np.zeros(size, bool) for _ in range(3))
     for thing, (area, row, column) in windows:
         # a name that is not among the ids is that of the background, spelt otherwise
-        value = ids.get(thing.label, 0) if thing.labeled and plain(thing.label) not in VOID else IGNORE_INDEX
+        value = IGNORE_INDEX if thing.kind in NO_LABEL or plain(thing.label) in VOID else ids.get(thing.label, 0)
         place = slice(row, row + area.shape[0]), slice(column, column + area.shape[1])
-        if thing.labeled:
+        if thing.kind not in NO_LABEL:
             several[place] |= area & things[place] & (mask[place] != value)
-        (things if thing.labeled else no_label)[place] |= area
+        (no_label if thing.kind in NO_LABEL else things)[place] |= area
         mask[place][area] = value
     drawn = int(things.sum())
     return Drawn(mask, (int((~(things | no_label)).sum()), drawn, int(several.sum())))

@@ -56,7 +56,7 @@ def looks(tmp_path):
         "images and masks": lambda: read_contents(find_photos(tmp_path / "photos", tmp_path), {}),
         "evaluation images": lambda: check_pairs(read, SimpleNamespace(data=found), Report()),
         "evaluation": lambda: list(predictions({"model": lambda images: images}, [item] * 3, setting)),
-        "annotations": lambda: read_annotations("LabelMe", images_of(root, root / "masks"), root / "masks", defaultdict(list)),
+        "annotations": lambda: read_annotations("LabelMe", images_of(root, root / "masks"), root / "masks", False, defaultdict(list)),
     }
 
 
