@@ -311,5 +311,6 @@ def test_label_ids_are_what_the_server_of_cityscapes_takes(here, tmp_path, capsy
         assert (ids.mode, ids.size) == ("L", (40, 24))
         raw = {train: int(id) for id, train in CITYSCAPES_TRAIN_IDS.items() if train != 255}
         assert np.array_equal(np.asarray(ids), np.vectorize(raw.get)(np.asarray(mask))) and len(np.unique(ids)) > 1
+    assert label_id_names(["a/my__x"]) == {"a/my__x": "my__x"}
     with pytest.raises(DataError, match="a/x.png and b/x.png have one name; give a folder at a time"):
         label_id_names(["a/x.png", "b/x.png"])

@@ -3,7 +3,7 @@
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from ..data.batches import validation_set
 from ..data.masks import raw_ids
 from ..data.progress import progress
 from ..errors import DataError
-from ..evaluation.inference import Setting, batches_of_one_size, in_precision, predict, predictions, update_matrices
+from ..evaluation.inference import Setting, in_precision, predict, predictions, update_matrices
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.model_choice import CheckpointError, ModelChoice
-from ..evaluation.photos import draw_sheet, label_id_names, read_photos, save_label_ids, save_maps
+from ..evaluation.photo_files import unique_names
+from ..evaluation.photos import draw_sheet, label_id_names, photo_batches, save_label_ids, save_maps
 from ..networks.adapters import forward_logits
 from ..training.engine import needs_cpu
 from .chosen_model import load_model
@@ -44,16 +45,16 @@ def evaluate_model(choice: ModelChoice, config: Config, options: Namespace) -> t
     return {"checkpoint": choice.source, "model": choice.description, **report}, accelerator.is_main_process
 
 
-def writer(options: Namespace, config: Config, classes: Sequence[str], ids: Iterable[str]) -> Callable[[Sequence[Any], Tensor], None]:
+def writer(options: Namespace, config: Config, classes: Sequence[str], ids: Collection[str]) -> Callable[[Sequence[Any], Tensor], None]:
     """A function that writes what --save-predictions and --label-ids ask for: items of the data and their maps (B, H, W)."""
-    folder = Path(options.save_predictions or "")
-    names, raw = (label_id_names(ids), raw_ids(config.data, len(classes))) if options.label_ids else ({}, None)
+    folder, names = Path(options.save_predictions or ""), unique_names(ids)
+    own, raw = (label_id_names(ids), raw_ids(config.data, len(classes))) if options.label_ids else ({}, None)
 
     def write(items: Sequence[Any], maps: Tensor) -> None:
         if options.save_predictions:
-            save_maps(folder, items, maps, classes, config.data)
+            save_maps(folder, items, maps, names, classes, config.data)
         if options.label_ids:
-            save_label_ids(folder, items, maps, names, raw)
+            save_label_ids(folder, items, maps, own, raw)
 
     return write
 
@@ -93,11 +94,9 @@ def predict_photos(
     classes = [network.config.id2label[i] for i in range(network.config.num_labels)]
     photos = dict(list(options.photos.items())[: config.evaluation.limit or None])
     own = list(photos.items())[accelerator.process_index :: accelerator.num_processes]
-    # windows of one image fill a batch by themselves; images need not wait for others of their size
-    batch = 1 if config.evaluation.mode == "sliding" else config.evaluation.batch
     write, unreadable, images, start = writer(options, config, classes, photos), [], 0, time.perf_counter()
-    for items in batches_of_one_size(read_photos(progress(own, "photos"), unreadable, config.data.levels), batch):
-        write(items, predict(partial(forward_logits, network), torch.stack([item.image for item in items]), setting))
+    for items, pixels in photo_batches(progress(own, "photos"), unreadable, config):
+        write(items, predict(partial(forward_logits, network), pixels, setting))
         images += len(items)
     seconds = time.perf_counter() - start
     unreadable, images = gather_object(unreadable), sum(gather_object([images]))  # which also waits for the others

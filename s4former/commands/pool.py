@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw_sheet(options.output / "worth_labelling.png", images, pool, classes, config.data)
     print(f"{choice.description}: pseudo masks of {len(pool.ids)} images in {options.output}; worth_labelling.csv and .png say what to label next")
     if options.copy_to:
-        copy_for_tools(options.copy_to, ranked_images(pool, ranked, predictor, config.data, sources), pool, classes, config.data)
+        copy_for_tools(options.copy_to, ranked_images(pool, ranked, predictor, config.data, sources), classes, config.data)
         print(f"to correct: labelme {options.copy_to / 'JPEGImages'}, or {options.copy_to / 'cvat.zip'} as Segmentation mask 1.1 in CVAT")
     for message in unreadable:
         print(f"not read: {message}", file=sys.stderr)

@@ -14,10 +14,10 @@ from ..config import IGNORE_INDEX, Config, Data
 from ..data.masks import palette_colours, raw_ids
 from ..data.progress import progress
 from ..data.sources import Sources
-from ..evaluation.inference import Network, Setting, batches_of_one_size, predict_with_confidence
+from ..evaluation.inference import Network, Setting, predict_with_confidence
 from ..evaluation.model_choice import CheckpointError, ModelChoice, find_model_file
-from ..evaluation.photo_files import file_name
-from ..evaluation.photos import read_photos
+from ..evaluation.photo_files import unique_names
+from ..evaluation.photos import photo_batches
 from ..evaluation.pictures import palette, palette_png, stated
 from ..files import write_text
 from ..networks.adapters import forward_logits
@@ -58,13 +58,11 @@ def predict_pool(predictor: Predictor, config: Config, sources: Sources, folder:
     ids = {name: int(raw[index]) for index, name in enumerate(sources.classes)} | {"": int(raw[IGNORE_INDEX])}
     write_text(folder / "ids.json", json.dumps(ids) + "\n")
     count = min(limit or len(sources.unlabeled), len(sources.unlabeled))
-    rows = (sources.unlabeled[index] for index in progress(range(count), "pool"))
-    photos = read_photos(((row["id"], row["image"]) for row in rows), unreadable, config.data.levels)
-    for items in batches_of_one_size(photos, 1 if config.evaluation.mode == "sliding" else config.evaluation.batch):
-        maps = predictor(torch.stack([item.image for item in items]))
-        for item, labels, confidence, pseudo in zip(items, *maps):
+    rows, names = (sources.unlabeled[index] for index in progress(range(count), "pool")), unique_names(sources.unlabeled["id"][:])
+    for items, pixels in photo_batches(((row["id"], row["image"]) for row in rows), unreadable, config):
+        for item, labels, confidence, pseudo in zip(items, *predictor(pixels)):
             pool.add(item.id, labels, confidence, pseudo, classes)
-            name = f"{file_name(item.id)}.png"
+            name = f"{names[item.id]}.png"
             save_mask(folder / "masks" / name, np.where(pseudo, labels, IGNORE_INDEX), config.data, ids)
             Image.fromarray((255 * confidence.clip(0, 1)).round().astype(np.uint8)).save(folder / "confidence" / name)
     return pool, unreadable

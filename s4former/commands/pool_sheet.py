@@ -15,7 +15,7 @@ from PIL import Image
 from ..config import IGNORE_INDEX, Data
 from ..data.images import EncodedImage, is_scene, read_image
 from ..data.sources import Sources
-from ..evaluation.photo_files import file_name
+from ..evaluation.photo_files import unique_names
 from ..evaluation.pictures import contact_sheet, display_colours, has_background
 from ..files import write_text
 from ..rasterize.outlines import polygons_of
@@ -29,9 +29,10 @@ LABELME = "5.5.0"  # the version that the files say they are of
 
 @dataclass(frozen=True)
 class RankedImage:
-    """An image of the list. place: in the pool. pixels: (H, W, 3) uint8. labels: (H, W) uint8, predicted; pseudo: where they count."""
+    """An image of the list. place: in the pool. name: of its files. pixels: (H, W, 3) uint8. labels: (H, W) uint8; pseudo: where they count."""
 
     place: int
+    name: str
     file: EncodedImage
     pixels: np.ndarray
     labels: np.ndarray
@@ -42,12 +43,13 @@ def ranked_images(
     pool: Pool, ranked: Sequence[tuple[int, float]], predictor: Predictor, data: Data, sources: Sources
 ) -> Iterator[RankedImage]:
     """Predicts the images of the list once more, one after the other."""
-    rows = {id: place for place, id in enumerate(sources.unlabeled["id"][:])}
+    names = unique_names(sources.unlabeled["id"][:])
+    rows = {id: row for row, id in enumerate(names)}
     for place, _ in ranked:
         file = sources.unlabeled[rows[pool.ids[place]]]["image"]
         pixels = np.array(read_image(file, data.levels))
         labels, _, pseudo = (each[0] for each in predictor(torch.from_numpy(pixels).permute(2, 0, 1)[None]))
-        yield RankedImage(place, file, pixels, labels.astype(np.uint8), pseudo)
+        yield RankedImage(place, names[pool.ids[place]], file, pixels, labels.astype(np.uint8), pseudo)
 
 
 def draw_sheet(path: Path, images: Iterable[RankedImage], pool: Pool, classes: Sequence[str], data: Data) -> None:
@@ -62,7 +64,7 @@ def draw_sheet(path: Path, images: Iterable[RankedImage], pool: Pool, classes: S
         contact_sheet(cells, ["image", "what the teacher is sure of"], classes, heading, data, captions).save(path)
 
 
-def copy_for_tools(folder: Path, ranked: Iterable[RankedImage], pool: Pool, classes: Sequence[str], data: Data) -> None:
+def copy_for_tools(folder: Path, ranked: Iterable[RankedImage], classes: Sequence[str], data: Data) -> None:
     """JPEGImages/ with polygons of LabelMe beside the images; the masks as CVAT's "Segmentation mask 1.1", also as cvat.zip."""
     images, masks, names = folder / "JPEGImages", folder / "SegmentationClass", []
     for each in (images, masks, folder / "ImageSets" / "Segmentation"):
@@ -70,10 +72,10 @@ def copy_for_tools(folder: Path, ranked: Iterable[RankedImage], pool: Pool, clas
     colours = display_colours(classes, data)[: len(classes)]
     colours[: int(has_background(classes))] = 0  # CVAT takes black for what is nothing
     for image in ranked:
-        names.append(file_name(pool.ids[image.place]))
-        name = copy_image(image, images / names[-1])
-        write_text(images / f"{names[-1]}.json", json.dumps(labelme(image.labels, classes, name), indent=1) + "\n")
-        Image.fromarray(colours[image.labels]).save(masks / f"{names[-1]}.png")
+        names.append(image.name)
+        name = copy_image(image, images / image.name)
+        write_text(images / f"{image.name}.json", json.dumps(labelme(image.labels, classes, name), indent=1) + "\n")
+        Image.fromarray(colours[image.labels]).save(masks / f"{image.name}.png")
     lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in zip(classes, colours.tolist())]
     background = [] if has_background(classes) else ["background:0,0,0::"]
     write_text(folder / "labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *background, *lines]) + "\n")

@@ -4,7 +4,7 @@ import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from itertools import chain, count
 from pathlib import Path
 
@@ -20,22 +20,17 @@ def find_photos(patterns: Sequence[str], output: str = "") -> dict[str, EncodedI
     """The image files of file names, folders (with all below them) and globs by id, in order of their paths.
 
     Of a folder, masks are left out, with a line on the console, and what was written into `output` before.
-    An id is the path below the folder that all have in common, without suffix unless two files differ in nothing else;
-    "/" becomes "__", and what then has the name of another, such as a__b.jpg beside a/b.jpg, gets a number. A DataError if one
-    of the patterns has no image.
+    An id is the path below the folder that all have in common, without suffix unless another file has that id. A DataError
+    if one of the patterns has no image.
     """
     written = {Path(output).expanduser().absolute() / name for name in RESULTS} if output else set()
     found = {file.absolute(): file for pattern in patterns for file in matching_files(pattern, written)}
     given = [Path(pattern).expanduser().absolute() for pattern in patterns]
     root = Path(os.path.commonpath(given if all(path.is_dir() for path in given) else [file.parent for file in found]))
     files = {file.relative_to(root): found[file] for file in sorted(found)}
-    times = Counter(file.with_suffix("") for file in files)
-    names = [file.with_suffix("") if times[file.with_suffix("")] == 1 else file for file in files]
-    photos: dict[str, EncodedImage] = {}
-    for name, file in zip(map(file_name, map(Path.as_posix, names)), files.values()):
-        free = next(each for each in chain([name], (f"{name}-{number}" for number in count(2))) if each not in photos)
-        photos[free] = {"path": str(file), "bytes": None}
-    return photos
+    times = Counter(chain(files, (file.with_suffix("") for file in files)))
+    ids = (file.with_suffix("") if times[file.with_suffix("")] == 1 else file for file in files)
+    return {id.as_posix(): {"path": str(file), "bytes": None} for id, file in zip(ids, files.values())}
 
 
 def matching_files(pattern: str, written: Set[Path]) -> list[Path]:
@@ -59,6 +54,10 @@ def matching_files(pattern: str, written: Set[Path]) -> list[Path]:
     return found
 
 
-def file_name(id: str) -> str:
-    """Ids of nested folders stay apart, and inside the folder of the results."""
-    return id.replace("/", "__")
+def unique_names(ids: Iterable[str]) -> dict[str, str]:
+    """Names of result files, without suffix, by id: "/" becomes "__"; a name that an earlier id has, as a__b after a/b, gets a number."""
+    taken: dict[str, str] = {}
+    for id in ids:
+        name = id.replace("/", "__")
+        taken[next(each for each in chain([name], (f"{name}-{number}" for number in count(2))) if each not in taken)] = id
+    return {id: name for name, id in taken.items()}

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..config import IGNORE_INDEX, Data
+from ..config import IGNORE_INDEX, Config, Data
 from ..data.images import EncodedImage, read_image
 from ..data.loader import prefetch
 from ..errors import DataError
-from .photo_files import file_name
+from .inference import batches_of_one_size
+from .photo_files import unique_names
 from .pictures import contact_sheet, display_colours, overlay, palette_png, spread
 
 OVERLAY_SIZE = (2048, 2048)  # the largest, pixels
@@ -49,17 +50,27 @@ def read_photos(
             unreadable.append(str(photo))
 
 
-def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequence[str], data: Data | None = None) -> None:
-    """FOLDER/masks/ID.png, class ids (B, H, W), and FOLDER/overlays/ID.jpg to look at.
+def photo_batches(
+    photos: Iterable[tuple[str, EncodedImage]], unreadable: list[str], config: Config
+) -> Iterator[tuple[list[Photo], Tensor]]:
+    """`read_photos` in groups of one size, and the images of each as a batch (B, 3, H, W)."""
+    # windows of one image fill a batch by themselves; images need not wait for others of their size
+    batch = 1 if config.evaluation.mode == "sliding" else config.evaluation.batch
+    for items in batches_of_one_size(read_photos(photos, unreadable, config.data.levels), batch):
+        yield items, torch.stack([item.image for item in items])
 
-    items: with `image` (3, H, W) uint8, in the size of their maps, and `id`.
+
+def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, names: dict[str, str], classes: Sequence[str], data: Data) -> None:
+    """FOLDER/masks/NAME.png, class ids (B, H, W), and FOLDER/overlays/NAME.jpg to look at.
+
+    items: with `image` (3, H, W) uint8, in the size of their maps, and `id`. names: `unique_names`.
     data: its colours or palette give the colours, if it has such; else they are PASCAL VOC's.
     """
-    colours = display_colours(classes, data) if data is not None and (data.colours or data.palette) else None
+    colours = display_colours(classes, data) if data.colours or data.palette else None
     for name in ("masks", "overlays"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for item, mask in zip(items, maps.to(torch.uint8).cpu().numpy()):
-        name = file_name(item.id)
+        name = names[item.id]
         palette_png(mask, folder / "masks" / f"{name}.png", {**dict(zip(classes, range(len(classes)))), "": IGNORE_INDEX}, colours)
         picture, shown = Image.fromarray(item.image.permute(1, 2, 0).numpy()), Image.fromarray(mask)
         picture.thumbnail(OVERLAY_SIZE, Image.Resampling.LANCZOS, reducing_gap=None)
@@ -70,7 +81,7 @@ def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, classes: Sequenc
 
 def label_id_names(ids: Iterable[str]) -> dict[str, str]:
     """The name, without folders, of the file of label ids of every image; a `DataError` if two have the same."""
-    names = {id: file_name(id).rsplit("__", 1)[-1] for id in ids}
+    names = {id: PurePosixPath(id).name for id in ids}
     times = Counter(names.values())
     twice = [id for id, name in names.items() if times[name] == max(times.values())] if len(times) < len(names) else []
     if twice:
@@ -87,9 +98,9 @@ def save_label_ids(folder: Path, items: Sequence[Any], maps: Tensor, names: dict
 
 def draw_sheet(folder: Path, photos: dict[str, EncodedImage], classes: Sequence[str], data: Data) -> None:
     """FOLDER/sheet.png: photo beside class map for photos spread over the list, if any of them has a map."""
-    names, pairs = [name for name in photos if (folder / "masks" / f"{name}.png").is_file()], []
-    for name in (names[index] for index in spread(len(names), SHEET_PHOTOS)):
-        image = read_image(photos[name], data.levels)
+    names, pairs = [each for each in unique_names(photos).items() if (folder / "masks" / f"{each[1]}.png").is_file()], []
+    for id, name in (names[index] for index in spread(len(names), SHEET_PHOTOS)):
+        image = read_image(photos[id], data.levels)
         image.thumbnail((600, 600), Image.Resampling.LANCZOS, reducing_gap=None)
         with Image.open(folder / "masks" / f"{name}.png") as mask:
             mask.thumbnail((600, 600), Image.Resampling.NEAREST, reducing_gap=None)

@@ -11,6 +11,7 @@ from PIL import Image
 from scripts import TINY
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from s4former.commands.evaluate import main as evaluate
 from s4former.commands.pool import main
 from s4former.commands.pool_ranking import FLOOR, Pool, rank
 from s4former.commands.pool_masks import save_mask
@@ -185,6 +186,22 @@ def test_the_list_is_drawn_and_copied_with_prelabels_that_labelling_tools_load(r
     assert {shape["label"] for shape in content["shapes"]} <= {"ground", "leaf", "bud"} and content["shapes"]
     assert main([str(run), "-o", str(tmp_path / "pool"), "--copy-to", str(tmp_path / "next")]) == 1
     assert f"{tmp_path / 'next'} is not empty; give another folder to copy to" in capsys.readouterr().err
+
+
+def test_ids_that_differ_in_a_folder_alone_keep_their_predictions_apart(run, tmp_path):
+    images = run.parent / "photos" / "images"
+    for folder, mask in ((images, "4.png"), (images.parent / "masks", "1.png")):
+        (folder / "p").mkdir()
+        for name, source in (("p/q.png", "2.png"), ("p__q.png", mask)):
+            (folder / name).write_bytes((folder / source).read_bytes())
+    (images.parent / "validation.txt").write_text("p/q\np__q\n")
+    assert evaluate(["--checkpoint", str(run), "--save-predictions", str(tmp_path / "seen")]) == 0
+    assert sorted(path.name for path in (tmp_path / "seen" / "masks").iterdir()) == ["p__q-2.png", "p__q.png"]
+    (images.parent / "validation.txt").write_text("2\n")
+    assert main([str(run), "-o", str(tmp_path / "pool"), "--copy-to", str(tmp_path / "next")]) == 1
+    for folder in ("pool/masks", "pool/confidence", "next/SegmentationClass"):
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["3.png", "4.png", "p__q-2.png", "p__q.png"]
+    assert (tmp_path / "next" / "JPEGImages" / "p__q-2.png").read_bytes() == (images / "p__q.png").read_bytes()
 
 
 def test_a_mask_as_labelme_and_drawn_again_by_rasterize_is_the_same(tmp_path):

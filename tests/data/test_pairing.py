@@ -105,4 +105,4 @@ def test_lists_of_photos_beside_their_masks_leave_no_mask_in_the_pool(beside, pl
 
 
 def test_masks_beside_their_images_are_no_photos_to_predict(beside):
-    assert list(find_photos([str(beside)])) == ["pool__c", "pool__d", "train__a", "train__b", "val__e"]
+    assert list(find_photos([str(beside)])) == ["pool/c", "pool/d", "train/a", "train/b", "val/e"]

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from s4former.data.layouts import folder_layout
-from s4former.evaluation.photo_files import find_photos
+from s4former.evaluation.photo_files import find_photos, unique_names
 from s4former.evaluation.photos import read_photos
 
 
@@ -30,7 +30,7 @@ def test_masks_beside_their_images_are_no_photos(tmp_path, capsys):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         Image.new("L" if place.endswith(("/masks", "/labels")) else "RGB", (4, 4)).save(tmp_path / place / "a.png")
     # masks/ and annotations/ alone may be names like any other
-    assert list(find_photos([str(tmp_path)])) == ["annotations__a", "flat__a", "labeled__images__a", "masks__a"]
+    assert list(find_photos([str(tmp_path)])) == ["annotations/a", "flat/a", "labeled/images/a", "masks/a"]
     assert f"2 files of {tmp_path} are taken for masks and left out, the first: {tmp_path}/flat/labels/a.png" in capsys.readouterr().err
     assert list(find_photos([str(tmp_path / "labeled" / "masks")])) == ["a"]  # asked for by name
 
@@ -59,7 +59,7 @@ def test_what_was_predicted_before_is_no_photo(tmp_path):
     for name in ("a.jpg", "out/b.jpg", "out/overlays/a.jpg", "out/sheet.png", "out/label_ids/a.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    assert list(find_photos([str(tmp_path)], str(tmp_path / "out"))) == ["a", "out__b"]
+    assert list(find_photos([str(tmp_path)], str(tmp_path / "out"))) == ["a", "out/b"]
     assert len(find_photos([str(tmp_path)])) == 5
 
 
@@ -67,7 +67,10 @@ def test_no_photo_takes_the_name_of_another(tmp_path):
     for name in ("a/b.jpg", "a__b.jpg", "x.jpg", "x.png", "x.jpg.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    assert list(find_photos([str(tmp_path)])) == ["a__b", "a__b-2", "x.jpg", "x.jpg-2", "x.png"]
+    photos = find_photos([str(tmp_path)])
+    assert list(photos) == ["a/b", "a__b", "x.jpg", "x.jpg.png", "x.png"]
+    assert unique_names(photos) == {"a/b": "a__b", "a__b": "a__b-2", "x.jpg": "x.jpg", "x.jpg.png": "x.jpg.png", "x.png": "x.png"}
+    assert [*unique_names(["a__b-2", "a__b", "a/b"]).values()] == ["a__b-2", "a__b", "a__b-3"]
 
 
 def test_hidden_files_are_no_photos(tmp_path):
