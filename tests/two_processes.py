@@ -22,11 +22,10 @@ from s4former.data.sources import load_sources
 from s4former.method.algorithms import ALGORITHMS
 from s4former.method.checks import shuffle_grid
 from s4former.method.context import StepContext
-from s4former.method.representation import Memory
-from s4former.method.step import total_loss, train_step
+from s4former.method.step import total_loss
 from s4former.method.student import Student
 from s4former.networks.build import build_network
-from s4former.training.engine import Teacher, predict_with_student, prepare_student
+from s4former.training.engine import build_teacher, predict_with_student, prepare_student
 
 keys = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
 precision = keys.pop("precision", "no")
@@ -38,10 +37,8 @@ config = from_dict({**TINY, "model": model, "method": {**TINY["method"], "mix_pr
 sources = load_sources(config.data)
 torch.manual_seed(0)
 network = build_network(config.model, id2label=dict(enumerate(sources.classes)), crop=config.data.crop).to(dtype)
-teacher = Teacher(network, second=config.method.algorithm == "psmt")
 student = Student(network, config.method).to(dtype)
-if student.representation is not None:
-    teacher.memory = Memory(student.representation, len(sources.classes), config.method.memory).to(dtype)
+teacher = build_teacher(student)
 for module in student.modules():
     if isinstance(module, nn.BatchNorm2d):
         module.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
@@ -52,12 +49,9 @@ mean = std = torch.full((3, 1, 1), 0.5, dtype=dtype)
 average = partial(accelerator.reduce, reduction="mean")
 batch_here = batch.on(accelerator.device, mean, std)
 with accelerator.autocast():
-    if config.method.algorithm == "consistency":
-        losses = train_step(wrapped, teacher, batch_here, config.method, average)
-    else:
-        context = StepContext(predict=partial(predict_with_student, network), progress=0.5, seed=1, average=average,
-                              processes=accelerator.num_processes, gather=accelerator.gather)  # fmt: skip
-        losses = ALGORITHMS[config.method.algorithm](wrapped, teacher, batch_here, config.method, context)
+    context = StepContext(predict=partial(predict_with_student, network), progress=0.5, seed=1, average=average,
+                          processes=accelerator.num_processes, gather=accelerator.gather)  # fmt: skip
+    losses = ALGORITHMS[config.method.algorithm](wrapped, teacher, batch_here, config.method, context)
     total = total_loss(losses, config.method)
 accelerator.backward(total)
 

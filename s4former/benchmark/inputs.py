@@ -14,7 +14,7 @@ from ..method.checks import check_network, shuffle_grid
 from ..method.student import Student
 from ..networks.build import build_network
 from ..networks.encoder_weights import normalization
-from ..training.engine import Teacher
+from ..training.engine import Teacher, build_teacher
 
 SCENES = Shapes(labeled=4, unlabeled=8, validation=4, height=375, width=500)  # drawn where the data is missing
 
@@ -65,8 +65,8 @@ def initialize(config: Config, sources: Sources, device: torch.device) -> StepIn
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in normalization(config.model))
     steps = StepDataset(config, sources, shuffle_grid(config, network), 0, 1)
     batch = steps.batch(config.method.burn_in, 0).on(device, mean, std)
-    student, teacher = Student(network, config.method).to(device), Teacher(network).to(device)
-    return StepInputs(config=config, student=student, teacher=teacher, batch=batch)
+    student = Student(network, config.method).to(device)
+    return StepInputs(config=config, student=student, teacher=build_teacher(student), batch=batch)
 
 
 def randomize_classifier(network: nn.Module) -> None:

@@ -8,6 +8,7 @@ leave a tenth of the card free for them.
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,11 @@ from torch.utils._pytree import tree_leaves
 
 from ..config import Config
 from ..data.sources import Sources
-from ..method.step import total_loss, train_step
-from ..training.engine import build_optimizer, pseudo_labeler
+from ..errors import ConfigError
+from ..method.algorithms import ALGORITHMS
+from ..method.context import StepContext
+from ..method.step import total_loss
+from ..training.engine import build_optimizer, predict_with_student, pseudo_labeler
 from .inputs import initialize
 
 
@@ -69,9 +73,12 @@ def fake_step(
     config: Config, sources: Sources, *, autocast: bool = True, observer: AbstractContextManager | None = None
 ) -> tuple[LiveMemory, Callable[[], None]]:
     """A training step on fake tensors that can be run repeatedly, and its memory. observer: entered for each run."""
+    if config.method.algorithm == "u2pl":
+        raise ConfigError("what a step of U2PL keeps depends on the images, and is not computed; --check measures real steps")
     inputs = initialize(config, sources, torch.device("cpu"))
     student, teacher = inputs.student.train(), inputs.teacher if config.method.teacher == "ema" else None
     labeler = pseudo_labeler(student.network, teacher, config, 1)
+    context = StepContext(predict=partial(predict_with_student, student.network))
     fake, memory = FakeTensorMode(), LiveMemory()
 
     def convert(tensor: Tensor) -> Tensor:
@@ -89,7 +96,7 @@ def fake_step(
         with fake, memory, observer or nullcontext():
             for _ in range(min(2, config.run.batch.rounds)):  # the second round finds the gradient of the first
                 with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                    terms = train_step(student, labeler, batch, config.method)
+                    terms = ALGORITHMS[config.method.algorithm](student, labeler, batch, config.method, context)
                     total = total_loss(terms, config.method)
                 total.backward()
                 del terms, total

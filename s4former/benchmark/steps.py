@@ -13,9 +13,19 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from ..config import Batch, Config, share_of_process
-from ..method.step import total_loss, train_step
+from ..method.algorithms import ALGORITHMS
+from ..method.context import StepContext
+from ..method.step import total_loss
 from ..networks.adapters import compile_each, compile_network
-from ..training.engine import build_accelerator, build_optimizer, precision, prepare_student, update, use_deterministic_operations
+from ..training.engine import (
+    build_accelerator,
+    build_optimizer,
+    precision,
+    predict_with_student,
+    prepare_student,
+    update,
+    use_deterministic_operations,
+)
 from . import reference
 from .inputs import StepInputs, build
 from .memory import peak_memory_of_step
@@ -123,7 +133,8 @@ def gradient(inputs: StepInputs, dtype: torch.dtype) -> Tensor:
     try:
         torch.manual_seed(0)
         with torch.autocast(inputs.batch.weak.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            loss = total_loss(train_step(student, inputs.teacher, inputs.batch, method), method)
+            context = StepContext(predict=partial(predict_with_student, student.network))
+            loss = total_loss(ALGORITHMS[method.algorithm](student, inputs.teacher, inputs.batch, method, context), method)
         loss.backward()
     finally:
         torch.backends.cudnn.allow_tf32 = precise

@@ -1,4 +1,4 @@
-"""The step functions beside that of step.py: systems of others that are no row of its table.
+"""The step functions: that of step.py, and systems of others that are no row of its table.
 
 All have one signature, (student, teacher or None for labels only, batch, method, context), and return terms as
 `step.train_step` does.
@@ -8,10 +8,11 @@ from typing import Callable
 
 from torch import Tensor
 
-from . import imas, psmt, u2pl
+from . import imas, psmt, step, u2pl
 
-# By method.algorithm; `consistency` is step.train_step.
+# By method.algorithm.
 ALGORITHMS: dict[str, Callable[..., dict[str, Tensor]]] = {
+    "consistency": step.train_step,
     "imas": imas.train_step,
     "psmt": psmt.train_step,
     "u2pl": u2pl.train_step,

@@ -121,16 +121,8 @@ def pasa_mask(
 class Bias:
     """The additive bias of an attention layer, prefix tokens included: as factors, or dense where it has none."""
 
-    factors: tuple[Tensor, Tensor] | None  # row (B, Nq) and column (B, Nk)
-    mask: Tensor | None  # (B, Nq, Nk)
-
-    @classmethod
-    def from_factors(cls, row: Tensor, column: Tensor) -> "Bias":
-        return cls((row, column), None)
-
-    @classmethod
-    def from_mask(cls, mask: Tensor) -> "Bias":
-        return cls(None, mask)
+    factors: tuple[Tensor, Tensor] | None = None  # row (B, Nq) and column (B, Nk)
+    mask: Tensor | None = None  # (B, Nq, Nk)
 
     @property
     def images(self) -> int:
@@ -173,11 +165,11 @@ def attention_bias(
         )
         if variant == "rand":
             noise = draw_noise(seeds, (queries.shape[1], keys.shape[1])).to(confidence.device)
-            biases[key] = Bias.from_mask(F.pad(alpha * noise * queries[:, :, None] * keys[:, None, :], (prefix, 0, prefix, 0)))
+            biases[key] = Bias(mask=F.pad(alpha * noise * queries[:, :, None] * keys[:, None, :], (prefix, 0, prefix, 0)))
         else:
             shape = VARIANTS[variant]
             row, column = shape.row(of_queries, queries) * queries, alpha * shape.column(of_keys) * keys
-            biases[key] = Bias.from_factors(F.pad(row, (prefix, 0), value=shape.class_token), F.pad(column, (prefix, 0)))
+            biases[key] = Bias((F.pad(row, (prefix, 0), value=shape.class_token), F.pad(column, (prefix, 0))))
     return biases
 
 
@@ -219,7 +211,7 @@ def pasa_attention(
         return torch.cat(results), None
     if attention_mask is not None and attention_mask.is_floating_point():
         if bias is not None:
-            bias = Bias.from_mask(bias.dense()[:, None] + attention_mask)
+            bias = Bias(mask=bias.dense()[:, None] + attention_mask)
         elif not takes_wider_mask(query.device):
             attention_mask = attention_mask.to(query.dtype)
     if bias is None:

@@ -10,29 +10,25 @@ from torch import Tensor, nn
 
 from ..config import IGNORE_INDEX, Method
 from .batch import Batch
+from .context import Label, StepContext
 from .losses import REGULARIZERS, cross_entropy, weighted_cross_entropy
 from .mixing import MIXES, gather, mix_pseudo
 from .patch_shuffle import patch_shuffle
 from .pseudo import Pseudo, count_pseudo, pseudo_label, resize_logits, with_labels
 from .student import View
 
-Average = Callable[[Tensor], Tensor]
-Label = Callable[[Tensor, Tensor], Pseudo]  # logits (B, K, h, w), valid (B, H, W)
 BRANCHES = ("_strong", "_pasa", "_features")  # endings of the terms on unlabelled images
 
 
 def train_step(
-    student: nn.Module, teacher: nn.Module | None, batch: Batch, method: Method, average: Average = lambda number: number,
-    label: Label | None = None,
-) -> dict[str, Tensor]:  # fmt: skip
+    student: nn.Module, teacher: nn.Module | None, batch: Batch, method: Method, context: StepContext = StepContext()
+) -> dict[str, Tensor]:
     """The loss terms of one step of S4Former (supplement, Algorithm 1), by name, not yet weighted.
 
     Args:
         student: a `Student`; everything it does in this step is one call of its forward.
         teacher: images (B, 3, H, W) to logits (B, K, h, w), in eval mode; None = labels only.
         batch: normalised, on the device.
-        average: of numbers over the processes (and rounds) of a step, for `method.normalizer` = "valid".
-        label: makes pseudo labels of logits; None = `pseudo_label` with `method.threshold`.
 
     Returns:
         Scalars: `supervised`, `auxiliary`, and `consistency_BRANCH` and `ncr_BRANCH` (or another regulariser) of the
@@ -40,8 +36,8 @@ def train_step(
         without gradient `confident`, the share of valid
         pixels that became pseudo labels, and the two histograms of `count_pseudo`.
     """
-    views, targets, pseudo = student_views(teacher, batch, method, label)
-    factors = normalization_factors(batch, targets, method, average)
+    views, targets, pseudo = student_views(teacher, batch, method, context.label)
+    factors = normalization_factors(batch, targets, method, context.average)
 
     (labeled, auxiliary), *unlabeled = student(views)
 
@@ -116,7 +112,7 @@ def compare_with_teacher(logits: Tensor, target: Pseudo, branch: str, method: Me
 
 
 def normalization_factors(
-    batch: Batch, targets: Sequence[tuple[str, Pseudo]], method: Method, average: Average
+    batch: Batch, targets: Sequence[tuple[str, Pseudo]], method: Method, average: Callable[[Tensor], Tensor]
 ) -> Sequence[Tensor | float]:
     """For each view of a step the factor from a mean over all its pixels to one over the valid pixels that `average` knows of."""
     if method.normalizer == "all":

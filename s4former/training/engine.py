@@ -4,6 +4,7 @@ import copy
 import itertools
 import os
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
 
@@ -18,9 +19,9 @@ from ..errors import ConfigError
 from ..evaluation.inference import float32_products
 from ..method.algorithms import ALGORITHMS
 from ..method.batch import Batch
-from ..method.context import StepContext
+from ..method.context import Label, StepContext
 from ..method.representation import Memory
-from ..method.step import Label, student_views, total_loss, train_step, valid_pixels
+from ..method.step import student_views, total_loss, valid_pixels
 from ..method.student import Student, fixed_running_statistics
 from ..networks.adapters import decode, decoder_inputs, encode, encoder_depths
 from ..networks.low_precision import low_precision_weights
@@ -37,11 +38,11 @@ class Teacher(nn.Module):
     Always in eval mode, without gradient; batch norms use the averaged running statistics.
     """
 
-    def __init__(self, network: nn.Module, second: bool = False):
+    def __init__(self, network: nn.Module, second: bool = False, memory: Memory | None = None):
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.second = copy.deepcopy(self.network) if second else None  # PS-MT's; predictions are then the mean of both
-        self.memory: Memory | None = None  # U2PL's
+        self.memory = memory  # U2PL's
 
     def forward(self, images: Tensor) -> Tensor:
         with low_precision_weights(self):
@@ -65,6 +66,13 @@ class Teacher(nn.Module):
     def follow(self, network: nn.Module, decay: float) -> None:
         """theta_T <- decay theta_T + (1 - decay) theta_S."""
         move_average(self.network, network, decay)
+
+
+def build_teacher(student: Student) -> Teacher:
+    """The teacher of a step, with what its algorithm wants of it, where the student is."""
+    network, method, head = student.network, student.method, student.representation
+    memory = None if head is None else Memory(head, network.config.num_labels, method.memory)
+    return Teacher(network, second=method.algorithm == "psmt", memory=memory).to(network.device, network.dtype)
 
 
 @torch.no_grad()
@@ -201,10 +209,7 @@ def update(
                     labeler = each.observe(labeler, batch.valid[: batch.unlabeled])
                 if previous is not None and labeler is not None:
                     labeler, label = previous.guide(labeler, bare.label)
-                if method.algorithm == "consistency":
-                    losses = train_step(student, labeler, batch, method, average, label)
-                else:
-                    losses = ALGORITHMS[method.algorithm](student, labeler, batch, method, context)
+                losses = ALGORITHMS[method.algorithm](student, labeler, batch, method, replace(context, label=label))
                 losses["total"] = total_loss(losses, method, step, previous_weight(step, config.schedule.steps))
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():

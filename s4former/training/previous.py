@@ -10,8 +10,8 @@ from typing import Callable
 from torch import Tensor, nn
 
 from ..config import Config
+from ..method.context import Label
 from ..method.pseudo import Pseudo, pseudo_label
-from ..method.step import Label
 from ..randomness import Stream, numpy_generator
 from .engine import Teacher
 

@@ -22,7 +22,6 @@ from ..evaluation.inference import Setting
 from ..files import recover_replaced_folders, write_text
 from ..method.batch import Batch
 from ..method.checks import check_batch_norm, check_network, shuffle_grid
-from ..method.representation import Memory
 from ..method.student import Student
 from ..networks.adapters import compile_each, compile_network, forward_logits
 from ..networks.build import build_network
@@ -30,7 +29,7 @@ from ..networks.encoder_weights import describe_normalization, normalization
 from ..networks.low_rank import restrict_training
 from ..networks.start_from import start_from
 from ..randomness import Stream, torch_seed
-from .engine import Teacher, prepare_student
+from .engine import Teacher, build_teacher, prepare_student
 from .interrupts import FiniteCheck
 from .previous import PreviousStudents
 from .pseudo_quality import PseudoLabelCounts
@@ -141,13 +140,11 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     network.to(accelerator.device)
     with accelerator.autocast():
         check_network(config, network)
-    teacher = Teacher(network, second=config.method.algorithm == "psmt") if config.method.teacher == "ema" else None
     previous = PreviousStudents(network, config) if config.method.previous and config.method.teacher != "none" else None
     student = Student(network, config.method)
     if config.method.pseudo_weight == "distribution_alignment" and config.method.teacher != "none":
         student.pseudo_weights.labeled.copy_(class_shares(config, sources))
-    if teacher is not None and student.representation is not None:
-        teacher.memory = Memory(student.representation, len(sources.classes), config.method.memory).to(accelerator.device)
+    teacher = build_teacher(student) if config.method.teacher == "ema" else None
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
     else:

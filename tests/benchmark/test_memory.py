@@ -40,3 +40,13 @@ def test_pseudo_labels_of_the_student_cost_memory_too():
         return peak_memory_of_step(config, load_sources(config.data))
 
     assert peak("student") > 1.05 * peak("none")
+
+
+@pytest.mark.parametrize("algorithm", ["psmt", "imas"])
+def test_steps_of_other_systems_are_counted_as_they_are(algorithm):
+    method = {**TINY["method"], "pasa": "none", "patch_shuffle": False, "regularizer": "none", "mix": "cutmix"}
+    plain = from_dict({**TINY, "method": method})
+    method |= {"algorithm": algorithm, "mix": "cutmix_beta" if algorithm == "psmt" else "cutmix_hardness", "adversarial_noise": 1.0}
+    config = from_dict({**TINY, "method": method})
+    first, second = (peak_memory_of_step(each, load_sources(each.data)) for each in (plain, config))
+    assert first != second and (algorithm == "imas" or second > 1.05 * first)  # a second teacher, and passes through the noise

@@ -295,7 +295,7 @@ def test_a_gpu_never_gets_a_mask_of_another_type_than_its_queries(variant, dtype
             states[:2] = [state.float() for state in states[:2]]
         noise = torch.empty(2, 12, 12, device="cuda")
         factors = [torch.empty(2, 12, device="cuda") for _ in range(2)]
-        bias = pasa.Bias.from_mask(noise) if variant == "rand" else pasa.Bias.from_factors(*factors)
+        bias = pasa.Bias(mask=noise) if variant == "rand" else pasa.Bias(factors)
         output, _ = pasa_attention(torch.nn.Module(), *states, scaling=0.3, pasa={(12, 12): bias})
         (query, key, value, mask), half = given[0], dtype in (torch.float16, torch.bfloat16)
         assert query.device.type == "cuda" and query.dtype == key.dtype == value.dtype and output.shape == (2, 12, 3, 8)

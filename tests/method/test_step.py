@@ -11,6 +11,7 @@ from s4former.method import mixing
 from s4former.method import step as step_module
 from s4former.method import student as student_module
 from s4former.method.batch import Strong
+from s4former.method.context import StepContext
 from s4former.method.losses import REGULARIZERS
 from s4former.method.mixing import MIXES, MixContext, cutmix_box, gather
 from s4former.method.pasa import VARIANTS
@@ -425,9 +426,9 @@ def test_the_valid_normaliser_of_two_processes_is_that_of_their_joint_batch():
 
     parts, counts = [part(slice(0, 2)), part(slice(2, 4))], [[], []]
     for count, half in zip(counts, parts):
-        train_step(network, network, half, method, average=lambda number: count.append(number) or number)
+        train_step(network, network, half, method, StepContext(average=lambda number: count.append(number) or number))
     (first,), (second,) = counts
     assert (first != second).any()
-    average = lambda number: (first + second) / 2  # noqa: E731
-    halves = [total_loss(train_step(network, network, half, method, average=average), method) for half in parts]
+    context = StepContext(average=lambda number: (first + second) / 2)
+    halves = [total_loss(train_step(network, network, half, method, context), method) for half in parts]
     assert torch.allclose(sum(halves) / 2, total_loss(train_step(network, network, batch, method), method))

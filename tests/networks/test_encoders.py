@@ -111,7 +111,7 @@ def test_a_layers_own_mask_is_added_to_the_bias_of_pasa(tmp_path):
     student, x = Student(network, Method()), images(48, 48, dtype=torch.float64)
     plain = network.encode(x)[-1]
     biases = student.attention_arguments(unsure_view(x))["pasa"]
-    nothing = {key: type(bias).from_mask(torch.zeros_like(bias.dense())) for key, bias in biases.items()}
+    nothing = {key: type(bias)(mask=torch.zeros_like(bias.dense())) for key, bias in biases.items()}
     torch.testing.assert_close(network.encode(x, pasa=nothing)[-1], plain, rtol=0, atol=1e-12)
     assert not torch.allclose(network.encode(x, pasa=biases)[-1], plain)
 

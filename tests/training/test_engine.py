@@ -436,10 +436,10 @@ def test_an_operation_that_is_not_deterministic_is_named(deterministic, monkeypa
             " 'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation, ..."
         )
 
-    monkeypatch.setattr(engine, "train_step", train_step)
+    monkeypatch.setitem(engine.ALGORITHMS, "consistency", train_step)
     with pytest.raises(ConfigError, match="^run.deterministic is true, and on this device upsample_bicubic2d_backward_out_cuda has no"):
         run_update(method_of())
-    monkeypatch.setattr(engine, "train_step", lambda *arguments: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setitem(engine.ALGORITHMS, "consistency", lambda *arguments: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         run_update(method_of())
 

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from tiny_networks import Pixelwise, batch_of, changed, config_of, network_of
 
 from s4former.config import Method
+from s4former.method.context import StepContext
 from s4former.method.step import total_loss, train_step
 from s4former.method.student import Student
 from s4former.training import previous as module
@@ -74,7 +75,7 @@ def test_the_term_agrees_with_a_loop_over_pixels_in_value_and_gradient(monkeypat
     previous.networks = torch.nn.ModuleList([Pixelwise(2), Pixelwise(3)])
     previous.chosen = [(1, 0.25), (0, 0.75)]
     labeler, label = previous.guide(teacher, Student(network_of("setr"), method).label)
-    terms = train_step(student, labeler, batch, method, label=label)
+    terms = train_step(student, labeler, batch, method, StepContext(label=label))
     mean = 0.25 * previous.networks[1](batch.weak) + 0.75 * previous.networks[0](batch.weak)
     confidence, labels = mean.softmax(1).max(1)
     labels[~((confidence > 0.3) & batch.valid)] = 255
