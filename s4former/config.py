@@ -252,7 +252,7 @@ LEFT_OUT: dict[str, Any] = {
     "teacher": "ema", "thresholds": "fixed", "pseudo_weight": "none", "strong_views": 1, "patch_shuffle": False, "pasa": "none",
     "feature_dropout": 0.0, "regularizer": "none", "normalizer": "all", "ignored_as_unlabeled": False, "previous": 0,
 }  # fmt: skip
-OF_ALL_PIXELS = ("psmt", "u2pl")  # algorithms whose terms are no sum over images
+NEED_WHOLE_STEP = ("psmt", "u2pl")  # algorithms whose terms are no sum over images
 PLAIN_MIXES = ("none", "cutmix", "cutmix_small", "cutmix_beta", "classmix", "classmix_half")
 ALGORITHM_MIXES = {"imas": ("cutmix_hardness",), "psmt": PLAIN_MIXES, "u2pl": PLAIN_MIXES}
 
@@ -419,7 +419,7 @@ def check_algorithm(method: Method, batch: Batch) -> None:
             raise ConfigError(f"{found} knows no method.{name} = {getattr(method, name)!r}; {repair}")
     if method.mix not in mixes:
         raise ConfigError(f"{found} knows no method.mix = {method.mix!r}; one of {', '.join(mixes)}")
-    if method.algorithm in OF_ALL_PIXELS and batch.rounds > 1:
+    if method.algorithm in NEED_WHOLE_STEP and batch.rounds > 1:
         found += f" compares the pixels of a whole step, which run.batch.rounds = {batch.rounds} takes apart"
         raise ConfigError(f"{found}; set run.batch.rounds=1, and more processes or smaller batches where memory is short")
 

@@ -243,13 +243,12 @@ def draw_beta_boxes(context: MixContext) -> Draws:
 def draw_hardness_boxes(context: MixContext) -> Draws:
     """Square boxes of 0.1 to 0.9 of the sides, one size and one chance for every group (iMAS, CVPR 2023)."""
     groups = torch.arange(len(context.positions)).view(-1, context.group)
-    boxes, chances = [], []
+    boxes, chances, generators = [], [], context.generators(Stream.MIX_BOX)
     for first in groups[:, 0].tolist():
         key = (context.seed, Stream.MIX_CHANCE, context.step, context.positions[first])
         chance, side = torch.rand(2, generator=torch_generator(*view_key(key, context.view))).tolist()
         chances.append(chance)
-        generators = context.generators(Stream.MIX_BOX)[first : first + context.group]
-        boxes += [square_box(context.size, 0.1 + 0.8 * side, generator, margin=16) for generator in generators]
+        boxes += [square_box(context.size, 0.1 + 0.8 * side, each, margin=16) for each in generators[first : first + context.group]]
     return {"boxes": torch.stack(boxes), "groups": groups, "chance": torch.tensor(chances)}
 
 

@@ -70,7 +70,7 @@ def student_views(
     targets: list[tuple[str, Pseudo]] = []
     with torch.no_grad():  # the teacher reads the weak view
         all_pseudo = (label or partial(pseudo_label, threshold=method.threshold))(teacher(batch.weak), batch.valid)
-    said = all_pseudo.first(batch.unlabeled)  # the other images are only pasted from
+    of_teacher = all_pseudo.first(batch.unlabeled)  # the other images are only pasted from
     all_pseudo = with_labels(all_pseudo, batch.known)
     pseudo = all_pseudo.first(batch.unlabeled)
 
@@ -95,7 +95,7 @@ def student_views(
         images = plain if method.feature_view == "strong" else batch.weak[: batch.unlabeled]
         views.append(View(images, dropout=method.feature_dropout))
         targets.append(("features", pseudo))
-    return views, targets, said
+    return views, targets, of_teacher
 
 
 def compare_with_teacher(logits: Tensor, target: Pseudo, branch: str, method: Method) -> dict[str, Tensor]:

@@ -49,13 +49,13 @@ class PreviousStudents(nn.Module):
         """The labeler, which asks the previous students as well; and the pseudo labels of its logits with theirs."""
         if not self.chosen:
             return labeler, label
-        said: list[Tensor] = []
+        logits_of_previous: list[Tensor] = []
 
-        def asked(images: Tensor) -> Tensor:
-            said[:] = [self(images)]
+        def of_both(images: Tensor) -> Tensor:
+            logits_of_previous[:] = [self(images)]
             return labeler(images)
 
         def labeled(logits: Tensor, valid: Tensor) -> Pseudo:
-            return replace(label(logits, valid), previous=pseudo_label(said[0], valid, CONFIDENCE).label)
+            return replace(label(logits, valid), previous=pseudo_label(logits_of_previous[0], valid, CONFIDENCE).label)
 
-        return asked, labeled
+        return of_both, labeled
