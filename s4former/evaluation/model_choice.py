@@ -131,11 +131,11 @@ def not_on_the_hub(source: str, reason: str) -> CheckpointError:
 
 def read_mean_std(source: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation that the weights expect, from the image processor beside them."""
-    from ..networks.image_processor import PROCESSOR, normalization_of  # it takes seconds; a wrong --checkpoint is told at once
+    from ..networks.image_processor import PROCESSOR, PROCESSORS, normalization_of  # it takes seconds; a wrong --checkpoint is told at once
 
-    found = find_model_file(source, PROCESSOR)
+    files = filter(None, (find_model_file(source, name) for name in PROCESSORS))
     try:
-        normalization = normalization_of(read_tree(found)) if found else None
+        normalization = next(filter(None, map(normalization_of, map(read_tree, files))), None)
     except ConfigError as error:
         raise CheckpointError(f"{source} cannot be read as it was trained: {error}") from None
     if normalization is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable, Iterable
 
 import safetensors
+import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -62,11 +63,15 @@ def build_network(model: Model, *, id2label: dict[int, str], crop: tuple[int, in
     Raises:
         ConfigError: weights that cannot be reached, or do not fit; anything in `model` that cannot be built.
     """
-    labels = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
-    network = BUILDERS[model.architecture](model, labels, crop)
+    network = BUILDERS[model.architecture](model, label_maps(id2label.values()), crop)
     if model.activation_checkpointing:
         use_activation_checkpointing(network)
     return network
+
+
+def label_maps(classes: Iterable[str]) -> dict[str, dict]:
+    id2label = dict(enumerate(classes))
+    return {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
 
 
 def build_setr(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
@@ -98,8 +103,7 @@ def build_setr(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedM
 def build_segformer(model: Model, labels: dict, crop: tuple[int, int]) -> PreTrainedModel:
     """The stock SegFormer."""
     config, tensors = read_encoder(model)
-    for key, value in labels.items():
-        setattr(config, key, value)
+    config.update(labels)
     network = SegformerForSemanticSegmentation(config)
     load_encoder(network.segformer, tensors)
     return network
@@ -227,8 +231,8 @@ def save_network(
     save_processor(folder, mean, std, short_side=short_side, long_side=long_side, levels=levels)
 
 
-def load_network(source: str | Path, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A segmentation network from a folder or the Hub, complete, in eval mode; our own need no remote code here.
+def load_network(source: str | Path) -> PreTrainedModel:
+    """A segmentation network from a folder or the Hub, complete, float32, in eval mode; our own need no remote code here.
 
     Raises:
         ConfigError: nothing there, not a segmentation network, or weights that do not fit its config.
@@ -242,7 +246,7 @@ def load_network(source: str | Path, trust_remote_code: bool = False) -> PreTrai
                 " models that AutoModelForSemanticSegmentation of transformers loads"
             )
         network, report = AutoModelForSemanticSegmentation.from_pretrained(
-            source, trust_remote_code=trust_remote_code, use_safetensors=True, output_loading_info=True
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     except ConfigError:
         raise

@@ -25,7 +25,7 @@ from transformers import (
 from ..config import Model
 from ..errors import ConfigError
 from .hub import HUB_ERRORS, check_reachable, describe_hub_error, hub_file
-from .image_processor import PROCESSOR, Normalization, normalization_of
+from .image_processor import PROCESSOR, PROCESSORS, Normalization, normalization_of
 from .known_encoders import DINO, ENCODER_TYPES, KNOWN_ENCODERS, PYRAMIDS, RESNETS, check_encoder_name, encoder_names
 from .timm_weights import check_complete, infer_config, is_weights_file, read_file, rename_timm
 
@@ -37,6 +37,7 @@ ENCODER_CLASSES = {  # by model.architecture; none for a ResNet, which is timm's
     name: tuple(model for model in MODELS if model.config_class.model_type in types) for name, types in ENCODER_TYPES.items()
 }
 IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+FALLBACK = "those of ImageNet"
 IMAGENET_INCEPTION: Normalization = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of the AugReg ViTs
 RESERVED_KEYS = ("id2label", "label2id", "image_size", "model_type")  # keys of a transformers config that are set here
 
@@ -247,25 +248,28 @@ def normalization(model: Model) -> Normalization:
 def find_normalization(model: Model) -> tuple[Normalization, str]:
     """The normalization, and where it is from.
 
-    From the `preprocessor_config.json` beside the weights, else from the `pretrained_cfg` that timm's `config.json` has. A
-    weights file without either: 0.5, as for timm's AugReg ViTs; if its tensors lie under the key "model", as in the files
-    of the DeiT authors, the constants of ImageNet, which a ResNet always has. Everything else: ImageNet.
+    From the image processor beside the weights, else from the `pretrained_cfg` that timm's `config.json` has. A weights file
+    without either: 0.5, as for timm's AugReg ViTs; if its tensors lie under the key "model", as in the files
+    of the DeiT authors, the constants of ImageNet, which a ResNet always has. Every other encoder: ImageNet. A `ConfigError` if
+    `model.start_from` says nothing.
     """
-    if model.start_from:
-        model = replace(model, encoder=model.start_from, start_from="", pretrained=True)
+    if start := model.start_from:
+        model = replace(model, encoder=start, start_from="", pretrained=True)
     source = source_of(model)
     if source != model.encoder and model.encoder.startswith("timm/"):
         timm_file(model, "config.json")  # into the cache, beside the weights
-    for name in (PROCESSOR, "config.json"):
+    for name in (PROCESSOR, "config.json", PROCESSORS[1]):
         found = file_beside_weights(model, source, name)
         settings = read_json(found) if found is not None and found.is_file() else {}
-        if name != PROCESSOR:  # timm's
+        if name == "config.json":  # timm's
             settings = {f"image_{key}": value for key, value in (settings.get("pretrained_cfg") or {}).items()}
         if normalization := normalization_of(settings):
             return normalization, f"from {name} beside the weights"
+    if start:
+        raise ConfigError(f"model.start_from = {start!r} has no {PROCESSOR} with image_mean and image_std; save its image processor beside it")
     if is_weights_file(source) and model.architecture != "deeplabv3plus" and not read_file(source)[1]:
         return IMAGENET_INCEPTION, "as for timm's AugReg ViTs, since the file says nothing of its own"
-    return IMAGENET, "those of ImageNet"
+    return IMAGENET, FALLBACK
 
 
 def file_beside_weights(model: Model, source: str, name: str) -> Path | None:
@@ -280,11 +284,12 @@ def file_beside_weights(model: Model, source: str, name: str) -> Path | None:
 
 
 def describe_normalization(model: Model) -> list[str]:
-    """A line for the log on the normalization of a weights file, which itself says nothing about it."""
-    if not is_weights_file(model.encoder) or model.start_from:
-        return []
+    """A line for the log on the normalization of a weights file, which itself says nothing about it, or of other weights that say nothing."""
     (mean, std), origin = find_normalization(model)
+    if model.start_from or not (is_weights_file(model.encoder) or model.pretrained and origin == FALLBACK):
+        return []
+    folder = Path(model.encoder) if Path(model.encoder).is_dir() else Path(model.encoder).parent
     return [
         f"images are normalized with mean {list(mean)} and deviation {list(std)}: {origin}. If {model.encoder} was trained with"
-        f" others, write them as image_mean and image_std into {Path(model.encoder).parent / PROCESSOR}"
+        f" others, write them as image_mean and image_std into {folder / PROCESSOR}"
     ]

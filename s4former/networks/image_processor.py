@@ -10,6 +10,7 @@ from ..errors import ConfigError
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of RGB in 0..1
 PROCESSOR = "preprocessor_config.json"
+PROCESSORS = (PROCESSOR, "processor_config.json")  # the second of models of images and texts
 # In config.json, of a model that was trained on images of more than 8 bits: what opens a file without clipping it.
 PIPELINES = {"image-segmentation": {"impl": "deep_images.DeepImagePipeline", "pt": ["AutoModelForSemanticSegmentation"]}}
 
@@ -50,6 +51,7 @@ def normalization_of(settings: dict[str, Any]) -> Normalization | None:
     Raises:
         ConfigError: the processor exchanges red and blue.
     """
+    settings = settings.get("image_processor", settings)
     if settings.get("do_flip_channel_order"):
         raise ConfigError(
             f"its {PROCESSOR} has do_flip_channel_order: the network reads BGR, which nothing here gives it; turn the input"

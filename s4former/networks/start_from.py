@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from ..config import Model
 from ..errors import ConfigError
 from .adapters import ARCHITECTURES, architecture_of, use_activation_checkpointing
-from .build import load_network
+from .build import label_maps, load_network
 from .upernet import DinoUperNetConfig, DinoUperNetForSemanticSegmentation
 
 
@@ -21,12 +21,12 @@ def start_from(model: Model, classes: Sequence[str]) -> tuple[PreTrainedModel, s
     Raises:
         ConfigError: it cannot be loaded, is none of the networks that are trained here, or another than the config says.
     """
-    network = over_whole_patches(load_network(model.start_from).float()).train()
+    network = over_whole_patches(load_network(model.start_from)).train()
     check_architecture(model, network)
     known = [network.config.id2label.get(index) for index in range(network.config.num_labels)]
     summary = f"starting from {model.start_from} ({network.config.model_type}): "
     if same_classes(known, classes):
-        network.config.id2label, network.config.label2id = label_maps(classes)
+        network.config.update(label_maps(classes))
         summary += f"all of it, with its {len(classes)} classes"
     else:
         network = with_new_classes(network, classes)
@@ -74,7 +74,7 @@ def same_classes(known: Sequence[str | None], classes: Sequence[str]) -> bool:
 def with_new_classes(network: PreTrainedModel, classes: Sequence[str]) -> PreTrainedModel:
     """The same network for other classes; the layer whose shape depends on their number is drawn anew."""
     config = copy.deepcopy(network.config)
-    config.id2label, config.label2id = label_maps(classes)
+    config.update(label_maps(classes))
     rebuilt, others = type(network)(config), shapes_for(network, len(classes) + 1)
     replaced = {name for name, tensor in rebuilt.state_dict().items() if tensor.shape != others[name]}
     kept = {name: tensor for name, tensor in network.state_dict().items() if name not in replaced}
@@ -85,10 +85,6 @@ def with_new_classes(network: PreTrainedModel, classes: Sequence[str]) -> PreTra
 def shapes_for(network: PreTrainedModel, count: int) -> dict[str, torch.Size]:
     """The shapes of the tensors if there were `count` classes."""
     config = copy.deepcopy(network.config)
-    config.id2label, config.label2id = label_maps([str(index) for index in range(count)])
+    config.update(label_maps(map(str, range(count))))
     with torch.device("meta"):
         return {name: tensor.shape for name, tensor in type(network)(config).state_dict().items()}
-
-
-def label_maps(classes: Sequence[str]) -> tuple[dict[int, str], dict[str, int]]:
-    return dict(enumerate(classes)), {name: index for index, name in enumerate(classes)}

@@ -94,6 +94,16 @@ def test_the_constants_of_any_processor_are_those_of_pixels_from_0_to_1(settings
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     for values, value in zip(read_mean_std(str(tmp_path)), expected):
         assert values == pytest.approx([value] * 3)
+    (tmp_path / "preprocessor_config.json").rename(tmp_path / "processor_config.json")  # as processors of images and texts save them
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+    assert read_mean_std(str(tmp_path))[1] == pytest.approx([expected[1]] * 3)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**settings, "do_flip_channel_order": True}))
     with pytest.raises(CheckpointError, match="do_flip_channel_order: the network reads BGR"):
         read_mean_std(str(tmp_path))
+
+
+def test_half_precision_weights_are_read_as_float32(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8, num_labels=3)
+    transformers.SegformerForSemanticSegmentation(config).half().save_pretrained(tmp_path)
+    assert load_network(tmp_path)(torch.rand(1, 3, 64, 64)).logits.dtype == torch.float32

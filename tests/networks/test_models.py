@@ -489,7 +489,9 @@ def test_trained_weights_still_classify_photographs():
 def test_normalization_follows_the_weights(tmp_path):
     vit_folder(tmp_path)
     model = Model(encoder=str(tmp_path))
-    assert normalization(model) == IMAGENET
+    assert normalization(model) == IMAGENET and "those of ImageNet" in describe_normalization(model)[0]
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}}))
+    assert normalization(model) == ((0.5,) * 3, (0.25,) * 3) and describe_normalization(model) == []
     settings = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     assert normalization(model) == ((0.1, 0.2, 0.3), (1, 1, 1))

@@ -1,5 +1,7 @@
 """start.py: going on from a whole network, with its head where the classes fit."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_networks import SEGFORMER, SETR
@@ -38,6 +40,9 @@ def test_with_the_same_classes_everything_is_kept_and_the_colours_are_those_of_t
     assert torch.equal(full_size_logits(network, images), full_size_logits(again.eval(), images))
     assert "all of it, with its 3 classes" in summary and again.config.id2label[0] == "Sky"
     assert normalization(model) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    Path(model.start_from, "preprocessor_config.json").unlink()
+    with pytest.raises(ConfigError, match="own' has no preprocessor_config.json with image_mean and image_std; save its image processor"):
+        normalization(model)
 
 
 @pytest.mark.parametrize("classes", [["sky", "road"], ["sky", "car", "road"], ["a", "b", "c", "d"]])
