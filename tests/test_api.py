@@ -1,6 +1,8 @@
 """What `import s4former` offers, and the page that shows it in a training loop of one's own."""
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from scripts import ROOT
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 import s4former
-from s4former.errors import ConfigError
+from s4former.errors import ConfigError, DataError
 from s4former.networks.build import save_network
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
@@ -60,6 +62,20 @@ def test_predict_takes_a_photo_an_array_a_tensor_or_a_batch(network):
         logits = network((image[None].float() / 255 - 0.5) / 0.5).logits
     wanted = torch.nn.functional.interpolate(logits, size=(40, 56), mode="bilinear").argmax(dim=1)[0]
     assert torch.equal(maps, wanted)
+
+
+def test_predict_reads_deep_images_by_the_levels_and_in_the_precision_beside_the_weights(network):
+    values = np.random.default_rng(0).integers(0, 256, (40, 56)).astype(np.uint16)
+    with pytest.raises(DataError, match=r"image has more than 8 bits per channel \(mode I;16, values 0 to 4080\); say which"):
+        s4former.predict(network, Image.fromarray(16 * values))
+    folder = Path(network.name_or_path)
+    (folder / "s4former.json").write_text(json.dumps({"data": {"levels": [0, 4080]}, "evaluation": {"short_side": 0}}))
+    grey, seen = Image.fromarray(values.astype(np.uint8)), []
+    with network.decode_head.register_forward_hook(lambda *given: seen.append(given[2].dtype)):
+        assert torch.equal(s4former.predict(network, Image.fromarray(16 * values)), s4former.predict(network, grey))
+        s4former.predict(network, grey, precision="bf16")
+    (folder / "s4former.json").unlink()
+    assert seen == [torch.float32, torch.float32, torch.bfloat16]
 
 
 def test_predict_refuses_wrong_keys_and_normalised_images(network):

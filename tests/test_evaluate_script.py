@@ -19,6 +19,7 @@ from s4former.commands.evaluate import main
 from s4former.commands.predict import main as predict
 from s4former.config import from_dict, to_dict
 from s4former.data.batches import validation_set
+from s4former.data import shapes
 from s4former.data.class_names import CITYSCAPES_TRAIN_IDS
 from s4former.errors import DataError
 from s4former.evaluation.inference import Setting, evaluate_networks
@@ -144,6 +145,16 @@ def test_a_plain_folder_takes_its_data_from_the_command_line(here, tmp_path, cap
     assert "five tells 5 classes apart, but the data have 9 (background" in error_of(
         capsys, "--checkpoint", str(tmp_path / "five"), *world
     )
+    network, classes = tiny_network(9, 0), [*shapes.CLASSES]
+    network.config.id2label = dict(enumerate([*classes[:-2], classes[-1].upper(), classes[-2]]))
+    save_network(network, tmp_path / "swapped", HALF, HALF, 0)
+    assert f"class 7 of {tmp_path / 'swapped'} is {classes[-1].upper()!r}, that of the data {classes[-2]!r}; give the ids" in error_of(
+        capsys, "--checkpoint", str(tmp_path / "swapped"), *world
+    )
+    network.config.id2label = dict(enumerate([*classes[:-1], "other"]))
+    save_network(network, tmp_path / "named", HALF, HALF, 0)
+    report_of(tmp_path, "--checkpoint", str(tmp_path / "named"), *world)
+    assert f"class 8 of {tmp_path / 'named'} is 'other', that of the data {classes[-1]!r}; they are compared by number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

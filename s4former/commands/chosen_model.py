@@ -1,5 +1,8 @@
 """The model that a command is given, also of a run that has not ended."""
 
+import json
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..config import Config
@@ -45,3 +48,21 @@ def load_model(choice: ModelChoice, config: Config, device: "torch.device | None
     disable_progress_bar()  # of transformers, one for the tensors it loads
     network = load_network(choice.source).to(device).eval()
     return network, Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=device)
+
+
+def check_classes(network: "PreTrainedModel", classes: Sequence[str]) -> None:
+    """Refuses a network of another number or order of classes than the data have; says so of other names."""
+    from ..networks.start_from import same_classes
+
+    source, known = network.name_or_path, [str(network.config.id2label.get(index)) for index in range(network.config.num_labels)]
+    if len(known) != len(classes):
+        raise CheckpointError(
+            f"{source} tells {len(known)} classes apart, but the data have {len(classes)}"
+            f" ({', '.join(classes[:4])}, ...); give the data it was trained for, or map its ids with data.id_map"
+        )
+    if not same_classes(known, classes):
+        index = next(index for index, name in enumerate(known) if name.lower() != classes[index].lower())
+        message = f"class {index} of {source} is {known[index]!r}, that of the data {classes[index]!r}"
+        if same_classes(sorted(known, key=str.lower), sorted(classes, key=str.lower)):
+            raise CheckpointError(f"{message}; give the ids its order with data.id_map, or the names, data.classes={json.dumps(known)}")
+        print(f"{message}; they are compared by number", file=sys.stderr)

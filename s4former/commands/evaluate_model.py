@@ -21,12 +21,12 @@ from ..data.progress import progress
 from ..errors import DataError
 from ..evaluation.inference import Setting, in_precision, predict, predictions, update_matrices
 from ..evaluation.metrics import ConfusionMatrix
-from ..evaluation.model_choice import CheckpointError, ModelChoice
+from ..evaluation.model_choice import ModelChoice
 from ..evaluation.photo_files import unique_names
 from ..evaluation.photos import draw_sheet, label_id_names, photo_batches, save_label_ids, save_maps
 from ..networks.adapters import forward_logits
 from ..training.engine import needs_cpu
-from .chosen_model import load_model
+from .chosen_model import check_classes, load_model
 
 
 def evaluate_model(choice: ModelChoice, config: Config, options: Namespace) -> tuple[dict[str, Any], bool]:
@@ -65,11 +65,7 @@ def score_dataset(
     """Predicts every evaluation image once; returns scores, counts and settings."""
     dataset = validation_set(config)
     classes = dataset.classes
-    if network.config.num_labels != len(classes):
-        raise CheckpointError(
-            f"{network.name_or_path} tells {network.config.num_labels} classes apart, but the data have {len(classes)}"
-            f" ({', '.join(classes[:4])}, ...); give the data it was trained for, or map its ids with data.id_map"
-        )
+    check_classes(network, classes)
     write = writer(options, config, classes, dataset.ids)
     part = {"process_index": accelerator.process_index, "num_processes": accelerator.num_processes}
     matrix, images, start = ConfusionMatrix(len(classes), device=accelerator.device), 0, time.perf_counter()

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from .pool_masks import load_predictor, predict_pool  # not before the arguments are checked: torch takes seconds
     from .pool_sheet import SHOWN, copy_for_tools, draw_sheet, ranked_images
 
-    predictor = load_predictor(choice, config, len(sources.classes))
+    predictor = load_predictor(choice, config, sources.classes)
     pool, unreadable = predict_pool(predictor, config, sources, options.output, options.limit)
     ranked, classes = rank(pool, options.top), sources.classes
     write_list(options.output / "worth_labelling.csv", pool, ranked, classes)

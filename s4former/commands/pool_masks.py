@@ -1,6 +1,7 @@
 """Predicts the unlabelled pool: its pseudo masks and confidence as PNGs, and the pixel counts that `pool` ranks by."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,14 @@ from ..config import IGNORE_INDEX, Config, Data
 from ..data.masks import palette_colours, raw_ids
 from ..data.progress import progress
 from ..data.sources import Sources
-from ..evaluation.inference import Network, Setting, predict_with_confidence
-from ..evaluation.model_choice import CheckpointError, ModelChoice, find_model_file
+from ..evaluation.inference import Network, Setting, in_precision, predict_with_confidence
+from ..evaluation.model_choice import ModelChoice, find_model_file
 from ..evaluation.photo_files import unique_names
 from ..evaluation.photos import photo_batches
 from ..evaluation.pictures import palette, palette_png, stated
 from ..files import write_text
 from ..networks.adapters import forward_logits
-from .chosen_model import load_model
+from .chosen_model import check_classes, load_model
 from .pool_ranking import Pool
 
 
@@ -35,15 +36,15 @@ class Predictor:
 
     def __call__(self, images: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Classes, confidence, and whether it is a pseudo label, (B, H, W) each, of (B, 3, H, W) uint8."""
-        labels, confidence = predict_with_confidence(self.logits, images, self.setting)
+        with in_precision(self.setting.evaluation.precision, self.setting.device):
+            labels, confidence = predict_with_confidence(self.logits, images, self.setting)
         return tuple(each.cpu().numpy() for each in (labels, confidence, confidence > self.thresholds[labels]))
 
 
-def load_predictor(choice: ModelChoice, config: Config, classes: int) -> Predictor:
+def load_predictor(choice: ModelChoice, config: Config, classes: Sequence[str]) -> Predictor:
     network, setting = load_model(choice, config)
-    if network.config.num_labels != classes:
-        raise CheckpointError(f"{choice.source} tells {network.config.num_labels} classes apart, the data {classes}")
-    thresholds = torch.full((classes,), config.method.threshold)
+    check_classes(network, classes)
+    thresholds = torch.full((len(classes),), config.method.threshold)
     if config.method.thresholds != "fixed" and (file := find_model_file(choice.source, "thresholds.json")) is not None:
         thresholds = torch.tensor(json.loads(file.read_text()))
     return Predictor(partial(forward_logits, network), setting, thresholds.to(setting.device))

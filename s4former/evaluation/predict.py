@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..config import from_dict, merged
+from ..data.images import is_deep, samples_of, to_eight_bits
 from ..networks.adapters import forward_logits
 from . import inference
 from .model_choice import choose_model, read_mean_std
@@ -27,18 +28,23 @@ def predict(network: nn.Module, image: Image.Image | np.ndarray | Tensor, **eval
 
     Raises:
         CheckpointError: there is no mean and deviation beside the weights.
+        DataError: an image of more than 8 bits, and no data.levels beside the weights.
         ConfigError: a key or value that the section cannot have.
         TypeError: the image is not uint8.
     """
-    if not isinstance(image, Tensor):
-        pixels = image.convert("RGB") if isinstance(image, Image.Image) else image
-        image = torch.tensor(np.asarray(pixels)).permute(2, 0, 1)
-    if image.dtype != torch.uint8:
-        raise TypeError(f"the image is {image.dtype}; give RGB of 0 to 255 as uint8, not normalised")
     source = network.name_or_path
     config = from_dict(merged(choose_model(source).config, {"evaluation": evaluation}))
+    if isinstance(image, Image.Image):
+        if is_deep(image.mode):
+            image = to_eight_bits(samples_of(image), config.data.levels, f"has more than 8 bits per channel (mode {image.mode}")
+        image = image.convert("RGB")
+    if not isinstance(image, Tensor):
+        image = torch.tensor(np.asarray(image)).permute(2, 0, 1)
+    if image.dtype != torch.uint8:
+        raise TypeError(f"the image is {image.dtype}; give RGB of 0 to 255 as uint8, not normalised")
     mean, std = read_mean_std(source)
     setting = inference.Setting(
         evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=network.device
     )
-    return inference.predict(partial(forward_logits, network), image, setting)
+    with inference.in_precision(config.evaluation.precision, network.device):
+        return inference.predict(partial(forward_logits, network), image, setting)

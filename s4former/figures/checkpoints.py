@@ -14,7 +14,7 @@ from ..config import Config, from_dict, set_override
 from ..data.batches import ValidationSet, validation_set
 from ..data.images import read_image
 from ..errors import UserError
-from ..evaluation.inference import Setting, normalise, predict, resize_for_test, resize_pixels
+from ..evaluation.inference import Setting, in_precision, normalise, predict, resize_for_test, resize_pixels
 from ..networks.adapters import forward_logits
 
 
@@ -31,7 +31,8 @@ class Checkpoint:
     def predict(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 to (H, W) class ids, the way the config evaluates."""
         pixels = torch.from_numpy(image).permute(2, 0, 1)
-        return predict(partial(forward_logits, self.network), pixels, self.setting).cpu().numpy()
+        with in_precision(self.setting.evaluation.precision, self.setting.device):
+            return predict(partial(forward_logits, self.network), pixels, self.setting).cpu().numpy()
 
     def pixels(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 to what the network reads of a whole image: (1, 3, h, w), resized and normalised."""
@@ -85,7 +86,7 @@ def find_images(wanted: Sequence[str], config: Config) -> list[LabeledImage]:
     dataset, found = None, []
     for name in wanted:
         if Path(name).is_file():
-            found.append(LabeledImage(np.array(read_image({"path": name, "bytes": None})), None, name))
+            found.append(LabeledImage(np.array(read_image({"path": name, "bytes": None}, config.data.levels)), None, name))
             continue
         dataset = dataset or validation_set(config)
         ids = list(dataset.rows["id"])

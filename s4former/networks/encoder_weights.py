@@ -266,7 +266,7 @@ def find_normalization(model: Model) -> tuple[Normalization, str]:
         if normalization := normalization_of(settings):
             return normalization, f"from {name} beside the weights"
     if start:
-        raise ConfigError(f"model.start_from = {start!r} has no {PROCESSOR} with image_mean and image_std; save its image processor beside it")
+        raise ConfigError(f"model.start_from = {start!r} has no {PROCESSOR} with image_mean and image_std; save its image processor there")
     if is_weights_file(source) and model.architecture != "deeplabv3plus" and not read_file(source)[1]:
         return IMAGENET_INCEPTION, "as for timm's AugReg ViTs, since the file says nothing of its own"
     return IMAGENET, FALLBACK
@@ -284,7 +284,7 @@ def file_beside_weights(model: Model, source: str, name: str) -> Path | None:
 
 
 def describe_normalization(model: Model) -> list[str]:
-    """A line for the log on the normalization of a weights file, which itself says nothing about it, or of other weights that say nothing."""
+    """A line for the log on the normalization of a weights file, or of other weights that say nothing about theirs."""
     (mean, std), origin = find_normalization(model)
     if model.start_from or not (is_weights_file(model.encoder) or model.pretrained and origin == FALLBACK):
         return []
