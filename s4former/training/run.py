@@ -71,8 +71,8 @@ class Training:
 
     @property
     def pseudo_labeler(self) -> tuple[str, float | Tensor] | None:
-        """The role that gives the pseudo labels and its threshold, or one for each class (K,); None = none does."""
-        if self.config.method.teacher == "none":
+        """The role that gives the pseudo labels and its threshold, or one for each class (K,); None = none alone does."""
+        if self.config.method.teacher == "none" or self.config.method.algorithm == "psmt":
             return None
         thresholds = self.accelerator.unwrap_model(self.student).thresholds
         return next(iter(self.networks)), self.config.method.threshold if thresholds is None else thresholds.current()
