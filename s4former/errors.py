@@ -1,5 +1,6 @@
 """The errors that a user sees: sentences that say what was found, what the rule is, and how to mend it."""
 
+import argparse
 import errno
 import functools
 import os
@@ -85,6 +86,17 @@ def reports_errors(program: str) -> Callable[[Callable[..., int | None]], Callab
         return run
 
     return decorate
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The argparse type of whole numbers that are not below `least`."""
+
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return int(text)
+
+    return number
 
 
 def gibibytes(size: int) -> str:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import load
-from ..errors import ConfigError, reports_errors
+from ..errors import ConfigError, at_least, reports_errors
 from ..files import write_text
 from .gpu import PLAN
 
@@ -84,7 +84,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("arguments", nargs="*", metavar="PART or section.key=value", help=f"{', '.join(PARTS)}; or gpu: most of them, on a GPU")
     add("--config", metavar="FILE", help="default: the paper's setting for VOC")
     add("--device", help="cpu, cuda, cuda:1; default: a GPU where there is one")
-    add("--repeats", type=int, default=5, metavar="N", help="timed runs of each implementation (default 5)")
+    add("--repeats", type=at_least(1), default=5, metavar="N", help="timed runs of each implementation (default 5)")
     add("--bandwidth", type=float, metavar="GB/s", help="of a device's memory, for the least time of a step in `bytes`")
     add("--matrix-rate", type=float, metavar="TFLOP/s", help="of the same device's matrix products in bfloat16")
     add("--minutes", type=float, default=5, metavar="M", help="of `gpu`, all parts together (default 5)")

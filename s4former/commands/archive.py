@@ -156,7 +156,7 @@ def compare_methods(
     """For every study and protocol of an archive that has the method `base`, by its title, every other method against it.
 
     Raises:
-        DataError: no such method, or two runs of one method on one draw.
+        DataError: no such method, two runs of one method on one draw, or draws that are evaluated on other images.
     """
     groups, found = runs_by_method(records), {}
     for (study, protocol), methods in groups.items():
@@ -168,6 +168,8 @@ def compare_methods(
         found[f"{study} (protocol {protocol[:8]}, {plural(labels, 'label')})"] = comparisons = {}
         for method, runs in methods.items():
             draws = sorted(base_counts.keys() & runs, key=lambda draw: (int(draw[0]), draw))
+            if len({validation for *_, validation in draws}) > 1:
+                raise DataError(f"the draws of study {study} have different evaluation images; give each list a study of its own")
             pairs = [(counts_of(runs[draw], network, images), base_counts[draw]) for draw in draws]
             if method != base and pairs:
                 comparisons[method] = compare(pairs, classes, by_image)

@@ -107,7 +107,7 @@ def config_for_key(config: Config) -> dict[str, Any]:
     for name in ("encoder", "start_from"):
         path = Path(tree["model"][name]).expanduser()
         if tree["model"][name] and path.exists():
-            files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+            files = [path] if path.is_file() else sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))  # as they are loaded
             tree["model"][name] = f"{path.name} {hash_of([hash_file(file) for file in files])}"
     return tree
 

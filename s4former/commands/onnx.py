@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     metadata = {
         "classes": [network.config.id2label[i] for i in range(network.config.num_labels)],
         "rescale_factor": 1 / (high - low), "mean": [value + low / (high - low) for value in setting.mean], "std": list(setting.std),
-        "levels": list(config.data.levels), "short_side": config.evaluation.short_side, "model": choice.description,
+        "levels": list(config.data.levels), "short_side": config.evaluation.short_side, "long_side": config.evaluation.long_side,
+        "model": choice.description,
     }  # fmt: skip
     difference = export_onnx(network, options.file, metadata)
     size = f"{options.file.stat().st_size / 2**20:.0f} MiB"

@@ -26,7 +26,7 @@ from typing import Sequence
 
 from ..config import from_dict, set_override
 from ..data.sources import load_sources
-from ..errors import DataError, reports_errors
+from ..errors import DataError, at_least, reports_errors
 from ..evaluation.model_choice import CheckpointError
 from ..networks.hub import similar_path
 from .chosen_model import choose_model
@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", help="a run, or a model of one")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("--best", action="store_true", help="the best of the run, not the last")
-    parser.add_argument("--top", type=int, default=100, metavar="N", help="length of the list; default 100")
+    parser.add_argument("--top", type=at_least(1), default=100, metavar="N", help="length of the list; default 100")
     parser.add_argument("--copy-to", type=Path, metavar="DIR", help="copy the images of the list, with pre-labels for CVAT and LabelMe")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images of the pool")
+    parser.add_argument("--limit", type=at_least(0), default=0, metavar="N", help="only the first N images of the pool")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="set one key of the config")
     options = parser.parse_intermixed_args(arguments)
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Sequence
 
-from ..errors import reports_errors
+from ..errors import at_least, reports_errors
 from ..files import write_text
 from ..report.run import read_log
 from .archive import append, identity, read_archive
@@ -200,12 +200,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="receives a record of each finished run (default: %(default)s)")  # fmt: skip
     add("--work", type=Path, default=Path("runs/study"), metavar="FOLDER",
         help="for the folders of the runs; two commands that share it run nothing twice (default: %(default)s)")  # fmt: skip
-    add("--jobs", type=int, metavar="N", help="runs at a time (default: as many as cores and memory allow)")
+    add("--jobs", type=at_least(1), metavar="N", help="runs at a time (default: as many as cores and memory allow)")
     add("--keep", action="store_true", help="do not delete the folder of a run that has been archived")
     add("--dry-run", action="store_true", help="list the runs and which of them the archive has")
     options = parser.parse_args(arguments)
-    if options.jobs is not None and options.jobs < 1:
-        parser.error(f"--jobs is {options.jobs}; write at least 1")
     return options
 
 

@@ -51,6 +51,8 @@ def recording_attention(
     if recorder is not None and (query.shape[-2], key.shape[-2]) == recorder.shape:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         logits = scale * query[:, :, recorder.query, None].float() @ key.float().transpose(-1, -2)
+        if attention_mask is not None:  # in which BEiT hands down its relative position bias
+            logits = logits + attention_mask[..., recorder.query, None, :]
         recorder.rows.append(logits.softmax(dim=-1).mean(dim=1)[:, 0])
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
@@ -89,7 +91,7 @@ def patch_attention(network: nn.Module, pixels: Tensor, patch: tuple[int, int], 
     if not recorder.rows:
         raise UserError(
             f"this transformers passes no argument to the attention of a {encoder.config.model_type}, so that its weights cannot"
-            " be recorded; install transformers 5.23 or newer"
+            f" be recorded; {'leave its checkpoint out' if 'siglip' in encoder.config.model_type else 'install transformers 5.23 or newer'}"
         )
     if not -len(recorder.rows) <= layer < len(recorder.rows):
         raise UserError(f"--layer is {layer}; the blocks are 0 to {len(recorder.rows) - 1}, or -1 for the last")

@@ -5,7 +5,6 @@ pixels on which A and B disagree, whoever is right.
 """
 
 import argparse
-import json
 import textwrap
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ..data.batches import validation_set
 from ..errors import UserError
 from ..evaluation.model_choice import ROLES, choose_model
 from ..evaluation.pictures import spread
+from ..report.run import read_run
 from .checkpoints import Checkpoint, LabeledImage, evaluation_image, open_checkpoints
 from .page import GREY, LINE, SMALL, WIDTH, Figure, Panel, draw_grid, draw_legend, grid_height, mask_panel, new_figure
 
@@ -32,11 +32,11 @@ Change = tuple[str, float, float]  # class, IoU of A and of B in percent
 def class_iou(source: str) -> dict[str, float | None]:
     """IoU by class from the results.json of a run, for the model that `choose_model` takes."""
     folder = Path(choose_model(source).source)
-    path = folder.parent / "results.json"
     moment, role = ("best", folder.name.removeprefix("best-")) if folder.name.startswith("best-") else ("last", folder.name)
-    if role not in ROLES or not path.is_file():
+    results = read_run(folder.parent).results if role in ROLES else {}
+    if not results:
         raise UserError(f"{source} has no results.json with its numbers; give a run that has ended, or a model in one")
-    return json.loads(path.read_text())[moment][role]["iou"]
+    return results[moment][role]["iou"]
 
 
 def changes(a: dict[str, float | None], b: dict[str, float | None]) -> list[Change]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..commands.chosen_model import choose_model
 from ..config import load
-from ..errors import UserError, reports_errors
+from ..errors import UserError, at_least, reports_errors
 from . import require_matplotlib
 
 FIGURES = {
@@ -75,15 +75,15 @@ def parse(figure: str, arguments: Sequence[str]) -> argparse.Namespace:
         add("--patch", action="append", default=[], **patch)
         add("--layer", type=int, default=-1, metavar="N", help="block, from 0; default: the last")
     elif figure == "classes":
-        add("--examples", type=int, metavar="N", help="images beside the bars; default: what fits")
-        add("--look", type=int, default=100, metavar="N", help="among how many images they are found; default 100")
+        add("--examples", type=at_least(1), metavar="N", help="images beside the bars; default: what fits")
+        add("--look", type=at_least(1), default=100, metavar="N", help="among how many images they are found; default 100")
     elif figure == "views":
         add("--config", required=True, metavar="FILE")
-        add("--step", type=int, default=0, metavar="N", help="of which the images are shown; default 0")
-        add("--count", type=int, default=4, metavar="N", help="of images; default 4, a group that mixes")
+        add("--step", type=at_least(0), default=0, metavar="N", help="of which the images are shown; default 0")
+        add("--count", type=at_least(1), default=4, metavar="N", help="of images; default 4, a group that mixes")
     else:
         add("--images", nargs="+", metavar="PATH_OR_ID", help="default: evaluation images, evenly spaced")
-        add("--count", type=int, default=5, metavar="N", help="of images, where --images names none; default 5")
+        add("--count", type=at_least(1), default=5, metavar="N", help="of images, where --images names none; default 5")
     if figure != "views":
         count = 2 if figure == "classes" else "+"
         add("--names", nargs=count, metavar="NAME", help="of the checkpoints; default: their methods")

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from .setr import AutocastLayerNorm
 
 # autocast, or they themselves, cast their weights and biases; what subclasses do is unknown
-LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, AutocastLayerNorm)
+LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 GROUP = 2**23  # weights cast at once, about a bucket of DistributedDataParallel, whose gradients are sent while others are computed
 
 
@@ -47,20 +47,21 @@ def low_precision_weights(module: nn.Module) -> Iterator[None]:
     Values and gradients are to the bit those of autocast.
     """
     device = next(module.parameters()).device.type
-    enabled = torch.is_autocast_enabled(device)
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    kinds = (*LAYERS, AutocastLayerNorm) if dtype == torch.bfloat16 else LAYERS  # it computes in float32 under float16
     # by kind of layer, which lays its gradients alike, and place
     places: dict[tuple[type, bool, int], list[tuple[nn.Module, str, Tensor]]] = {}
     count = 0
     for layer in module.modules() if enabled else ():
         # transformers takes the type of the layer that reads the image for that of images and rotary embeddings
-        if type(layer) in LAYERS and getattr(layer, "in_channels", None) != 3:
+        if type(layer) in kinds and getattr(layer, "in_channels", None) != 3:
             for name, weight in layer.named_parameters(recurse=False):
                 if weight.dtype == torch.float32:
                     places.setdefault((type(layer), weight.requires_grad, count // GROUP), []).append((layer, name, weight))
                     count += weight.numel()
     try:
         for group in places.values():
-            copies = CastTogether.apply(torch.get_autocast_dtype(device), *(weight for *_, weight in group))
+            copies = CastTogether.apply(dtype, *(weight for *_, weight in group))
             if copies[0].grad_fn is not None:  # autograd turns to what came last; a cast back is to go before all that waits
                 copies[0].grad_fn._set_sequence_nr(torch.iinfo(torch.int64).max)
             for (layer, name, _), copy in zip(group, copies):

@@ -64,6 +64,7 @@ def test_there_is_one_file_with_classes_and_constants(exported):
     _, path = exported
     assert [each.name for each in path.parent.iterdir() if "onnx" in each.name] == ["model.onnx"]
     facts = json.loads(onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map["s4former"])
+    assert facts["long_side"] == 2048
     assert facts["mean"] == [0.5, 0.4, 0.3] and len(facts["classes"]) == 5
 
 

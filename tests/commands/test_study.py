@@ -122,12 +122,14 @@ def test_the_key_changes_with_what_changes_numbers(tmp_path, monkeypatch):
 
 def test_weights_are_hashed_by_content(tmp_path):
     grid = grid_of(tmp_path)
-    keys = []
-    for folder, content in (("one", b"1"), ("two", b"1"), ("three", b"3")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "vit.pth").write_bytes(content)
-        keys.append(key_of(grid, f"model.encoder={tmp_path / folder / 'vit.pth'}"))
-    assert keys[0] == keys[1] != keys[2]
+    for name, is_file in (("vit.pth", True), ("pytorch_model.bin", False), ("model.safetensors", False)):
+        keys = []
+        for folder, content in (("one", b"1"), ("two", b"1"), ("three", b"3")):
+            place = tmp_path / name / folder / "w"
+            place.mkdir(parents=True)
+            (place / name).write_bytes(content)
+            keys.append(key_of(grid, f"model.encoder={place / name if is_file else place}"))
+        assert keys[0] == keys[1] != keys[2]
 
 
 def test_no_path_is_in_a_record(tmp_path):

@@ -162,6 +162,14 @@ def test_the_order_is_counted_and_only_common_draws_are_paired():
     assert low == -3 and high == 9
 
 
+def test_draws_with_other_evaluation_images_are_refused():
+    lines = [archived(method, seed, share(40)) for method in ("base", "m") for seed in (0, 1)]
+    for line in lines[1::2]:
+        line["lists"]["validation"]["sha256"] = "another"
+    with pytest.raises(DataError, match="the draws of study s have different evaluation images; give each list a study"):
+        compare_methods(lines, "base")
+
+
 def test_a_resample_draws_the_same_images_for_both_members_of_a_pair():
     lines = [archived("base", 0, share(10, 90, 50)), archived("m", 0, share(12, 92, 52))]
     assert paired_rows(lines, "base")[2][4:6] == ["+2.00", "+2.00 to +2.00"]

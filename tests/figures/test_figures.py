@@ -2,6 +2,7 @@
 
 import builtins
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from scripts import TINY
 from tiny_dino import needs_keywords
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, BeitConfig, SiglipVisionConfig
 from transformers.masking_utils import sdpa_mask
 
 from s4former.config import Model, from_dict, to_dict
@@ -21,6 +22,7 @@ from s4former.figures.command import FIGURES, main
 from s4former.networks import adapters
 from s4former.networks.adapters import full_size_logits
 from s4former.networks.build import build_network, load_network, save_network
+from s4former.networks.dpt import DinoDptConfig, DinoDptForSemanticSegmentation
 
 SMALL_MIT = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 2], "decoder_hidden_size": 16}
 SEGFORMER = {"architecture": "segformer", "encoder": "mit-b0", "pretrained": False, "encoder_config": SMALL_MIT}
@@ -42,7 +44,9 @@ def save_run(folder, seed, model=None):
     for path in (folder / "config.json", folder / "teacher" / "s4former.json"):
         path.write_text(json.dumps(to_dict(config)))
     iou = {name: (i + seed) % 7 / 7 for i, name in enumerate(CLASSES)}
-    (folder / "results.json").write_text(json.dumps({"last": {"teacher": {"iou": iou | {CLASSES[-1]: None}}}}))
+    last = {"teacher": {"iou": iou | {CLASSES[-1]: None}}}
+    (folder / "results.json").write_text(json.dumps({"steps": config.schedule.steps, "last": last}))
+    (folder / "log.jsonl").write_text(json.dumps({"kind": "start", "step": 0}) + "\n")
     return str(folder)
 
 
@@ -114,6 +118,22 @@ def test_the_weights_of_a_dino_leave_its_registers_out(architecture):
     expected = matrices[-1][5 + 5, 5:]
     torch.testing.assert_close(weights.flatten(), expected / expected.sum())
     assert weights.shape == (2, 3)
+
+
+def test_the_weights_of_a_beit_include_its_position_bias_and_siglip_is_left_out():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32, "intermediate_size": 64}
+    beit = DinoDptConfig(backbone_config=BeitConfig(**shape, use_relative_position_bias=True), num_labels=3, decoder_channels=8)
+    network, pixels = DinoDptForSemanticSegmentation(beit).eval(), random_pixels(32, 32)
+    for name, parameter in network.named_parameters():
+        torch.nn.init.normal_(parameter, std=2.0 if "relative_position" in name else 0.2)
+    weights = attention.patch_attention(network, pixels, (1, 0))
+    network.encoder.set_attn_implementation("eager")
+    expected = network.encoder(pixels, output_attentions=True, **network.encoder_arguments).attentions[-1][0].mean(dim=0)[3, 1:]
+    torch.testing.assert_close(weights.flatten(), (expected / expected.sum()).detach())
+    siglip = DinoDptConfig(backbone_config=SiglipVisionConfig(**shape, vision_use_head=False), num_labels=3, decoder_channels=8)
+    with pytest.raises(UserError, match="siglip_vision_model, so that its weights cannot be recorded; leave its checkpoint out"):
+        attention.patch_attention(DinoDptForSemanticSegmentation(siglip).eval(), pixels, (1, 0))
 
 
 def test_a_network_without_attention_is_named(runs):
@@ -206,6 +226,21 @@ def test_a_mix_that_follows_pseudo_labels_is_refused(tmp_path, capsys):
 # ---- numbers and words
 
 
+def test_the_results_of_a_shorter_training_are_not_drawn(tmp_path):
+    run = save_run(tmp_path, 0)
+    assert classes.class_iou(run)[CLASSES[1]] == 1 / 7
+    (tmp_path / "results.json").write_text(json.dumps({**json.loads((tmp_path / "results.json").read_text()), "steps": 1}))
+    with pytest.raises(UserError, match="has no results.json with its numbers; give a run that has ended"):
+        classes.class_iou(run)
+
+
+@pytest.mark.parametrize("arguments", [["compare", "a", "--count"], ["classes", "a", "b", "--look"], ["classes", "a", "b", "--examples"]])
+def test_a_count_of_images_is_at_least_one(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main([*arguments, "0", "--output", "x"])
+    assert f"argument {arguments[-1]}: 0 is below 1" in capsys.readouterr().err
+
+
 def test_changes_are_sorted_and_leave_out_what_was_not_measured():
     a = {"sky": 0.5, "sea": 0.25, "sand": None, "ship": 0.75}
     b = {"sky": 0.25, "sea": 0.5, "sand": 0.5, "ship": 0.75}
@@ -229,6 +264,9 @@ def test_images_are_found_by_path_and_by_id(runs, tmp_path):
     assert photo.image.shape == (5, 7, 3) and photo.labels is None
     item = validation_set(config)[2]
     assert known.name == item.id and np.array_equal(known.labels, item.labels)
+    Image.fromarray(np.arange(35, dtype=np.uint16).reshape(5, 7) * 100).save(tmp_path / "deep.png")
+    deep, = checkpoints.find_images([str(tmp_path / "deep.png")], replace(config, data=replace(config.data, levels=(0, 3400))))
+    assert deep.image[..., 0].ravel().tolist()[::17] == [0, 128, 255]
     with pytest.raises(UserError, match="no file nowhere, and no evaluation image of this id; the first is"):
         checkpoints.find_images(["nowhere"], config)
 

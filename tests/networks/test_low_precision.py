@@ -18,6 +18,7 @@ from s4former.networks import low_precision
 from s4former.networks.adapters import freeze_encoder
 from s4former.networks.build import build_network
 from s4former.networks.low_precision import low_precision_weights
+from s4former.networks.setr import AutocastLayerNorm
 from s4former.training import engine
 from s4former.training.engine import Teacher
 
@@ -86,6 +87,13 @@ def test_without_autocast_and_in_other_types_weights_stay():
     with pytest.raises(ZeroDivisionError), torch.autocast("cpu", torch.bfloat16), low_precision_weights(layers):
         1 / 0
     assert all(isinstance(parameter, nn.Parameter) for parameter in layers.parameters())
+
+
+def test_a_layer_norm_that_computes_in_float32_keeps_its_weights():
+    for dtype, expected in ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)):
+        layers = nn.Sequential(AutocastLayerNorm(2), nn.Linear(2, 2))
+        with torch.autocast("cpu", dtype), low_precision_weights(layers):
+            assert [parameter.dtype for parameter in layers.parameters()] == [expected] * 2 + [dtype] * 2
 
 
 def test_gradients_arrive_group_by_group_during_the_backward(monkeypatch):
