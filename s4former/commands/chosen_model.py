@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..config import Config
+from ..config import Config, from_dict, set_override
 from ..errors import DamageError
 from ..evaluation import model_choice
 from ..evaluation.model_choice import CheckpointError, ModelChoice, NoModelYet, has_checkpoint, model_of_run
@@ -32,6 +32,16 @@ def choose_model(checkpoint: str | None, role: str | None = None, best: bool = F
             raise CheckpointError(str(damage)) from None
         name = f"{error.run}, a run that has not ended, at step {int(folder.name[5:])}"
         return model_of_run(folder, role, False, name)
+
+
+def choose_with_config(checkpoint: str, overrides: Sequence[str], best: bool = False) -> tuple[ModelChoice, Config]:
+    """A model, and the config beside it with section.key=value laid over it; a `CheckpointError` if there is none."""
+    choice = choose_model(checkpoint, best=best)
+    if not choice.config:
+        raise CheckpointError(f"{choice.source} does not say what its data are (it has no s4former.json); give a run, or a model of one")
+    for override in overrides:
+        set_override(choice.config, override)
+    return choice, from_dict(choice.config)
 
 
 def load_model(choice: ModelChoice, config: Config, device: "torch.device | None" = None) -> "tuple[PreTrainedModel, Setting]":

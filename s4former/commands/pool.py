@@ -24,12 +24,11 @@ import sys
 from pathlib import Path
 from typing import Sequence
 
-from ..config import from_dict, set_override
 from ..data.sources import load_sources
 from ..errors import DataError, at_least, reports_errors
 from ..evaluation.model_choice import CheckpointError
 from ..networks.hub import similar_path
-from .chosen_model import choose_model
+from .chosen_model import choose_with_config
 from .pool_ranking import rank, write_list
 
 
@@ -48,12 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not Path(options.run).exists():
         hint = similar_path(options.run) or "give a run, or a model of one"
         raise CheckpointError(f"there is no folder {options.run}; {hint}")
-    choice = choose_model(options.run, best=options.best)
-    if not choice.config:
-        raise CheckpointError(f"{choice.source} does not say what its pool is (it has no s4former.json); give a run")
-    for override in options.overrides:
-        set_override(choice.config, override)
-    config = from_dict(choice.config)
+    choice, config = choose_with_config(options.run, options.overrides, options.best)
     sources = load_sources(config.data)
 
     if options.copy_to and options.copy_to.exists() and any(options.copy_to.iterdir()):

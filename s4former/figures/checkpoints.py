@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..commands.chosen_model import choose_model, load_model
-from ..config import Config, from_dict, set_override
+from ..commands.chosen_model import choose_with_config, load_model
+from ..config import Config
 from ..data.batches import ValidationSet, validation_set
 from ..data.images import read_image
 from ..errors import UserError
@@ -58,12 +58,7 @@ def open_checkpoints(sources: Sequence[str], overrides: Sequence[str], names: Se
 
 def open_checkpoint(source: str, overrides: Sequence[str] = ()) -> Checkpoint:
     """A network with the config and the constants beside it; of a run the last teacher, else the student."""
-    choice = choose_model(source)
-    if not choice.config:
-        raise UserError(f"{source} has no s4former.json; give a run, or a model that training exported")
-    for override in overrides:
-        set_override(choice.config, override)
-    config = from_dict(choice.config)
+    choice, config = choose_with_config(source, overrides)
     network, setting = load_model(choice, config)
     classes = tuple(network.config.id2label[i] for i in range(network.config.num_labels))
     return Checkpoint(name=config.method.title, network=network, config=config, setting=setting, classes=classes)

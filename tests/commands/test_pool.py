@@ -158,7 +158,7 @@ def test_a_model_without_a_run_is_refused(run, tmp_path, capsys):
     for path in (run / "teacher").iterdir():
         (tmp_path / "plain" / path.name).write_bytes(path.read_bytes())
     assert main([str(tmp_path / "plain"), "-o", str(tmp_path / "pool")]) == 1
-    assert "does not say what its pool is" in capsys.readouterr().err
+    assert "does not say what its data are" in capsys.readouterr().err
 
 
 def test_a_missing_run_is_not_asked_of_the_hub(tmp_path, monkeypatch, capsys):
