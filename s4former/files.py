@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,8 +49,8 @@ def writing(target: Path, beside: Path, size: int = 0) -> Iterator[None]:
 
 @contextmanager
 def writing_file(path: Path) -> Iterator[Path]:
-    """A name beside a file, of this process alone, which takes its place once it is written; a `WriteError` leaves the older one."""
-    beside = path.with_name(f".writing-{os.getpid()}-{path.name}")
+    """A name beside a file, of this call alone, which takes its place once it is written; a `WriteError` leaves the older one."""
+    beside = path.with_name(f".writing-{uuid.uuid4().hex[:8]}-{path.name}")
     with writing(path, beside):
         yield beside
         beside.replace(path)

@@ -1,11 +1,13 @@
 import errno
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from s4former import files
 from s4former.errors import DataError, WriteError
-from s4former.files import read_text
+from s4former.files import read_text, writing_file
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
@@ -50,3 +52,15 @@ def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_beside_it(tmp
         beside.write_text("half")
         raise OSError(errno.ENOSPC, "full")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_threads_may_write_the_same_file(tmp_path):
+    def write(number):
+        with writing_file(tmp_path / "a") as beside:
+            beside.write_text(str(number))
+            barrier.wait()
+
+    barrier = threading.Barrier(4)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

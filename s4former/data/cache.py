@@ -34,7 +34,8 @@ def read_unlabeled_image(file: EncodedImage, data: Data) -> Image.Image:
 def read_labeled_pair(row: dict[str, Any], data: Data, num_classes: int) -> tuple[Image.Image, np.ndarray]:
     """What `read_pair` gives of a labelled row, both parts of it from the cache if there is one."""
     image = read_cached_image(row["image"], data, 1.0)
-    settings = ("mask", data.source, data.palette, data.id_map, data.ignore_index, data.exif, num_classes)
+    turn = read_header(row["image"]).turn if data.cache and data.exif == "raw" else 1  # the mask is turned as its image
+    settings = ("mask", data.source, data.palette, data.id_map, data.ignore_index, data.exif, turn, num_classes)
     mask = cached(row["mask"], data, settings, lambda: read_upright_mask(row, data, num_classes))
     check_sizes(row, (image.height, image.width), mask.shape)
     return image, mask

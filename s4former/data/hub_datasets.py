@@ -33,16 +33,16 @@ def hub(data: Data, parts: Sequence[str], notes: list[str]) -> dict[str, dataset
     chosen = select_rows("data.labeled", data.labeled, train)
     found["labeled"] = train.select(chosen)
     refuse_missing(data, "train", found["labeled"], "mask")
-    if data.unlabeled in splits:
+    if data.unlabeled in splits and data.unlabeled != "train":
         if data.unlabeled == validation:
             raise DataError(f"data.unlabeled and the evaluation are both the split {validation!r}; choose another")
         origin = f"the split {data.unlabeled}"
         found["unlabeled"] = split_table(data, splits, data.unlabeled, "unlabeled")
     else:
-        rest = select_rows("data.unlabeled", data.unlabeled, train) if data.unlabeled else range(len(train))
+        rest = range(len(train)) if data.unlabeled in ("", "train") else select_rows("data.unlabeled", data.unlabeled, train)
         found["unlabeled"] = train.select(sorted(set(rest) - set(chosen))).remove_columns("mask")
-        origin = f"the split train ({len(train)} rows)"
-    notes.append(f"{data.root}: the pool is what {origin} has beside the labelled: {len(found['unlabeled'])} images")
+        origin = f"what the split train ({len(train)} rows) has beside the labelled"
+    notes.append(f"{data.root}: the pool is {origin}: {len(found['unlabeled'])} images")
     return found
 
 
@@ -78,8 +78,9 @@ def split_table(data: Data, splits: dict[str, datasets.Dataset], split: str, par
         raise DataError(f"{data.root}, split {split!r}, is empty")
     for kind in ("image", "mask") if part != "unlabeled" else ("image",):
         columns[find_column(data, table, split, kind, list(columns))] = kind
-    # a column of ids is one in which none is there twice
-    ids_in = next((each for each in ID_COLUMNS if each in table.column_names and len(set(table[each])) == len(table)), None)
+    # a column of ids is one of plain values in which none is there twice
+    plain = [each for each in ID_COLUMNS if isinstance(table.features.get(each), datasets.Value)]
+    ids_in = next((each for each in plain if len(set(table[each])) == len(table)), None)
     ids = [str(name) for name in (table[ids_in] if ids_in else range(len(table)))]
     check_file_paths(data.root, table, columns)
     for column, kind in columns.items():

@@ -135,7 +135,7 @@ def to_table(samples: "list[Sample] | datasets.Dataset", *, masks: bool) -> "dat
 
 def class_names(data: Data) -> tuple[str, ...]:
     """`data.classes`, else `data.classes_file`, else those of the source, else classes.json in the data folder."""
-    path = Path(data.root) / "classes.json"
+    path = Path(data.root).expanduser() / "classes.json"
     if data.classes:
         names, origin = data.classes, "data.classes"
     elif data.source in CLASSES and not data.classes_file:

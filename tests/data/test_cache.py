@@ -53,6 +53,15 @@ def test_a_cached_pair_is_the_decoded_one_and_ids_that_are_mapped_otherwise_are_
         read_labeled_pair(row, data, 3)
 
 
+def test_a_mask_that_is_turned_as_its_image_is_read_again_when_the_image_lies_otherwise(tmp_path):
+    row = {"image": photo(tmp_path / "a.jpg", 24, 16), "mask": {"path": str(tmp_path / "a.png"), "bytes": None}}
+    Image.fromarray(np.arange(16 * 24, dtype=np.uint8).reshape(16, 24) % 3).save(row["mask"]["path"])
+    data, exif = Data(source="folder", exif="raw", cache=str(tmp_path / "cache")), Image.Exif()
+    for exif[0x0112] in (3, 1):
+        Image.open(row["image"]["path"]).save(row["image"]["path"], exif=exif)
+        assert np.array_equal(read_labeled_pair(row, data, 3)[1], read_pair(row, data, 3)[1])
+
+
 def test_another_file_of_the_same_name_and_a_truncated_entry_are_decoded_again(tmp_path):
     path, data = tmp_path / "a.jpg", Data(cache=str(tmp_path / "cache"))
     read_unlabeled_image(photo(path), data)

@@ -50,6 +50,18 @@ def test_a_dataset_on_disk_gives_the_first_rows_as_labelled_and_the_rest_as_pool
     assert check_masks(found, changed) == ()
 
 
+def test_the_split_train_as_the_pool_leaves_the_labelled_rows_out(saved):
+    found = load_sources(Data(source="hub", root=str(saved), labeled="first:2", unlabeled="train", classes=("a", "b", "c")))
+    assert found.unlabeled["id"][:] == ["2", "3", "4"]
+
+
+def test_a_column_of_lists_gives_no_ids(tmp_path):
+    named = table(3).add_column("name", [["a", "b"], ["c"], ["d"]])
+    datasets.DatasetDict({"train": named, "validation": named}).save_to_disk(str(tmp_path / "lists"))
+    found = load_sources(Data(source="hub", root=str(tmp_path / "lists"), labeled="first:1", classes=("a", "b", "c")))
+    assert found.unlabeled["id"][:] == ["1", "2"]
+
+
 def test_labelled_rows_may_be_listed(saved, tmp_path):
     write(tmp_path / "rows.txt", "3", "1")
     changed = Data(source="hub", root=str(saved), labeled=str(tmp_path / "rows.txt"), classes=("a", "b", "c"))
