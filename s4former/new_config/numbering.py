@@ -67,6 +67,11 @@ def number_classes(masks: Iterable[Contents], names: Names, ignored: Mapping[int
         names = {index: names[index > 0] for index in (0, *pixels) if index >= 0 and index not in TOP_IDS}
     if stated and not isinstance(names, dict):
         ignored = {stated[0].get("", IGNORE_INDEX): "", **ignored}
+        if not names and not all(mask.stated for mask in masks if mask.mask):
+            raise DataError(
+                f"some masks were written by s4former and state the ids {stated[0]}, the others state none; give the names of theirs in the"
+                " order of their ids, --classes NAME NAME ..., which `s4former rasterize` takes as well"
+            )
         names = stated_names(stated, names, {index: name for index, name in images.items() if index not in ignored}, remarks)
     named = name_ids([index for index in sorted(pixels) if index >= 0], names, ignored, images, remarks)
     reason = "; ".join(remarks)

@@ -14,7 +14,7 @@ from ..data.class_names import VOID
 from ..data.images import DECODE_ERRORS
 from ..data.lists import walk_folders
 from ..data.progress import progress
-from ..errors import DataError
+from ..errors import DataError, join_first
 from .painting import CROWD, NO_LABEL, Photo, plain
 from .readers import Images, read_coco, read_cvat, read_labelme, read_supervisely, read_yolo
 
@@ -106,7 +106,7 @@ def find_photos(photos: Sequence[Photo], root: Path, kind: str, notes: Notes) ->
 
 
 def class_names(declared: Sequence[str], photos: Sequence[Photo], options: Namespace, notes: Notes) -> list[str]:
-    """The classes that something is drawn of, in the order that is declared, then by name; the background first."""
+    """The classes of --classes, or those that something is drawn of, in the order that is declared, then by name; the background first."""
     used = {thing.label for photo in photos for thing in photo.things if thing.drawing and thing.kind not in NO_LABEL}
     names = [name for name in declared if name in used] + sorted(used - set(declared))
     cases = [name for name, times in Counter(map(str.casefold, used)).items() if times > 1]
@@ -114,6 +114,9 @@ def class_names(declared: Sequence[str], photos: Sequence[Photo], options: Names
     notes["classes that nothing is drawn of, left out"] += [name for name in declared if name not in used]
     names = [name for name in names if plain(name) not in VOID and plain(name) != plain(options.background)]
     names = ([] if plain(options.background) in VOID else [options.background]) + names
+    if options.classes and (others := [name for name in names if name not in options.classes]):
+        raise DataError(f"--classes lacks {join_first(others)}; the drawn things are of these as well, or nobody drew on some pixels")
+    names = list(options.classes) or names
     if len(names) > IGNORE_INDEX:
         raise DataError(f"{len(names)} classes are drawn; a mask holds {IGNORE_INDEX} at most")
     return names

@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("folder", metavar="DIR")
     add("-o", "--output", default="", metavar="DIR", help="where the masks go; default: masks/ in DIR")
+    add("--classes", nargs="+", default=(), metavar="NAME", help="in the order of their ids, the background too; default: those drawn")
     add("--background", default="background", metavar="NAME", help="class of pixels that nobody drew on; ignore: no label")
     add("--empty", action="store_true", help="an image on which nothing is drawn gets a mask as well, else it is left unlabelled")
     add("--crowds", action="store_true", help="crowd regions of COCO are objects")

@@ -205,6 +205,11 @@ def test_masks_that_the_pool_wrote_are_read_in_the_ids_that_they_state(photos, c
     assert "some masks were written by s4former" in capsys.readouterr().out
 
 
+def test_masks_that_state_ids_do_not_number_those_that_state_none(photos, capsys):
+    palette_png(np.where(ids() == 1, 1, 0), photos / "labeled/masks/b.png", {"ground": 0, "leaf": 1})
+    assert "state the ids {'ground': 0, 'leaf': 1}, the others state none; give the names of theirs" in complaint(capsys, photos)
+
+
 def test_masks_that_the_pool_wrote_are_not_mixed_with_those_of_other_ids(photos, capsys):
     for path in photos.rglob("masks/*.png"):
         save_mask(path, np.where(ids() == 1, 255, 0).astype(np.uint8), palette=False)

@@ -105,6 +105,17 @@ def thing(image, category, segmentation, **more):
     return {"image_id": image, "category_id": category, "segmentation": segmentation, "iscrowd": 0, **more}
 
 
+def test_the_classes_given_number_the_masks_as_those_that_are_there_already(tmp_path, capsys):
+    save_image(tmp_path / "a.jpg")
+    labelme(tmp_path / "a.json", ("leaf", "polygon", corners(0, 0, 8, 8), {}), ("spot", "polygon", corners(10, 2, 14, 6), {}))
+    _, masks = rasterize(capsys, tmp_path, "--classes", "background", "spot", "leaf", "bud")
+    assert np.array_equal(masks["a.png"], drawn((0, 0, 8, 8, 2), (10, 2, 14, 6, 1)))
+    with Image.open(tmp_path / "masks/a.png") as mask:
+        assert list(stated_ids(mask)) == ["background", "spot", "leaf", "bud", ""]
+    said, _ = rasterize(capsys, tmp_path, "--overwrite", "--classes", "background", "leaf", code=1)
+    assert "--classes lacks spot" in said
+
+
 def test_coco_parts_run_lengths_and_crowds(tmp_path, capsys):
     for half in ("train2017", "val2017"):
         save_image(tmp_path / half / "a.jpg")
