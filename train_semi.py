@@ -92,7 +92,7 @@ def read_arguments() -> argparse.Namespace:
         help="JSON file; what it leaves out is the paper's setting. Given again, the later file goes over the earlier one",
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of the same command")
-    parser.add_argument("--check", action="store_true", help="look at data, memory, time and disk in a minute, and write nothing")
+    parser.add_argument("--check", action="store_true", help="look at data, memory, time and disk in a minute or two, and write nothing")
     parser.add_argument(
         "--help-config", nargs="?", const="", metavar="SECTION",
         help="print every key of the config, or of one section, with default, range and meaning, and exit",

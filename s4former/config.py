@@ -192,7 +192,7 @@ class Method:
     teacher_turn: Count = key(328, "PS-MT: steps, an epoch, after which the other teacher follows the student")
     normalizer: Literal["all", "valid"] = key(
         "all", "divides a loss: all pixels, or (UniMatch) those of labels and of no padding, over all processes and rounds of a step")
-    running_statistics: Literal["all", "labeled"] = key("all", "views that move the running statistics of the decoder's batch norms")
+    running_statistics: Literal["all", "labeled"] = key("all", "views that update the running statistics of the decoder's batch norms")
     ignored_as_unlabeled: bool = key(
         False, "labelled images with ignored pixels (scribbles, points) are unlabelled ones too; pseudo labels stand where labels do not")
     class_weights: tuple[NonNegativeFloat, ...] = key((), "of the loss on labels, one for each class; empty = all 1")
@@ -575,7 +575,7 @@ def describe_keys(spec: dict[str, Any], schema: dict[str, Any], default: Any, na
             yield from describe_keys(section["properties"][key], schema, value, f"{name}.{key}")
         return
     entry = (spec.get("prefixItems") or [spec.get("items", spec)])[0]
-    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most"}
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
     rules = [f"{word} {entry[limit]:g}" for limit, word in words.items() if limit in entry]
     rules += ["one of " + ", ".join(spec["enum"])] if "enum" in spec else []
     yield name, f"{name} = {json.dumps(default)}" + (f" ({', '.join(rules)})" if rules else ""), spec["description"]

@@ -12,7 +12,7 @@ from ..data.sources import PART_NAMES
 from ..data.trees import Pairs, find_pairs
 from ..errors import DataError, plural
 from .layouts import draw_label_studio, pairs_of_globs, pairs_of_list
-from .unused import count_unused, describe_single, describe_unpaired
+from .unused import OF_THE_HUB, count_unused, describe_single, describe_unpaired
 
 PARTS = {  # what the folder of a part may be called, numbers at the end aside; the first that is there is taken
     "labeled": ("labeled", "labelled", "train", "training", "tr"),
@@ -49,7 +49,7 @@ def find_photos(root: Path, drawn: Path, images: str = "", masks: str = "") -> P
     root: the folder, or the list. drawn: where masks go that have to be drawn of files of labels first. images, masks: the patterns.
     """
     if not root.exists():
-        raise DataError(f"there is no folder {root}; give the one that holds your photos (--help tells how)")
+        raise DataError(f"there is no folder {root}; give the one that holds your photos (--help tells how); {OF_THE_HUB}")
     if root.is_file():
         given = pairs_of_list(root)
     else:

@@ -72,6 +72,7 @@ def propose(
     fitted += f"; 30 px of the largest photo become {30 * short / largest:.0f} px" if largest > 3 * short else ""
     least, most_steps = (2_000, 80_000) if gpus else (500, 2_000)  # steps that make sense on the machine
     steps = min(most_steps, max(least, 100 * round(PASSES * images / BATCH / 100)))
+    passes = f"{BATCH * steps / images:.1f} passes over the unlabelled images of {PASSES} wanted" if images else "on the labels alone"
     every = max(50, steps // 10)
     memory = f"about {fits.peak_gib:.1f} GiB of {machine.memory_gib:.0f} at the peak; --check measures it"
     in_rounds = f", {fits.rounds} passes a step" if fits.rounds > 1 else ""
@@ -90,7 +91,7 @@ def propose(
         "method": method_for(crop // unit, steps, fewest, shown) if images else {"teacher": ("none", "there are no unlabelled images")},
         "optimizer": {},
         "schedule": {
-            "steps": (steps, f"{PASSES} passes over the unlabelled images, {least} to {most_steps} on this machine"),
+            "steps": (steps, f"{passes}, {least} to {most_steps} steps on this machine"),
             "floor": (0, "the learning rate falls to it"),
             "warm_up": (min(50, steps // 10), "spares the pretrained weights at the start"),
         },
@@ -180,7 +181,7 @@ def method_for(block: int, steps: int, fewest: int, shown: float) -> dict[str, t
     one_for_all = {"thresholds": ("fixed", f"{single if 100 * shown <= SINGLE_OBJECTS else many}; {CALIBRATED}")}
     alone = f"labels alone for half of the run, {LABELS_ONLY} steps at most: then the teacher knows something, and a step takes a third"
     return {
-        "block": (block, f"tokens: PatchShuffle moves {BLOCKS} x {BLOCKS} of them, as in the paper"),
+        "block": (block, f"tokens a side: PatchShuffle moves {BLOCKS} x {BLOCKS} such blocks, as in the paper"),
         "burn_in": (min(steps // 2, LABELS_ONLY), alone),
         "threshold": (round(0.9 + 0.05 * length, 3), f"0.9 in a short run, the paper's 0.95 from {LONG_RUN} steps on"),
         **(thresholds if spread else one_for_all),

@@ -13,6 +13,7 @@ from ..errors import plural
 from ..rasterize.annotations import MOST, file_format, polygon_format
 from .class_files import CLASS_FILES
 
+OF_THE_HUB = "a dataset of the Hub, or one saved by save_to_disk, is read without new-config: data.source=hub (docs/own_images.md)"
 KNOWN = {*CLASS_FILES, "data.yaml", "ids.json"}  # the last is written by `s4former rasterize`
 TEXTS = (".txt", ".csv", ".md")
 CURES = {
@@ -69,6 +70,8 @@ def describe_unpaired(root: Path, pairs: Pairs, which: str) -> str:
     """Why no image has a mask: what was found, what comes nearest to a pair, and the rule. which: "no image"."""
     if root.is_dir() and (kind := polygon_format(root)):
         return f"{root} holds annotations of {kind} and no masks; draw them first: s4former rasterize {root}, then this again"
+    if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return f"{root} holds a dataset; {OF_THE_HUB}"
     used = {path for name in pairs.masks for path in (pairs.images[name], pairs.masks[name])}
     files = [path for path in find_images(root, flat=False).values() if path not in used]
     rule = (

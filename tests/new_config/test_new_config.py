@@ -205,6 +205,11 @@ def test_masks_that_the_pool_wrote_are_read_in_the_ids_that_they_state(photos, c
     assert "some masks were written by s4former" in capsys.readouterr().out
 
 
+def test_a_saved_dataset_is_told_where_to_go(tmp_path, capsys):
+    write(tmp_path / "saved/dataset_dict.json", "{}")
+    assert complaint(capsys, tmp_path / "saved").endswith("is read without new-config: data.source=hub (docs/own_images.md)\n")
+
+
 def test_masks_that_state_ids_do_not_number_those_that_state_none(photos, capsys):
     palette_png(np.where(ids() == 1, 1, 0), photos / "labeled/masks/b.png", {"ground": 0, "leaf": 1})
     assert "state the ids {'ground': 0, 'leaf': 1}, the others state none; give the names of theirs" in complaint(capsys, photos)
