@@ -51,8 +51,10 @@ class Run:
         return [(step, value) for step, value in values if value is not None]
 
     def best(self, role: str) -> Entry:
-        """The evaluation with the highest mean IoU, the first of equals."""
-        return max(self.entries[f"evaluation/{role}"], key=lambda entry: entry["mean_iou"] or 0)
+        """The evaluation whose model is in best-*/: with the highest mean IoU of those that can be compared, the first of equals."""
+        entries = self.entries[f"evaluation/{role}"]
+        marked = [entry for entry in entries if entry.get("best")]  # older versions marked none
+        return marked[-1] if marked else max(entries, key=lambda entry: entry["mean_iou"] or 0)
 
 
 def read_log(path: Path) -> list[Entry]:

@@ -56,8 +56,9 @@ def evaluate(training: Training, log: RunLog) -> None:
         training.scores[next(iter(training.networks))]["other_mode"] = other
     training.evaluated_at, precision = step, training.evaluation_precision
     for role, score in training.scores.items():
-        log.record(f"evaluation/{role}", {**score, "precision": precision})
-        if role not in training.best or score["mean_iou"] > training.best[role]["mean_iou"]:
+        best = role not in training.best or score["mean_iou"] > training.best[role]["mean_iou"]
+        log.record(f"evaluation/{role}", {**score, "precision": precision, "best": best})
+        if best:
             training.best[role] = {**score, "step": step, "precision": precision}
             write_model(training, role, f"best-{role}", chosen=True)
     if PSEUDO_LABELS in matrices:

@@ -23,14 +23,17 @@ from .interrupts import NonFiniteLoss, describe_out_of_memory
 from .run import Training, build_model
 
 # Keys that may differ when a run is resumed: they change what is reported, not what is trained.
-FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.",
-        "data.validation", "data.colours", "data.workers", "data.cache")  # fmt: skip
+FREE = ("run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push", "evaluation.every",
+        "evaluation.batch", "evaluation.both_modes", "data.validation", "data.shapes.validation", "data.colours", "data.workers",
+        "data.cache")  # fmt: skip
 # Paths that may differ where the classes and the lists of training images, by their SHA-256, are the same.
 DATA_PATHS = ("data.root", "data.labeled", "data.unlabeled", "data.classes_file")
-# And those that repair a loss that is not finite, a device that is too small or a mask; results.json lists the change.
+# And those that change what an evaluation measures, or repair a loss that is not finite, a device that is too small or a mask;
+# results.json lists the change. All of these are beginnings of keys.
+MEASUREMENT = ("data.id_map", "data.ignore_index", "data.palette", "evaluation")
 REPAIRING = (
     "optimizer.lr", "optimizer.clip_norm", "run.mixed_precision", "run.deterministic", "run.batch.rounds", "model.activation_checkpointing",
-    "data.id_map", "data.ignore_index", "data.palette",
+    *MEASUREMENT,
 )  # fmt: skip
 COUNTERS = ("step", "seconds", "replaced", "best", "scores", "evaluated_at")  # of `Training`, saved as they are
 
@@ -77,7 +80,7 @@ def find_state(folder: Path, config: Config, sources: Sources, accelerator: Acce
     """As `read_state`; a `ConfigError` if the checkpoint belongs to another config."""
     state = read_state(folder, accelerator.is_main_process)
     changed = changed_keys(state, config, sources)
-    if changed.keys() - set(REPAIRING):
+    if not all(key.startswith(REPAIRING) for key in changed):
         raise ConfigError(
             f"cannot resume {folder} with another config: {'; '.join(changed.values())}; use the command it was started"
             f" with, or another run.output ({', '.join(REPAIRING)} may differ)"
@@ -117,7 +120,16 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     training.pseudo_counts.join(lambda counts: counts, training.accelerator.is_main_process)
     for name in COUNTERS:
         setattr(training, name, state[name])
-    changes = [*changed_keys(state, training.config, training.sources).values(), *other_digits(state, training.sources.lists)]
+    changed, lists = changed_keys(state, training.config, training.sources), training.sources.lists
+    changes = [*changed.values(), *other_digits(state, lists)]
+    if any(key.startswith(MEASUREMENT) for key in changed) or state.get("lists", lists)["validation"] != lists["validation"]:
+        training.scores, training.best, training.evaluated_at = {}, {}, 0
+        changes.append("scores of before are of another measurement, so the best model is chosen among those from here on")
+    for role, best in list(training.best.items()):
+        card = training.folder / f"best-{role}" / "README.md"
+        if card.is_file() and f" after {best['step']} steps " not in card.read_text():
+            del training.best[role]
+            training.notes.append(f"best-{role} is of a later step than {training.step}, so the best {role} is chosen from here on")
     training.changes = [*state.get("changes", []), *(f"from step {training.step}: {change}" for change in changes)]
     training.notes += [f"changed {change}" for change in training.changes]
 

@@ -1,7 +1,11 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
+
 from s4former.config import NUMERICS, from_dict, to_dict
+from s4former.errors import ConfigError
+from s4former.training import resume
 from s4former.training.resume import changed_keys, other_digits
 
 LISTS = {part: {"images": 3, "sha256": part} for part in ("labeled", "unlabeled", "validation")}
@@ -21,6 +25,19 @@ def test_data_may_lie_elsewhere_when_a_run_is_resumed_as_long_as_the_lists_are_t
     assert changed(other, **moved) == {"data.root", "data.labeled", "data.unlabeled"}
     assert changed(SimpleNamespace(lists=LISTS, classes=("leaf", "ground")), **moved) == {"data.root", "data.labeled", "data.unlabeled"}
     assert changed(other) == set()  # another list under the same path is noted, not refused
+
+
+def test_masks_may_be_repaired_and_more_shapes_evaluated_when_a_run_is_resumed(monkeypatch):
+    state = {**STATE, "lists": LISTS}
+    monkeypatch.setattr(resume, "read_state", lambda folder, say: state)
+    accelerator = SimpleNamespace(is_main_process=True)
+    for keys in ({"id_map": {"255": 1}}, {"palette": {"#000000": 0}}):
+        (name,) = keys
+        assert all(key.startswith(f"data.{name}.") for key in changed(**keys))
+        assert resume.find_state(None, replace(CONFIG, data=replace(CONFIG.data, **keys)), SOURCES, accelerator) is state
+    assert changed(shapes=replace(CONFIG.data.shapes, validation=50)) == set()
+    with pytest.raises(ConfigError, match="data.crop was .* and is .*data.palette, evaluation may differ"):
+        resume.find_state(None, replace(CONFIG, data=replace(CONFIG.data, crop=(32, 48))), SOURCES, accelerator)
 
 
 def test_another_dataset_of_the_hub_is_another_run_also_where_its_rows_have_the_same_numbers():

@@ -28,6 +28,7 @@ from scripts import TINY, command, environment, run, write_config
 
 import train_semi
 from s4former import errors, files
+from s4former.report.run import read_run
 from s4former.training import checkpoint, engine, log, results
 from s4former.training.resume import resume_hint
 
@@ -467,6 +468,26 @@ def test_a_pool_of_which_nothing_is_left_is_a_sentence(broken):
     status, output = broken.go_with(2, empty)
     assert status == 1 and "20 unlabelled images in a row could not be read, the last: image" in output.splitlines()[-1]
     assert "check data.root and data.unlabeled. Nothing is lost up to step 3" in output.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_scores_of_another_measurement_or_branch_are_never_compared(broken):
+    """An ended run is measured again, and report, results and best-*/ name the same step."""
+    assert broken.go("evaluation.every=1")[0] == 0
+    before = json.loads((broken.folder / "results.json").read_text())
+    status, output = broken.go("--resume", "evaluation.every=1", "data.id_map.2=255")
+    after = json.loads((broken.folder / "results.json").read_text())
+    assert status == 0 and after["last"] != before["last"] and after["changes"] == [
+        "from step 6: data.id_map.2 was None and is 255",
+        "from step 6: scores of before are of another measurement, so the best model is chosen among those from here on",
+    ]
+    assert {best["step"] for best in after["best"].values()} == {6} == {read_run(broken.folder).best(role)["step"] for role in after["best"]}
+    shutil.rmtree(broken.folder / "checkpoints" / "step-00000006")
+    status, output = broken.go("--resume", "evaluation.every=6", "optimizer.lr=1e-9")
+    after = json.loads((broken.folder / "results.json").read_text())
+    for role, best in after["best"].items():  # best-*/ was of step 6 of the other branch
+        assert f"best-{role} is of a later step than 4, so the best {role} is chosen from here on" in output
+        assert best["step"] == 6 and after["last"][role]["mean_iou"] == best["mean_iou"] == read_run(broken.folder).best(role)["mean_iou"]
 
 
 # ---- processes
