@@ -146,9 +146,8 @@ class Method:
         "fixed", "the same for every class; lower where the teacher is less sure of a class (FreeMatch); lower, and pixels weighted by"
         " confidence, while fewer confident pixels of held-out labels are right than it asks for (CW-BASS v2)")
     threshold_spread: Share = key(1.0, "per_class: how far they differ, from 0, the same for every class, to 1, FreeMatch's")
-    pseudo_weight: Literal["none", "softmatch", "distribution_alignment"] = key(
-        "none", "softmatch: all pixels, weighted by a truncated Gaussian of their confidence; distribution_alignment: class shares are"
-        " moved to those of the labels (ReMixMatch)")
+    pseudo_weight: Literal["none", "distribution_alignment"] = key(
+        "none", "distribution_alignment: class shares are moved to those of the labels (ReMixMatch)")
     strong_views: Count = key(1, "of an unlabelled image, each with its own colours, mix and order")
     strong_colour: Literal["none", "photometric", "jitter", "random_intensity", "randaugment"] = key(
         "photometric", "photometric distortion; jitter, grey, blur (UniMatch); 1 to 3 of 11 changes (AugSeg); 2 of 12 (iMAS)")
@@ -396,10 +395,6 @@ def check_consistency(config: Config) -> None:
     if method.mixes_groups and method.mix == "adaptive_cutmix" and batch.labeled % groups:
         found = f"method.mix = 'adaptive_cutmix' parts run.batch.labeled = {batch.labeled} among {groups} mix groups"
         raise ConfigError(f"{found}; use {nearest_multiples(batch.labeled, groups)}")
-    for name, value in ({"thresholds": "fixed"} | ({"pasa_confidence": "probability"} if method.pasa != "none" else {})).items():
-        if method.pseudo_weight == "softmatch" and getattr(method, name) != value:
-            found = f"leaves nothing to method.{name} = {getattr(method, name)!r}; set method.{name}={value}, or method.pseudo_weight=none"
-            raise ConfigError(f"method.pseudo_weight = 'softmatch' makes every pixel a pseudo label, which {found}")
     if method.complementary_dropout and method.strong_views != 2:
         found = f"method.complementary_dropout parts the channels between two strong views, and method.strong_views = {method.strong_views}"
         raise ConfigError(f"{found}; set method.strong_views=2, or method.complementary_dropout=false")

@@ -1,7 +1,6 @@
 """One training step: Algorithm 1 of the paper. Devices, processes, scaling, logging and files are handled in training/."""
 
 import math
-from dataclasses import replace
 from functools import partial
 from typing import Callable, Sequence
 
@@ -47,7 +46,7 @@ def train_step(
         for name, term in compare_with_teacher(logits, target, branch, method).items():
             losses[f"{name}_{branch}"] = losses.get(f"{name}_{branch}", 0) + factor * share * term
     if pseudo is not None:
-        losses |= count_pseudo(replace(pseudo, label=pseudo.taught))  # those above the threshold, where soft weights label all
+        losses |= count_pseudo(pseudo)
     return losses
 
 

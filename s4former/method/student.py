@@ -101,19 +101,28 @@ class Student(nn.Module):
         """What follows the predictions that pseudo labels are made of."""
         return [each for each in (self.thresholds, self.pseudo_weights) if each is not None]
 
+    def observe(self, teacher: Callable[[Tensor], Tensor], valid: Tensor) -> Callable[[Tensor], Tensor]:
+        """The teacher, whose predictions for the first B images the statistics count; `valid` (B, H, W) is False on padding."""
+
+        def observed(images: Tensor) -> Tensor:
+            logits = teacher(images)
+            if self.pseudo_weights is not None:
+                self.pseudo_weights.accumulate(logits[: len(valid)], valid)
+            if self.thresholds is not None:  # of what is compared with them
+                self.thresholds.accumulate(self.align(logits[: len(valid)]), valid)
+            return logits
+
+        return observed
+
     def align(self, logits: Tensor) -> Tensor:
         """The logits (B, K, h, w) that pseudo labels are made of."""
-        for each in self.statistics:
-            logits = each.align(logits)
-        return logits
+        return logits if self.pseudo_weights is None else self.pseudo_weights.align(logits)
 
     def label(self, logits: Tensor, valid: Tensor) -> Pseudo:
         """Pseudo labels of logits (B, K, h, w), where `valid` (B, H, W), as the statistics have it."""
         threshold = self.method.threshold if self.thresholds is None else self.thresholds.current()
         pseudo = pseudo_label(self.align(logits), valid, threshold)
-        for each in self.statistics:
-            pseudo = each.weigh(pseudo)
-        return pseudo
+        return pseudo if self.thresholds is None else self.thresholds.weigh(pseudo)
 
     def encode(self, views: Sequence[View]) -> list[tuple[Tensor, ...]]:
         """The feature maps of every view. Views without bias share a pass, under autocast with one that has a bias.

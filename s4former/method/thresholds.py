@@ -38,16 +38,6 @@ class Statistics(nn.Module):
 
     accumulated: Tensor | None = None  # sums over the pixels of this step
 
-    def observe(self, teacher: Callable[[Tensor], Tensor], valid: Tensor) -> Callable[[Tensor], Tensor]:
-        """The teacher, whose predictions for the first B images are accumulated; `valid` (B, H, W) is False on padding."""
-
-        def observed(images: Tensor) -> Tensor:
-            logits = teacher(images)
-            self.accumulate(logits[: len(valid)], valid)
-            return logits
-
-        return observed
-
     @torch.no_grad()
     def accumulate(self, logits: Tensor, valid: Tensor) -> None:
         """Adds what is counted of logits (B, K, h, w) to that of this step."""
@@ -69,10 +59,6 @@ class Statistics(nn.Module):
     def move(self, summed: Tensor) -> None:
         """Moves the buffers by the sums of a step."""
         raise NotImplementedError
-
-    def align(self, logits: Tensor) -> Tensor:
-        """The logits (B, K, h, w) that pseudo labels are made of."""
-        return logits
 
     def weigh(self, pseudo: Pseudo) -> Pseudo:
         """The pseudo labels with their weights."""

@@ -205,8 +205,8 @@ def update(
         with fast_products(accelerator.device, config.run.deterministic), synced, ExitStack() as copies:
             with accelerator.autocast():
                 copies.enter_context(low_precision_weights(bare))  # until the backward: checkpointed blocks need them once more
-                for each in statistics:
-                    labeler = each.observe(labeler, batch.valid[: batch.unlabeled])
+                if statistics:
+                    labeler = bare.observe(labeler, batch.valid[: batch.unlabeled])
                 if previous is not None and labeler is not None:
                     labeler, label = previous.guide(labeler, bare.label)
                 losses = ALGORITHMS[method.algorithm](student, labeler, batch, method, replace(context, label=label))

@@ -1,8 +1,6 @@
-"""pseudo_weights.py: SoftMatch's weights and distribution alignment, by worked numbers and a loop over pixels."""
+"""Distribution alignment, by worked numbers and a loop over pixels."""
 
-import math
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 import torch
@@ -14,10 +12,8 @@ from tiny_networks import batch_of, network_of
 from s4former.config import Method, from_dict
 from s4former.data.batches import class_shares
 from s4former.data.sources import load_sources
-from s4former.errors import ConfigError
 from s4former.method.mixing import mix_pseudo
-from s4former.method.pseudo_weights import PSEUDO_WEIGHTS, DistributionAlignment, SoftWeights
-from s4former.method.step import compare_with_teacher
+from s4former.method.pseudo_weights import DistributionAlignment
 from s4former.method.student import Student
 from s4former.training.engine import Teacher, build_optimizer, update
 from s4former.training.run import build_training
@@ -30,58 +26,6 @@ def student_of(word, **keys):
 
 def random_logits(seed):
     return torch.randn(2, 5, 6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def test_every_word_of_the_config_has_its_rule():
-    words = get_args(Method.__annotations__["pseudo_weight"])
-    assert set(words) == {"none", *PSEUDO_WEIGHTS}
-
-
-def test_soft_weights_follow_the_mean_and_the_variance_of_confidence():
-    weights = SoftWeights(3)
-    said = logits_of([0.9, 0.05, 0.05], [0.5, 0.4, 0.1], [0.34, 0.33, 0.33])
-    weights.accumulate(said, torch.tensor([[[True, True, False]]]))
-    weights.update(lambda tensor: tensor)
-    assert weights.mean.item() == pytest.approx(0.7) and weights.variance.item() == pytest.approx(0.04)
-    pseudo = student_of("none")[0].label(said, everywhere(said))
-    expected = [1.0, math.exp(-(0.2**2) / (2 * 0.04 / 4)), math.exp(-(0.36**2) / (2 * 0.04 / 4))]  # 1, 0.1353, 0.0015
-    assert weights.weigh(pseudo).weight.flatten().tolist() == pytest.approx(expected, rel=1e-4)
-    weights.accumulate(said, torch.tensor([[[True, False, False]]]))
-    weights.update(lambda tensor: tensor)
-    assert weights.mean.item() == pytest.approx(0.99 * 0.7 + 0.01 * 0.9) and weights.variance.item() == pytest.approx(0.99 * 0.04)
-
-
-def test_soft_weights_agree_with_a_loop_over_pixels_in_value_and_gradient():
-    student, method = student_of("softmatch")
-    student.pseudo_weights.mean.fill_(0.6)
-    student.pseudo_weights.variance.fill_(0.05)
-    said, logits = random_logits(0), random_logits(1).requires_grad_()
-    valid = torch.ones(2, 6, 4, dtype=torch.bool)
-    valid[0, :2] = False
-    pseudo = student.label(said, valid)
-    terms = compare_with_teacher(logits, pseudo, "strong", method)
-    expected, weights = 0, []
-    for n, i, j in valid.nonzero().tolist():
-        confidence, label = said[n, :, i, j].softmax(0).max(0)
-        weights.append(math.exp(-(max(0.6 - confidence.item(), 0) ** 2) / (2 * 0.05 / 4)))
-        expected = expected - weights[-1] * logits[n, :, i, j].log_softmax(0)[label] / 48
-    assert terms["consistency"].item() == pytest.approx(expected.item(), rel=1e-6) and 0 < min(weights) < 0.1 < max(weights) == 1
-    assert torch.allclose(*(torch.autograd.grad(value, logits)[0] for value in (terms["consistency"], expected)), rtol=1e-6)
-    sure = student_of("none")[0].label(said, valid)
-    assert torch.equal(pseudo.taught, sure.taught) and (pseudo.label != 255).sum() == valid.sum() > (sure.label != 255).sum()
-
-
-def test_weights_move_with_a_mix_and_labels_that_are_known_weigh_1():
-    student, _ = student_of("softmatch")
-    student.pseudo_weights.mean.fill_(0.6)
-    student.pseudo_weights.variance.fill_(0.05)
-    said = random_logits(0)
-    pseudo = student.label(said, torch.ones(2, 6, 4, dtype=torch.bool))
-    source = torch.zeros(2, 6, 4, dtype=torch.long)
-    source[:, 3:], source[:, 5] = 2, -1
-    moved = mix_pseudo(pseudo, source, labels=torch.ones(1, 6, 4, dtype=torch.long))
-    assert torch.equal(moved.weight[1, :3], pseudo.weight[0, :3]) and (moved.weight[:, 3:5] == 1).all()
-    assert (moved.label[:, 5] == 255).all()
 
 
 def test_distribution_alignment_multiplies_by_the_ratio_of_the_shares_and_renormalises():
@@ -121,10 +65,9 @@ def test_the_shares_of_the_labels_are_those_of_all_their_pixels(tmp_path):
     assert torch.equal(training.accelerator.unwrap_model(training.student).pseudo_weights.labeled, shares)
 
 
-@pytest.mark.parametrize("word", PSEUDO_WEIGHTS)
-def test_a_step_moves_the_means_which_its_checkpoint_holds(word):
+def test_a_step_moves_the_mean_which_its_checkpoint_holds():
     config = from_dict({
-        "data": {"source": "shapes"}, "method": {"threshold": 0.24, "pseudo_weight": word, "mix_group": 2, "auxiliary_weight": 0},
+        "data": {"source": "shapes"}, "method": {"threshold": 0.24, "pseudo_weight": "distribution_alignment", "mix_group": 2, "auxiliary_weight": 0},
     })  # fmt: skip
     network = network_of("setr")
     student, accelerator = Student(network, config.method).double(), Accelerator(cpu=True)
@@ -132,16 +75,26 @@ def test_a_step_moves_the_means_which_its_checkpoint_holds(word):
     before = {name: value.clone() for name, value in student.pseudo_weights.state_dict().items()}
     terms = update(accelerator, student, Teacher(network), optimizer, [batch_of("setr")], 0, config)
     moved = {name for name, value in student.state_dict().items() if "pseudo_weights" in name and not torch.equal(value, before[name[15:]])}
-    assert moved == ({"pseudo_weights.mean", "pseudo_weights.variance"} if word == "softmatch" else {"pseudo_weights.predicted"})
+    assert moved == {"pseudo_weights.predicted"}
     assert all(torch.isfinite(term).all() for term in terms.values()) and terms["confident"] < 1
 
 
-@pytest.mark.parametrize("name, value, repair", [("thresholds", "per_class", "fixed"), ("pasa_confidence", "mask", "probability")])
-def test_two_rules_for_the_same_pixels_are_refused(name, value, repair):
-    with pytest.raises(ConfigError) as error:
-        from_dict({"method": {"pseudo_weight": "softmatch", name: value}})
-    assert str(error.value) == (
-        f"method.pseudo_weight = 'softmatch' makes every pixel a pseudo label, which leaves nothing to method.{name} = {value!r}; set"
-        f" method.{name}={repair}, or method.pseudo_weight=none"
-    )
-    assert Student(network_of("setr"), replace(Method(), teacher="none", pseudo_weight="softmatch")).pseudo_weights is None
+def test_thresholds_follow_the_aligned_predictions_that_they_judge():
+    student, _ = student_of("distribution_alignment", thresholds="per_class")
+    student.pseudo_weights.labeled.copy_(torch.tensor([0.1, 0.1, 0.1, 0.1, 0.6]))
+    student.pseudo_weights.predicted.fill_(0.2)
+    said, valid, plain = random_logits(0), torch.ones(2, 6, 4, dtype=torch.bool), Student(network_of("setr"), Method(thresholds="per_class"))
+    student.observe(lambda images: said, valid)(None)
+    plain.observe(lambda images: student.align(said), valid)(None)
+    assert torch.equal(student.thresholds.accumulated, plain.thresholds.accumulated)
+    assert torch.allclose(student.pseudo_weights.accumulated[:5], said.softmax(1).sum((0, 2, 3)))
+
+
+def test_weights_move_with_a_mix_and_labels_that_are_known_weigh_1():
+    student, _ = student_of("none")
+    pseudo = replace(student.label(random_logits(0), torch.ones(2, 6, 4, dtype=torch.bool)), weight=torch.rand(2, 6, 4))
+    source = torch.zeros(2, 6, 4, dtype=torch.long)
+    source[:, 3:], source[:, 5] = 2, -1
+    moved = mix_pseudo(pseudo, source, labels=torch.ones(1, 6, 4, dtype=torch.long))
+    assert torch.equal(moved.weight[1, :3], pseudo.weight[0, :3]) and (moved.weight[:, 3:5] == 1).all()
+    assert (moved.label[:, 5] == 255).all()

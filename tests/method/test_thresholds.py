@@ -32,7 +32,7 @@ def test_a_class_the_teacher_is_unsure_of_gets_a_lower_threshold_in_proportion()
     thresholds = ClassThresholds(3, 0.9)
     assert torch.allclose(thresholds.current(), torch.full((3,), 0.9))
     said = logits_of([0.9, 0.1, 0.0001], [0.7, 0.3, 0.0001], [0.4, 0.6, 0.0001])  # means: 0.8 and 0.6
-    thresholds.observe(lambda images: said, everywhere(said))(None)
+    thresholds.accumulate(said, everywhere(said))
     assert torch.allclose(thresholds.current(), torch.full((3,), 0.9)), "nothing moves within a step"
     thresholds.update(lambda tensor: tensor)
     assert torch.allclose(thresholds.current(), torch.tensor([0.9, 0.675, 0.9]), atol=1e-3)
@@ -86,9 +86,9 @@ def test_images_that_only_give_content_do_not_count():
     valid, logits = torch.ones(2, 4, 4, dtype=torch.bool), torch.randn(3, 5, 4, 4, generator=torch.Generator().manual_seed(0))
     counted = []
     for said in (logits, logits[:2]):
-        thresholds = ClassThresholds(5, 0.9)
-        assert torch.equal(thresholds.observe(lambda images: said, valid)(None), said)
-        counted.append(thresholds.accumulated)
+        student = Student(network_of("setr"), Method(thresholds="per_class"))
+        assert torch.equal(student.observe(lambda images: said, valid)(None), said)
+        counted.append(student.thresholds.accumulated)
     assert torch.equal(*counted)
 
 
