@@ -136,7 +136,9 @@ def train(training, log) -> int:
             log_due = done % run.log_every == 0 or done == last
             values = read_terms(training, terms) if log_due else {}  # the only place that waits for the device
             seconds = time.perf_counter() - started
-            log.count_step(rounds, seconds, waited)
+            # other processes tell of replaced images where all meet anyway
+            joint = accelerator.num_processes == 1 or log_due or done % run.checkpoint_every == 0
+            log.count_step(rounds, seconds, waited, joint)
             if log_due:
                 log.progress(values)
             elif step == first:  # a slow machine would otherwise be silent for minutes

@@ -23,6 +23,8 @@ from ..files import flush, sha256, writing
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Writes the checkpoint of `step`, then deletes all but the newest `keep`; a `WriteError` leaves the older ones."""
     target = folder / f"step-{step:08d}"
+    if target.exists() and load(target)[0] is not None:  # resumed from, and no step was done since
+        return target
     beside = folder / f".writing-{step:08d}"
     for left_over in folder.glob(".writing-*"):  # of a run that was killed
         shutil.rmtree(left_over, ignore_errors=True)
@@ -33,7 +35,7 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
         (beside / "manifest.json").write_text(json.dumps({"step": step, "sha256": sha256(beside / "state.pt")}))
         for path in (beside / "state.pt", beside / "manifest.json", beside):
             flush(path)
-        if target.exists():  # a damaged one, or this step would not have come again
+        if target.exists():  # a damaged one
             shutil.rmtree(target)
         beside.rename(target)
         flush(folder)
@@ -52,13 +54,9 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """
     refused = []
     for candidate in reversed(complete(folder)):
-        damage = find_damage(candidate)
-        if damage is None:
-            try:
-                state = torch.load(candidate / "state.pt", map_location="cpu", weights_only=True)
-                return state, [f"{message}; taking the one before it" for message in refused]
-            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # undamaged, but not written by `save`
-                damage = f"state.pt does not hold tensors and plain values alone: {str(error).splitlines()[0]}"
+        state, damage = load(candidate)
+        if state is not None:
+            return state, [f"{message}; taking the one before it" for message in refused]
         refused.append(f"{candidate} is damaged ({damage})")
     if refused:
         raise DamageError(
@@ -66,6 +64,15 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
             f" {folder} to begin again at step 0"
         )
     return None, []
+
+
+def load(checkpoint: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """The state in a checkpoint; None, and how it is damaged."""
+    damage = find_damage(checkpoint)
+    try:
+        return (torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True) if damage is None else None), damage
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # undamaged, but not written by `save`
+        return None, f"state.pt does not hold tensors and plain values alone: {str(error).splitlines()[0]}"
 
 
 def complete(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import time
 from typing import Sequence
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,6 +17,7 @@ from ..method.step import BRANCHES
 from ..report.run import read_log
 from .pseudo_quality import warning
 from .run import Training
+from .schedules import learning_rate
 from .trackers import Trackers
 
 
@@ -31,11 +33,14 @@ class RunLog:
     def __init__(self, training: Training):
         self.training, self.main = training, training.accelerator.is_main_process
         self.steps, self.seconds, self.waited = 0, 0.0, 0.0  # since the speed was last logged
+        self.unread: list[tuple[int, str]] = []  # step and reason of images that this process replaced and did not tell yet
         if self.main:
             path = training.folder / "log.jsonl"
-            # without what a killed run logged after the checkpoint that is resumed from
-            kept = [json.dumps(entry) + "\n" for entry in read_log(path) if entry["step"] <= training.step]
-            write_text(path, "".join(kept))
+            # without what a killed run logged after the checkpoint that is resumed from, which comes again
+            again = ("calibration", *(("evaluation/", "cost") if training.evaluation_due else ()))
+            last = training.step
+            kept = [e for e in read_log(path) if e["step"] < last or e["step"] == last and not e["kind"].startswith(again)]
+            write_text(path, "".join(json.dumps(entry) + "\n" for entry in kept))
             self.file = open(path, "a", buffering=1)
         steps, shown = training.config.schedule.steps, self.main and sys.stderr.isatty()
         bar = {"disable": not shown, "dynamic_ncols": True, "smoothing": 0.1, "bar_format": BAR}
@@ -60,16 +65,20 @@ class RunLog:
             flat = flatten(values, f"{kind}/", "/")
             self.trackers.log({name: value for name, value in flat.items() if type(value) in (int, float)}, step)
 
-    def count_step(self, rounds: Sequence[Batch], seconds: float, waited: float) -> None:
-        """Adds the time of a step and the part of it spent waiting for data, and logs images that could not be read."""
+    def count_step(self, rounds: Sequence[Batch], seconds: float, waited: float, joint: bool = True) -> None:
+        """Adds the time of a step and the part of it spent waiting for data; logs images that could not be read, where `joint`
+        those of all processes, which then meet.
+        """
         training = self.training
         training.seconds += seconds
         self.show_phase("burn-in" if training.step <= training.config.method.burn_in else "", refresh=False)
         self.bar.update()
         self.steps, self.seconds, self.waited = self.steps + 1, self.seconds + seconds, self.waited + waited
-        for reason in (reason for batch in rounds for reason in batch.replaced):
+        self.unread += [(training.step, reason) for batch in rounds for reason in batch.replaced]
+        found, self.unread = (gather_object(self.unread), []) if joint else ([], self.unread)
+        for step, reason in found:
             training.replaced += 1
-            self.say(f"step {training.step}: replaced an unlabelled image, the {training.replaced}. of this run: {reason}")
+            self.say(f"step {step}: replaced an unlabelled image, the {training.replaced}. of this run: {reason}")
             self.record("replaced", {"reason": reason, "total": training.replaced})
 
     def progress(self, values: dict[str, float]) -> None:
@@ -122,4 +131,5 @@ def read_terms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]
     result = dict(zip(shown, values))
     if counts is not None:
         result["confident"] = values[-2] / max(values[-1], 1)
-    return result | {"learning_rate": training.optimizer.param_groups[0]["lr"]}
+    config = training.config  # not the first group's rate, which may be the head's or that of a lower block
+    return result | {"learning_rate": learning_rate(config.optimizer.lr, training.step - 1, config.schedule)}

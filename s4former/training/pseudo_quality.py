@@ -28,7 +28,7 @@ class PseudoLabelCounts:
         self.labels = torch.zeros(len(classes), dtype=torch.long, device=device)
         self.confidence = torch.zeros(BINS, dtype=torch.long, device=device)
         self.last_step = torch.full((len(classes),), first, dtype=torch.long)
-        self.warned: set[int] = set()  # classes
+        self.warned = torch.zeros(len(classes), dtype=torch.bool)
         self.latest: Tensor | None = None  # (2,) of the last step that was counted: pseudo labels, valid pixels
 
     def update(self, terms: dict[str, Tensor], rounds: int = 1) -> None:
@@ -69,12 +69,12 @@ class PseudoLabelCounts:
 
     def newly_missing(self, step: int, steps: int) -> list[str]:
         """Classes without a pseudo label for `patience(steps)` steps; each once until it has one again."""
-        missing = {index for index, last in enumerate(self.last_step.tolist()) if step - last >= patience(steps)}
-        new, self.warned = sorted(missing - self.warned), missing
-        return [self.classes[index] for index in new]
+        missing = step - self.last_step >= patience(steps)
+        new, self.warned = missing & ~self.warned, missing
+        return [self.classes[index] for index in new.nonzero().flatten().tolist()]
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"labels": self.labels, "confidence": self.confidence, "heard": self.last_step}
+        return {"labels": self.labels, "confidence": self.confidence, "heard": self.last_step, "warned": self.warned}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, value in state.items():

@@ -152,9 +152,12 @@ def push_model(training: Training, log: RunLog) -> None:
     def upload() -> None:
         if before is not None:
             before.join()
-        failure, where = push(training.folder / folder, repository, message), f"{repository} at step {step}"
-        shutil.rmtree(training.folder / folder, ignore_errors=True)
-        log.say(f"pushed to {where}" if failure is None else f"warning: could not push to {where}: {failure}")
+        failure, where = "an error that was not foreseen; its traceback follows", f"{repository} at step {step}"
+        try:
+            failure = push(training.folder / folder, repository, message)
+        finally:
+            shutil.rmtree(training.folder / folder, ignore_errors=True)
+            log.say(f"pushed to {where}" if failure is None else f"warning: could not push to {where}: {failure}")
 
     training.push = Thread(target=upload, daemon=True)  # a run that is stopped does not wait for it
     training.push.start()

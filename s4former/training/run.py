@@ -1,6 +1,7 @@
 """A run: what it holds, and how it is built."""
 
 import json
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -19,6 +20,7 @@ from ..data.held_out import HeldOut, split
 from ..data.loader import copy_batch, step_loader
 from ..data.sources import Sources
 from ..evaluation.inference import Setting
+from ..evaluation.model_choice import is_run
 from ..files import recover_replaced_folders, write_text
 from ..method.batch import Batch
 from ..method.checks import check_batch_norm, check_network, shuffle_grid
@@ -169,10 +171,18 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
 
 
 def prepare_folder(training: Training) -> None:
-    """Writes the config into the folder of a run, and mends what a killed one left half replaced."""
+    """Writes the config into the folder of a run, and removes or mends what a killed one left behind."""
     if training.accelerator.is_main_process:
-        recover_replaced_folders(training.folder)
-        write_text(training.folder / "config.json", json.dumps(to_dict(training.config), indent=2) + "\n")
+        folder = training.folder
+        recover_replaced_folders(folder)
+        left = [*folder.glob(".pushing-*")]
+        if training.step == 0 and (folder / "log.jsonl").is_file() and is_run(folder):  # it had no checkpoint
+            left += [folder / name for name in ("teacher", "student", "best-teacher", "best-student", "panels")]
+            for name in ("log.jsonl", "confusion.json", "image_counts.json"):
+                (folder / name).unlink(missing_ok=True)
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+        write_text(folder / "config.json", json.dumps(to_dict(training.config), indent=2) + "\n")
     training.accelerator.wait_for_everyone()
 
 

@@ -55,6 +55,13 @@ def test_a_write_that_dies_half_way_is_never_picked_up(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
+def test_an_undamaged_checkpoint_of_the_same_step_is_never_deleted(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 1, state(1), keep=1)
+    monkeypatch.setattr(type(tmp_path), "rename", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+    checkpoint.save(tmp_path, 1, state(1), keep=1)
+    assert checkpoint.load_newest(tmp_path)[0]["step"] == 1
+
+
 def test_a_text_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
     files.write_text(path, "old")

@@ -1,8 +1,13 @@
 import io
+import json
 from types import SimpleNamespace
 
+import torch
+
 from s4former.config import from_dict
-from s4former.training.log import RunLog
+from s4former.report.run import read_log
+from s4former.training.log import RunLog, read_terms
+from s4former.training.schedules import learning_rate
 
 
 class Terminal(io.StringIO):
@@ -16,7 +21,7 @@ def test_the_bar_moves_every_step_fits_80_columns_and_knows_burn_in_and_evaluati
     config = from_dict({"schedule": {"steps": 80000, "warm_up": 0}, "method": {"burn_in": 39999}})
     training = SimpleNamespace(
         config=config, folder=tmp_path, accelerator=SimpleNamespace(is_main_process=True, log_with=[], reduce=max), step=39998,
-        seconds=0.0, replaced=0, images_until=lambda step: 123 * step,
+        seconds=0.0, replaced=0, evaluation_due=False, images_until=lambda step: 123 * step,
         pseudo_counts=SimpleNamespace(compute=lambda step, total: None),
     )  # fmt: skip
     log, seen = RunLog(training), []
@@ -30,6 +35,40 @@ def test_the_bar_moves_every_step_fits_80_columns_and_knows_burn_in_and_evaluati
     assert seen[0].startswith("burn-in  50%|") and seen[1].startswith(" 50%|") and str(log.bar).startswith("evaluating  50%|")
     assert seen[1].endswith("left, loss 10.123, confident 99%, 123.0 img/s]") and max(map(len, seen)) <= 80
     log.close()
+
+
+def test_a_resumed_log_has_no_line_twice_and_replaced_images_are_those_of_all_processes(tmp_path, monkeypatch):
+    kinds = ("start", "train", "evaluation/teacher", "cost", "calibration")
+    training = SimpleNamespace(
+        config=from_dict({}), folder=tmp_path, accelerator=SimpleNamespace(is_main_process=True, log_with=[]), step=3,
+        seconds=0.0, replaced=0, evaluation_due=True,
+    )  # fmt: skip
+    for training.evaluation_due, kept in ((True, ["start", "train"]), (False, ["start", "train", "evaluation/teacher", "cost"])):
+        lines = [json.dumps({"kind": kind, "step": step}) + "\n" for step in (2, 3, 4) for kind in kinds]
+        (tmp_path / "log.jsonl").write_text("".join(lines))
+        log = RunLog(training)
+        assert [(entry["kind"], entry["step"]) for entry in read_log(tmp_path / "log.jsonl")] == [
+            *((kind, 2) for kind in kinds), *((kind, 3) for kind in kept)
+        ]  # fmt: skip
+        log.close()
+    monkeypatch.setattr("s4former.training.log.gather_object", lambda own: [*own, (4, "of the other process")])
+    log = RunLog(training)
+    log.count_step([SimpleNamespace(replaced=("own",))], 1.0, 0.5, joint=False)
+    assert training.replaced == 0
+    log.count_step([], 1.0, 0.5, joint=True)
+    log.close()
+    assert training.replaced == 2 and not log.unread
+    assert [entry["reason"] for entry in read_log(tmp_path / "log.jsonl") if entry["kind"] == "replaced"] == ["own", "of the other process"]
+
+
+def test_the_learning_rate_of_the_log_is_that_of_the_config_whichever_group_is_first():
+    config, optimizer = from_dict({}), SimpleNamespace(param_groups=[{"lr": 1.0}])  # of the head, under model.freeze=-1
+    training = SimpleNamespace(
+        config=config, step=1, optimizer=optimizer, finite=SimpleNamespace(raise_if_not_finite=lambda: None),
+        accelerator=SimpleNamespace(reduce=lambda values, reduction: values),
+    )  # fmt: skip
+    terms = {name: torch.ones(()) for name in ("total", "supervised", "gradient")}
+    assert read_terms(training, terms)["learning_rate"] == learning_rate(config.optimizer.lr, 0, config.schedule) != 1.0
 
 
 def test_trackers_get_the_numbers_of_a_mapping_too():

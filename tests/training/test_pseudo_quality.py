@@ -62,6 +62,9 @@ def test_a_class_without_pseudo_labels_is_named_once_until_it_is_heard_of_again(
     assert step(11, 0.6) == [] and step(LEAST + 9, 0.6) == []
     assert step(LEAST + 10, 0.6) == ["leaf"]
     assert step(LEAST + 11, 0.6) == []
+    resumed = PseudoLabelCounts(CLASSES)
+    resumed.load_state_dict(counts.state_dict())
+    assert resumed.newly_missing(LEAST + 11, steps) == []
     assert step(LEAST + 12, 0.4) == [] and step(2 * LEAST + 11, 0.6) == []
     assert step(2 * LEAST + 12, 0.6) == ["leaf"]
 
