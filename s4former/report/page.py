@@ -92,7 +92,7 @@ def curve_series(run: Run) -> dict[str, list[Series]]:
             Series("right, on the evaluation images", run.curve("evaluation/pseudo", "right"), COLOURS[2]),
             Series("right, on held-out labels", run.curve("calibration", "right"), COLOURS[3]),
         ],
-        "learning_rate": [Series("encoder", run.curve("train", "learning_rate"), COLOURS[3])],
+        "learning_rate": [Series("optimizer.lr", run.curve("train", "learning_rate"), COLOURS[3])],
     }
 
 

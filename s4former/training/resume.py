@@ -129,7 +129,7 @@ def restore(training: Training, state: dict[str, Any]) -> None:
         card = training.folder / f"best-{role}" / "README.md"
         if card.is_file() and f" after {best['step']} steps " not in card.read_text():
             del training.best[role]
-            training.notes.append(f"best-{role} is of a later step than {training.step}, so the best {role} is chosen from here on")
+            training.notes.append(f"best-{role} is not of step {best['step']} any more, so the best {role} is chosen from here on")
     training.changes = [*state.get("changes", []), *(f"from step {training.step}: {change}" for change in changes)]
     training.notes += [f"changed {change}" for change in training.changes]
 

@@ -486,7 +486,7 @@ def test_scores_of_another_measurement_or_branch_are_never_compared(broken):
     status, output = broken.go("--resume", "evaluation.every=6", "optimizer.lr=1e-9")
     after = json.loads((broken.folder / "results.json").read_text())
     for role, best in after["best"].items():  # best-*/ was of step 6 of the other branch
-        assert f"best-{role} is of a later step than 4, so the best {role} is chosen from here on" in output
+        assert f"best-{role} is not of step {before['best'][role]['step']} any more, so the best {role} is chosen from here on" in output
         assert best["step"] == 6 and after["last"][role]["mean_iou"] == best["mean_iou"] == read_run(broken.folder).best(role)["mean_iou"]
 
 
