@@ -245,8 +245,8 @@ def load_network(source: str | Path) -> PreTrainedModel:
                 f"{str(source)!r} is a {kind}, which gives masks with a class each and no logits for every pixel; give one of the"
                 " models that AutoModelForSemanticSegmentation of transformers loads"
             )
-        network, report = AutoModelForSemanticSegmentation.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        network, report = AutoModelForSemanticSegmentation.from_pretrained(  # without trust_remote_code the user is asked
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
     except ConfigError:
         raise

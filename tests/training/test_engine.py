@@ -347,7 +347,7 @@ def test_a_line_of_the_log_is_of_all_processes_and_takes_one_reduction():
     counts.update(terms)
     training = SimpleNamespace(
         finite=FiniteCheck(), config=from_dict({}), accelerator=SimpleNamespace(reduce=reduce), pseudo_counts=counts,
-        optimizer=SimpleNamespace(param_groups=[{"lr": 0.1}]),
+        step=1,
     )  # fmt: skip
     values = read_terms(training, terms)
     assert calls == ["mean"] and values["confident"] == pytest.approx(600 / 1100)
