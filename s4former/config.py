@@ -89,7 +89,8 @@ class Data:
     ignore_index: int = key(255, "the id in the masks that counts as no label", ge=0, le=65535)
     palette: dict[Colour, int] = Field(default_factory=dict, description='masks of colours: "#rrggbb" -> id it stands for')
     colours: tuple[AnyColour, ...] = key((), 'for pictures alone: "#rrggbb" of each class, "" = any; empty = those of palette')
-    id_map: dict[str, int] = Field(default_factory=dict, description="id in the masks -> class id (or ignore_index); if it has every class, no other ids are classes")
+    id_map: dict[str, int] = Field(
+        default_factory=dict, description="id in the masks -> class id (or ignore_index); if it has every class, no other ids are classes")
     levels: tuple[FiniteFloat, FiniteFloat] = key((0.0, 0.0), "images of more than 8 bits: the values that become black and white")
     exif: Literal["upright", "raw"] = key("upright", "masks of photos with an EXIF turn: drawn on the turned photo, or on stored pixels")
     crop: tuple[Count, Count] = key((512, 512), "height, width of a training crop, pixels")

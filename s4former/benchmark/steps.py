@@ -18,14 +18,8 @@ from ..method.context import StepContext
 from ..method.step import total_loss
 from ..networks.adapters import compile_each, compile_network
 from ..training.engine import (
-    build_accelerator,
-    build_optimizer,
-    precision,
-    predict_with_student,
-    prepare_student,
-    update,
-    use_deterministic_operations,
-)
+    build_accelerator, build_optimizer, precision, predict_with_student, prepare_student, update, use_deterministic_operations,
+)  # fmt: skip
 from . import reference
 from .inputs import StepInputs, build
 from .memory import peak_memory_of_step

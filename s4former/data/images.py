@@ -31,8 +31,9 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.
 LOW_BYTES = "s4former low bytes"  # of a 16-bit colour image, in the info of what was opened
 EXIF_ORIENTATION = 0x0112
 EXIF_KEYWORDS = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # of an image's info, in which Pillow finds it
-TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"  # of the orientations 2 to 8
-TURNS = dict(enumerate((Image.Transpose[name] for name in TURNS.split()), 2))
+TURNS = dict(enumerate(map(Image.Transpose.__getitem__, (  # of the orientations 2 to 8
+    "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90",
+)), start=2))  # fmt: skip
 TIFF_TAGS = (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH, TiffImagePlugin.SAMPLESPERPIXEL)
 WHITE_LEVELS = (1, 255, 1023, 4095, 16383, 65535)  # that images of more than 8 bits usually have
 

@@ -23,7 +23,7 @@ from ..files import flush, sha256, writing
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     """Writes the checkpoint of `step`, then deletes all but the newest `keep`; a `WriteError` leaves the older ones."""
     target = folder / f"step-{step:08d}"
-    if target.exists() and load(target)[0] is not None:  # resumed from, and no step was done since
+    if target.exists() and find_damage(target) is None:  # resumed from, and no step was done since
         return target
     beside = folder / f".writing-{step:08d}"
     for left_over in folder.glob(".writing-*"):  # of a run that was killed
@@ -54,9 +54,13 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """
     refused = []
     for candidate in reversed(complete(folder)):
-        state, damage = load(candidate)
-        if state is not None:
-            return state, [f"{message}; taking the one before it" for message in refused]
+        damage = find_damage(candidate)
+        if damage is None:
+            try:
+                state = torch.load(candidate / "state.pt", map_location="cpu", weights_only=True)
+                return state, [f"{message}; taking the one before it" for message in refused]
+            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # undamaged, but not written by `save`
+                damage = f"state.pt does not hold tensors and plain values alone: {str(error).splitlines()[0]}"
         refused.append(f"{candidate} is damaged ({damage})")
     if refused:
         raise DamageError(
@@ -64,15 +68,6 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
             f" {folder} to begin again at step 0"
         )
     return None, []
-
-
-def load(checkpoint: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """The state in a checkpoint; None, and how it is damaged."""
-    damage = find_damage(checkpoint)
-    try:
-        return (torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True) if damage is None else None), damage
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # undamaged, but not written by `save`
-        return None, f"state.pt does not hold tensors and plain values alone: {str(error).splitlines()[0]}"
 
 
 def complete(folder: Path) -> list[Path]:
