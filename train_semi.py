@@ -127,8 +127,7 @@ def train(training, log) -> int:
             rounds = [next(batches) for _ in range(run.batch.rounds)]
             waited = time.perf_counter() - started
             on_device = map(training.to_device, rounds)
-            previous = training.previous
-            terms = update(accelerator, training.student, training.teacher, training.optimizer, on_device, step, config, previous)
+            terms = update(accelerator, training.student, training.teacher, training.optimizer, on_device, step, config)
             training.pseudo_counts.update(terms, run.batch.rounds)
             training.finite.update(step, terms, scaled=accelerator.scaler is not None)
             training.step = done = step + 1

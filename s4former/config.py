@@ -37,6 +37,7 @@ from .files import read_text
 #    their gradient in float32
 NUMERICS = 8
 NOTE = ".note"  # a file may have "KEY.note" beside a KEY
+TAKEN_OUT = {"method.pseudo_weight": "none", "method.previous": 0}  # keys of older versions, and what left them without effect
 FREE_MAPPINGS = ("data.palette", "data.id_map", "model.encoder_config")  # values, not sections
 IGNORE_INDEX = 255  # inside the package; other ids in mask files are mapped to it when they are read
 
@@ -147,8 +148,6 @@ class Method:
         "fixed", "the same for every class; lower where the teacher is less sure of a class (FreeMatch); lower, and pixels weighted by"
         " confidence, while fewer confident pixels of held-out labels are right than it asks for (CW-BASS v2)")
     threshold_spread: Share = key(1.0, "per_class: how far they differ, from 0, the same for every class, to 1, FreeMatch's")
-    pseudo_weight: Literal["none", "distribution_alignment"] = key(
-        "none", "distribution_alignment: class shares are moved to those of the labels (ReMixMatch)")
     strong_views: Count = key(1, "of an unlabelled image, each with its own colours, mix and order")
     strong_colour: Literal["none", "photometric", "jitter", "random_intensity", "randaugment"] = key(
         "photometric", "photometric distortion; jitter, grey, blur (UniMatch); 1 to 3 of 11 changes (AugSeg); 2 of 12 (iMAS)")
@@ -184,7 +183,6 @@ class Method:
     regularizer_weight: NonNegativeFloat = key(1.0, "beside the cross-entropy of the same branch")
     regularizer_on: Literal["both", "strong", "pasa"] = key("both", "the student branches it is applied to")
     regularizer_mixed_teacher: bool = key(True, "mix the teacher's logits with the same boxes as the image")
-    previous: NonNegativeInt = key(0, "PrevMatch: newest snapshots of the student, of which one to three label a step too; 0 = none")
     unreliable: Share = key(0.2, "U2PL: share of pixels, of the highest entropy, that are negatives; falls linearly to 0")
     memory: Count = key(30_000, "U2PL: negatives that are kept of every class, 1 KiB each")
     prototype_momentum: Share = key(0.0, "U2PL: of a class centre; 0 = that of the step alone (paper; released code: 0.999 by option)")
@@ -231,7 +229,7 @@ class Method:
         base = self.base
         if base in ("S4Former-Base", "UniMatch", "UniMatch V2", "AugSeg") and parts == ["PatchShuffle", "PASA", "NCR"]:
             base, parts = "S4Former" if base == "S4Former-Base" else f"{base} + S4Former", []
-        return " + ".join([base, *parts, *(["PrevMatch"] if self.previous else [])])
+        return " + ".join([base, *parts])
 
     @property
     def base(self) -> str:
@@ -249,8 +247,8 @@ WHOLE_GROUPS = ("mixunmix", "adaptive_cutmix", "cutmix_beta", "cutmix_hardness")
 
 # What a step function of its own cannot take, and the values that leave it out; and the mixes that it can.
 LEFT_OUT: dict[str, Any] = {
-    "teacher": "ema", "thresholds": "fixed", "pseudo_weight": "none", "strong_views": 1, "patch_shuffle": False, "pasa": "none",
-    "feature_dropout": 0.0, "regularizer": "none", "normalizer": "all", "ignored_as_unlabeled": False, "previous": 0,
+    "teacher": "ema", "thresholds": "fixed", "strong_views": 1, "patch_shuffle": False, "pasa": "none",
+    "feature_dropout": 0.0, "regularizer": "none", "normalizer": "all", "ignored_as_unlabeled": False,
 }  # fmt: skip
 NEED_WHOLE_STEP = ("psmt", "u2pl")  # algorithms whose terms are no sum over images
 PLAIN_MIXES = ("none", "cutmix", "cutmix_small", "cutmix_beta", "classmix", "classmix_half")
@@ -512,6 +510,7 @@ def set_override(tree: dict[str, Any], override: str) -> None:
 
 def from_dict(tree: dict[str, Any]) -> Config:
     """Builds a `Config` from nested dicts; the preset's choices come first, explicit keys win over them."""
+    tree = without_taken_out(tree)
     sections = {name: section for name, section in tree.items() if isinstance(section, dict)}
     below = {"method": PRESETS.get(str(sections.get("method", {}).get("preset", "paper")), {})}
     if sections.get("optimizer", {}).get("name") == "adamw":
@@ -522,6 +521,16 @@ def from_dict(tree: dict[str, Any]) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         raise (first["ctx"]["error"] if first["type"] == "value_error" else ConfigError(describe(first))) from None
+
+
+def without_taken_out(tree: dict[str, Any], even_in_use: bool = False) -> dict[str, Any]:
+    """A tree without the keys of older versions that had no effect; `even_in_use`: nor those that had, for a model that is trained."""
+    for key, unused in TAKEN_OUT.items():
+        section, _, name = key.partition(".")
+        own = tree.get(section)
+        if isinstance(own, dict) and name in own and (even_in_use or own[name] == unused):
+            tree = {**tree, section: {other: value for other, value in own.items() if other != name}}
+    return tree
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -602,6 +611,8 @@ RULES = {
 def describe(error: ErrorDetails) -> str:
     """One mistake as a sentence: the key by its full path, the value found, the rule or the repair."""
     kind, place = error["type"], error["loc"]
+    if kind == "unexpected_keyword_argument" and ".".join(place) in TAKEN_OUT:
+        return f"{'.'.join(place)} = {json.dumps(error['input'])} is of an older version; leave it out (docs/measured.md says why it went)"
     if kind == "unexpected_keyword_argument":
         known = functools.reduce(dict.__getitem__, place[:-1], to_dict(Config()))
         close = difflib.get_close_matches(place[-1], known, n=1)

@@ -38,7 +38,6 @@ class Stream(IntEnum):
     HELD_OUT = 20
     CALIBRATION_ORDER = 21
     CALIBRATION_IMAGE = 22
-    PREVIOUS = 23
 
 
 def view_key(key: tuple[int, ...], view: int) -> tuple[int, ...]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from s4former.config import Config, Method, Schedule, from_dict, help_config, json_schema, load, share_of_process, to_dict
+from s4former.config import (
+    Config, Method, Schedule, from_dict, help_config, json_schema, load, share_of_process, to_dict, without_taken_out,
+)  # fmt: skip
 from s4former.data.sources import SOURCES
 from s4former.errors import ConfigError
 from s4former.method.losses import REGULARIZERS
@@ -63,6 +65,7 @@ def complaint(tree):
         ({"method": {"regularizer_on": "pasa", "pasa": "none"}},
          "method.regularizer_on = 'pasa' names a student pass that method.pasa = 'none' leaves out; set"
          " method.regularizer_on=both, or method.regularizer=none"),
+        ({"method": {"previous": 3}}, "method.previous = 3 is of an older version; leave it out (docs/measured.md says why it went)"),
         ({"method": {"preset": [1]}}, "method.preset is [1]; one of 'paper', 'official'"),
         ({"data": {"crop": [96, 96]}, "evaluation": {"mode": "sliding", "window": [0, 640], "stride": [512, 512]}},
          "evaluation.stride is [512, 512] for windows of [96, 640] pixels, so pixels between them would be missed; take a stride of"
@@ -81,6 +84,14 @@ def test_an_unknown_key_without_a_likeness_gets_the_whole_list():
 def test_the_resolved_config_gives_itself_back():
     config = from_dict({"method": {"preset": "official"}, "data": {"id_map": {"3": 0}, "classes": ["a", "b"]}})
     assert from_dict(to_dict(config)) == config
+
+
+def test_keys_of_older_versions_are_left_out_where_they_had_no_effect():
+    old = {"method": {"previous": 0, "pseudo_weight": "none", "mix": "none"}, "run": {"seed": 1}}
+    assert from_dict(old) == from_dict({"method": {"mix": "none"}, "run": {"seed": 1}}) and "previous" in old["method"]
+    used = {"method": {"previous": 3, "mix": "none"}}
+    assert without_taken_out(used) == used and without_taken_out(used, even_in_use=True) == {"method": {"mix": "none"}}
+    assert without_taken_out({"method": []}) == {"method": []}
 
 
 def test_the_floor_of_the_rate_follows_the_optimizer_unless_it_is_given():

@@ -23,6 +23,7 @@ from s4former.data import shapes
 from s4former.data.class_names import CITYSCAPES_TRAIN_IDS
 from s4former.errors import DataError
 from s4former.evaluation.inference import Setting, evaluate_networks
+from s4former.evaluation.model_choice import choose_model
 from s4former.evaluation.photos import label_id_names
 from s4former.networks.adapters import full_size_logits
 from s4former.networks.build import save_network
@@ -113,6 +114,12 @@ def test_the_report_goes_to_standard_output_if_asked(here, capsys):
 def test_an_exported_folder_inside_a_run_brings_the_config_of_the_run(here, tmp_path):
     report = report_of(tmp_path, "--checkpoint", "runs/older/student")
     assert scores_of(report) == counted(here, "older", "student")[1]
+
+
+def test_a_model_trained_with_a_key_that_was_taken_out_is_still_read(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "setr"}')
+    (tmp_path / "s4former.json").write_text('{"method": {"previous": 3, "mix": "none"}}')
+    assert choose_model(str(tmp_path)).config == {"method": {"mix": "none"}}
 
 
 def test_windows_slide_by_the_flags_and_predictions_are_written(here, tmp_path, capsys):

@@ -311,9 +311,8 @@ def test_two_processes_see_the_global_batches_of_one_and_get_its_gradient(tmp_pa
         assert torch.allclose(value, two["state"][name], atol=1e-10), name
 
 
-@pytest.mark.parametrize("keys", [IMAS, PSMT, U2PL, {"thresholds": "calibrated", "threshold": 0.3, "pseudo_weight": "distribution_alignment"},
-                                  {"previous": 2}],
-                         ids=["iMAS", "PS-MT", "U2PL", "calibrated, aligned", "PrevMatch"])  # fmt: skip
+@pytest.mark.parametrize("keys", [IMAS, PSMT, U2PL, {"thresholds": "calibrated", "threshold": 0.3}],
+                         ids=["iMAS", "PS-MT", "U2PL", "calibrated"])  # fmt: skip
 def test_what_needs_more_state_is_resumed_to_the_same_bits_in_two_processes_too(tmp_path, keys):
     data = {**TINY["data"], "shapes": {**TINY["data"]["shapes"], "labeled": 20}}
     method, schedule = {**TINY["method"], **keys, "burn_in": 1}, {"steps": 4, "floor": 0.0}

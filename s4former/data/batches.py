@@ -92,12 +92,6 @@ def sparse_indices(config: Config, sources: Sources) -> list[int]:
     return np.flatnonzero(labeled_pixels(sources, config.data)[:, IGNORE_INDEX]).tolist()
 
 
-def class_shares(config: Config, sources: Sources) -> Tensor:
-    """(K,) float32: the share of each class among the pixels of all labels."""
-    pixels = labeled_pixels(sources, config.data)[:, : len(sources.classes)].sum(axis=0)
-    return torch.from_numpy(pixels / pixels.sum()).float()
-
-
 @dataclass(frozen=True)
 class Crop:
     """image: (H, W, 3) uint8. labels: (H, W) uint8, 255 = none; None = it has none at all. valid: (H, W) bool.

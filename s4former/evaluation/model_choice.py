@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
-from ..config import read_tree
+from ..config import read_tree, without_taken_out
 from ..errors import ConfigError, UserError
 from ..networks.hub import HUB_ERRORS, describe_hub_error, hub_file, is_hub_id, similar_path
 
@@ -80,7 +80,7 @@ def model_of_run(run: Path, role: str | None, best: bool, name: str) -> ModelCho
     if role not in roles:
         raise CheckpointError(f"{run} has no {prefix}{role}/, only a {roles[0]}; leave out --model or write --model {roles[0]}")
     source, moment = str(run / f"{prefix}{role}"), "best (chosen on the evaluation images)" if best else "last"
-    config = read_tree(run / "config.json") if is_run(run) else config_beside(source)
+    config = read_trained(run / "config.json") if is_run(run) else config_beside(source)
     return ModelChoice(source, f"{name}: {role}, {moment}", config)
 
 
@@ -89,7 +89,12 @@ def config_beside(source: str) -> dict[str, Any]:
     found, run = find_model_file(source, "s4former.json"), Path(source).resolve().parent
     if found is None and Path(source).is_dir() and is_run(run):
         found = run / "config.json"
-    return read_tree(found) if found else {}
+    return read_trained(found) if found else {}
+
+
+def read_trained(path: Path) -> dict[str, Any]:
+    """The config with which a model was trained, perhaps by an older version."""
+    return without_taken_out(read_tree(path), even_in_use=True)
 
 
 def newest_run(root: Path) -> Path:

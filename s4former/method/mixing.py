@@ -106,7 +106,6 @@ def mix_pseudo(pseudo: Pseudo, source: Tensor, *, logits: bool = True, labels: T
         confidence=gather(pool.confidence, source),
         valid=gather(pool.valid, source, False),
         weight=None if pool.weight is None else gather(pool.weight, source),
-        previous=None if pool.previous is None else gather(pool.previous, source, IGNORE_INDEX),
     )
 
 
@@ -120,7 +119,6 @@ def append_labels(pseudo: Pseudo, labels: Tensor) -> Pseudo:
         confidence=torch.cat([pseudo.confidence, has.to(pseudo.confidence.dtype)]),
         valid=torch.cat([pseudo.valid, has]),
         weight=None if pseudo.weight is None else torch.cat([pseudo.weight, pseudo.weight.new_ones(labels.shape)]),
-        previous=None if pseudo.previous is None else torch.cat([pseudo.previous, torch.full_like(labels, IGNORE_INDEX)]),
     )
 
 

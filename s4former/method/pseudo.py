@@ -23,7 +23,6 @@ class Pseudo:
     confidence: (B, h, w) float32, the largest softmax probability; 0 where not valid, 1 on labels of a labelled image.
     valid: (B, h, w) bool, False on padding and where a mix erased the image.
     weight: (B, h, w) float32, of the label in the cross-entropy; None = 1 everywhere.
-    previous: (B, h, w) long, labels of previous students (`training/previous.py`); None = there are none.
     """
 
     label: Tensor
@@ -32,7 +31,6 @@ class Pseudo:
     confidence: Tensor
     valid: Tensor
     weight: Tensor | None = None
-    previous: Tensor | None = None
 
     def first(self, images: int) -> "Pseudo":
         """The predictions for the first images of the batch."""
@@ -67,7 +65,6 @@ def with_labels(pseudo: Pseudo, known: Tensor | None) -> Pseudo:
         taught=pseudo.taught.masked_fill(has, IGNORE_INDEX),
         confidence=pseudo.confidence.masked_fill(has, 1.0),
         weight=None if pseudo.weight is None else pseudo.weight.masked_fill(has, 1.0),
-        previous=None if pseudo.previous is None else pseudo.previous.masked_fill(has, IGNORE_INDEX),
     )
 
 

@@ -31,9 +31,8 @@ def train_step(
 
     Returns:
         Scalars: `supervised`, `auxiliary`, and `consistency_BRANCH` and `ncr_BRANCH` (or another regulariser) of the
-        branches strong, pasa and features, as far as they are on (`previous_BRANCH` on labels of previous students);
-        without gradient `confident`, the share of valid
-        pixels that became pseudo labels, and the two histograms of `count_pseudo`.
+        branches strong, pasa and features, as far as they are on;
+        without gradient `confident`, the share of valid pixels that became pseudo labels, and the two histograms of `count_pseudo`.
     """
     views, targets, pseudo = student_views(teacher, batch, method, context.label)
     factors = normalization_factors(batch, targets, method, context.average)
@@ -101,8 +100,6 @@ def compare_with_teacher(logits: Tensor, target: Pseudo, branch: str, method: Me
     """The terms of one student view (B, K, h, w) against its pseudo labels: consistency, and a regulariser."""
     weigh = () if target.weight is None else (target.weight,)
     terms = {"consistency": (weighted_cross_entropy if weigh else cross_entropy)(logits, target.label, *weigh)}
-    if target.previous is not None:
-        terms["previous"] = cross_entropy(logits, target.previous)
     if method.regularizer != "none" and method.regularizer_on in ("both", branch):
         regularize = REGULARIZERS[method.regularizer]
         term = regularize(logits, target.logits, target.taught, method.regularizer_norm)
@@ -130,21 +127,19 @@ def pasa_confidence(pseudo: Pseudo, method: Method) -> Tensor:
     return pseudo.confidence if method.pasa_confidence == "probability" else (pseudo.label != IGNORE_INDEX).float()
 
 
-def total_loss(losses: dict[str, Tensor], method: Method, step: int = 0, previous: float = 0.0) -> Tensor:
+def total_loss(losses: dict[str, Tensor], method: Method, step: int = 0) -> Tensor:
     """The sum that is trained on: labels plus `unsupervised_weight` times the mean over the student branches.
 
-    With two strong views and one branch on features this is a quarter each and a half, the weights of UniMatch. Labels of previous
-    students weigh `previous`, and the sum is divided by 1 + previous / 2, as in PrevMatch.
+    With two strong views and one branch on features this is a quarter each and a half, the weights of UniMatch.
     """
     total = losses["supervised"]
     if "auxiliary" in losses:
         total = total + method.auxiliary_weight * losses["auxiliary"]
-    guided = [loss for name, loss in losses.items() if name.startswith("previous_")]
-    unsupervised = [loss for name, loss in losses.items() if name.endswith(BRANCHES) and not name.startswith("previous_")]
+    unsupervised = [loss for name, loss in losses.items() if name.endswith(BRANCHES)]
     if unsupervised:
         branches = sum(name.startswith("consistency_") for name in losses)
-        total = total + unsupervised_weight(step, method) * (sum(unsupervised) + previous * sum(guided)) / branches
-    return total / (1 + previous / 2) if guided else total
+        total = total + unsupervised_weight(step, method) * sum(unsupervised) / branches
+    return total
 
 
 def unsupervised_weight(step: int, method: Method) -> float:

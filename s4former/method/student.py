@@ -17,9 +17,8 @@ from .mixing import unmix
 from .pasa import ATTENTION, Biases, attention_bias, hand_over_biases
 from .patch_shuffle import inverse, patch_shuffle
 from .pseudo import Pseudo, pseudo_label
-from .pseudo_weights import build_pseudo_weights
 from .representation import RepresentationHead
-from .thresholds import Statistics, build_thresholds
+from .thresholds import build_thresholds
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ class Student(nn.Module):
         self.auxiliary = auxiliary_heads(network) if method.auxiliary_weight > 0 else nn.ModuleList()
         self.representation = RepresentationHead(decoder_channels(network)) if method.algorithm == "u2pl" else None
         self.thresholds = build_thresholds(method, network.config.num_labels)
-        self.pseudo_weights = build_pseudo_weights(method, network.config.num_labels)
         # Batch statistics must be those of one view; LayerNorm does not depend on the rest of the batch.
         self.shares_encoder = not any(isinstance(module, _BatchNorm) for module in network.base_model.modules())
         if method.pasa != "none" and method.teacher != "none":
@@ -96,32 +94,20 @@ class Student(nn.Module):
                     outputs.append((decode(self.network, features), auxiliary))
         return outputs
 
-    @property
-    def statistics(self) -> list[Statistics]:
-        """What follows the predictions that pseudo labels are made of."""
-        return [each for each in (self.thresholds, self.pseudo_weights) if each is not None]
-
     def observe(self, teacher: Callable[[Tensor], Tensor], valid: Tensor) -> Callable[[Tensor], Tensor]:
-        """The teacher, whose predictions for the first B images the statistics count; `valid` (B, H, W) is False on padding."""
+        """The teacher, whose predictions for the first B images the thresholds follow; `valid` (B, H, W) is False on padding."""
 
         def observed(images: Tensor) -> Tensor:
             logits = teacher(images)
-            if self.pseudo_weights is not None:
-                self.pseudo_weights.accumulate(logits[: len(valid)], valid)
-            if self.thresholds is not None:  # of what is compared with them
-                self.thresholds.accumulate(self.align(logits[: len(valid)]), valid)
+            self.thresholds.accumulate(logits[: len(valid)], valid)
             return logits
 
         return observed
 
-    def align(self, logits: Tensor) -> Tensor:
-        """The logits (B, K, h, w) that pseudo labels are made of."""
-        return logits if self.pseudo_weights is None else self.pseudo_weights.align(logits)
-
     def label(self, logits: Tensor, valid: Tensor) -> Pseudo:
-        """Pseudo labels of logits (B, K, h, w), where `valid` (B, H, W), as the statistics have it."""
+        """Pseudo labels of logits (B, K, h, w), where `valid` (B, H, W), by the thresholds of this step."""
         threshold = self.method.threshold if self.thresholds is None else self.thresholds.current()
-        pseudo = pseudo_label(self.align(logits), valid, threshold)
+        pseudo = pseudo_label(logits, valid, threshold)
         return pseudo if self.thresholds is None else self.thresholds.weigh(pseudo)
 
     def encode(self, views: Sequence[View]) -> list[tuple[Tensor, ...]]:

@@ -47,7 +47,7 @@ def measure(training: Training, measurement: int) -> tuple[int, int, int]:
         labels = labels[None].to(device)
         with accelerator.autocast():  # one after the other, so that a pixel does not depend on the number of processes
             logits = predict(normalise(image[None].to(device), training.setting) * valid.to(device))
-        pseudo = pseudo_label(student.align(logits), labels != IGNORE_INDEX, training.config.method.threshold)
+        pseudo = pseudo_label(logits, labels != IGNORE_INDEX, training.config.method.threshold)
         right = pseudo.label == downsample_nearest(labels, pseudo.label.shape[-2:])
         confident = pseudo.label != IGNORE_INDEX
         counts += torch.stack([(right & confident).sum(), confident.sum(), pseudo.valid.sum()])

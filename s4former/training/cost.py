@@ -73,11 +73,9 @@ def time_steps(training: Training, batches: Iterator[Batch]) -> list[tuple[float
         started = time.perf_counter()
         rounds = [next(batches) for _ in range(config.run.batch.rounds)]
         waited = time.perf_counter() - started
-        # the step of the learning rate, the teacher and, all of them taken, the snapshots; a short run may have fewer than this
-        snapshots = 0 if training.previous is None else training.previous.every * config.method.previous
-        step = min(config.method.burn_in + snapshots + count, config.schedule.steps - 1)
+        step = min(config.method.burn_in + count, config.schedule.steps - 1)  # a short run may have fewer than are measured
         on_device = map(training.to_device, rounds)
-        update(accelerator, training.student, training.teacher, training.optimizer, on_device, step, config, training.previous)
+        update(accelerator, training.student, training.teacher, training.optimizer, on_device, step, config)
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize(accelerator.device)
         times += [(time.perf_counter() - started, waited)] if counts else []

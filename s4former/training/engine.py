@@ -4,9 +4,8 @@ import copy
 import itertools
 import os
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -26,10 +25,7 @@ from ..method.student import Student, fixed_running_statistics
 from ..networks.adapters import decode, decoder_inputs, encode, encoder_depths
 from ..networks.low_precision import low_precision_weights
 from ..randomness import Stream, torch_seed
-from .schedules import ema_decay, learning_rate, previous_weight
-
-if TYPE_CHECKING:
-    from .previous import PreviousStudents
+from .schedules import ema_decay, learning_rate
 
 
 class Teacher(nn.Module):
@@ -172,7 +168,7 @@ def fast_products(device: torch.device, deterministic: bool) -> Iterator[None]:
 @nondeterminism_explained()
 def update(
     accelerator: Accelerator, student: nn.Module, teacher: Teacher | None, optimizer: torch.optim.Optimizer,
-    rounds: Iterable[Batch], step: int, config: Config, previous: "PreviousStudents | None" = None,
+    rounds: Iterable[Batch], step: int, config: Config,
 ) -> dict[str, Tensor]:  # fmt: skip
     """One optimizer step over the accumulation rounds of a step, and the teacher's; returns the mean loss terms.
 
@@ -185,15 +181,13 @@ def update(
     if teacher is not None and method.ema_order == "before":
         update_teacher(teacher, bare, step, method)
     labeler = pseudo_labeler(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None
-    statistics, label = bare.statistics if labeler is not None else [], bare.label
-    if previous is not None:
-        previous.begin(network, step)
+    thresholds = bare.thresholds if labeler is not None else None
     average, labelers = partial(accelerator.reduce, reduction="mean"), itertools.repeat(labeler)
     if method.normalizer == "valid" and config.run.batch.rounds > 1:
         rounds = list(rounds)
         average, labelers = count_all_rounds(accelerator, rounds, labeler, step, config, bare.label)
     context = StepContext(
-        predict=partial(predict_with_student, network), progress=step / config.schedule.steps, average=average,
+        label=bare.label, predict=partial(predict_with_student, network), progress=step / config.schedule.steps, average=average,
         seed=torch_seed(config.run.seed, Stream.SHARED, step), processes=accelerator.num_processes, gather=accelerator.gather,
     )  # fmt: skip
     sums: dict[str, Tensor] = {}
@@ -205,17 +199,15 @@ def update(
         with fast_products(accelerator.device, config.run.deterministic), synced, ExitStack() as copies:
             with accelerator.autocast():
                 copies.enter_context(low_precision_weights(bare))  # until the backward: checkpointed blocks need them once more
-                if statistics:
+                if thresholds is not None:
                     labeler = bare.observe(labeler, batch.valid[: batch.unlabeled])
-                if previous is not None and labeler is not None:
-                    labeler, label = previous.guide(labeler, bare.label)
-                losses = ALGORITHMS[method.algorithm](student, labeler, batch, method, replace(context, label=label))
-                losses["total"] = total_loss(losses, method, step, previous_weight(step, config.schedule.steps))
+                losses = ALGORITHMS[method.algorithm](student, labeler, batch, method, context)
+                losses["total"] = total_loss(losses, method, step)
             accelerator.backward(losses["total"] / config.run.batch.rounds)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / config.run.batch.rounds
-    for each in statistics:
-        each.update(accelerator.reduce)
+    if thresholds is not None:
+        thresholds.update(accelerator.reduce)
     sums["gradient"] = clip(accelerator, student, config.optimizer.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -120,7 +120,7 @@ def read_terms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]
     """
     training.finite.raise_if_not_finite()
     shown = {"loss/total": terms["total"], "loss/supervised": terms["supervised"]}
-    for name in ("auxiliary", "consistency", "contrast", "previous", training.config.method.regularizer):
+    for name in ("auxiliary", "consistency", "contrast", training.config.method.regularizer):
         branches = [value for key, value in terms.items() if key in (name, *(name + branch for branch in BRANCHES))]
         if branches:
             shown[f"loss/{name}"] = sum(branches) / len(branches)

@@ -11,7 +11,7 @@ from typing import Any, Iterator
 import torch
 from accelerate import Accelerator
 
-from ..config import NUMERICS, Config, flatten, from_dict, to_dict
+from ..config import NUMERICS, Config, flatten, from_dict, to_dict, without_taken_out
 from ..data.sources import PART_NAMES, PARTS, Sources
 from ..errors import ConfigError, DataError, UserError, describe_error
 from ..evaluation.model_choice import ROLES
@@ -52,7 +52,6 @@ def state_dict(training: Training) -> dict[str, Any]:
         "student": accelerator.unwrap_model(training.student).state_dict(),
         "teacher": None if teacher is None else teacher.state_dict(),
         "optimizer": training.optimizer.state_dict(),
-        "previous": None if training.previous is None else training.previous.state_dict(),
         "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
     }
 
@@ -91,7 +90,7 @@ def find_state(folder: Path, config: Config, sources: Sources, accelerator: Acce
 def changed_keys(state: dict[str, Any], config: Config, sources: Sources) -> dict[str, str]:
     """'KEY was X and is Y' by key, for keys that are not free to differ."""
     # a key that the version of the checkpoint did not have yet was what is now its default
-    old, new = flatten(to_dict(Config())) | flatten(state["config"]), flatten(to_dict(config))
+    old, new = flatten(to_dict(Config())) | flatten(without_taken_out(state["config"])), flatten(to_dict(config))
     lists, free = state.get("lists", {}), FREE
     same = state.get("classes") == list(sources.classes) and all(lists[part] == sources.lists[part] for part in PARTS[:2])
     if same and config.data.source != "hub":  # a dataset without names counts its rows, so other images may have the same ids
@@ -108,8 +107,6 @@ def restore(training: Training, state: dict[str, Any]) -> None:
     training.accelerator.unwrap_model(training.student).load_state_dict(state["student"])
     if training.teacher is not None:
         training.teacher.load_state_dict(state["teacher"])
-    if training.previous is not None:
-        training.previous.load_state_dict(state["previous"])
     rates = [group["base"] for group in training.optimizer.param_groups]
     training.optimizer.load_state_dict(state["optimizer"])
     for group, rate in zip(training.optimizer.param_groups, rates):
@@ -191,7 +188,7 @@ def export_newest(run: Path) -> Path:
     state = read_state(run)
     if not state.get("classes"):
         raise ConfigError(f"the checkpoints of {run} do not say what their classes are called; go on with --resume until it ends")
-    config, classes = from_dict(state["config"]), state["classes"]
+    config, classes = from_dict(without_taken_out(state["config"], even_in_use=True)), state["classes"]
     folder = newest.with_name(f"step-{state['step']:08d}")
     network, _ = build_model(replace(config.model, pretrained=False), classes, config.data.crop)
     (mean, std), thresholds = normalization(config.model), build_thresholds(config.method, len(classes))

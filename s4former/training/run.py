@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..config import Config, Model, to_dict
-from ..data.batches import StepDataset, ValidationSet, class_shares
+from ..data.batches import StepDataset, ValidationSet
 from ..data.device_colour import colour_on_device
 from ..data.held_out import HeldOut, split
 from ..data.loader import copy_batch, step_loader
@@ -33,7 +33,6 @@ from ..networks.start_from import start_from
 from ..randomness import Stream, torch_seed
 from .engine import Teacher, build_teacher, prepare_student
 from .interrupts import FiniteCheck
-from .previous import PreviousStudents
 from .pseudo_quality import PseudoLabelCounts
 
 
@@ -54,7 +53,6 @@ class Training:
     pseudo_counts: PseudoLabelCounts
     notes: list[str]
     held_out: HeldOut | None = None
-    previous: PreviousStudents | None = None
     finite: FiniteCheck = field(default_factory=FiniteCheck)
     step: int = 0  # optimizer steps that are done
     seconds: float = 0.0  # of training, evaluation left out
@@ -142,10 +140,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     network.to(accelerator.device)
     with accelerator.autocast():
         check_network(config, network)
-    previous = PreviousStudents(network, config) if config.method.previous and config.method.teacher != "none" else None
     student = Student(network, config.method)
-    if config.method.pseudo_weight == "distribution_alignment" and config.method.teacher != "none":
-        student.pseudo_weights.labeled.copy_(class_shares(config, sources))
     teacher = build_teacher(student) if config.method.teacher == "ema" else None
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
@@ -164,7 +159,7 @@ def build_training(config: Config, sources: Sources, folder: Path, accelerator: 
     )  # fmt: skip
     return Training(
         config=config, sources=sources, folder=folder, accelerator=accelerator, student=prepared, teacher=teacher,
-        optimizer=optimizer, setting=setting, steps=steps, previous=previous, held_out=held_out, notes=notes,
+        optimizer=optimizer, setting=setting, steps=steps, held_out=held_out, notes=notes,
         validation=ValidationSet(config, sources, config.evaluation.limit),
         pseudo_counts=PseudoLabelCounts(sources.classes, device, config.method.burn_in),
     )  # fmt: skip

@@ -24,8 +24,3 @@ def ema_decay(step: int, method: Method) -> float:
     if method.ema_warm_up:
         return min(1 - 1 / (step + 1), method.ema)
     return method.ema
-
-
-def previous_weight(step: int, steps: int) -> float:
-    """Of the labels of previous students: 0 at the beginning, 1 half way, 0 at the end."""
-    return 1 - abs(2 * step / steps - 1)

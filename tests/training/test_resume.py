@@ -50,6 +50,12 @@ def test_a_checkpoint_from_before_classes_were_saved_is_resumed_with_its_own_pat
     assert changed(state=state) == set() and changed(state=state, root="/two") == {"data.root"}
 
 
+def test_a_checkpoint_from_before_a_key_was_taken_out_is_resumed_if_the_key_had_no_effect():
+    method = STATE["config"]["method"]
+    without, with_ = ({**STATE, "config": {**STATE["config"], "method": {**method, "previous": value}}} for value in (0, 3))
+    assert changed(state=without) == set() and changed(state=with_) == {"method.previous"}
+
+
 def test_a_checkpoint_of_code_with_other_digits_is_resumed_with_a_remark():
     state = {**STATE, "numerics": NUMERICS}
     assert other_digits(state, LISTS) == []
