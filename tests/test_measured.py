@@ -1,5 +1,6 @@
 """The scripts of docs/measured on the checkpoint of a tiny run."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -44,6 +45,13 @@ def test_the_margins_of_every_pseudo_label(checkpoint):
     assert list(rows)[:2] == ["pseudo label", "---"] and list(rows)[-1] == "all objects"
     counted = list(rows.values())[2:-1]
     assert counted and all(int(pixels) > 0 and float(cross_entropy) >= 0 for pixels, cross_entropy, _ in counted)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_has_the_score_that_its_run_had_there(checkpoint):
+    rows = rows_of("scores.py", checkpoint)
+    last = json.loads((Path(checkpoint).parents[1] / "results.json").read_text())["last"]["teacher"]
+    assert list(rows.values())[-1] == ["0", Path(checkpoint).name.removeprefix("step-").lstrip("0"), f"{100 * last['mean_iou']:.2f}"]
 
 
 @pytest.mark.slow
