@@ -23,7 +23,11 @@ TEMPLATES = ("SPLIT", "REST", "BEHIND")  # words of configs/README.md that stand
 
 def commands():
     for page in PAGES:
-        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+        text = page.read_text()
+        lone = re.findall(r"^    (s4former .*)$", text, re.MULTILINE) + [
+            line.replace("\n", " ") for line in re.findall(r"`(s4former figures [a-z]+ [^`|]*)`", text)
+        ]
+        for block in [*re.findall(r"```bash\n(.*?)```", text, re.DOTALL), *lone]:
             for line in block.replace("\\\n", " ").splitlines():
                 for command in line.split(" && "):
                     words = shlex.split(command, comments=True)
