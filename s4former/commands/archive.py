@@ -105,6 +105,7 @@ class Comparison(NamedTuple):
     high: float
     same_order: int  # pairs whose difference has the sign of the mean one
     classes: dict[str, np.ndarray]  # of each class the differences of its IoU, one for each pair
+    minutes: tuple[float, float] = (0.0, 0.0)  # that a run took in the mean, and one of the base
 
 
 def compare(pairs: Sequence[tuple[Counts, Counts]], classes: Sequence[str], by_image: bool = False) -> Comparison:
@@ -172,7 +173,9 @@ def compare_methods(
                 raise DataError(f"the draws of study {study} have different evaluation images; give each list a study of its own")
             pairs = [(counts_of(runs[draw], network, images), base_counts[draw]) for draw in draws]
             if method != base and pairs:
-                comparisons[method] = compare(pairs, classes, by_image)
+                seconds = ([each[draw]["seconds"] for draw in draws] for each in (runs, methods[base]))
+                minutes = tuple(float(np.mean(each)) / 60 for each in seconds)
+                comparisons[method] = compare(pairs, classes, by_image)._replace(minutes=minutes)
     if not found:
         names = sorted({method for methods in groups.values() for method in methods})
         raise DataError(f"the archive has no method {base!r}; it has {', '.join(names) or 'no run at all'}")
@@ -181,13 +184,13 @@ def compare_methods(
 
 def paired_table(compared: dict[str, dict[str, Comparison]], base: str, network: str = "student") -> str:
     """A markdown table for every study and protocol that `compare_methods` returns."""
-    titles, text = ["method", "pairs", "mIoU", f"{base}, same draws", "difference", f"{LEVEL} % interval", "order holds"], []
+    titles, text = ["method", "pairs", "mIoU", f"{base}, same draws", "difference", f"{LEVEL} % interval", "order holds", "minutes a run"], []
     for title, methods in compared.items():
         table = [titles, ["---"] * len(titles)]
         for method, of in methods.items():
             table.append([
                 method, str(of.pairs), f"{of.score:.2f}", f"{of.base:.2f}", f"{of.difference:+.2f}",
-                f"{of.low:+.2f} to {of.high:+.2f}", f"at {of.same_order} of {of.pairs}",
+                f"{of.low:+.2f} to {of.high:+.2f}", f"at {of.same_order} of {of.pairs}", "{:.1f} ({:.1f})".format(*of.minutes),
             ])  # fmt: skip
         text.append(f"{title}: {network}, last, against {base}\n\n{markdown(table)}")
     return "\n\n".join(text)

@@ -129,7 +129,7 @@ def archived(method, seed, images, *, study="s", protocol="p", key=None, network
     counts = {network: pack_counts(np.array(images)) for network in networks}
     return {
         "study": study, "method": method, "key": key or f"{study}{protocol}{method}{seed}", "protocol": protocol,
-        "draw": {"seed": seed}, "lists": lists,
+        "draw": {"seed": seed}, "lists": lists, "seconds": 120 if method == "base" else 180,
         "images": {"classes": ["a", "b"], "ids": [str(i) for i in range(len(images))], "counts": counts},
     }  # fmt: skip
 
@@ -148,8 +148,8 @@ def test_pairs_by_hand_without_any_spread():
     lines = [archived("base", seed, share(40 + seed, 40 + seed)) for seed in (0, 1, 2)]
     lines += [archived("better", seed, share(45 + seed, 45 + seed)) for seed in (0, 1, 2)]
     titles, _, row = paired_rows(lines, "base")
-    assert titles == ["method", "pairs", "mIoU", "base, same draws", "difference", "95 % interval", "order holds"]
-    assert row == ["better", "3", "46.00", "41.00", "+5.00", "+5.00 to +5.00", "at 3 of 3"]
+    assert titles == ["method", "pairs", "mIoU", "base, same draws", "difference", "95 % interval", "order holds", "minutes a run"]
+    assert row == ["better", "3", "46.00", "41.00", "+5.00", "+5.00 to +5.00", "at 3 of 3", "3.0 (2.0)"]
 
 
 def test_the_order_is_counted_and_only_common_draws_are_paired():
