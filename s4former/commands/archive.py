@@ -31,7 +31,10 @@ Runs = dict[tuple[str, ...], dict[str, Any]]  # of one method: draw -> record
 def read_archive(path: Path) -> list[dict[str, Any]]:
     """The records of an archive, oldest first; none if there is no such file."""
     try:
-        return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        records = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        if not all(isinstance(record, dict) and {"study", "method", "key"} <= record.keys() for record in records):
+            raise ValueError("its lines are no records of runs")
+        return records
     except FileNotFoundError:
         return []
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
@@ -79,7 +82,8 @@ def mean_iou(sums: np.ndarray) -> np.ndarray:
 def score(run: Counts, weights: np.ndarray, by_image: bool = False) -> np.ndarray:
     """(R,) mIoU of a run over images with weights (R, N), the mean over its networks."""
     if by_image:
-        return np.mean([weights @ image_iou(counts) / weights.sum(axis=1) for counts in run], axis=0)
+        labeled = [weights * counts[:, 2].any(axis=1) for counts in run]  # images without any label say nothing
+        return np.mean([own @ image_iou(counts) / own.sum(axis=1).clip(min=1) for own, counts in zip(labeled, run)], axis=0)
     sums = [(weights @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:]) for counts in run]
     return np.mean([mean_iou(each) for each in sums], axis=0)
 
@@ -125,22 +129,25 @@ def compare(pairs: Sequence[tuple[Counts, Counts]], classes: Sequence[str], by_i
     return Comparison(len(pairs), scores.mean(), bases.mean(), differences.mean(), low, high, same_order, by_class)
 
 
-def counts_of(record: dict[str, Any], network: str, images: slice) -> Counts:
-    """Pixel counts of the networks that are scored; a run without a teacher is scored by its student."""
+def counts_of(record: dict[str, Any], network: str, images: slice, ids: Sequence[str]) -> Counts:
+    """Pixel counts of the networks that are scored, of images in the order of `ids`; a run without a teacher is scored by its student."""
+    places = {id: place for place, id in enumerate(record["images"]["ids"])}
+    order = [places[id] for id in ids][images]
     packed, classes = record["images"]["counts"], len(record["images"]["classes"])
     wanted = list(packed) if network == "mean" else [network if network in packed else "student"]
-    counts = [unpack_counts(packed[name], classes)[images] for name in wanted]
-    if not len(counts[0]):
-        raise DataError(f"--images leaves none of the {len(record['images']['ids'])} evaluation images")
+    if not order:
+        raise DataError(f"--images leaves none of the {len(ids)} evaluation images")
+    counts = [unpack_counts(packed[name], classes)[order] for name in wanted]
     return counts
 
 
-def runs_by_method(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Runs]]:
-    """(study, protocol) -> method -> its runs; one that was archived under another name before has its images from there."""
+def runs_by_method(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str, int], dict[str, Runs]]:
+    """(study, protocol, number of labels) -> method -> its runs; one that was archived under another name before has its images from there."""
     complete = {record["key"]: record for record in records if "images" in record}
     groups: dict[tuple[str, str], dict[str, Runs]] = {}
     for record in ({**complete[record["key"]], **record} for record in records if record["key"] in complete):
-        runs = groups.setdefault((record["study"], record["protocol"]), {}).setdefault(record["method"], {})
+        group = groups.setdefault((record["study"], record["protocol"], record["lists"]["labeled"]["images"]), {})
+        runs = group.setdefault(record["method"], {})
         lists = (record["lists"][part]["sha256"] for part in ("labeled", "unlabeled", "validation"))
         if (draw := (str(record["draw"]["seed"]), *lists)) in runs:
             raise DataError(
@@ -154,24 +161,24 @@ def runs_by_method(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], d
 def compare_methods(
     records: Sequence[dict[str, Any]], base: str, network: str = "student", images: slice = slice(None), by_image: bool = False
 ) -> dict[str, dict[str, Comparison]]:
-    """For every study and protocol of an archive that has the method `base`, by its title, every other method against it.
+    """For every study, protocol and number of labels of an archive that has the method `base`, by its title, every other method against it.
 
     Raises:
         DataError: no such method, two runs of one method on one draw, or draws that are evaluated on other images.
     """
     groups, found = runs_by_method(records), {}
-    for (study, protocol), methods in groups.items():
+    for (study, protocol, labels), methods in groups.items():
         if base not in methods:
             continue
-        base_counts = {draw: counts_of(record, network, images) for draw, record in methods[base].items()}
-        first = next(iter(methods[base].values()))
-        labels, classes = first["lists"]["labeled"]["images"], first["images"]["classes"]
+        first = next(iter(methods[base].values()))["images"]
+        ids, classes = {draw: record["images"]["ids"] for draw, record in methods[base].items()}, first["classes"]
+        base_counts = {draw: counts_of(record, network, images, ids[draw]) for draw, record in methods[base].items()}
         found[f"{study} (protocol {protocol[:8]}, {plural(labels, 'label')})"] = comparisons = {}
         for method, runs in methods.items():
             draws = sorted(base_counts.keys() & runs, key=lambda draw: (int(draw[0]), draw))
             if len({validation for *_, validation in draws}) > 1:
                 raise DataError(f"the draws of study {study} have different evaluation images; give each list a study of its own")
-            pairs = [(counts_of(runs[draw], network, images), base_counts[draw]) for draw in draws]
+            pairs = [(counts_of(runs[draw], network, images, ids[draw]), base_counts[draw]) for draw in draws]
             if method != base and pairs:
                 seconds = ([each[draw]["seconds"] for draw in draws] for each in (runs, methods[base]))
                 minutes = tuple(float(np.mean(each)) / 60 for each in seconds)

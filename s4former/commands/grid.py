@@ -12,7 +12,7 @@ from typing import Any, Sequence
 from ..config import NUMERICS, Config, from_dict, merged, read_tree, set_override, to_dict
 from ..errors import ConfigError
 from ..files import sha256
-from .table import WITHOUT_INFLUENCE
+from .table import HUB_IDENTITY, WITHOUT_INFLUENCE
 
 # The lists' hashes stand for their paths; when a run is evaluated on its way does not change how it ends.
 NOT_IN_KEY = (*WITHOUT_INFLUENCE, "data.labeled", "data.unlabeled", "evaluation.every")
@@ -47,7 +47,19 @@ def read_grid(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path} has the key {name!r}; a grid has {', '.join(GRID_KEYS)}")
         if not isinstance(grid.setdefault(name, [] if name == "overrides" else None), GRID_KEYS[name]):
             raise ConfigError(f"{path}: {name!r} is {grid[name]!r}; s4former study --help shows how a grid is written")
+    lists = {f"draws.{name}": values for name, values in draws_of(grid).items()} | {f"methods.{name}": each for name, each in grid["methods"].items()}
+    for name, values in lists.items():
+        if not isinstance(values, list):
+            raise ConfigError(f"{path}: {name} is {values!r}; it must be a list")
+    for each in (word for words in [grid["overrides"], *grid["methods"].values()] for word in words):
+        if not isinstance(each, str):
+            raise ConfigError(f"{path} has {each!r} where a config file or section.key=value belongs")
     return grid
+
+
+def draws_of(grid: dict[str, Any]) -> dict[str, Any]:
+    """The draws of a grid by name; a plain list is one of seeds."""
+    return grid["draws"] if isinstance(grid["draws"], dict) else {"seed": grid["draws"]}
 
 
 def expand_grid(grid: dict[str, Any], extra: Sequence[str] = ()) -> list[Run]:
@@ -57,8 +69,8 @@ def expand_grid(grid: dict[str, Any], extra: Sequence[str] = ()) -> list[Run]:
         ConfigError, DataError: a config or its lists cannot be used, or two methods are the same.
     """
     files = [grid["config"]] if isinstance(grid["config"], str) else grid["config"]
-    draws = grid["draws"] if isinstance(grid["draws"], dict) else {"seed": grid["draws"]}  # a plain list is one of seeds
-    if not isinstance(draws.get("seed"), list):
+    draws = draws_of(grid)
+    if "seed" not in draws:
         raise ConfigError('"draws" names no seeds; write {"seed": [0, 1, 2]} or [0, 1, 2]')
     runs: dict[str, Run] = {}  # by key
     for draw in (dict(zip(draws, values)) for values in itertools.product(*draws.values())):
@@ -98,6 +110,8 @@ def config_for_key(config: Config) -> dict[str, Any]:
     """The resolved config without what has no influence on the numbers; weights on this machine by their hash."""
     tree = to_dict(config)
     for key in NOT_IN_KEY:
+        if config.data.source == "hub" and key in HUB_IDENTITY:
+            continue
         section, name = key.split(".")
         del tree[section][name]
     if config.run.mixed_precision == "auto":

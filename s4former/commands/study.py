@@ -30,6 +30,7 @@ from typing import Any, Sequence
 from ..errors import at_least, reports_errors
 from ..files import write_text
 from ..report.run import read_log
+from ..training.machine import available_cores, free_memory_gib
 from .archive import append, identity, read_archive
 from .grid import Run, expand_grid, read_grid
 
@@ -182,9 +183,7 @@ def default_jobs(cores: int) -> int:
     """How many runs fit: a core and MEMORY GiB for each, and GPU_MEMORY GiB where there is a GPU."""
     import torch
 
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))  # KiB
-    limits = [cores, available // (MEMORY * 2**20)]
+    limits = [cores, int(free_memory_gib() // MEMORY)]
     if torch.cuda.is_available():
         limits.append(torch.cuda.mem_get_info()[0] // (GPU_MEMORY * 2**30))
     return max(1, min(limits))
@@ -216,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.dry_run:
         print("\n".join(f"{run.key[:16]}  {'done' if run.key in archived else 'to do'}  {run.title}" for run in runs))
         return 0
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     jobs = options.jobs or default_jobs(cores)
     options.work.mkdir(parents=True, exist_ok=True)
     study = Study(options.archive, options.work.absolute(), jobs, max(1, cores // jobs), options.keep, current_commit())

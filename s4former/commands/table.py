@@ -26,6 +26,8 @@ WITHOUT_INFLUENCE = (
     "run.output", "run.log_every", "run.checkpoint_every", "run.keep", "run.trackers", "run.push_to_hub", "run.push_every",
     "data.workers", "data.cache", "data.colours", "data.root", "data.validation", "evaluation.batch", "evaluation.both_modes",
 )
+# Of a Hub dataset: rows of different ones, or of different splits, may have the same ids, so their lists do not tell them apart.
+HUB_IDENTITY = ("data.root", "data.unlabeled", "data.validation")
 SUFFIXES = (".svg", ".png", ".pdf")  # of a figure
 COLUMNS = (("student", "last"), ("student", "best"), ("teacher", "last"), ("teacher", "best"))
 
@@ -38,8 +40,9 @@ def read_results(run: str | Path) -> dict[str, Any]:
         results = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"there is no {path}; a run writes its results.json when it ends") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is not valid JSON (line {error.lineno}); was the run stopped while writing?") from None
+    except ValueError as error:
+        hint = "an archive is read with --paired METHOD" if path.suffix == ".gz" else "was the run stopped while writing?"
+        raise DataError(f"{path} is not valid JSON ({error}); {hint}") from None
     missing = [key for key in ("method", "config", "seed", "last", "best", "lists") if key not in results]
     if missing:
         raise DataError(f"{path} has no {', '.join(missing)}; it was not written by train_semi.py")
@@ -50,7 +53,10 @@ def setting_of(results: dict[str, Any]) -> dict[str, str]:
     """What defines a row: config, method and numbers of images, without the draw of seed and lists."""
     # values as JSON text, so that they can be compared and shown
     config = {key: json.dumps(value, sort_keys=True) for key, value in flatten(results["config"]).items()}
-    setting = {key: value for key, value in config.items() if key not in DRAW + WITHOUT_INFLUENCE}
+    kept = HUB_IDENTITY if results["config"]["data"]["source"] == "hub" else ()
+    setting = {key: value for key, value in config.items() if key in kept or key not in DRAW + WITHOUT_INFLUENCE}
+    if results.get("changes"):
+        setting["resumed with"] = "; ".join(results["changes"])
     setting["method"] = results["method"]
     for name in ("labeled", "unlabeled"):
         setting[f"{name} images"] = str(results["lists"].get(name, {}).get("images", 0))
@@ -137,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.paired and len(options.runs) > 1:
         parser.error("--paired reads one archive")
+    if not options.paired and (options.by_image or options.by_class or options.network != "student" or options.images != slice(None)):
+        parser.error("--network, --images, --by-image and --by-class say how --paired compares; add --paired METHOD")
     if options.figure and (not options.paired or options.figure.suffix not in SUFFIXES):
         parser.error(f"--figure draws what --paired compares, as FILE{', FILE'.join(SUFFIXES)}")
     if options.paired:

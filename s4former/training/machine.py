@@ -31,8 +31,11 @@ def this_machine() -> Machine:
 
     gpus = torch.cuda.device_count()
     memory = [total_memory_gib(torch.device("cuda", index)) for index in range(gpus)] or [total_memory_gib(torch.device("cpu"))]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
-    return Machine(gpus, min(memory), cores, cores_have_bfloat16())
+    return Machine(gpus, min(memory), available_cores(), cores_have_bfloat16())
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has no affinity
 
 
 def cores_have_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -49,6 +52,13 @@ def total_memory_gib(device: "torch.device", limit: Path = Path("/sys/fs/cgroup/
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     allowed = limit.read_text().strip() if limit.is_file() else "max"
     return min(total, int(allowed) if allowed.isdecimal() else total) / 2**30
+
+
+def free_memory_gib(meminfo: Path = Path("/proc/meminfo")) -> float:
+    """Of the RAM; all of it where the system does not say what is free."""
+    if not meminfo.is_file():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return next(int(line.split()[1]) for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable")) / 2**20
 
 
 def peak_memory_gib(device: "torch.device") -> float:

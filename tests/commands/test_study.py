@@ -21,6 +21,7 @@ from s4former.commands.archive import append, read_archive
 from s4former.commands.grid import expand_grid, read_grid
 from s4former.errors import ConfigError, DataError
 from s4former.evaluation.packed_counts import pack_counts, unpack_counts
+from s4former.training.machine import available_cores, free_memory_gib
 
 
 def grid_of(tmp_path, **changes):
@@ -71,6 +72,10 @@ def test_two_names_for_one_run_are_refused(tmp_path):
     [
         ({"seeds": [1]}, "has the key 'seeds'; a grid has name, config, overrides, draws, methods"),
         ({"methods": []}, "'methods' is \\[\\]"),
+        ({"methods": {"base": None}}, "methods.base is None; it must be a list"),
+        ({"methods": {"base": "method.pasa=none"}}, "methods.base is 'method.pasa=none'; it must be a list"),
+        ({"draws": {"seed": [0], "labels": 92}}, "draws.labels is 92; it must be a list"),
+        ({"overrides": [["a"]]}, "has \\['a'\\] where a config file or section.key=value belongs"),
     ],
 )
 def test_a_grid_that_cannot_be_read_is_refused_with_the_reason(tmp_path, changes, message):
@@ -87,6 +92,9 @@ def test_draws_need_seeds(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "measured").glob("*.json")), ids=lambda path: path.stem)
 def test_the_grids_of_the_documents_can_be_read_and_lack_only_their_data(path, monkeypatch):
     monkeypatch.chdir(ROOT)
+    if path.stem == "demo":  # its images are drawn
+        assert len(expand_grid(read_grid(path))) == 70
+        return
     with pytest.raises(DataError, match="data.root is empty"):
         expand_grid(read_grid(path))
 
@@ -118,6 +126,19 @@ def test_the_key_changes_with_what_changes_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(grids, "NUMERICS", grids.NUMERICS + 1)
     keys.append(key_of(grid))
     assert len(set(keys)) == len(keys)
+
+
+def test_another_dataset_of_the_hub_has_another_key_though_its_rows_have_the_same_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(grids, "load_lists", lambda data: {})
+    grid = grid_of(tmp_path, overrides=["data.source=hub", "data.root=me/leaves", "data.labeled=first:3", 'data.classes=["a", "b"]'])
+    keys = {key_of(grid), key_of(grid, "data.root=me/roads"), key_of(grid, "data.unlabeled=extra"), key_of(grid, "data.validation=test")}
+    assert len(keys) == 4
+
+
+def test_a_machine_that_does_not_say_what_is_free_has_its_cores_and_all_of_its_memory(monkeypatch, tmp_path):
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert available_cores() == os.cpu_count()
+    assert free_memory_gib(tmp_path / "meminfo") > free_memory_gib() > 0
 
 
 def test_weights_are_hashed_by_content(tmp_path):

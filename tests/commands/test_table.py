@@ -1,5 +1,6 @@
 """Several runs as rows of mean and spread."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -48,6 +49,32 @@ def test_a_cell_is_mean_sample_deviation_and_number():
     assert format_scores([0.60, 0.62, 0.64]) == "62.00 ± 2.00 (3)"
     assert format_scores([0.6]) == "60.00 ± - (1)"
     assert format_scores([]) == "-"
+
+
+def test_a_run_that_was_resumed_with_other_settings_has_a_row_of_its_own(tmp_path):
+    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=1)]
+    results = json.loads((runs[1] / "results.json").read_text())
+    (runs[1] / "results.json").write_text(json.dumps({**results, "changes": ["from step 3: optimizer.lr was 0.01 and is 0.0003"]}))
+    body = rows(runs)[2:]
+    assert len(body) == 2 and body[1][-1] == "resumed with=from step 3: optimizer.lr was 0.01 and is 0.0003"
+
+
+def test_runs_on_two_datasets_of_the_hub_are_two_rows(tmp_path):
+    data = {"source": "hub", "labeled": "first:3"}
+    runs = [write_run(tmp_path / name, seed=seed, data={**data, "root": f"me/{name}"}) for seed, name in enumerate(("leaves", "roads"))]
+    assert [row[-1] for row in rows(runs)[2:]] == ["data.root=me/leaves", "data.root=me/roads"]
+
+
+def test_an_archive_without_paired_and_a_file_that_is_none_are_named(tmp_path, capsys):
+    path = tmp_path / "archive.jsonl.gz"
+    append(path, archived("base", 0, share(40)))
+    assert main([str(path)]) == 1 and "an archive is read with --paired METHOD" in capsys.readouterr().err
+    path.write_bytes(gzip.compress(b'{"a": 1}\n'))
+    assert main(["--paired", "base", str(path)]) == 1 and "its lines are no records of runs" in capsys.readouterr().err
+    for flags in (["--by-image"], ["--by-class"], ["--network", "teacher"], ["--images", "0:2"]):
+        with pytest.raises(SystemExit):
+            main([str(tmp_path), *flags])
+        assert "say how --paired compares" in capsys.readouterr().err
 
 
 def test_seeds_become_one_row_per_method_and_number_of_labels(tmp_path):
@@ -150,6 +177,27 @@ def test_pairs_by_hand_without_any_spread():
     titles, _, row = paired_rows(lines, "base")
     assert titles == ["method", "pairs", "mIoU", "base, same draws", "difference", "95 % interval", "order holds", "minutes a run"]
     assert row == ["better", "3", "46.00", "41.00", "+5.00", "+5.00 to +5.00", "at 3 of 3", "3.0 (2.0)"]
+
+
+def test_images_are_paired_by_their_names_wherever_they_stand_in_the_list():
+    base, other = archived("base", 0, share(10, 50, 90)), archived("m", 0, share(90, 50, 10))
+    other["images"]["ids"] = ["2", "1", "0"]
+    assert paired_rows([base, other], "base")[2][4:6] == ["+0.00", "+0.00 to +0.00"]
+    assert paired_rows([base, other], "base", images=slice(0, 1))[2][2] == "10.00"
+
+
+def test_pairs_with_other_numbers_of_labels_are_other_tables():
+    lines = [archived("base", seed, share(40)) for seed in (0, 1)] + [archived("m", 0, share(60)), archived("m", 1, share(38))]
+    for line in (lines[1], lines[3]):
+        line["lists"]["labeled"]["images"] = 732
+    rows_ = paired_rows(lines, "base")
+    assert [row[4] for row in rows_ if row[0] == "m"] == ["+20.00", "-2.00"]
+    assert "732 labels" in paired_table(compare_methods(lines, "base"), "base")
+
+
+def test_an_image_without_any_label_counts_in_no_mean_over_images():
+    images = [*share(50), [[0, 0], [100, 0], [0, 0]]]
+    assert paired_rows([archived("base", 0, images), archived("m", 0, images)], "base", by_image=True)[2][2] == "50.00"
 
 
 def test_the_order_is_counted_and_only_common_draws_are_paired():
