@@ -197,7 +197,7 @@ def test_images_too_large_for_the_device_are_an_error_message(here, capsys, monk
 
     monkeypatch.setattr(evaluate_model, "predictions", too_large)
     assert error_of(capsys).splitlines()[-1] == (
-        "s4former evaluate: CUDA out of memory. Tried to allocate 9.00 GiB. Take a smaller --batch, or --sliding-window for large images"
+        "s4former evaluate: CUDA out of memory. Tried to allocate 9.00 GiB. Take a smaller evaluation.batch (--batch), or evaluation.mode=sliding (--sliding-window) for large images"
     )
 
 

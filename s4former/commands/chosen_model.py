@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..config import Config, from_dict, set_override
-from ..errors import DamageError
+from ..errors import DamageError, DataError
 from ..evaluation import model_choice
 from ..evaluation.model_choice import CheckpointError, ModelChoice, NoModelYet, has_checkpoint, model_of_run
 
@@ -76,3 +77,17 @@ def check_classes(network: "PreTrainedModel", classes: Sequence[str]) -> None:
         if same_classes(sorted(known, key=str.lower), sorted(classes, key=str.lower)):
             raise CheckpointError(f"{message}; give the ids its order with data.id_map, or the names, data.classes={json.dumps(known)}")
         print(f"{message}; they are compared by number", file=sys.stderr)
+
+
+@contextmanager
+def explained_out_of_memory() -> Iterator[None]:
+    """Says what to do about images that are too large for a device, in a `DataError`."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DataError(
+            f"{str(error).splitlines()[0]} Take a smaller evaluation.batch (--batch), or evaluation.mode=sliding (--sliding-window) for"
+            " large images"
+        ) from error

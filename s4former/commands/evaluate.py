@@ -18,7 +18,7 @@ from ..config import Config, from_dict, read_tree, set_override
 from ..data.sources import check_root
 from ..errors import ConfigError, reports_errors
 from ..evaluation.model_choice import ROLES, CheckpointError, ModelChoice
-from ..evaluation.photo_files import find_photos
+from ..evaluation.photo_files import check_output, find_photos
 from .chosen_model import choose_model
 
 FLAGS = ("mode", "window", "stride", "short_side", "scales", "flip", "batch", "limit")  # keys of `evaluation`
@@ -62,6 +62,8 @@ def resolve_config(choice: ModelChoice, options: argparse.Namespace) -> Config:
         raise ConfigError("--label-ids says what to write; say where it goes with --save-predictions DIR")
     if options.images and not options.save_predictions:
         raise ConfigError("--images says what to read; say where the class maps go with --save-predictions DIR")
+    if options.save_predictions:
+        check_output(Path(options.save_predictions))
     options.photos = find_photos(options.images, options.save_predictions) if options.images else {}
     if options.json not in (None, "-") and not Path(options.json).absolute().parent.is_dir():
         raise ConfigError(f"--json {options.json}: there is no such folder to write it into; make it first")

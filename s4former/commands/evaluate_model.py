@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
@@ -18,7 +17,6 @@ from ..config import Config, to_dict
 from ..data.batches import validation_set
 from ..data.masks import raw_ids
 from ..data.progress import progress
-from ..errors import DataError
 from ..evaluation.inference import Setting, in_precision, predict, predictions, update_matrices
 from ..evaluation.metrics import ConfusionMatrix
 from ..evaluation.model_choice import ModelChoice
@@ -26,7 +24,7 @@ from ..evaluation.photo_files import unique_names
 from ..evaluation.photos import draw_sheet, label_id_names, photo_batches, save_label_ids, save_maps
 from ..networks.adapters import forward_logits
 from ..training.engine import needs_cpu
-from .chosen_model import check_classes, load_model
+from .chosen_model import check_classes, explained_out_of_memory, load_model
 
 
 def evaluate_model(choice: ModelChoice, config: Config, options: Namespace) -> tuple[dict[str, Any], bool]:
@@ -36,11 +34,8 @@ def evaluate_model(choice: ModelChoice, config: Config, options: Namespace) -> t
         print(f"{'reading with' if options.images else 'evaluating'} {choice.description}", file=sys.stderr, flush=True)
     network, setting = load_model(choice, config, accelerator.device)
     compute = predict_photos if options.images else score_dataset
-    try:
-        with in_precision(config.evaluation.precision, accelerator.device):
-            report = compute(network, setting, config, options, accelerator)
-    except torch.OutOfMemoryError as error:
-        raise DataError(f"{str(error).splitlines()[0]} Take a smaller --batch, or --sliding-window for large images") from error
+    with explained_out_of_memory(), in_precision(config.evaluation.precision, accelerator.device):
+        report = compute(network, setting, config, options, accelerator)
     accelerator.end_training()
     return {"checkpoint": choice.source, "model": choice.description, **report}, accelerator.is_main_process
 

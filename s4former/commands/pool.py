@@ -27,8 +27,9 @@ from typing import Sequence
 from ..data.sources import load_sources
 from ..errors import DataError, at_least, reports_errors
 from ..evaluation.model_choice import CheckpointError
+from ..evaluation.photo_files import check_output
 from ..networks.hub import similar_path
-from .chosen_model import choose_with_config
+from .chosen_model import choose_with_config, explained_out_of_memory
 from .pool_ranking import rank, write_list
 
 
@@ -53,11 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.copy_to and options.copy_to.exists() and any(options.copy_to.iterdir()):
         raise DataError(f"{options.copy_to} is not empty; give another folder to copy to, since labels may lie in it")
 
+    check_output(options.output)
+
     from .pool_masks import load_predictor, predict_pool  # not before the arguments are checked: torch takes seconds
     from .pool_sheet import SHOWN, copy_for_tools, draw_sheet, ranked_images
 
     predictor = load_predictor(choice, config, sources.classes)
-    pool, unreadable = predict_pool(predictor, config, sources, options.output, options.limit)
+    with explained_out_of_memory():
+        pool, unreadable = predict_pool(predictor, config, sources, options.output, options.limit)
     ranked, classes = rank(pool, options.top), sources.classes
     write_list(options.output / "worth_labelling.csv", pool, ranked, classes)
     images = ranked_images(pool, ranked[:SHOWN], predictor, config.data, sources)

@@ -1,7 +1,7 @@
 """Predicts the unlabelled pool: its pseudo masks and confidence as PNGs, and the pixel counts that `pool` ranks by."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import IGNORE_INDEX, Config, Data
+from ..data.images import EncodedImage, is_scene, read_header, turn_back
 from ..data.masks import palette_colours, raw_ids
 from ..data.progress import progress
 from ..data.sources import Sources
@@ -55,17 +56,29 @@ def predict_pool(predictor: Predictor, config: Config, sources: Sources, folder:
     pool, unreadable, classes = Pool(), [], len(sources.classes)
     for name in ("masks", "confidence"):
         (folder / name).mkdir(parents=True, exist_ok=True)
+        for older in (folder / name).glob("*.png"):  # of images that may be labelled by now
+            older.unlink()
     raw = raw_ids(config.data, classes)
     ids = {name: int(raw[index]) for index, name in enumerate(sources.classes)} | {"": int(raw[IGNORE_INDEX])}
     write_text(folder / "ids.json", json.dumps(ids) + "\n")
     count = min(limit or len(sources.unlabeled), len(sources.unlabeled))
-    rows, names = (sources.unlabeled[index] for index in progress(range(count), "pool")), unique_names(sources.unlabeled["id"][:])
-    for items, pixels in photo_batches(((row["id"], row["image"]) for row in rows), unreadable, config):
+    names, files = unique_names(sources.unlabeled["id"][:]), {}
+
+    def photos() -> Iterator[tuple[str, EncodedImage]]:
+        for index in progress(range(count), "pool"):
+            row = sources.unlabeled[index]
+            files[row["id"]] = row["image"]
+            yield row["id"], row["image"]
+
+    for items, pixels in photo_batches(photos(), unreadable, config):
         for item, labels, confidence, pseudo in zip(items, *predictor(pixels)):
             pool.add(item.id, labels, confidence, pseudo, classes)
-            name = f"{names[item.id]}.png"
-            save_mask(folder / "masks" / name, np.where(pseudo, labels, IGNORE_INDEX), config.data, ids)
-            Image.fromarray((255 * confidence.clip(0, 1)).round().astype(np.uint8)).save(folder / "confidence" / name)
+            name, file = f"{names[item.id]}.png", files.pop(item.id)
+            mask, grey = np.where(pseudo, labels, IGNORE_INDEX), (255 * confidence.clip(0, 1)).round().astype(np.uint8)
+            if config.data.exif == "raw" and not is_scene(file):  # the data's own masks lie on the pixels as stored
+                mask, grey = (turn_back(each.astype(np.uint8), read_header(file).turn) for each in (mask, grey))
+            save_mask(folder / "masks" / name, mask, config.data, ids)
+            Image.fromarray(grey).save(folder / "confidence" / name)
     return pool, unreadable
 
 

@@ -44,14 +44,14 @@ def rank(pool: Pool, top: int) -> list[tuple[int, float]]:
     """(index, worth) of the images to label next, by the rule above; the first of equals."""
     if not pool.ids:
         return []
-    shares, doubts = np.stack(pool.shares), np.stack(pool.doubts)
-    seen, unranked, ranked = np.stack(pool.pseudo).sum(axis=0), np.ones(len(pool.ids), bool), []
+    shares, doubts, pseudo = (np.stack(each) for each in (pool.shares, pool.doubts, pool.pseudo))
+    seen, unranked, ranked = pseudo.sum(axis=0), np.ones(len(pool.ids), bool), []
     for _ in range(min(top, len(pool.ids))):
         worth = np.where(unranked, doubts @ (1 / np.sqrt(FLOOR + seen)), -1.0)
         index = int(worth.argmax())
         ranked.append((index, float(worth[index])))
         unranked[index] = False
-        seen = seen + shares[index]
+        seen = seen + shares[index] - pseudo[index]  # whose pseudo labels are in it already
     return ranked
 
 

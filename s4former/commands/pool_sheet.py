@@ -69,20 +69,30 @@ def copy_for_tools(folder: Path, ranked: Iterable[RankedImage], classes: Sequenc
     images, masks, names = folder / "JPEGImages", folder / "SegmentationClass", []
     for each in (images, masks, folder / "ImageSets" / "Segmentation"):
         each.mkdir(parents=True, exist_ok=True)
-    colours = display_colours(classes, data)[: len(classes)]
-    colours[: int(has_background(classes))] = 0  # CVAT takes black for what is nothing
+    colours = cvat_colours(classes, data)
     for image in ranked:
         names.append(image.name)
         name = copy_image(image, images / image.name)
         write_text(images / f"{image.name}.json", json.dumps(labelme(image.labels, classes, name), indent=1) + "\n")
         Image.fromarray(colours[image.labels]).save(masks / f"{image.name}.png")
-    lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in zip(classes, colours.tolist())]
+    lines = [f"{name.replace(':', ' ')}:{','.join(map(str, colour))}::" for name, colour in zip(classes, colours.tolist())]
     background = [] if has_background(classes) else ["background:0,0,0::"]
     write_text(folder / "labelmap.txt", "\n".join(["# label:color_rgb:parts:actions", *background, *lines]) + "\n")
     write_text(folder / "ImageSets" / "Segmentation" / "default.txt", "".join(f"{name}\n" for name in names))
     with zipfile.ZipFile(folder / "cvat.zip", "w") as archive:
         for path in (folder / "labelmap.txt", *sorted((folder / "ImageSets").rglob("*.txt")), *sorted(masks.iterdir())):
             archive.write(path, path.relative_to(folder))
+
+
+def cvat_colours(classes: Sequence[str], data: Data) -> np.ndarray:
+    """(K, 3) uint8, by which CVAT tells classes apart: the data's own, unless two are the same or a class has that of background, black."""
+    for own in (data, None):
+        colours = display_colours(classes, own)[: len(classes)]
+        colours[: int(has_background(classes))] = 0
+        nothing = [] if has_background(classes) else [(0, 0, 0)]
+        if len({*map(tuple, colours.tolist()), *nothing}) == len(classes) + len(nothing):
+            break
+    return colours
 
 
 def copy_image(image: RankedImage, target: Path) -> str:

@@ -257,6 +257,11 @@ def turn_upright(pixels: np.ndarray, turn: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).transpose(TURNS[turn])) if turn > 1 else pixels
 
 
+def turn_back(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """Upright pixels as they would be stored with an EXIF orientation; those of a quarter turn are each other's inverse."""
+    return turn_upright(pixels, {6: 8, 8: 6}.get(turn, turn))
+
+
 def is_deep(mode: str) -> bool:
     """Whether images of a mode have more than 8 bits per sample."""
     return mode.startswith("I") or mode == "F" or ";16" in mode

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence, Set
 from itertools import chain, count
 from pathlib import Path
 
-from ..data.images import IMAGE_ENDINGS, EncodedImage
+from ..data.images import IMAGE_ENDINGS, EncodedImage, open_header
 from ..data.lists import find_images
+from ..data.masks import SOFTWARE, STATEMENT
 from ..data.trees import split_masks
 from ..errors import DataError, plural
 
@@ -31,6 +32,17 @@ def find_photos(patterns: Sequence[str], output: str = "") -> dict[str, EncodedI
     times = Counter(chain(files, (file.with_suffix("") for file in files)))
     ids = (file.with_suffix("") if times[file.with_suffix("")] == 1 else file for file in files)
     return {id.as_posix(): {"path": str(file), "bytes": None} for id, file in zip(ids, files.values())}
+
+
+def check_output(folder: Path) -> None:
+    """A `DataError` if FOLDER/masks, which predictions are written into, holds a mask that is not of this package."""
+    for path in sorted((folder / "masks").glob("*.png")):
+        with open_header({"path": str(path), "bytes": None}, "mask") as mask:
+            if mask.info.get("Software") != SOFTWARE and STATEMENT not in mask.info:
+                raise DataError(
+                    f"{path.parent} holds {path.name}, which s4former did not write, or somebody has changed since; give another folder,"
+                    " since masks in it may be overwritten"
+                )
 
 
 def matching_files(pattern: str, written: Set[Path]) -> list[Path]:

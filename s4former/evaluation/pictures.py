@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from ..config import IGNORE_INDEX, Data
-from ..data.masks import STATEMENT, palette_colours
+from ..data.masks import SOFTWARE, STATEMENT, palette_colours
 
 PAPER, TEXT, FAINT, EMPTY = (252, 251, 248), (38, 38, 42), (128, 128, 134), (236, 235, 231)
 BACKGROUND, UNLABELED = (231, 229, 223), (255, 255, 255)  # of masks
@@ -55,8 +55,9 @@ def palette_png(
 
 
 def stated(ids: dict[str, int] | None) -> PngInfo:
-    """The text of a PNG that states which id is which class."""
+    """The text of a PNG that says who wrote it, and states which id is which class."""
     text = PngInfo()
+    text.add_text("Software", SOFTWARE)
     if ids:
         text.add_text(STATEMENT, json.dumps(ids))
     return text

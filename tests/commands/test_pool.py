@@ -15,9 +15,10 @@ from s4former.commands.evaluate import main as evaluate
 from s4former.commands.pool import main
 from s4former.commands.pool_ranking import FLOOR, Pool, rank
 from s4former.commands.pool_masks import save_mask
-from s4former.commands.pool_sheet import labelme
+from s4former.commands.pool_sheet import cvat_colours, labelme
+from s4former.commands.predict import main as predict
 from s4former.config import Data, from_dict, to_dict
-from s4former.data.masks import raw_ids, read_mask
+from s4former.data.masks import raw_ids, read_mask, read_upright_mask
 from s4former.networks.build import save_network
 from s4former.rasterize.command import main as rasterize_main
 
@@ -64,6 +65,13 @@ def test_worth_by_hand():
     assert worth == pytest.approx(0.25 / (FLOOR + 1) ** 0.5 + 0.1 / FLOOR**0.5)
 
 
+def test_what_is_listed_is_seen_once_though_it_had_pseudo_labels():
+    pool = pool_of(half=[(0, 5, 1.0), (1, 5, 0.5)], other=[(0, 10, 0.6)])
+    ranked = rank(pool, 2)
+    assert [pool.ids[index] for index, _ in ranked] == ["half", "other"]
+    assert ranked[1][1] == pytest.approx(0.4 / (FLOOR + 0.5) ** 0.5)  # half an image of class 0 is seen, not a whole one
+
+
 def test_the_list_is_not_longer_than_the_pool_nor_than_asked():
     pool = pool_of(a=[(0, 10, 0.5)], b=[(1, 10, 0.5)])
     assert len(rank(pool, 1)) == 1 and len(rank(pool, 9)) == 2 and rank(Pool(), 9) == []
@@ -92,6 +100,8 @@ def run(tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 8}
     network = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3, **sizes)).eval()
+    torch.manual_seed(1)
+    torch.nn.init.normal_(network.decode_head.classifier.weight, std=20.0)  # so that it is sure of some pixels
     save_network(network, tmp_path / "run" / "teacher", (0.5,) * 3, (0.5,) * 3, 0)
     return tmp_path / "run"
 
@@ -109,9 +119,64 @@ def test_the_whole_pool_gets_masks_and_confidence_and_unreadable_images_are_repo
             labels, confidence = np.array(mask), np.array(grey) / 255
             assert mask.mode == "P" and labels.shape == (16, 24)
         assert (labels[confidence < 0.395] == 255).all() and (labels[confidence > 0.405] < 3).all()
+        assert (confidence > 0.405).any() and ((confidence < 0.395).any() or name == "3.png")
     with open(tmp_path / "pool" / "worth_labelling.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["rank"] for row in rows] == ["1", "2"] and {row["id"] for row in rows} == {"3", "4"}
+
+
+def test_masks_that_somebody_drew_or_changed_are_never_written_over(run, tmp_path, capsys):
+    drawn = [path.read_bytes() for path in sorted((run.parent / "photos" / "masks").iterdir())]
+    photos, refused = str(run.parent / "photos"), "masks holds 0.png, which s4former did not write, or somebody has changed since"
+    for command, arguments in (
+        (main, [str(run), "-o", photos]), (evaluate, ["--checkpoint", str(run), "--save-predictions", photos]),
+        (predict, [f"{photos}/images/*.png", "-o", photos, "--checkpoint", str(run)]),
+    ):  # fmt: skip
+        assert command(arguments) == 1 and refused in capsys.readouterr().err
+    assert [path.read_bytes() for path in sorted((run.parent / "photos" / "masks").iterdir())] == drawn
+    assert main([str(run), "-o", str(tmp_path / "pool")]) == 1
+    with Image.open(tmp_path / "pool" / "masks" / "3.png") as mask:
+        Image.fromarray(np.array(mask)).save(tmp_path / "pool" / "masks" / "3.png")  # as a tool does
+    assert main([str(run), "-o", str(tmp_path / "pool")]) == 1 and "masks holds 3.png" in capsys.readouterr().err
+
+
+def test_a_pool_that_has_become_smaller_leaves_no_older_masks(run, tmp_path):
+    assert main([str(run), "-o", str(tmp_path / "pool")]) == 1
+    (run.parent / "photos" / "labeled.txt").write_text("0\n1\n3\n")
+    Image.new("L", (24, 16), 1).save(run.parent / "photos" / "masks" / "3.png")
+    assert main([str(run), "-o", str(tmp_path / "pool")]) == 1
+    for name in ("masks", "confidence"):
+        assert [path.name for path in (tmp_path / "pool" / name).iterdir()] == ["4.png"]
+
+
+@pytest.mark.parametrize("turn", [3, 6, 8])
+def test_masks_of_the_pool_lie_on_the_stored_pixels_where_those_of_the_data_do(run, tmp_path, turn):
+    photo = run.parent / "photos" / "images" / "4.png"
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    with Image.open(photo) as image:
+        image.save(photo.with_suffix(".jpg"), exif=exif, quality=95)
+    photo.unlink()
+    assert main([str(run), "-o", str(tmp_path / "upright")]) == 1
+    assert main([str(run), "-o", str(tmp_path / "raw"), "data.exif=raw"]) == 1
+    data = Data(classes=("ground", "leaf", "bud"), exif="raw")
+    rows = {name: {"image": encoded(photo.with_suffix(".jpg")), "mask": encoded(tmp_path / name / "masks" / "4.png")} for name in ("upright", "raw")}
+    upright = read_mask(rows["upright"]["mask"], data, 3)
+    assert len(np.unique(upright)) > 1 and np.array_equal(read_upright_mask(rows["raw"], data, 3), upright)
+
+
+def encoded(path):
+    return {"path": str(path), "bytes": None}
+
+
+def test_cvat_gets_colours_that_tell_all_classes_apart():
+    classes = ("car", "truck", "clutter")
+    plain = cvat_colours(classes, Data())
+    for colours in (("#00008e", "#00008e", "#ffffff"), ("#ff0000", "#00ff00", "#000000")):
+        assert np.array_equal(cvat_colours(classes, Data(colours=colours)), plain)
+    assert cvat_colours(classes, Data(colours=("#010203", "#00ff00", "#0000ff"))).tolist() == [[1, 2, 3], [0, 255, 0], [0, 0, 255]]
+    assert cvat_colours(("background", "car"), Data(colours=("#ffffff", "#ff0000"))).tolist() == [[0, 0, 0], [255, 0, 0]]
+    assert len({*map(tuple, plain.tolist()), (0, 0, 0)}) == 4
 
 
 def test_the_thresholds_per_class_of_a_run_are_those_of_its_pool(run, tmp_path):
