@@ -56,13 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError("gpu has parts and configs of its own; leave out the other words and --config")
     if options.output and not Path(options.output).absolute().parent.is_dir():
         raise ConfigError(f"-o {options.output}: there is no such folder to write it into; make it first")
+    if options.output and options.config and Path(f"{options.output}.json").resolve() == Path(options.config).resolve():
+        raise ConfigError(f"-o {options.output} would write the report over the config {options.config}; take another name")
     if (options.bandwidth is None) != (options.matrix_rate is None):
         raise ConfigError("only one of --bandwidth and --matrix-rate is given; the least time of a step needs both")
     config = load([options.config] if options.config else [], overrides)
 
     import torch  # not before the arguments are checked: it takes seconds
 
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {options.device}: {str(error).splitlines()[0]}; write cpu, or cuda where torch sees a GPU") from None
     if "gpu" in names and device.type == "cpu" and not options.rehearse:
         raise ConfigError("torch sees no GPU; --rehearse runs tiny sizes without one")
     plan: dict[str, tuple] = {name: (name, config, None) for name in names}  # title -> part, its config and its seconds

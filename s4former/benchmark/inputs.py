@@ -14,7 +14,7 @@ from ..method.checks import check_network, shuffle_grid
 from ..method.student import Student
 from ..networks.build import build_network
 from ..networks.encoder_weights import normalization
-from ..training.engine import Teacher, build_teacher
+from ..training.engine import Teacher, build_teacher, predict_with_student
 
 SCENES = Shapes(labeled=4, unlabeled=8, validation=4, height=375, width=500)  # drawn where the data is missing
 
@@ -42,7 +42,7 @@ class StepInputs:
 
     config: Config
     student: Student
-    teacher: Teacher
+    teacher: Teacher | None
     batch: Batch
 
 
@@ -52,7 +52,8 @@ def build(config: Config, sources: Sources, device: torch.device) -> StepInputs:
     if config.method.teacher == "none":
         return inputs
     with torch.no_grad():
-        confidence = inputs.teacher(inputs.batch.weak).float().softmax(dim=1).amax(dim=1)
+        logits = predict_with_student(inputs.student.network, inputs.batch.weak)  # which a teacher is a copy of
+    confidence = logits.float().softmax(dim=1).amax(dim=1)
     return replace(inputs, config=replace(config, method=replace(config.method, threshold=float(confidence.median()))))
 
 
@@ -66,7 +67,8 @@ def initialize(config: Config, sources: Sources, device: torch.device) -> StepIn
     steps = StepDataset(config, sources, shuffle_grid(config, network), 0, 1)
     batch = steps.batch(config.method.burn_in, 0).on(device, mean, std)
     student = Student(network, config.method).to(device)
-    return StepInputs(config=config, student=student, teacher=build_teacher(student), batch=batch)
+    teacher = build_teacher(student) if config.method.teacher == "ema" else None
+    return StepInputs(config=config, student=student, teacher=teacher, batch=batch)
 
 
 def randomize_classifier(network: nn.Module) -> None:

@@ -76,7 +76,7 @@ def fake_step(
     if config.method.algorithm == "u2pl":
         raise ConfigError("what a step of U2PL keeps depends on the images, and is not computed; --check measures real steps")
     inputs = initialize(config, sources, torch.device("cpu"))
-    student, teacher = inputs.student.train(), inputs.teacher if config.method.teacher == "ema" else None
+    student, teacher = inputs.student.train(), inputs.teacher
     labeler = pseudo_labeler(student.network, teacher, config, 1)
     context = StepContext(predict=partial(predict_with_student, student.network))
     fake, memory = FakeTensorMode(), LiveMemory()

@@ -31,7 +31,8 @@ def attention(benchmark: Benchmark) -> Iterator[Row | str]:
     for dtype in (torch.float32, torch.bfloat16):
         yield attention_layer(benchmark, grids[-1], prefix_tokens(student.network), dtype)
     student.network.base_model.set_attn_implementation("pasa")
-    for side in (height, height * 3 // 2):
+    patch = height // grids[-1][0][0]
+    for side in (height, height * 3 // 2 // patch * patch):
         yield encoder_pass(benchmark, student, side)
 
 
@@ -131,7 +132,7 @@ def windows(benchmark: Benchmark) -> Iterator[Row]:
     """Logits of one image, two windows of the config high and four wide."""
     config, (mean, std) = benchmark.config, normalization(benchmark.config.model)
     setting = Setting(evaluation=config.evaluation, crop=config.data.crop, mean=mean, std=std, device=benchmark.device)
-    network = partial(forward_logits, initialize(config, benchmark.sources, benchmark.device).teacher.network)
+    network = partial(forward_logits, initialize(config, benchmark.sources, benchmark.device).student.network.eval())
     (height, width), stride = setting.window, tuple(side * 2 // 3 for side in setting.window)
     image = torch.rand(1, 3, 2 * height, 4 * width, device=benchmark.device)
 

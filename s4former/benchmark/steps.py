@@ -18,7 +18,7 @@ from ..method.context import StepContext
 from ..method.step import total_loss
 from ..networks.adapters import compile_each, compile_network
 from ..training.engine import (
-    build_accelerator, build_optimizer, precision, predict_with_student, prepare_student, update, use_deterministic_operations,
+    build_accelerator, build_optimizer, precision, predict_with_student, pseudo_labeler, prepare_student, update, use_deterministic_operations,
 )  # fmt: skip
 from . import reference
 from .inputs import StepInputs, build
@@ -52,7 +52,7 @@ def step(benchmark: Benchmark) -> Iterator[Row | str]:
         f"{config.method.title}, {config.model.architecture} {config.model.encoder},"
         f" {batch.labeled}+{batch.unlabeled} at {crop[0]}x{crop[1]}, {kind}"
     )
-    row = benchmark.compare(name, run, images=batch.labeled + batch.unlabeled)
+    row = benchmark.compare(name, run, images=batch.labeled + (batch.unlabeled if config.method.teacher != "none" else 0))
     flops, possible = count_flops(run), matrix_product_rate(benchmark.device, dtype)
     yield row | {"flops": flops, "matrix_product_rate": possible}
     reached = flops / row["ours"]["median"]
@@ -79,7 +79,7 @@ def training_step(inputs: StepInputs) -> Callable[[], object]:
 
 def kernels(benchmark: Benchmark) -> Iterator[str]:
     """Milliseconds of one step by kind of kernel."""
-    run, device = training_step(build(benchmark.config, benchmark.sources, benchmark.device)), benchmark.device
+    run, device = training_step(build(one_round(benchmark.config), benchmark.sources, benchmark.device)), benchmark.device
     for _ in range(2):
         run()
     synchronize(device)
@@ -101,7 +101,7 @@ def agreement(benchmark: Benchmark) -> Iterator[str]:
     """Relative differences of a step's gradient: device to CPU, bfloat16 to float32, run to run."""
     inputs = build(benchmark.config, benchmark.sources, benchmark.device)
     on_cpu = replace(
-        inputs, student=copy.deepcopy(inputs.student).cpu(), teacher=copy.deepcopy(inputs.teacher).cpu(),
+        inputs, student=copy.deepcopy(inputs.student).cpu(), teacher=inputs.teacher and copy.deepcopy(inputs.teacher).cpu(),
         batch=inputs.batch.map(lambda tensor: tensor.cpu()),
     )  # fmt: skip
     exact, half = gradient(inputs, torch.float32), gradient(inputs, torch.bfloat16)
@@ -128,7 +128,8 @@ def gradient(inputs: StepInputs, dtype: torch.dtype) -> Tensor:
         torch.manual_seed(0)
         with torch.autocast(inputs.batch.weak.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             context = StepContext(predict=partial(predict_with_student, student.network))
-            loss = total_loss(ALGORITHMS[method.algorithm](student, inputs.teacher, inputs.batch, method, context), method)
+            labeler = pseudo_labeler(student.network, inputs.teacher, inputs.config, 1)
+            loss = total_loss(ALGORITHMS[method.algorithm](student, labeler, inputs.batch, method, context), method)
         loss.backward()
     finally:
         torch.backends.cudnn.allow_tf32 = precise
@@ -151,7 +152,7 @@ def compiled(benchmark: Benchmark) -> Iterator[Row | str]:
     """The step with `run.compile` against the eager one."""
     eager, inputs = (build(benchmark.config, benchmark.sources, benchmark.device) for _ in range(2))
     compile_each(inputs.student.auxiliary)
-    for network in (inputs.student.network, inputs.teacher.network):
+    for network in (inputs.student.network, *([inputs.teacher.network] if inputs.teacher else [])):
         compile_network(network)
     run = training_step(inputs)
     yield f"first step {seconds_of(run, benchmark.device):.1f} s"

@@ -32,6 +32,8 @@ def mix_every_image(config: Config) -> Config:
         raise ConfigError(f"method.mix = {config.method.mix!r} follows what a teacher says; the figure has none, use method.mix=cutmix")
     if config.method.teacher == "none":
         raise ConfigError("method.teacher = 'none' has no unlabelled images to show; use method.teacher=ema")
+    if config.method.algorithm != "consistency":
+        raise ConfigError(f"method.algorithm = {config.method.algorithm!r} shuffles nothing; the figure shows method.algorithm=consistency")
     certain = {"burn_in": 0, "mix_probability": 1.0, "patch_shuffle": True, "shuffle_probability": 1.0}
     return replace(config, method=replace(config.method, **certain))
 

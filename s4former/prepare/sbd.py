@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data.progress import progress
 from ..errors import DataError
+from ..files import writing_file
 from .coco_masks import save_ids
 from .download import unpack
 
@@ -39,7 +40,8 @@ def add_masks(source: Path, root: Path, *, images: int = IMAGES_WITH_MASK) -> No
         if target.exists():
             continue
         if path.suffix == ".png":
-            shutil.copyfile(path, target)
+            with writing_file(target) as beside:
+                shutil.copyfile(path, beside)
         else:
             save_ids(target, read_matlab(path))
     names = {path.stem for kind in ("", "Aug") for path in (root / f"SegmentationClass{kind}").glob("*.png")}

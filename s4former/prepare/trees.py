@@ -50,10 +50,10 @@ class Prepared(NamedTuple):
 
 
 def missing_files(root: Path, counts: Mapping[str, int]) -> str:
-    """'…/JPEGImages/*.jpg: 3 of 17,125' for the first pattern with another count; empty if all agree."""
+    """'…/JPEGImages/*.jpg: 3 of 17,125' for the first pattern with too few files; empty if there are enough of all."""
     for pattern, count in counts.items():
         found = sum(1 for _ in root.glob(pattern))
-        if found != count:
+        if found < count:
             return f"{root}/{pattern}: {found:,} of {count:,}"
     return ""
 
@@ -73,7 +73,7 @@ def provide_files(options: Namespace, archive: Archive, folder: Path, root: Path
         )
     unpack(fetch(archive, options.archives), folder)
     if missing := missing_files(root, counts):
-        raise DataError(f"after unpacking {archive.name}, other files are there than expected: {missing}; get it again")
+        raise DataError(f"after unpacking {archive.name}, files are still missing: {missing}; get it again")
 
 
 # ---- VOC

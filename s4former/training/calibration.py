@@ -29,7 +29,7 @@ def calibrate(training: Training, log: RunLog) -> None:
     thresholds = training.accelerator.unwrap_model(training.student).thresholds
     if confident:
         thresholds.right.fill_(right / confident)
-    current, share = round(float(thresholds.current()[0]), 4), round(float(thresholds.right), 5)
+    current, share = round(float(thresholds.current()[0]), 4), round(right / confident, 5) if confident else None
     log.record("calibration", {"right": share, "confident": round(confident / max(1, pixels), 5), "threshold": current})
     rule = "stays" if thresholds.right >= thresholds.threshold else f"is {current:.2f}, weights are the confidence"
     found = f"{share:.1%} are right" if confident else "there is none"

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from threading import Thread
 from typing import Any
@@ -67,7 +68,8 @@ def evaluate(training: Training, log: RunLog) -> None:
     log.record("cost", cost(training))
     if accelerator.is_main_process:
         write_counts(training, matrices, images)
-        draw_panels(training)
+        with suppress(torch.OutOfMemoryError):  # photos of the pool are read whole here alone; no picture is worth a run
+            draw_panels(training)
         log.trackers.log_images(sorted((training.folder / "panels").glob("evaluation-*")), step)
         write_report(training.folder)
     scores = (f"{role} mIoU {100 * score['mean_iou']:.2f}" for role, score in training.scores.items())

@@ -12,6 +12,7 @@ from s4former.benchmark.command import main
 from s4former.benchmark.inputs import benchmark_inputs, build
 from s4former.benchmark.timing import Benchmark, MismatchError
 from s4former.config import from_dict
+from s4former.training.engine import Teacher
 
 
 @pytest.fixture
@@ -65,6 +66,26 @@ def test_words_that_are_no_parts_are_refused(capsys):
     unknown, none, beside = capsys.readouterr().err.splitlines()
     assert "there is no part 'spet'; name some of step, kernels" in unknown and "no part is named; name some of step" in none
     assert "gpu has parts and configs of its own; leave out the other words" in beside
+
+
+def test_the_config_is_not_written_over_and_devices_that_are_not_there_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text("{}")
+    assert main(["step", "--config", "mine.json", "-o", "mine"]) == main(["step", "--device", "gpu"]) == 1
+    over, device = capsys.readouterr().err.splitlines()
+    assert "-o mine would write the report over the config mine.json; take another name" in over
+    assert "--device gpu: " in device and "write cpu, or cuda where torch sees a GPU" in device
+
+
+@pytest.mark.parametrize("teacher, follows, images", [("none", 0, 2), ("student", 0, 6), ("ema", 1, 6)])
+def test_a_step_has_the_teacher_that_training_has(benchmark, monkeypatch, teacher, follows, images):
+    config = from_dict({**TINY, "method": {**TINY["method"], "teacher": teacher}})
+    followed = []
+    monkeypatch.setattr(Teacher, "follow", lambda *arguments: followed.append(1))
+    steps.training_step(build(config, benchmark.sources, benchmark.device))()
+    assert len(followed) == follows
+    row = next(steps.step(replace(benchmark, config=config)))
+    assert row["images_per_second"] == pytest.approx(images / row["ours"]["median"])
 
 
 def test_a_step_in_rounds_is_timed_as_one_round(benchmark):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripts import TINY
+from scripts import ROOT, TINY
 from tiny_dino import needs_keywords
 from transformers import AttentionInterface, AttentionMaskInterface, BeitConfig, SiglipVisionConfig
 from transformers.masking_utils import sdpa_mask
@@ -221,6 +221,8 @@ def test_a_mix_that_follows_pseudo_labels_is_refused(tmp_path, capsys):
     config.write_text(json.dumps(TINY))
     assert main(["views", "--config", str(config), "method.mix=classmix", "--output", str(tmp_path / "S3")]) == 1
     assert "method.mix = 'classmix' follows what a teacher says; the figure has none, use method.mix=cutmix" in capsys.readouterr().err
+    assert main(["views", "--config", str(ROOT / "configs" / "methods" / "psmt.json"), "--output", str(tmp_path / "S3")]) == 1
+    assert "method.algorithm = 'psmt' shuffles nothing" in capsys.readouterr().err
 
 
 # ---- numbers and words

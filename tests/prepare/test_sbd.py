@@ -1,6 +1,7 @@
 """sbd.py: masks from MATLAB files or from a ready folder, counted."""
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -9,6 +10,7 @@ from folders import error_message, ids, save_image, save_mask
 from PIL import Image
 from web_server import packed
 
+from s4former.errors import WriteError
 from s4former.prepare import sbd
 
 
@@ -42,6 +44,22 @@ def test_a_ready_folder_is_copied_once_and_counted(tree, tmp_path):
     sbd.add_masks(tmp_path / "given", tree, images=2)
     sbd.add_masks(tmp_path / "given" / "SegmentationClassAug", tree, images=2)
     assert sorted(path.name for path in (tree / "SegmentationClassAug").iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_copy_that_was_interrupted_is_made_again(tree, tmp_path, monkeypatch):
+    for name in "ab":
+        save_mask(tmp_path / "given" / f"{name}.png")
+
+    def half(source, target):
+        Path(target).write_bytes(Path(source).read_bytes()[:40])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sbd.shutil, "copyfile", half)
+    with pytest.raises(WriteError):
+        sbd.add_masks(tmp_path / "given", tree, images=2)
+    monkeypatch.undo()
+    sbd.add_masks(tmp_path / "given", tree, images=2)
+    assert all((tree / "SegmentationClassAug" / f"{name}.png").read_bytes() == (tmp_path / "given" / f"{name}.png").read_bytes() for name in "ab")
 
 
 @pytest.mark.parametrize("kind", ["archive", "folder"])

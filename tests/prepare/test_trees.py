@@ -116,6 +116,15 @@ def test_an_archive_that_lies_there_is_unpacked_and_fills_what_is_missing(voc_ar
     assert (tree / "JPEGImages" / f"{TRAIN[0]}.jpg").is_file() and not server.asked
 
 
+def test_what_a_user_added_or_corrected_stays(voc_archive, tmp_path):
+    tree = voc(options(tmp_path / "data", archives=tmp_path / "web"), voc_archive, VOC_COUNTS).root
+    mask = next((tree / "SegmentationClass").iterdir())
+    mask.write_bytes(b"corrected")
+    (tree / "JPEGImages" / "own.jpg").write_bytes(b"photo")
+    assert voc(options(tmp_path / "data", archives=tmp_path / "web"), voc_archive, VOC_COUNTS).root == tree
+    assert mask.read_bytes() == b"corrected"
+
+
 def test_without_an_archive_and_a_download_the_way_is_said(tmp_path):
     assert error_message(voc, options(tmp_path)) == (
         f"files of VOCtrainval_11-May-2012.tar are missing ({tmp_path}/VOCdevkit/VOC2012/JPEGImages/*.jpg: 0 of 17,125),"
@@ -127,7 +136,7 @@ def test_without_an_archive_and_a_download_the_way_is_said(tmp_path):
 def test_an_archive_with_other_files_is_refused(voc_archive, tmp_path):
     counts = {"JPEGImages/*.jpg": 5}
     message = error_message(voc, options(tmp_path / "data", archives=tmp_path / "web"), voc_archive, counts)
-    assert message.startswith("after unpacking VOCtrainval_11-May-2012.tar, other files are there than expected: ")
+    assert message.startswith("after unpacking VOCtrainval_11-May-2012.tar, files are still missing: ")
     assert message.endswith("/JPEGImages/*.jpg: 4 of 5; get it again")
 
 

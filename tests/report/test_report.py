@@ -309,6 +309,16 @@ def test_a_real_browser_shows_it_light_and_dark_wide_and_narrow(run, tmp_path):
     assert shades["light"] > 200 and shades["narrow"] > 200 and shades["dark"] < 60, shades
 
 
+def test_the_line_in_the_histogram_is_the_threshold_in_force(tmp_path):
+    folder = write_run(tmp_path / "run")
+    assert "Beyond the line, 0.95, a pixel" in render_report(read_run(folder))
+    log = (folder / "log.jsonl").read_text().rsplit("\n", 1)[0]
+    line = {"kind": "calibration", "step": 4, "time": 0.0, "confident": 0.0, "right": None, "threshold": 0.55}
+    (folder / "log.jsonl").write_text(f"{log}\n{json.dumps(line)}\n")
+    text = render_report(read_run(folder))
+    assert "Beyond the line, 0.55, a pixel" in text and "Of the confident pixels" not in text
+
+
 @pytest.mark.parametrize("right, calibration, words", [
     (0.96, None, "Of the confident pixels of the evaluation images 96.0% are right, and the threshold is 0.95: they are right as often as it asks for"),
     (0.9, None, "fewer than it asks for. method.thresholds=calibrated holds a twentieth of the labels out"),

@@ -85,6 +85,7 @@ def test_without_a_confident_pixel_the_threshold_stays_strict_and_the_log_says_b
         "step 0: of the held-out pixels more than 0.9 sure there is none: the threshold is 0.76, weights are the confidence",
         "step 0: of the held-out pixels more than 0.9 sure 90.0% are right: the threshold stays",
     ]
+    assert [record["right"] for record in log.records] == [None, 0.8, None, 0.9]
 
 
 def test_a_strict_step_is_that_of_a_fixed_threshold_to_the_bit_and_a_lowered_one_is_not(tmp_path):

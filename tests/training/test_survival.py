@@ -569,6 +569,15 @@ def test_an_evaluation_that_is_too_large_is_told_what_makes_it_smaller(broken, m
 
 
 @pytest.mark.slow
+def test_pictures_that_are_too_large_are_left_out_and_the_run_goes_on(broken, monkeypatch):
+    def too_large(*given, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(results, "draw_panels", too_large)
+    assert broken.go()[0] == 0
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_tells_what_may_be_changed_and_the_change_is_on_record(broken, monkeypatch):
     update = engine.update
 
