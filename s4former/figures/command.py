@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from ..commands.chosen_model import choose_model
+from ..commands.chosen_model import choose_model, explained_out_of_memory
 from ..config import load
 from ..errors import UserError, at_least, reports_errors
 from . import require_matplotlib
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from .page import save_figure  # not before the arguments are checked: matplotlib takes seconds
 
-    written = save_figure(import_module(f"{__package__}.{figure}").draw(sources, overrides, options), options.output)
+    with explained_out_of_memory():
+        drawn = import_module(f"{__package__}.{figure}").draw(sources, overrides, options)
+    written = save_figure(drawn, options.output)
     print("wrote " + " and ".join(map(str, written)))
 
 
