@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.copy_to and options.copy_to.exists() and any(options.copy_to.iterdir()):
         raise DataError(f"{options.copy_to} is not empty; give another folder to copy to, since labels may lie in it")
 
-    check_output(options.output)
+    check_output(options.output, pool=True)
 
     from .pool_masks import load_predictor, predict_pool  # not before the arguments are checked: torch takes seconds
     from .pool_sheet import SHOWN, copy_for_tools, draw_sheet, ranked_images

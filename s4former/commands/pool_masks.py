@@ -78,7 +78,7 @@ def predict_pool(predictor: Predictor, config: Config, sources: Sources, folder:
             if config.data.exif == "raw" and not is_scene(file):  # the data's own masks lie on the pixels as stored
                 mask, grey = (turn_back(each.astype(np.uint8), read_header(file).turn) for each in (mask, grey))
             save_mask(folder / "masks" / name, mask, config.data, ids)
-            Image.fromarray(grey).save(folder / "confidence" / name)
+            Image.fromarray(grey).save(folder / "confidence" / name, pnginfo=stated(None, predicted=True))
     return pool, unreadable
 
 
@@ -87,9 +87,9 @@ def save_mask(path: Path, labels: np.ndarray, data: Data, ids: dict[str, int]) -
     raw = raw_ids(data, len(ids) - 1)
     colours, shown = palette(IGNORE_INDEX + 1), palette_colours(replace(data, colours=()) if data.palette else data, len(ids) - 1)
     if not data.palette and raw.max() > 255:
-        Image.fromarray(raw[labels].astype(np.uint16)).save(path, pnginfo=stated(ids))
+        Image.fromarray(raw[labels].astype(np.uint16)).save(path, pnginfo=stated(ids, predicted=True))
         return
     values = np.arange(IGNORE_INDEX + 1) if data.palette else raw  # colours tell the classes, else ids do
     for index, colour in shown.items():
         colours[values[index]] = colour
-    palette_png(values[labels], path, None if data.palette else ids, colours)
+    palette_png(values[labels], path, None if data.palette else ids, colours, predicted=True)

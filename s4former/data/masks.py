@@ -19,7 +19,8 @@ MASK_FOLDERS = ("masks", "labels", "annotations")  # what a folder of masks besi
 ID_MODES = ("L", "P", "1", "I", "I;16", "I;16B")  # Pillow's modes of masks whose pixel values are ids
 GREY_MODES = ("L", "1", "LA")
 LARGEST_ID = 65535
-STATEMENT = SOFTWARE = "s4former"  # the text in a PNG of this package that says which id is which class, and who wrote it
+STATEMENT = "s4former"  # the text in a PNG of this package that says which id is which class
+PREDICTED = {"Software": "s4former prediction"}  # the text in what `predict` and `pool` write, and in nothing that was drawn
 SMEARED = "; so many colours come from a JPEG or from smoothed edges, which no palette can undo"
 
 

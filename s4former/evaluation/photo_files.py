@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..data.images import IMAGE_ENDINGS, EncodedImage, open_header
 from ..data.lists import find_images
-from ..data.masks import SOFTWARE, STATEMENT
+from ..data.masks import PREDICTED
 from ..data.trees import split_masks
 from ..errors import DataError, plural
 
@@ -34,15 +34,25 @@ def find_photos(patterns: Sequence[str], output: str = "") -> dict[str, EncodedI
     return {id.as_posix(): {"path": str(file), "bytes": None} for id, file in zip(ids, files.values())}
 
 
-def check_output(folder: Path) -> None:
-    """A `DataError` if FOLDER/masks, which predictions are written into, holds a mask that is not of this package."""
-    for path in sorted((folder / "masks").glob("*.png")):
-        with open_header({"path": str(path), "bytes": None}, "mask") as mask:
-            if mask.info.get("Software") != SOFTWARE and STATEMENT not in mask.info:
-                raise DataError(
-                    f"{path.parent} holds {path.name}, which s4former did not write, or somebody has changed since; give another folder,"
-                    " since masks in it may be overwritten"
-                )
+def check_output(folder: Path, pool: bool = False) -> None:
+    """A `DataError` if predictions in FOLDER/masks would take the place of masks that were not predicted, or were changed since.
+
+    pool: nor may masks or confidence lie there that are not those of a pool, which removes older ones.
+    """
+    files = [path for name in ("masks", "confidence")[: 1 + pool] for path in sorted((folder / name).glob("*.png"))]
+    foreign = next((path for path in files if not is_prediction(path)), None)
+    if foreign is None and pool and files and not (folder / "ids.json").is_file():
+        foreign = files[0]
+    if foreign:
+        raise DataError(
+            f"{foreign.parent} holds {foreign.name}, which this command did not write, or somebody has changed since; give another"
+            " folder, since files in it may be overwritten"
+        )
+
+
+def is_prediction(path: Path) -> bool:
+    with open_header({"path": str(path), "bytes": None}, "mask") as mask:
+        return PREDICTED.items() <= mask.info.items()
 
 
 def matching_files(pattern: str, written: Set[Path]) -> list[Path]:

@@ -71,7 +71,7 @@ def save_maps(folder: Path, items: Sequence[Any], maps: Tensor, names: dict[str,
         (folder / name).mkdir(parents=True, exist_ok=True)
     for item, mask in zip(items, maps.to(torch.uint8).cpu().numpy()):
         name = names[item.id]
-        palette_png(mask, folder / "masks" / f"{name}.png", {**dict(zip(classes, range(len(classes)))), "": IGNORE_INDEX}, colours)
+        palette_png(mask, folder / "masks" / f"{name}.png", {**dict(zip(classes, range(len(classes)))), "": IGNORE_INDEX}, colours, predicted=True)
         picture, shown = Image.fromarray(item.image.permute(1, 2, 0).numpy()), Image.fromarray(mask)
         picture.thumbnail(OVERLAY_SIZE, Image.Resampling.LANCZOS, reducing_gap=None)
         shown.thumbnail(OVERLAY_SIZE, Image.Resampling.NEAREST, reducing_gap=None)

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from ..config import IGNORE_INDEX, Data
-from ..data.masks import SOFTWARE, STATEMENT, palette_colours
+from ..data.masks import PREDICTED, STATEMENT, palette_colours
 
 PAPER, TEXT, FAINT, EMPTY = (252, 251, 248), (38, 38, 42), (128, 128, 134), (236, 235, 231)
 BACKGROUND, UNLABELED = (231, 229, 223), (255, 255, 255)  # of masks
@@ -38,7 +38,7 @@ def palette(num_classes: int) -> np.ndarray:
 
 
 def palette_png(
-    mask: np.ndarray, path: str | Path, ids: dict[str, int] | None = None, colours: np.ndarray | None = None
+    mask: np.ndarray, path: str | Path, ids: dict[str, int] | None = None, colours: np.ndarray | None = None, predicted: bool = False
 ) -> None:
     """Writes an (H, W) mask as an indexed PNG that any viewer shows in colours and any reader gives back as ids.
 
@@ -51,13 +51,14 @@ def palette_png(
         )
     image = Image.fromarray(mask.astype(np.uint8))
     image.putpalette((palette(256) if colours is None else colours).tobytes())
-    image.save(path, pnginfo=stated(ids))
+    image.save(path, pnginfo=stated(ids, predicted))
 
 
-def stated(ids: dict[str, int] | None) -> PngInfo:
-    """The text of a PNG that says who wrote it, and states which id is which class."""
+def stated(ids: dict[str, int] | None, predicted: bool = False) -> PngInfo:
+    """The text of a PNG that states which id is which class, and that it was predicted."""
     text = PngInfo()
-    text.add_text("Software", SOFTWARE)
+    for key, value in PREDICTED.items() if predicted else ():
+        text.add_text(key, value)
     if ids:
         text.add_text(STATEMENT, json.dumps(ids))
     return text

@@ -4,7 +4,6 @@ import json
 import shlex
 import shutil
 import sys
-from contextlib import suppress
 from importlib.metadata import version
 from threading import Thread
 from typing import Any
@@ -68,8 +67,10 @@ def evaluate(training: Training, log: RunLog) -> None:
     log.record("cost", cost(training))
     if accelerator.is_main_process:
         write_counts(training, matrices, images)
-        with suppress(torch.OutOfMemoryError):  # photos of the pool are read whole here alone; no picture is worth a run
+        try:
             draw_panels(training)
+        except torch.OutOfMemoryError:  # photos of the pool are read whole here alone; no picture is worth a run
+            log.say(f"step {step}: the memory is too small for pictures of the unlabelled images; take evaluation.mode=sliding to see them")
         log.trackers.log_images(sorted((training.folder / "panels").glob("evaluation-*")), step)
         write_report(training.folder)
     scores = (f"{role} mIoU {100 * score['mean_iou']:.2f}" for role, score in training.scores.items())

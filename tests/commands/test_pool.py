@@ -19,6 +19,7 @@ from s4former.commands.pool_sheet import cvat_colours, labelme
 from s4former.commands.predict import main as predict
 from s4former.config import Data, from_dict, to_dict
 from s4former.data.masks import raw_ids, read_mask, read_upright_mask
+from s4former.evaluation.pictures import palette_png
 from s4former.networks.build import save_network
 from s4former.rasterize.command import main as rasterize_main
 
@@ -127,13 +128,23 @@ def test_the_whole_pool_gets_masks_and_confidence_and_unreadable_images_are_repo
 
 def test_masks_that_somebody_drew_or_changed_are_never_written_over(run, tmp_path, capsys):
     drawn = [path.read_bytes() for path in sorted((run.parent / "photos" / "masks").iterdir())]
-    photos, refused = str(run.parent / "photos"), "masks holds 0.png, which s4former did not write, or somebody has changed since"
+    photos, refused = str(run.parent / "photos"), "masks holds 0.png, which this command did not write, or somebody has changed since"
     for command, arguments in (
         (main, [str(run), "-o", photos]), (evaluate, ["--checkpoint", str(run), "--save-predictions", photos]),
         (predict, [f"{photos}/images/*.png", "-o", photos, "--checkpoint", str(run)]),
     ):  # fmt: skip
         assert command(arguments) == 1 and refused in capsys.readouterr().err
     assert [path.read_bytes() for path in sorted((run.parent / "photos" / "masks").iterdir())] == drawn
+    for path in sorted((run.parent / "photos" / "masks").iterdir()):  # as `rasterize` writes what somebody drew
+        with Image.open(path) as mask:
+            palette_png(np.array(mask), path, {"ground": 0, "leaf": 1, "bud": 2})
+    assert main([str(run), "-o", photos]) == 1 and refused in capsys.readouterr().err
+    (tmp_path / "own" / "confidence").mkdir(parents=True)
+    Image.new("L", (24, 16)).save(tmp_path / "own" / "confidence" / "9.png")
+    assert main([str(run), "-o", str(tmp_path / "own")]) == 1 and "confidence holds 9.png" in capsys.readouterr().err
+    predict([f"{photos}/images/4.png", "-o", str(tmp_path / "seen"), "--checkpoint", str(run)])
+    assert main([str(run), "-o", str(tmp_path / "seen")]) == 1 and "masks holds 4.png" in capsys.readouterr().err  # no pool
+    assert predict([f"{photos}/images/4.png", "-o", str(tmp_path / "seen"), "--checkpoint", str(run)]) == 0
     assert main([str(run), "-o", str(tmp_path / "pool")]) == 1
     with Image.open(tmp_path / "pool" / "masks" / "3.png") as mask:
         Image.fromarray(np.array(mask)).save(tmp_path / "pool" / "masks" / "3.png")  # as a tool does

@@ -574,7 +574,8 @@ def test_pictures_that_are_too_large_are_left_out_and_the_run_goes_on(broken, mo
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(results, "draw_panels", too_large)
-    assert broken.go()[0] == 0
+    status, output = broken.go()
+    assert status == 0 and "the memory is too small for pictures of the unlabelled images; take evaluation.mode=sliding" in output
 
 
 @pytest.mark.slow
