@@ -288,6 +288,8 @@ class Schedule:
     floor: NonNegativeFloat = key(1e-4, "lowest learning rate, the same for both groups; with adamw 0 unless it is given")
     warm_up: NonNegativeInt = key(0, "steps of the warm-up")
     warm_up_ratio: Share = key(1e-6, "of the rate at step 0")
+    restart: NonNegativeFloat = key(
+        0.0, "the rate falls to the floor in the steps of method.burn_in, then once more from this share of optimizer.lr; 0 = once in all")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -379,6 +381,11 @@ def check_consistency(config: Config) -> None:
     if evaluation.mode == "sliding" and any(stride > side for stride, side in zip(evaluation.stride, window)):
         found = f"evaluation.stride is {list(evaluation.stride)} for windows of {window} pixels, so pixels between them would be missed"
         raise ConfigError(f"{found}; take a stride of at most the window, or set evaluation.window (0: the training crop, data.crop)")
+    if config.schedule.restart and not 0 < method.burn_in < config.schedule.steps:
+        raise ConfigError(
+            f"schedule.restart = {config.schedule.restart:g} begins after the steps of method.burn_in, which is {method.burn_in} of"
+            f" {config.schedule.steps}; set a method.burn_in between, or schedule.restart=0"
+        )
     if method.teacher != "none" and method.burn_in >= config.schedule.steps:
         found = f"method.burn_in = {method.burn_in} leaves none of the schedule.steps = {config.schedule.steps} for the unlabelled images"
         raise ConfigError(f"{found}; set a smaller method.burn_in (0: none), or method.teacher=none to train on the labels alone")

@@ -258,6 +258,13 @@ def test_a_changed_config_is_checked_again_and_travels_to_other_processes():
         replace(config.method, threshold=2.0)
 
 
+@pytest.mark.parametrize("burn_in", [0, 9])
+def test_a_restart_without_a_burn_in_before_it_is_refused(burn_in):
+    tree = {"method": {"burn_in": burn_in, "teacher": "none"}, "schedule": {"steps": 9, "restart": 0.3}}
+    with pytest.raises(ConfigError, match=f"schedule.restart = 0.3 begins after .*which is {burn_in} of 9"):
+        from_dict(tree)
+
+
 def test_a_burn_in_as_long_as_the_run_is_refused():
     with pytest.raises(ConfigError, match="method.burn_in = 9 leaves none of the schedule.steps = 9 .*method.teacher=none"):
         from_dict({"method": {"burn_in": 9}, "schedule": {"steps": 9}})

@@ -177,7 +177,7 @@ def update(
     method, bare = config.method, accelerator.unwrap_model(student)
     network = bare.network
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(group["base"], step, config.schedule)
+        group["lr"] = learning_rate(group["base"], step, config.schedule, method.burn_in)
     if teacher is not None and method.ema_order == "before":
         update_teacher(teacher, bare, step, method)
     labeler = pseudo_labeler(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None

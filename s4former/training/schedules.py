@@ -3,15 +3,23 @@
 from ..config import Method, Schedule
 
 
-def learning_rate(base: float, step: int, schedule: Schedule) -> float:
+def learning_rate(base: float, step: int, schedule: Schedule, burn_in: int = 0) -> float:
     """Polynomial decay to the floor, times a linear warm-up (mmsegmentation's, as the released code uses it).
+
+    With `schedule.restart` both happen twice: in the steps of the burn-in, and after it from that share of `base`.
 
     Args:
         base: of the group at step 0 (without warm-up).
         step: 0 .. schedule.steps - 1.
+        burn_in: `method.burn_in`.
     """
+    steps = schedule.steps
+    if schedule.restart and step < burn_in:
+        steps = burn_in
+    elif schedule.restart:
+        base, step, steps = schedule.restart * base, step - burn_in, steps - burn_in
     floor = min(schedule.floor, base)  # a group that starts below the floor stays where it is
-    rate = (base - floor) * (1 - step / schedule.steps) ** schedule.power + floor
+    rate = (base - floor) * (1 - step / steps) ** schedule.power + floor
     if step < schedule.warm_up:
         rate *= 1 - (1 - step / schedule.warm_up) * (1 - schedule.warm_up_ratio)
     return rate

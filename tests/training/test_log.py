@@ -2,12 +2,12 @@ import io
 import json
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from s4former.config import from_dict
 from s4former.report.run import read_log
 from s4former.training.log import RunLog, read_terms
-from s4former.training.schedules import learning_rate
 
 
 class Terminal(io.StringIO):
@@ -62,13 +62,14 @@ def test_a_resumed_log_has_no_line_twice_and_replaced_images_are_those_of_all_pr
 
 
 def test_the_learning_rate_of_the_log_is_that_of_the_config_whichever_group_is_first():
-    config, optimizer = from_dict({}), SimpleNamespace(param_groups=[{"lr": 1.0}])  # of the head, under model.freeze=-1
+    config = from_dict({"method": {"burn_in": 2}, "schedule": {"restart": 0.3}})
+    optimizer = SimpleNamespace(param_groups=[{"lr": 1.0}])  # of the head, under model.freeze=-1
     training = SimpleNamespace(
-        config=config, step=1, optimizer=optimizer, finite=SimpleNamespace(raise_if_not_finite=lambda: None),
+        config=config, step=3, optimizer=optimizer, finite=SimpleNamespace(raise_if_not_finite=lambda: None),
         accelerator=SimpleNamespace(reduce=lambda values, reduction: values),
     )  # fmt: skip
     terms = {name: torch.ones(()) for name in ("total", "supervised", "gradient")}
-    assert read_terms(training, terms)["learning_rate"] == learning_rate(config.optimizer.lr, 0, config.schedule) != 1.0
+    assert read_terms(training, terms)["learning_rate"] == pytest.approx(3e-4)
 
 
 def test_trackers_get_the_numbers_of_a_mapping_too():
