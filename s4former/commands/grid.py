@@ -77,6 +77,8 @@ def expand_grid(grid: dict[str, Any], extra: Sequence[str] = ()) -> list[Run]:
         shared = merge_overrides({}, [*files, f"run.seed={draw['seed']}", *grid["overrides"], *extra], draw)
         protocol = config_for_key(from_dict(shared))
         protocol["run"].pop("seed")
+        if "{" in (start := merge_overrides({}, [*files, *grid["overrides"], *extra], {}).get("model", {}).get("start_from", "")):
+            protocol["model"]["start_from"] = Path(start).name  # a network for each draw
         protocol = hash_of({"config": non_defaults(protocol), "numerics": NUMERICS})  # only runs of one protocol are compared
         for method, overrides in grid["methods"].items():
             tree = merge_overrides(shared, overrides, draw)

@@ -55,6 +55,16 @@ def test_every_method_runs_on_a_draw_before_the_next_draw_begins(tmp_path):
     assert len({run.key for run in runs}) == 8 and len({run.record["protocol"] for run in runs}) == 2
 
 
+def test_runs_that_start_from_the_networks_of_their_draws_are_of_one_protocol(tmp_path):
+    for seed in "01":
+        (tmp_path / seed).mkdir()
+        write(tmp_path / seed / "model.safetensors", seed)
+    records = [run.record for run in expand_grid(grid_of(tmp_path, methods={"full": []}), [f"model.start_from={tmp_path}/{{seed}}"])]
+    records += [expand_grid(grid_of(tmp_path, draws=[0], methods={"full": []}), [f"model.start_from={tmp_path}/0"])[0].record]
+    assert records[0]["key"] == records[2]["key"] != records[1]["key"]
+    assert records[0]["protocol"] == records[1]["protocol"] != records[2]["protocol"]
+
+
 def test_the_overrides_of_a_method_go_over_the_shared_ones(tmp_path):
     write(tmp_path / "low.json", '{"method": {"threshold": 0.2}}')
     methods = {"file": [str(tmp_path / "low.json")], "both": [str(tmp_path / "low.json"), "method.threshold=0.3"]}
