@@ -3,7 +3,7 @@
     s4former study GRID.json --jobs 4
     s4former table --paired METHOD docs/measured/archive.jsonl.gz      compares the methods
 
-    {"name": "parts", "config": ["configs/voc_local.json"], "overrides": ["schedule.steps=2200",
+    {"name": "parts", "config": ["configs/voc_local.json"], "overrides": ["schedule.steps=2200", "method.burn_in=1100",
      "data.labeled=seed{seed}/labeled_92.txt"], "draws": {"seed": [10, 11]},
      "methods": {"base": ["configs/methods/base.json"], "s4former": [], "no_pasa": ["method.pasa=none"]}}
 

@@ -15,6 +15,7 @@ BLOCKS = 4  # PatchShuffle blocks along a side of a crop, as in the paper
 PASSES = 60  # over the unlabelled images, about as many as the paper makes over VOC's
 SHORT_RUN, LONG_RUN = 2_000, 20_000  # steps; between them settings go over from those measured here to the paper's
 LABELS_ONLY = 5_000  # steps, at most
+RESTART = "labels to the end, then the pool at a lower rate: 43.1 mIoU, not 40.7 in as many minutes (docs/measured.md)"
 CALIBRATED = "calibrated, where the report of a run says that confident pixels are right less often than the threshold"
 FEW_LABELS, MANY_LABELS = 30, 300  # images that show a class; between them thresholds of classes go over to one for all
 SINGLE_OBJECTS, WHOLE_SCENES = 20, 50  # percent of the classes, in a labelled image; between them one for all goes over to thresholds of classes
@@ -73,7 +74,7 @@ def propose(
     least, most_steps = (2_000, 80_000) if gpus else (500, 2_000)  # steps that make sense on the machine
     steps = min(most_steps, max(least, 100 * round(PASSES * images / BATCH / 100)))
     passes = f"{BATCH * steps / images:.1f} passes over the unlabelled images of {PASSES} wanted" if images else "on the labels alone"
-    every = max(50, steps // 10)
+    every, length = max(50, steps // 10), length_of(steps)
     memory = f"about {fits.peak_gib:.1f} GiB of {machine.memory_gib:.0f} at the peak; --check measures it"
     in_rounds = f", {fits.rounds} passes a step" if fits.rounds > 1 else ""
     # on a CPU, the loader processes take cores from the training itself
@@ -94,6 +95,7 @@ def propose(
             "steps": (steps, f"{passes}, {least} to {most_steps} steps on this machine"),
             "floor": (0, "the learning rate falls to it"),
             "warm_up": (min(50, steps // 10), "spares the pretrained weights at the start"),
+            **({"restart": (round(0.3 ** (1 - length), 2), RESTART)} if images else {}),
         },
         "evaluation": {
             "every": (every, "ten times a run"),
@@ -167,7 +169,7 @@ def largest_fitting(machine: Machine, crop: int, unit: int) -> str:
 
 def method_for(block: int, steps: int, fewest: int, shown: float) -> dict[str, tuple[Any, str]]:
     """The section method, as key: (value, reason)."""
-    length = share_between(steps, SHORT_RUN, LONG_RUN)
+    length = length_of(steps)
     spread = round((1 - share_between(fewest, FEW_LABELS, MANY_LABELS)) * share_between(100 * shown, SINGLE_OBJECTS, WHOLE_SCENES), 2)
     thresholds = {
         "thresholds": ("per_class", "with one for all, small classes get no pseudo labels: 43.6 mIoU, not 45.0 (23 labels); " + CALIBRATED),
@@ -179,12 +181,13 @@ def method_for(block: int, steps: int, fewest: int, shown: float) -> dict[str, t
     single = f"a labelled image shows {100 * shown:.0f} % of the classes: thresholds of classes then let wrong labels in (docs/measured.md)"
     many = f"{MANY_LABELS} images of every class or more: one for all"
     one_for_all = {"thresholds": ("fixed", f"{single if 100 * shown <= SINGLE_OBJECTS else many}; {CALIBRATED}")}
-    alone = f"labels alone for half of the run, {LABELS_ONLY} steps at most: then the teacher knows something, and a step takes a third"
+    alone = f"labels alone for half of the run, {LABELS_ONLY} steps at most: then the teacher knows what they tell, and a step takes a third"
     return {
         "block": (block, f"tokens a side: PatchShuffle moves {BLOCKS} x {BLOCKS} such blocks, as in the paper"),
         "burn_in": (min(steps // 2, LABELS_ONLY), alone),
         "threshold": (round(0.9 + 0.05 * length, 3), f"0.9 in a short run, the paper's 0.95 from {LONG_RUN} steps on"),
         **(thresholds if spread else one_for_all),
+        "mix_probability": (round(1 - 0.5 * length, 2), f"every batch is mixed in a short run, the paper's half of them from {LONG_RUN} steps on"),
         "pasa_view": ("mixed", "PASA's pass sees what CutMix made of an image; the paper's, unmixed, pulled half as long (docs/measured.md)"),
         "regularizer_weight": (
             round(0.1 ** (1 - length), 2), f"of NCR: 0.1 in a short run, where 1 costs points, the paper's 1 from {LONG_RUN} steps on",
@@ -192,6 +195,11 @@ def method_for(block: int, steps: int, fewest: int, shown: float) -> dict[str, t
         "ema": (round(min(0.999, max(0.99, 1 - 20 / steps)), 4), "a short run wants a teacher that follows faster than the paper's 0.999"),
         "ema_warm_up": (True, "so that the teacher leaves its random head behind"),
     }
+
+
+def length_of(steps: int) -> float:
+    """0 in a short run, 1 in one of the paper's kind."""
+    return share_between(steps, SHORT_RUN, LONG_RUN)
 
 
 def share_between(value: float, low: float, high: float) -> float:

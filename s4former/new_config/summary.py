@@ -17,7 +17,7 @@ from .pairs import Photos
 FEW_EVALUATED = 10  # images
 SHOWN = (  # keys of a proposal that are printed
     ("model", "encoder"), ("data", "crop"), ("data", "resize"), ("method", "block"), ("method", "thresholds"), ("run", "batch"),
-    ("schedule", "steps"), ("method", "burn_in"),
+    ("schedule", "steps"), ("method", "burn_in"), ("schedule", "restart"),
 )  # fmt: skip
 
 

@@ -58,18 +58,25 @@ def test_a_gpu_finds_out_by_itself():
 
 
 def test_the_labels_come_first_and_short_runs_go_over_to_the_papers_settings():
-    short, long = (propose(CARD, [(500, 500)], images)["method"] for images in (100, 10**6))
+    trees = [propose(CARD, [(500, 500)], images) for images in (100, 10**6)]
+    assert [tree["schedule"]["restart"] for tree in trees] == [0.3, 1] and [tree["method"]["mix_probability"] for tree in trees] == [1, 0.5]
+    short, long = (tree["method"] for tree in trees)
     assert short["burn_in"] == 1000 and short["threshold"] == 0.9 and short["ema"] == 0.99 and short["regularizer_weight"] == 0.1
     assert long["burn_in"] == 5000 and long["threshold"] == 0.95 and long["ema"] == 0.999 and long["regularizer_weight"] == 1
-    assert "burn_in" not in propose(CPU, [(500, 500)], 0)["method"]
+    alone = propose(CPU, [(500, 500)], 0)
+    assert "burn_in" not in alone["method"] and "restart" not in alone["schedule"]
 
 
 def test_no_setting_jumps_when_there_is_a_little_more_of_something():
     def settings(images, fewest, shown=1.0):
-        method = propose(CARD, [(500, 500)], images, fewest=fewest, shown=shown)["method"]
+        tree = propose(CARD, [(500, 500)], images, fewest=fewest, shown=shown)
+        method, restart = tree["method"], tree["schedule"]["restart"]
         spread = method.get("threshold_spread", 0.0)
         assert method["thresholds"] == ("per_class" if spread else "fixed")
-        return method["threshold"], method["ema"], method["burn_in"] / 5000, method["regularizer_weight"], spread
+        return (
+            method["threshold"], method["ema"], method["burn_in"] / 5000, method["regularizer_weight"], method["mix_probability"], restart,
+            spread,
+        )  # fmt: skip
 
     for one, other in zip(range(100, 12_000, 50), range(150, 12_000, 50)):
         assert settings(one, 9) == pytest.approx(settings(other, 9), abs=0.05)
