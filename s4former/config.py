@@ -289,7 +289,8 @@ class Schedule:
     warm_up: NonNegativeInt = key(0, "steps of the warm-up")
     warm_up_ratio: Share = key(1e-6, "of the rate at step 0")
     restart: NonNegativeFloat = key(
-        0.0, "the rate falls to the floor in the steps of method.burn_in, then once more from this share of optimizer.lr; 0 = once in all")
+        0.0, "the rate falls to the floor in the steps of method.burn_in, then, with a new optimizer, once more from this share of"
+             " optimizer.lr; 0 = once in all")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

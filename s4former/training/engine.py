@@ -178,6 +178,8 @@ def update(
     network = bare.network
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(group["base"], step, config.schedule, method.burn_in)
+    if config.schedule.restart and step == method.burn_in:
+        optimizer.state.clear()  # the labels' last gradients are small: by their moments the pool's first steps would be far too long
     if teacher is not None and method.ema_order == "before":
         update_teacher(teacher, bare, step, method)
     labeler = pseudo_labeler(network, teacher, config, accelerator.num_processes) if step >= method.burn_in else None

@@ -185,7 +185,7 @@ def test_clipping_shortens_the_step_and_reports_the_norm_before():
 def test_a_burn_in_trains_on_labels_only_while_the_teacher_follows():
     config = from_dict({
         "data": {"source": "shapes"}, "method": {"burn_in": 2, "threshold": 0.21, "mix_group": 2, "ema": 0.5},
-        "schedule": {"steps": 4, "floor": 0, "power": 1, "restart": 0.3},
+        "schedule": {"steps": 4, "floor": 0, "power": 1, "restart": 0.3}, "optimizer": {"name": "adamw"},
     })  # fmt: skip
     network = network_of("setr")
     teacher, student = Teacher(network), Student(network, config.method).double()
@@ -195,6 +195,7 @@ def test_a_burn_in_trains_on_labels_only_while_the_teacher_follows():
         terms = update(accelerator, student, teacher, optimizer, [batch_of("setr")], step, config)
         assert ("consistency_strong" in terms) == (step == 2)
         assert min(group["lr"] for group in optimizer.param_groups) == pytest.approx((1e-3, 5e-4, 3e-4)[step])
+        assert {int(state["step"]) for state in optimizer.state.values()} == {(1, 2, 1)[step]}  # a new one at the restart
     assert any(not torch.equal(a, b) for a, b in zip(before, teacher.network.parameters()))
 
 
