@@ -63,6 +63,16 @@ def test_every_pixel_is_in_one_bin_of_confidence(checkpoint):
     assert 95 <= sum(shares) <= 105 and 0 <= float(cells[-1]) <= 100
 
 
+@pytest.mark.parametrize("options", [[], ["--by-image"]])
+def test_pairs_across_studies_are_those_of_the_document(options):
+    text = (MEASURED.parent / "measured.md").read_text()
+    words = re.search(r"python docs/measured/across.py (.*?)\n\n", text, re.S)[1].replace("\\\n", " ").split()
+    result = run([sys.executable, str(MEASURED / "across.py"), *options, *words])
+    rows = [line for line in result.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 3 and "\n".join(rows) in text
+    assert "no runs of b/c; write NAME=STUDY/METHOD" in run([sys.executable, str(MEASURED / "across.py"), "a=b/c"]).stderr
+
+
 def test_bins_of_confidence_by_hand(monkeypatch):
     monkeypatch.syspath_prepend(MEASURED)
     from calibration import count_by_confidence
