@@ -74,7 +74,8 @@ def test_the_map_holds_every_printed_number():
 
 def test_every_measured_row_is_a_config_and_no_two_are_the_same():
     found = [arguments(rest) for _, _, _, rest in rows(MEASURED) if rest]
-    configs = [load([CONFIGS / "voc_local.json", CONFIGS / "methods/as_printed.json", *(CONFIGS.parent / file for file in files)], keys) for files, keys in found]
+    below = [CONFIGS / "voc_local.json", CONFIGS / "methods" / "as_printed.json"]
+    configs = [load([*below, *(CONFIGS.parent / file for file in files)], keys) for files, keys in found]
     assert len(set(map(repr, configs))) == len(configs) == 36
 
 

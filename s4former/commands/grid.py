@@ -72,13 +72,14 @@ def expand_grid(grid: dict[str, Any], extra: Sequence[str] = ()) -> list[Run]:
     draws = draws_of(grid)
     if "seed" not in draws:
         raise ConfigError('"draws" names no seeds; write {"seed": [0, 1, 2]} or [0, 1, 2]')
+    starts = [word.partition("=")[2] for word in (*grid["overrides"], *extra) if word.startswith("model.start_from=")]
     runs: dict[str, Run] = {}  # by key
     for draw in (dict(zip(draws, values)) for values in itertools.product(*draws.values())):
         shared = merge_overrides({}, [*files, f"run.seed={draw['seed']}", *grid["overrides"], *extra], draw)
         protocol = config_for_key(from_dict(shared))
         protocol["run"].pop("seed")
-        if "{" in (start := merge_overrides({}, [*files, *grid["overrides"], *extra], {}).get("model", {}).get("start_from", "")):
-            protocol["model"]["start_from"] = Path(start).name  # a network for each draw
+        if starts and "{" in starts[-1]:  # a network for each draw
+            protocol["model"]["start_from"] = Path(starts[-1]).name
         protocol = hash_of({"config": non_defaults(protocol), "numerics": NUMERICS})  # only runs of one protocol are compared
         for method, overrides in grid["methods"].items():
             tree = merge_overrides(shared, overrides, draw)

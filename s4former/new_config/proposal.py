@@ -15,7 +15,6 @@ BLOCKS = 4  # PatchShuffle blocks along a side of a crop, as in the paper
 PASSES = 60  # over the unlabelled images, about as many as the paper makes over VOC's
 SHORT_RUN, LONG_RUN = 2_000, 20_000  # steps; between them settings go over from those measured here to the paper's
 LABELS_ONLY = 5_000  # steps, at most
-RESTART = "labels to the end, then the pool at a lower rate: in two runs 43.1 mIoU, not 40.7 in as many minutes (docs/measured.md)"
 CALIBRATED = "calibrated, where the report of a run says that confident pixels are right less often than the threshold"
 FEW_LABELS, MANY_LABELS = 30, 300  # images that show a class; between them thresholds of classes go over to one for all
 SINGLE_OBJECTS, WHOLE_SCENES = 20, 50  # percent of the classes, in a labelled image; between them one for all goes over to thresholds of classes
@@ -76,6 +75,7 @@ def propose(
     passes = f"{BATCH * steps / images:.1f} passes over the unlabelled images of {PASSES} wanted" if images else "on the labels alone"
     every, length = max(50, steps // 10), length_of(steps)
     memory = f"about {fits.peak_gib:.1f} GiB of {machine.memory_gib:.0f} at the peak; --check measures it"
+    restart = "labels to the end, then the pool at a lower rate: in two runs 43.1 mIoU, not 40.7 in as many minutes (docs/measured.md)"
     in_rounds = f", {fits.rounds} passes a step" if fits.rounds > 1 else ""
     # on a CPU, the loader processes take cores from the training itself
     workers = max(1, min(8, cores // gpus - 1)) if gpus else max(1, min(2, cores // 4))
@@ -95,7 +95,7 @@ def propose(
             "steps": (steps, f"{passes}, {least} to {most_steps} steps on this machine"),
             "floor": (0, "the learning rate falls to it"),
             "warm_up": (min(50, steps // 10), "spares the pretrained weights at the start"),
-            **({"restart": (round(0.3 ** (1 - length), 2), RESTART)} if images else {}),
+            **({"restart": (round(0.3 ** (1 - length), 2), restart)} if images else {}),
         },
         "evaluation": {
             "every": (every, "ten times a run"),

@@ -59,7 +59,9 @@ def test_runs_that_start_from_the_networks_of_their_draws_are_of_one_protocol(tm
     for seed in "01":
         (tmp_path / seed).mkdir()
         write(tmp_path / seed / "model.safetensors", seed)
-    records = [run.record for run in expand_grid(grid_of(tmp_path, methods={"full": []}), [f"model.start_from={tmp_path}/{{seed}}"])]
+        write(tmp_path / f"{seed}.json", "{}")
+    grid = grid_of(tmp_path, methods={"full": []}, overrides=[str(tmp_path / "{seed}.json"), "schedule.steps=2", "evaluation.every=2"])
+    records = [run.record for run in expand_grid(grid, [f"model.start_from={tmp_path}/{{seed}}"])]
     records += [expand_grid(grid_of(tmp_path, draws=[0], methods={"full": []}), [f"model.start_from={tmp_path}/0"])[0].record]
     assert records[0]["key"] == records[2]["key"] != records[1]["key"]
     assert records[0]["protocol"] == records[1]["protocol"] != records[2]["protocol"]

@@ -182,7 +182,7 @@ def test_clipping_shortens_the_step_and_reports_the_norm_before():
     assert 0 < moved[1] < moved[0] / 100
 
 
-def test_a_burn_in_trains_on_labels_only_while_the_teacher_follows():
+def test_a_burn_in_trains_on_labels_only_while_the_teacher_follows_and_the_restart_has_a_new_optimizer():
     config = from_dict({
         "data": {"source": "shapes"}, "method": {"burn_in": 2, "threshold": 0.21, "mix_group": 2, "ema": 0.5},
         "schedule": {"steps": 4, "floor": 0, "power": 1, "restart": 0.3}, "optimizer": {"name": "adamw"},
