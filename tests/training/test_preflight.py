@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -25,6 +26,12 @@ from s4former.training.run import build_training
 CHEAP = Cost(
     steps=3, seconds=2.0, waiting=0.5, memory_gib=1.0, evaluation_seconds=0.5, state_bytes=2**30, network_bytes=2**30
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch):
+    """A disk with 100 GiB free, whatever this machine has."""
+    monkeypatch.setattr(preflight_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=100 * 2**30))
 
 
 @pytest.fixture
