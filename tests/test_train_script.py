@@ -51,7 +51,7 @@ def test_a_run_leaves_models_results_log_picture_and_tracker_files(finished):
     for role in ("teacher", "student"):
         assert set(results["last"][role]) == {"mean_iou", "pixel_accuracy", "iou"}
         assert results["best"][role]["step"] in (3, 6) and len(results["last"][role]["iou"]) == 9
-        assert {"config.json", "model.safetensors", "README.md", "setr.py"} <= {p.name for p in (folder / role).iterdir()}
+        assert {"config.json", "model.safetensors", "README.md", "setr.py", "plain_vit.py"} <= {p.name for p in (folder / role).iterdir()}
         assert (folder / f"best-{role}" / "model.safetensors").exists()
     assert results["lists"]["labeled"]["images"] == 5 and len(results["lists"]["unlabeled"]["sha256"]) == 64
     assert results["hours"] > 0 and results["images_per_second"] > 0 and results["peak_memory_gib"] > 0

@@ -12,7 +12,7 @@ from ..evaluation.windows import sliding_rows
 from ..method.losses import cross_entropy, negative_class_ranking
 from ..method.pasa import attention_bias, pasa_attention
 from ..method.student import Student, View
-from ..networks import setr
+from ..networks.plain_vit import BilinearTwice
 from ..networks.adapters import attention_grids, encode, forward_logits, prefix_tokens
 from ..networks.encoder_weights import normalization
 from ..training.engine import Teacher, precision
@@ -89,7 +89,7 @@ def enlargement(benchmark: Benchmark) -> Iterator[Row]:
         double(maps).backward(upstream)
 
     torchs = partial(F.interpolate, scale_factor=2, mode="bilinear", align_corners=False)
-    ours, other = partial(run, setr.BilinearTwice.apply), partial(run, torchs)
+    ours, other = partial(run, BilinearTwice.apply), partial(run, torchs)
     yield benchmark.compare(f"x2 of {'x'.join(map(str, shape))}, bfloat16", ours, other, against="F.interpolate")
 
 

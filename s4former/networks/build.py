@@ -1,8 +1,8 @@
 """The networks: built from a config, saved and loaded.
 
-A network is a `transformers` model for semantic segmentation: stock (SegFormer) or one of our own in a file saved beside
-its weights (setr.py, dpt.py, upernet.py, deeplab.py). How one is made is a row of `BUILDERS`; what the method needs to
-know of it is a row of `adapters.ADAPTERS`.
+A network is a `transformers` model for semantic segmentation: stock (SegFormer) or one of our own in files saved beside
+its weights (`export.MODEL_FILES`). How one is made is a row of `BUILDERS`; what the method needs to know of it is a row of
+`adapters.ADAPTERS`.
 """
 
 from pathlib import Path

@@ -18,14 +18,12 @@ from .hub import first_line, hub_response, is_hub_id, set_request_timeout
 from .known_encoders import KNOWN_ENCODERS
 
 DATASETS = {"voc": "PASCAL VOC 2012", "shapes": "drawn shapes", "coco": "COCO 2017", "cityscapes": "Cityscapes"}
-# Model types that transformers does not have: the file saved beside the weights, and what it needs.
+# Model types that transformers does not have: the files saved beside the weights.
 MODEL_FILES = {
-    "setr": ("setr.py", "torch and transformers"),
-    "dino_dpt": ("dpt.py", "torch and transformers"),
-    "dino_upernet": ("upernet.py", "torch and transformers"),
-    "deeplabv3plus": ("deeplab.py", "torch, transformers and timm"),
-}
-LEAST_TRANSFORMERS = "5.17"  # also in pyproject.toml and in the first lines of the files above, which check it
+    "setr": ["setr.py", "plain_vit.py"], "dino_dpt": ["dpt.py", "plain_vit.py"], "dino_upernet": ["upernet.py"],
+    "deeplabv3plus": ["deeplab.py"],
+}  # fmt: skip
+LEAST_TRANSFORMERS = "5.17"  # also in pyproject.toml and in the first of the files above, which check it
 # Licences of known weights, as the Hub names them, by the beginning of their Hub id; "other" is the owner's own.
 LICENCES = {
     "facebook/deit-": "apache-2.0", "facebook/dinov2-": "apache-2.0", "facebook/dinov3-": "other", "google/vit-": "apache-2.0",
@@ -130,11 +128,11 @@ def card_text(config: Config, network: nn.Module, provenance: Provenance, name: 
         for part, entry in provenance.lists.items()
     )
     labels = list(network.config.id2label.values())
-    code, deep = MODEL_FILES.get(network.config.model_type), config.data.levels[0] != config.data.levels[1]
-    files = ([code[0]] if code else []) + (["deep_images.py"] if deep else [])
+    kind, deep = network.config.model_type, config.data.levels[0] != config.data.levels[1]
+    files = MODEL_FILES.get(kind, []) + (["deep_images.py"] if deep else [])
     remote = ", trust_remote_code=True" if files else ""
-    code_note = f"\n`trust_remote_code` runs `{'` and `'.join(files)}` of this model.\n" if files else ""
-    needs = f"{code[1] if code else 'torch and transformers'}; transformers {LEAST_TRANSFORMERS} or newer"
+    code_note = f"\n`trust_remote_code` runs `{'`, `'.join(files)}` of this model.\n" if files else ""
+    needs = f"torch{', timm' if kind == 'deeplabv3plus' else ''} and transformers; transformers {LEAST_TRANSFORMERS} or newer"
     terms = licence(config.model) or "not stated here; those of the weights it started from and of the data hold"
     versions = ", ".join(f"{package} {version}" for package, version in provenance.versions.items())
     return f"""# {provenance.method} on {name}

@@ -33,6 +33,7 @@ from s4former.networks.encoder_weights import IMAGENET
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "s4former.json"}
+CODE = {"setr.py", "plain_vit.py"}
 SMALL_MIT = {"hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
 NAMES = {0: "sky", 1: "sea", 2: "sand"}
 SHA = {part: letter * 64 for part, letter in (("labeled", "a"), ("unlabeled", "b"), ("validation", "c"))}
@@ -90,7 +91,7 @@ def test_pasa_leaves_no_trace_but_in_the_configuration(architecture, tmp_path):
     network, config = network_and_config(tmp_path, architecture)
     assert config.method.pasa != "none"
     written = content(write(tmp_path / "model", network, config))
-    assert set(written) == FILES | ({"setr.py"} if architecture == "setr" else set())
+    assert set(written) == FILES | (CODE if architecture == "setr" else set())
     for name, data in written.items():
         assert name == "s4former.json" or b"pasa" not in data.lower(), name
     assert json.loads(written["s4former.json"])["run"]["seed"] == 7
@@ -109,7 +110,7 @@ def test_an_export_replaces_an_older_one_whole(tmp_path):
     folder = write(tmp_path / "model", network, config)
     (folder / "left over.txt").write_text("of the older one")
     write(folder, network, config, replace(PROVENANCE, step=700))
-    assert set(content(folder)) == FILES | {"setr.py"} and "after 700 steps" in (folder / "README.md").read_text()
+    assert set(content(folder)) == FILES | CODE and "after 700 steps" in (folder / "README.md").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"model", "tiny.json"}
 
 
@@ -206,7 +207,7 @@ def test_the_card_names_base_model_licence_and_dataset_and_what_it_needs(overrid
 def test_the_least_version_of_transformers_is_the_same_everywhere():
     least = f'"transformers>={export.LEAST_TRANSFORMERS}"'
     assert least in (ROOT / "pyproject.toml").read_text()
-    for name in [*(file for file, _ in export.MODEL_FILES.values()), "deep_images.py"]:
+    for name in [*(files[0] for files in export.MODEL_FILES.values()), "deep_images.py"]:
         assert f"require_version({least}" in (ROOT / "s4former" / "networks" / name).read_text(), name
 
 
@@ -378,14 +379,14 @@ def test_a_run_pushes_while_it_trains_and_at_its_end(tmp_path):
         ("someone/model", "S4Former teacher, step 3"),
         ("someone/model", "S4Former teacher, step 6"),
     ]
-    assert all(paths == FILES | {"setr.py"} for _, _, paths in hub.commits)
+    assert all(paths == FILES | CODE for _, _, paths in hub.commits)
     for step in (3, 6):
         assert f"pushed to someone/model at step {step}" in done.stderr
     received, folder = hub.repositories["someone/model"], tmp_path / "run" / "teacher"
     (tmp_path / "received.safetensors").write_bytes(received["model.safetensors"])
     pushed, kept = load_file(tmp_path / "received.safetensors"), load_file(folder / "model.safetensors")
     assert pushed.keys() == kept.keys() and all(torch.equal(pushed[name], kept[name]) for name in kept)
-    for name in FILES - {"README.md", "model.safetensors"} | {"setr.py"}:
+    for name in FILES - {"README.md", "model.safetensors"} | CODE:
         assert received[name] == (folder / name).read_bytes(), name
     card = received["README.md"].decode()
     assert card.replace("someone/model", "path/to/this/folder", 1) == (folder / "README.md").read_text()

@@ -1,6 +1,5 @@
-"""The model files saved beside the weights are self-contained; what they repeat of each other stays the same text."""
+"""plain_vit.py: the x2 that the heads over a plain vision transformer share."""
 
-import inspect
 from functools import partial
 
 import pytest
@@ -9,21 +8,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from s4former.benchmark.operations import OperationCounter
-from s4former.networks import dpt, setr
-
-
-@pytest.mark.parametrize("method", ["encode", "run_encoder", "forward"])
-def test_setr_and_dpt_have_the_same_method(method):
-    setr_method, dpt_method = (
-        inspect.getsource(getattr(network, method))
-        for network in (setr.SetrForSemanticSegmentation, dpt.DinoDptForSemanticSegmentation)
-    )
-    assert setr_method == dpt_method
-
-
-@pytest.mark.parametrize("name", ["BilinearTwice", "enlarge"])
-def test_setr_and_dpt_enlarge_alike(name):
-    assert inspect.getsource(getattr(setr, name)) == inspect.getsource(getattr(dpt, name))
+from s4former.networks.plain_vit import BilinearTwice, enlarge
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
@@ -40,7 +25,7 @@ def test_doubling_has_the_values_and_the_gradient_of_interpolate(dtype, toleranc
         return doubled, torch.autograd.grad(doubled, maps, gradient)[0]
 
     with torch.autocast("cpu", torch.bfloat16):  # which has no say in it
-        ours = run(setr.BilinearTwice.apply, maps, gradient)
+        ours = run(BilinearTwice.apply, maps, gradient)
     expected = run(partial(F.interpolate, scale_factor=2, mode="bilinear"), maps.double(), gradient.double())
     for own, other in zip(ours, expected):
         assert own.dtype == dtype and own.is_contiguous(memory_format=layout)
@@ -51,7 +36,7 @@ def test_doubling_moves_at_most_one_and_a_half_times_its_input_and_output():
     maps = torch.randn(2, 8, 64, 64, dtype=torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
     gradient = torch.ones(2, 8, 128, 128, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     with OperationCounter() as forward:
-        doubled = setr.BilinearTwice.apply(maps)
+        doubled = BilinearTwice.apply(maps)
     with OperationCounter() as backward:
         torch.autograd.grad(doubled, maps, gradient)
     for counter in (forward, backward):
@@ -60,7 +45,7 @@ def test_doubling_moves_at_most_one_and_a_half_times_its_input_and_output():
 
 def test_a_cpu_keeps_the_resize_of_torch():
     maps = torch.randn(1, 2, 3, 4, requires_grad=True)
-    assert "UpsampleBilinear2D" in type(setr.enlarge(maps, (6, 8)).grad_fn).__name__
+    assert "UpsampleBilinear2D" in type(enlarge(maps, (6, 8)).grad_fn).__name__
 
 
 def test_doubling_takes_no_numbers_from_the_host_for_which_a_gpu_would_be_waited_for():
@@ -70,6 +55,6 @@ def test_doubling_takes_no_numbers_from_the_host_for_which_a_gpu_would_be_waited
             return function(*arguments, **(keywords or {}))
 
     with Names():
-        setr.BilinearTwice.apply(torch.randn(1, 2, 3, 4, requires_grad=True)).sum().backward()
+        BilinearTwice.apply(torch.randn(1, 2, 3, 4, requires_grad=True)).sum().backward()
         with pytest.raises(AssertionError):
             torch.ones(1).new_tensor([1.0])
