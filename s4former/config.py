@@ -22,7 +22,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails, to_jsonable_python
 
 from .errors import ConfigError, DataError
-from .files import read_text
+from .files import read_text, similar_path
 
 # Raised by every change of the code after which the same config gives another digit; part of a run's key in an archive.
 # 2: in half precision DINOv3 attends with a bias in half precision; means of method.thresholds=per_class are added up in float64;
@@ -464,8 +464,8 @@ def load(paths: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()
 def read_tree(path: Path) -> dict[str, Any]:
     """A config file as nested dicts."""
     if not path.exists():
-        repair = "those of the repository are in configs/ of a clone, and `s4former new-config` writes one"
-        raise ConfigError(f"there is no config file {path}; {repair}")
+        others = "those of the repository are in configs/ of a clone, and `s4former new-config` writes one"
+        raise ConfigError(f"there is no config file {path}; {similar_path(path) or others}")
     try:
         tree = json.loads(read_text(path))
     except DataError as error:

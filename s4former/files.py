@@ -1,6 +1,7 @@
 """Atomic writing: files and folders are written beside their place, flushed to the disk, and renamed."""
 
 import codecs
+import difflib
 import errno
 import hashlib
 import os
@@ -29,6 +30,15 @@ def read_text(path: Path) -> str:
         ) from None
     except OSError as error:
         raise DataError(f"{path} cannot be read as text: {error.strerror}") from None
+
+
+def similar_path(missing: str | Path) -> str:
+    """'did you mean runs/s4_after?' for a path that is not there; empty where nothing has a similar name."""
+    path = Path(missing)
+    first = next(each for each in (*reversed(path.parents), path) if not each.exists())
+    names = [each.name for each in first.parent.iterdir()] if first.parent.is_dir() else []
+    close = difflib.get_close_matches(first.name, names, n=1)
+    return f"did you mean {first.parent / close[0] / path.relative_to(first)}?" if close else ""
 
 
 @contextmanager

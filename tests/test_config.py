@@ -117,6 +117,8 @@ def test_overrides_win_and_read_json(tmp_path):
 
 
 def test_missing_and_broken_files_are_told(tmp_path):
+    with pytest.raises(ConfigError, match="there is no config file .*dmeo.json; did you mean .*configs/demo.json?"):
+        load(SCHEMA.with_name("dmeo.json"))
     with pytest.raises(ConfigError, match="there is no config file .*nowhere.json"):
         load(tmp_path / "nowhere.json")
     (tmp_path / "broken.json").write_text('{"run": }')

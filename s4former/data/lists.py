@@ -19,7 +19,7 @@ from typing import Any, Callable, Collection, Iterable, Iterator, Sequence
 
 from ..config import Data
 from ..errors import DataError, plural
-from ..files import read_text, sha256
+from ..files import read_text, sha256, similar_path
 from ..randomness import Stream, numpy_generator
 from .images import IMAGE_ENDINGS
 from .masks import MASK_ENDINGS
@@ -259,9 +259,7 @@ def data_root(data: Data) -> Path:
     """The folder data.root as an absolute path; `DataError` with the nearest name if it is not there."""
     root = Path(data.root).expanduser().absolute()
     if not root.is_dir():
-        near = difflib.get_close_matches(root.name, list_names(root.parent), n=1)
-        hint = f"; did you mean {root.parent / near[0]}?" if near else ""
-        raise DataError(f"data.root is {data.root!r}, but there is no such folder{hint}")
+        raise DataError("; ".join(filter(None, [f"data.root is {data.root!r}, but there is no such folder", similar_path(root)])))
     return root
 
 

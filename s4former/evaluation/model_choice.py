@@ -6,7 +6,8 @@ from typing import Any, Sequence
 
 from ..config import read_tree, without_taken_out
 from ..errors import ConfigError, UserError
-from ..networks.hub import HUB_ERRORS, describe_hub_error, hub_file, is_hub_id, similar_path
+from ..files import similar_path
+from ..networks.hub import HUB_ERRORS, describe_hub_error, hub_file, is_hub_id
 
 RUNS = Path("runs")
 ROLES = ("teacher", "student")  # in order of preference

@@ -1,11 +1,12 @@
 """Access to the Hugging Face Hub: a time limit, files of a repository, and errors in one line."""
 
-import difflib
 from functools import cache
 from pathlib import Path
 
 from huggingface_hub import constants, get_session, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+
+from ..files import similar_path
 
 REQUEST_TIMEOUT = 30.0  # seconds; without it huggingface_hub waits forever
 ANSWER_WITHIN = 5.0  # seconds, of a Hub that is reached at all
@@ -56,7 +57,7 @@ def check_reachable(source: str | Path, *, is_id: bool = False) -> None:
     """
     if not Path(source).exists():
         if not (is_id or is_hub_id(str(source))):
-            raise FileNotFoundError("; ".join(filter(None, [f"there is no folder {source}", similar_path(str(source))])))
+            raise FileNotFoundError("; ".join(filter(None, [f"there is no folder {source}", similar_path(source)])))
         hub_file(str(source), "config.json")
 
 
@@ -75,15 +76,6 @@ def is_hub_id(text: str) -> bool:
     """Whether 'name' or 'owner/name' may be on the Hub: no path, and its first part no folder here."""
     parts = text.split("/")
     return len(parts) <= 2 and all(part.strip(".~") for part in parts) and not (len(parts) == 2 and Path(parts[0]).exists())
-
-
-def similar_path(missing: str) -> str:
-    """'did you mean runs/s4_after?' for a path that is not there; empty where nothing has a similar name."""
-    path = Path(missing)
-    first = next(each for each in (*reversed(path.parents), path) if not each.exists())
-    names = [each.name for each in first.parent.iterdir()] if first.parent.is_dir() else []
-    close = difflib.get_close_matches(first.name, names, n=1)
-    return f"did you mean {first.parent / close[0] / path.relative_to(first)}?" if close else ""
 
 
 def hub_file(repository: str, name: str) -> Path | None:

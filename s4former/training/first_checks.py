@@ -16,7 +16,8 @@ from huggingface_hub.utils import validate_repo_id
 from ..config import Config
 from ..errors import ConfigError
 from ..evaluation.model_choice import has_checkpoint
-from ..networks.hub import is_hub_id, similar_path
+from ..files import similar_path
+from ..networks.hub import is_hub_id
 from ..networks.known_encoders import check_encoder_name
 
 LOCK = "run.lock"

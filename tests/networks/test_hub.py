@@ -6,7 +6,8 @@ import pytest
 from huggingface_hub import close_session, constants
 
 from s4former.networks import hub
-from s4former.networks.hub import check_reachable, describe_hub_error, hub_file, is_hub_id, similar_path
+from s4former.files import similar_path
+from s4former.networks.hub import check_reachable, describe_hub_error, hub_file, is_hub_id
 
 
 def test_a_path_that_is_not_there_is_no_question_to_the_hub(tmp_path, monkeypatch):
