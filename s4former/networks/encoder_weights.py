@@ -91,20 +91,7 @@ def read_encoder_config(model: Model) -> PreTrainedConfig:
     A ViT gets LayerNorm eps 1e-6. A DINOv3 gets no `pos_embed_rescale`: in training it stretches the positions at random,
     one draw for the whole batch, which would make two passes over the same image differ by more than the method says.
     """
-    source, kinds = source_of(model), [kind.config_class for kind in ENCODER_CLASSES[model.architecture]]
-    shape = KNOWN_ENCODERS.get(model.encoder, ("", {}))[1]
-    if shape:  # only the weights of a known encoder need the Hub
-        config = AutoConfig.for_model(**{"model_type": "vit", **shape})
-    elif is_weights_file(source):
-        config = infer_config(source, read_file(source)[0])
-    else:
-        try:
-            if model.pretrained:
-                check_reachable(source, is_id=source != model.encoder)
-            config = AutoConfig.from_pretrained(source, local_files_only=not model.pretrained, trust_remote_code=False)
-        except (*HUB_ERRORS, KeyError) as error:
-            raise unreachable_error(model, error) from error
-    config = plain_config(config)
+    config, kinds = plain_config(transformers_config(model)), [kind.config_class for kind in ENCODER_CLASSES[model.architecture]]
     if not isinstance(config, tuple(kinds)):
         raise ConfigError(
             f"model.encoder = {model.encoder!r} is of type {config.model_type!r}, and model.architecture ="
@@ -119,6 +106,34 @@ def read_encoder_config(model: Model) -> PreTrainedConfig:
         config.pos_embed_rescale = None
     override(config, model.encoder_config)
     return config
+
+
+def transformers_config(model: Model) -> PreTrainedConfig:
+    """The config of an encoder as transformers has it, of a weights file read off its tensors."""
+    if shape := KNOWN_ENCODERS.get(model.encoder, ("", {}))[1]:  # only the weights of a known encoder need the Hub
+        return AutoConfig.for_model(**{"model_type": "vit", **shape})
+    if is_weights_file(source := source_of(model)):
+        return infer_config(source, read_file(source)[0])
+    try:
+        if model.pretrained:
+            check_reachable(source, is_id=source != model.encoder)
+        return AutoConfig.from_pretrained(source, local_files_only=not model.pretrained, trust_remote_code=False)
+    except (*HUB_ERRORS, KeyError) as error:
+        raise unreachable_error(model, error) from error
+
+
+def encoder_kind(encoder: str) -> tuple[str, int]:
+    """Type of an encoder, as in `ENCODER_TYPES`, and pixels per token at its coarsest; `ConfigError` if it cannot be read or used."""
+    check_encoder_name(encoder)
+    name = next((name for name, (source, _) in KNOWN_ENCODERS.items() if source == encoder), encoder)
+    model = Model(architecture="dpt", encoder=name)  # which takes timm's files too
+    if name not in KNOWN_ENCODERS and is_weights_file(source := source_of(model)) and "layer3.0.conv1.weight" in read_file(source)[0]:
+        return "resnet", 16
+    config = plain_config(transformers_config(model))
+    if config.model_type not in (types := sorted({kind for each in ENCODER_TYPES.values() for kind in each})):
+        raise ConfigError(f"model.encoder = {encoder!r} is of type {config.model_type!r}; networks here are built over {', '.join(types)}")
+    coarsest = {"resnet": 16, "segformer": 32, **dict.fromkeys(PYRAMIDS, 32)}
+    return config.model_type, coarsest.get(config.model_type) or config.patch_size
 
 
 def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -79,19 +79,20 @@ def write_config(options: Namespace) -> None:
     lists = {part: output.with_name(f"{output.stem}.{part}.txt") for part in PARTS}
     drawn = output.with_name(f"{output.stem}.masks")
     check_output([output, *lists.values(), drawn])
+    kind = ("vit", 16)  # a DeiT
     if options.encoder:
-        from ..networks.known_encoders import check_encoder_name  # not at the top: it loads transformers
+        from ..networks.encoder_weights import encoder_kind  # not at the top: it loads transformers
 
-        check_encoder_name(options.encoder)
+        kind = encoder_kind(options.encoder)
     try:
-        write_found(options, output, lists, drawn)
+        write_found(options, kind, output, lists, drawn)
     except BaseException:
         shutil.rmtree(drawn, ignore_errors=True)
         raise
 
 
-def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn: Path) -> None:
-    """Writes the config and its lists. drawn: where masks go that have to be drawn first."""
+def write_found(options: Namespace, kind: tuple[str, int], output: Path, lists: dict[str, Path], drawn: Path) -> None:
+    """Writes the config and its lists. kind: of the encoder. drawn: where masks go that have to be drawn first."""
     root = Path(options.folder or ".").expanduser().absolute()
     photos = find_photos(root, drawn, options.images, options.masks)
     classes = read_classes(root if options.folder and root.is_dir() else photos.root, options.classes, options.palette)
@@ -112,7 +113,7 @@ def write_found(options: Namespace, output: Path, lists: dict[str, Path], drawn:
     showing = [images for index, (_, images) in counts.items() if index != IGNORE_INDEX]
     shown = sum(showing) / len(showing) / len(photos.parts["labeled"])
     machine, sizes = this_machine(), [each.size for each in contents.values()]
-    tree = propose(machine, sizes, len(photos.parts["unlabeled"]), options.encoder, min(showing), shown)
+    tree = propose(machine, sizes, len(photos.parts["unlabeled"]), options.encoder, kind, min(showing), shown)
     deep = [image for image, each in contents.items() if is_deep(each.mode)]
     data = {
         "source": "folder", "root": str(photos.root), **{part: str(lists[part]) for part, rows in photos.parts.items() if rows},

@@ -33,39 +33,38 @@ class Recipe(NamedTuple):
     """The settings for a family of encoders."""
 
     architecture: str
-    stride: int  # pixels per token
     optimizer: dict[str, Any]  # as the configs for this family have it
     model: dict[str, Any] = {}
     method: dict[str, Any] = {}
 
 
 ADAMW = {"name": "adamw", "weight_decay": 0.01}
-DINO = {**ADAMW, "lr": 5e-6, "head_multiplier": 40}, {"decoder_channels": 128}
-SETR = {**ADAMW, "lr": 1e-4}, {"decoder_channels": 128, "decoder_stages": 2}, {"auxiliary_weight": 0}
-RECIPES = {  # by the beginning of model.encoder; the first that fits
-    "mit-": Recipe("segformer", 32, {**ADAMW, "lr": 6e-5}),
-    "dinov2-": Recipe("dpt", 14, *DINO),
-    "dinov3-": Recipe("dpt", 16, *DINO),
-    "resnet": Recipe("deeplabv3plus", 16, {"lr": 5e-4, "weight_decay": 2e-4}, {}, {"pasa": "none"}),
-    "shapes": Recipe("setr", 8, *SETR),
-    "": Recipe("setr", 16, *SETR),
-}
+DINO = Recipe("dpt", {**ADAMW, "lr": 5e-6, "head_multiplier": 40}, {"decoder_channels": 128})
+SETR = Recipe("setr", {**ADAMW, "lr": 1e-4}, {"decoder_channels": 128, "decoder_stages": 2}, {"auxiliary_weight": 0})
+SEGFORMER = Recipe("segformer", {**ADAMW, "lr": 6e-5})
+PLAIN = SETR._replace(architecture="dpt", model={"decoder_channels": 128}, method={})
+RECIPES = {  # by the type of the encoder
+    "vit": SETR, "segformer": SEGFORMER, "dinov2": DINO, "dinov2_with_registers": DINO, "dinov3_vit": DINO,
+    "clip_vision_model": DINO, "siglip_vision_model": DINO, "deit": PLAIN, "beit": PLAIN,
+    "resnet": Recipe("deeplabv3plus", {"lr": 5e-4, "weight_decay": 2e-4}, {}, {"pasa": "none"}),
+    **dict.fromkeys(("swin", "hiera", "convnext"), SEGFORMER._replace(architecture="upernet", method={"pasa": "none"})),
+}  # fmt: skip
 
 
 def propose(
-    machine: Machine, sizes: Sequence[tuple[int, int]], images: int, encoder: str = "", fewest: int = 0, shown: float = 1.0
+    machine: Machine, sizes: Sequence[tuple[int, int]], images: int, encoder: str = "", kind: tuple[str, int] = ("vit", 16),
+    fewest: int = 0, shown: float = 1.0,
 ) -> dict[str, dict[str, Any]]:
     """Sections of a config, with notes, for photos of these sizes (height, width), of which `images` are unlabelled.
 
-    encoder: `model.encoder`; empty = the largest DeiT that fits into the memory of a GPU, the smallest on a CPU. fewest: labelled
-    images that show the class which the fewest show. shown: share of the classes that a labelled image shows, in the mean.
+    encoder: `model.encoder`; empty = the largest DeiT that fits into the memory of a GPU, the smallest on a CPU. kind: its type and
+    pixels per token, see `encoder_kind`. fewest: labelled images that show the class which the fewest show. shown: share of the classes that a labelled image shows, in the mean.
     """
-    gpus, cores = machine.gpus, machine.cores
-    recipe = next(recipe for start, recipe in RECIPES.items() if encoder.startswith(start))
-    unit, most = BLOCKS * recipe.stride, 512 if gpus else 256 if cores >= 8 else 192
+    gpus, cores, recipe = machine.gpus, machine.cores, RECIPES[kind[0]]
+    unit, most = BLOCKS * kind[1], 512 if gpus else 256 if cores >= 8 else 192
     wanted = crop_for(sizes, unit, most)[0]
     named = encoder or largest_fitting(machine, wanted, unit)
-    fits = fit(machine, named, wanted, unit, least=2 if recipe.architecture == "deeplabv3plus" else 1)
+    fits = fit(machine, named, wanted, unit, least=2 if recipe.architecture in ("deeplabv3plus", "upernet") else 1)
     crop, short, long = crop_for(sizes, unit, fits.crop)
     largest = max(min(size) for size in sizes)
     fitted = "a crop shows most of a scene, as in the paper" if short == crop else "photos keep their size"
@@ -75,7 +74,7 @@ def propose(
     passes = f"{BATCH * steps / images:.1f} passes over the unlabelled images of {PASSES} wanted" if images else "on the labels alone"
     every, length = max(50, steps // 10), length_of(steps)
     memory = f"about {fits.peak_gib:.1f} GiB of {machine.memory_gib:.0f} at the peak; --check measures it"
-    restart = "labels to the end, then the pool at a lower rate: in two runs 43.1 mIoU, not 40.7 in as many minutes (docs/measured.md)"
+    restart = f"of the rate, with the pool: 0.3 in a short run, where in two runs that was 43.1 mIoU, not 40.7 (docs/measured.md), 1 from {LONG_RUN} steps on"
     in_rounds = f", {fits.rounds} passes a step" if fits.rounds > 1 else ""
     # on a CPU, the loader processes take cores from the training itself
     workers = max(1, min(8, cores // gpus - 1)) if gpus else max(1, min(2, cores // 4))

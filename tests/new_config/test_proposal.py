@@ -1,29 +1,51 @@
 """proposal.py: settings that fit the photos, the machine and each other."""
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import BertConfig, CLIPConfig, SwinConfig, ViTMAEConfig
 
 from s4former.config import from_dict, share_of_process, without_notes
+from s4former.errors import ConfigError
+from s4former.networks.encoder_weights import encoder_kind
+from s4former.networks.known_encoders import ENCODER_TYPES
 from s4former.new_config.proposal import RECIPES, crop_for, fit, propose, usable_gib
 from s4former.training.machine import Machine, cores_have_bfloat16
 
 CPU, CARD, FARM = Machine(0, 16.0, 4), Machine(1, 12.0, 16), Machine(4, 80.0, 64)
 
 
-@pytest.mark.parametrize("encoder", ["", "mit-b2", "dinov2-small", "dinov3-small", "resnet50", "shapes", "some/vit"])
+@pytest.mark.parametrize("encoder, kind", [
+    ("deit-tiny", ("vit", 16)), ("nvidia/mit-b2", ("segformer", 32)), ("facebook/dinov2-small", ("dinov2", 14)), ("dinov3-small", ("dinov3_vit", 16)),
+    ("resnet50", ("resnet", 16)), ("shapes", ("vit", 8)), ("a/swin", ("swin", 32)), ("a/clip", ("clip_vision_model", 32)),
+])  # fmt: skip
 @pytest.mark.parametrize("machine", [CPU, CARD, FARM], ids=["cpu", "card", "farm"])
-def test_every_proposal_is_a_config_whose_blocks_divide_its_crop(encoder, machine):
+def test_every_proposal_is_a_config_whose_blocks_divide_its_crop(encoder, kind, machine):
+    assert encoder.startswith("a/") or encoder_kind(encoder) == kind
     for sizes in ([(360, 480)], [(3000, 4000), (2000, 3000)], [(40, 90)]):
-        check(encoder, machine, sizes)
+        check(encoder, kind, machine, sizes)
 
 
-def check(encoder, machine, sizes):
-    tree = propose(machine, sizes, 500, encoder)
+def check(encoder, kind, machine, sizes):
+    tree = propose(machine, sizes, 500, encoder, kind)
     config = from_dict({"data": {"source": "shapes"}, **without_notes(tree)})
     assert all(f"{key}.note" in section for section in tree.values() for key in section if not key.endswith(".note"))
-    stride = next(recipe.stride for start, recipe in RECIPES.items() if (encoder or "deit").startswith(start))
-    assert config.data.crop[0] % (config.method.block * stride) == 0 and config.data.crop[0] // (config.method.block * stride) == 4
+    block = config.method.block * kind[1]
+    assert config.data.crop[0] % block == 0 and config.data.crop[0] // block == 4 and kind[0] in ENCODER_TYPES[config.model.architecture]
     assert config.evaluation.short_side == config.data.resize[1] and config.evaluation.every <= config.schedule.steps
     share_of_process(config, 1)
+
+
+def test_an_encoder_of_any_kind_is_known_by_its_config_or_its_tensors(tmp_path):
+    assert RECIPES.keys() == {kind for kinds in ENCODER_TYPES.values() for kind in kinds}
+    for config, kind in ((SwinConfig(), ("swin", 32)), (CLIPConfig(), ("clip_vision_model", 32)), (ViTMAEConfig(patch_size=14), ("vit", 14))):
+        config.save_pretrained(tmp_path / kind[0])
+        assert encoder_kind(str(tmp_path / kind[0])) == kind
+    save_file({"layer3.0.conv1.weight": torch.zeros(1)}, tmp_path / "r50.safetensors")
+    assert encoder_kind(str(tmp_path / "r50.safetensors")) == ("resnet", 16)
+    BertConfig().save_pretrained(tmp_path / "words")
+    with pytest.raises(ConfigError, match="is of type 'bert'; networks here are built over beit, clip_vision_model, "):
+        encoder_kind(str(tmp_path / "words"))
 
 
 def test_the_crop_is_as_large_as_photos_and_machine_allow():
@@ -90,7 +112,7 @@ def test_no_setting_jumps_when_there_is_a_little_more_of_something():
 
 def test_the_view_of_pasa_is_left_out_where_there_is_no_pasa():
     assert propose(CARD, [(500, 500)], 1000)["method"]["pasa_view"] == "mixed"
-    assert "pasa_view" not in propose(CARD, [(500, 500)], 1000, "resnet50")["method"]
+    assert "pasa_view" not in propose(CARD, [(500, 500)], 1000, "resnet50", ("resnet", 16))["method"]
 
 
 def test_one_threshold_where_an_image_shows_few_of_the_classes():
