@@ -290,7 +290,7 @@ class Schedule:
     warm_up_ratio: Share = key(1e-6, "of the rate at step 0")
     restart: NonNegativeFloat = key(
         0.0, "the rate falls to the floor in the steps of method.burn_in, then, with a new optimizer, once more from this share of"
-             " optimizer.lr; 0 = once in all")
+             " optimizer.lr; 0, or without a teacher: once in all")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -358,6 +358,11 @@ class Config:
     def __post_init__(self) -> None:
         check_consistency(self)
 
+    @property
+    def restart_at(self) -> int:
+        """The step at which the unlabelled images come in and rate and optimizer begin anew; 0 = they do not."""
+        return self.method.burn_in if self.schedule.restart and self.method.teacher != "none" else 0
+
 
 VALIDATOR = TypeAdapter(Config)
 
@@ -382,7 +387,7 @@ def check_consistency(config: Config) -> None:
     if evaluation.mode == "sliding" and any(stride > side for stride, side in zip(evaluation.stride, window)):
         found = f"evaluation.stride is {list(evaluation.stride)} for windows of {window} pixels, so pixels between them would be missed"
         raise ConfigError(f"{found}; take a stride of at most the window, or set evaluation.window (0: the training crop, data.crop)")
-    if config.schedule.restart and not 0 < method.burn_in < config.schedule.steps:
+    if config.schedule.restart and method.teacher != "none" and not 0 < method.burn_in < config.schedule.steps:
         raise ConfigError(
             f"schedule.restart = {config.schedule.restart:g} begins after the steps of method.burn_in, which is {method.burn_in} of"
             f" {config.schedule.steps}; set a method.burn_in between, or schedule.restart=0"

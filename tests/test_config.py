@@ -267,9 +267,11 @@ def test_a_changed_config_is_checked_again_and_travels_to_other_processes():
 
 @pytest.mark.parametrize("burn_in", [0, 9])
 def test_a_restart_without_a_burn_in_before_it_is_refused(burn_in):
-    tree = {"method": {"burn_in": burn_in, "teacher": "none"}, "schedule": {"steps": 9, "restart": 0.3}}
+    tree = {"method": {"burn_in": burn_in}, "schedule": {"steps": 9, "restart": 0.3}}
     with pytest.raises(ConfigError, match=f"schedule.restart = 0.3 begins after .*which is {burn_in} of 9"):
         from_dict(tree)
+    alone = from_dict({**tree, "method": {"burn_in": 5, "teacher": "none"}})  # labels alone: one fall, whatever the burn-in
+    assert alone.restart_at == 0 and replace(alone, method=replace(alone.method, teacher="ema")).restart_at == 5
 
 
 def test_a_burn_in_as_long_as_the_run_is_refused():

@@ -177,8 +177,8 @@ def update(
     method, bare = config.method, accelerator.unwrap_model(student)
     network = bare.network
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate(group["base"], step, config.schedule, method.burn_in)
-    if config.schedule.restart and step == method.burn_in:
+        group["lr"] = learning_rate(group["base"], step, config.schedule, config.restart_at)
+    if config.restart_at and step == config.restart_at:
         optimizer.state.clear()  # the labels' last gradients are small: by their moments the pool's first steps would be far too long
     if teacher is not None and method.ema_order == "before":
         update_teacher(teacher, bare, step, method)

@@ -132,4 +132,4 @@ def read_terms(training: Training, terms: dict[str, Tensor]) -> dict[str, float]
     if counts is not None:
         result["confident"] = values[-2] / max(values[-1], 1)
     config = training.config  # not the first group's rate, which may be the head's or that of a lower block
-    return result | {"learning_rate": learning_rate(config.optimizer.lr, training.step - 1, config.schedule, config.method.burn_in)}
+    return result | {"learning_rate": learning_rate(config.optimizer.lr, training.step - 1, config.schedule, config.restart_at)}

@@ -3,21 +3,21 @@
 from ..config import Method, Schedule
 
 
-def learning_rate(base: float, step: int, schedule: Schedule, burn_in: int = 0) -> float:
+def learning_rate(base: float, step: int, schedule: Schedule, restart_at: int = 0) -> float:
     """Polynomial decay to the floor, times a linear warm-up (mmsegmentation's, as the released code uses it).
 
-    With `schedule.restart` both happen twice: in the steps of the burn-in, and after it from that share of `base`.
+    With a restart both happen twice: in the steps before it, and from it on from that share of `base`.
 
     Args:
         base: of the group at step 0 (without warm-up).
         step: 0 .. schedule.steps - 1.
-        burn_in: `method.burn_in`.
+        restart_at: see `Config.restart_at`.
     """
     steps = schedule.steps
-    if schedule.restart and step < burn_in:
-        steps = burn_in
-    elif schedule.restart:
-        base, step, steps = schedule.restart * base, step - burn_in, steps - burn_in
+    if step < restart_at:
+        steps = restart_at
+    elif restart_at:
+        base, step, steps = schedule.restart * base, step - restart_at, steps - restart_at
     floor = min(schedule.floor, base)  # a group that starts below the floor stays where it is
     rate = (base - floor) * (1 - step / steps) ** schedule.power + floor
     if step < schedule.warm_up:

@@ -21,10 +21,10 @@ def test_the_published_rates_of_segformer(step, rate):
 
 def test_a_restart_falls_to_the_floor_on_the_labels_and_again_on_the_pool():
     once, twice = Schedule(steps=60, power=1.0, floor=0.0), Schedule(steps=100, power=1.0, floor=0.0, warm_up=4, restart=0.25)
-    rates = [learning_rate(1e-3, step, twice, burn_in=40) for step in range(100)]
+    rates = [learning_rate(1e-3, step, twice, restart_at=40) for step in range(100)]
     assert rates[:40] == [learning_rate(1e-3, step, Schedule(steps=40, power=1.0, floor=0.0, warm_up=4)) for step in range(40)]
     assert rates[44:] == [learning_rate(0.25e-3, step, once) for step in range(4, 60)] and rates[40] < rates[41] < rates[43]
-    assert learning_rate(1e-4, 50, Schedule(steps=60, floor=1e-4, restart=0.1), burn_in=40) == pytest.approx(1e-5)  # below the floor
+    assert learning_rate(1e-4, 50, Schedule(steps=60, floor=1e-4, restart=0.1), restart_at=40) == pytest.approx(1e-5)  # below the floor
 
 
 def test_the_warm_up_of_the_teacher_ends_at_its_decay():
