@@ -22,7 +22,7 @@ from ..method.pseudo import pseudo_label
 from ..networks.build import build_network
 from .page import Figure, Panel, grid_figure
 
-COLOUR_NAMES = {"photometric": "Colour jitter", "jitter": "Jitter, grey, blur", "random_intensity": "Random intensity"}
+COLOUR_NAMES = {"photometric": "Photometric distortion", "jitter": "Jitter, grey, blur", "random_intensity": "Random intensity"}
 MEAN, STD = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)  # what is erased or padded shows as grey
 
 

@@ -16,8 +16,8 @@ PASSES = 60  # over the unlabelled images, about as many as the paper makes over
 SHORT_RUN, LONG_RUN = 2_000, 20_000  # steps; between them settings go over from those measured here to the paper's
 LABELS_ONLY = 5_000  # steps, at most
 CALIBRATED = "calibrated, where the report of a run says that confident pixels are right less often than the threshold"
-FEW_LABELS, MANY_LABELS = 30, 300  # images that show a class; between them thresholds of classes go over to one for all
-SINGLE_OBJECTS, WHOLE_SCENES = 20, 50  # percent of the classes, in a labelled image; between them one for all goes over to thresholds of classes
+FEW_LABELS, MANY_LABELS = 30, 300  # images that show a class; between them per-class thresholds go over to one for all
+SINGLE_OBJECTS, WHOLE_SCENES = 20, 50  # percent of the classes, in a labelled image; between them one for all goes over to per-class thresholds
 DEITS = ("deit-base", "deit-small", "deit-tiny")
 # GiB in bfloat16, computed by `s4former benchmark memory` for the recipes below: networks, gradients and optimizer, and of each
 # labelled image of 512 x 512 px with an unlabelled one. By a word in the name of the encoder; the first that fits.
@@ -177,7 +177,7 @@ def method_for(block: int, steps: int, fewest: int, shown: float) -> dict[str, t
             f" the classes (here {100 * shown:.0f}); 0 from {MANY_LABELS} images, or at {SINGLE_OBJECTS} %: one for all",
         ),
     }  # fmt: skip
-    single = f"a labelled image shows {100 * shown:.0f} % of the classes: thresholds of classes then let wrong labels in (docs/measured.md)"
+    single = f"a labelled image shows {100 * shown:.0f} % of the classes: per-class thresholds then let wrong labels in (docs/measured.md)"
     many = f"{MANY_LABELS} images of every class or more: one for all"
     one_for_all = {"thresholds": ("fixed", f"{single if 100 * shown <= SINGLE_OBJECTS else many}; {CALIBRATED}")}
     alone = f"labels alone for half of the run, {LABELS_ONLY} steps at most: then the teacher knows what they tell, and a step takes a third"
@@ -187,7 +187,7 @@ def method_for(block: int, steps: int, fewest: int, shown: float) -> dict[str, t
         "threshold": (round(0.9 + 0.05 * length, 3), f"0.9 in a short run, the paper's 0.95 from {LONG_RUN} steps on"),
         **(thresholds if spread else one_for_all),
         "mix_probability": (round(1 - 0.5 * length, 2), f"every batch is mixed in a short run, the paper's half of them from {LONG_RUN} steps on"),
-        "pasa_view": ("mixed", "PASA's pass sees what CutMix made of an image; the paper's, unmixed, pulled half as long (docs/measured.md)"),
+        "pasa_view": ("mixed", "PASA's pass sees what CutMix made of an image; the paper's, unmixed, has half of the gradient (docs/measured.md)"),
         "regularizer_weight": (
             round(0.1 ** (1 - length), 2), f"of NCR: 0.1 in a short run, where 1 costs points, the paper's 1 from {LONG_RUN} steps on",
         ),
