@@ -84,6 +84,8 @@ def write_config(options: Namespace) -> None:
         from ..networks.encoder_weights import encoder_kind  # not at the top: it loads transformers
 
         kind = encoder_kind(options.encoder)
+        if Path(options.encoder).exists():  # as data.root: the config may be used from another folder
+            options.encoder = str(Path(options.encoder).absolute())
     try:
         write_found(options, kind, output, lists, drawn)
     except BaseException:

@@ -137,8 +137,9 @@ def fit(machine: Machine, encoder: str, crop: int, unit: int, least: int = 1) ->
 
     least: labelled images of a pass, at least.
     """
-    networks, pair = next(peak for word, peak in PEAKS.items() if word in encoder)
-    pair *= (DPT if "dino" in encoder else 1) * (1 if machine.gpus or machine.bfloat16 else 2)
+    name = encoder.rpartition("/")[2]
+    networks, pair = next(peak for word, peak in PEAKS.items() if word in name)
+    pair *= (DPT if "dino" in name else 1) * (1 if machine.gpus or machine.bfloat16 else 2)
     share = BATCH // max(count for count in (1, 2, 4, 8) if count <= max(1, machine.gpus))  # of one process, one for each GPU
     choices = [
         (side, rounds, checkpointing)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from folders import HEIGHT, WIDTH, ids, save_mask, save_photo, write
 from PIL import Image
+from transformers import SwinConfig
 
 from s4former.config import load
 from s4former.data.masks import read_mask, read_pair
@@ -485,6 +486,13 @@ def test_a_name_without_a_pixel_is_asked_about(photos, capsys):
 def test_an_encoder_that_is_no_name_path_or_id_is_refused(photos, capsys, encoder, repair):
     said = complaint(capsys, photos, "--encoder", encoder)
     assert f"model.encoder = {encoder!r} is no known encoder, no file or folder here, and no id on the Hub such as OWNER/NAME; {repair}" in said
+
+
+def test_an_encoder_of_this_machine_is_found_from_any_folder(photos, monkeypatch):
+    SwinConfig().save_pretrained(photos.parent / "encoder")
+    monkeypatch.chdir(photos.parent)
+    model = config_of(photos, "--encoder", "encoder")[0].model
+    assert (model.architecture, model.encoder) == ("upernet", str(photos.parent / "encoder"))
 
 
 def test_the_share_of_a_small_class_does_not_flip_the_thresholds_and_each_value_has_its_reason_beside_it(photos, capsys):
