@@ -75,6 +75,8 @@ def propose(
     every, length = max(50, steps // 10), length_of(steps)
     memory = f"about {fits.peak_gib:.1f} GiB of {machine.memory_gib:.0f} at the peak; --check measures it"
     restart = f"of the rate, with the pool: 0.3 in a short run, where in two runs that was 43.1 mIoU, not 40.7 (docs/measured.md), 1 from {LONG_RUN} steps on"
+    dino = "dinov2-base" if named == "deit-base" else "dinov2-small"
+    largest_deit = f"the largest DeiT for this memory; --encoder {dino}, all three parts over it, is not measured here and may be better"
     in_rounds = f", {fits.rounds} passes a step" if fits.rounds > 1 else ""
     # on a CPU, the loader processes take cores from the training itself
     workers = max(1, min(8, cores // gpus - 1)) if gpus else max(1, min(2, cores // 4))
@@ -86,7 +88,7 @@ def propose(
         },
         "model": {
             "architecture": (recipe.architecture, "what fits the encoder"),
-            "encoder": (named, "given with --encoder" if encoder else "the largest DeiT for this memory" if gpus else "a CPU is slow"),
+            "encoder": (named, "given with --encoder" if encoder else largest_deit if gpus else "a CPU is slow"),
         },
         "method": method_for(crop // unit, steps, fewest, shown) if images else {"teacher": ("none", "there are no unlabelled images")},
         "optimizer": {},

@@ -129,6 +129,8 @@ def test_one_threshold_where_an_image_shows_few_of_the_classes():
 def test_the_encoder_and_the_rounds_fit_into_the_memory_of_a_card(gib, encoder, rounds):
     tree = propose(Machine(1, float(gib), 16), [(600, 600)], 500)
     assert (tree["model"]["encoder"], tree["run"]["batch"]["rounds"]) == (encoder, rounds) and tree["data"]["crop"] == [512, 512]
+    dino = "dinov2-base" if encoder == "deit-base" else "dinov2-small"
+    assert f"--encoder {dino}, all three parts over it, is not measured here" in tree["model"]["encoder.note"]
 
 
 def test_a_large_encoder_on_a_small_card_takes_more_rounds_then_computes_blocks_twice_then_a_smaller_crop():
