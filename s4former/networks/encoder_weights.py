@@ -124,7 +124,6 @@ def transformers_config(model: Model) -> PreTrainedConfig:
 
 def encoder_kind(encoder: str) -> tuple[str, int]:
     """Type of an encoder, as in `ENCODER_TYPES`, and pixels per token at its coarsest; `ConfigError` if it cannot be read or used."""
-    check_encoder_name(encoder)
     name = next((name for name, (source, _) in KNOWN_ENCODERS.items() if source == encoder), encoder)
     model = Model(architecture="dpt", encoder=name)  # which takes timm's files too
     if name not in KNOWN_ENCODERS and is_weights_file(source := source_of(model)) and "layer3.0.conv1.weight" in read_file(source)[0]:

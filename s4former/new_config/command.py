@@ -81,7 +81,10 @@ def write_config(options: Namespace) -> None:
     check_output([output, *lists.values(), drawn])
     kind = ("vit", 16)  # a DeiT
     if options.encoder:
-        from ..networks.encoder_weights import encoder_kind  # not at the top: it loads transformers
+        from ..networks.known_encoders import check_encoder_name
+
+        check_encoder_name(options.encoder)
+        from ..networks.encoder_weights import encoder_kind  # not before: it loads torch and transformers
 
         kind = encoder_kind(options.encoder)
         if Path(options.encoder).exists():  # as data.root: the config may be used from another folder
