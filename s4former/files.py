@@ -33,11 +33,12 @@ def read_text(path: Path) -> str:
 
 
 def similar_path(missing: str | Path) -> str:
-    """'did you mean runs/s4_after?' for a path that is not there; empty where nothing has a similar name."""
+    """'did you mean runs/s4_after?' for a path that is not there; empty where nothing has a similar name, or it is there."""
     path = Path(missing)
-    first = next(each for each in (*reversed(path.parents), path) if not each.exists())
-    names = [each.name for each in first.parent.iterdir()] if first.parent.is_dir() else []
-    close = difflib.get_close_matches(first.name, names, n=1)
+    first = next((each for each in (*reversed(path.parents), path) if not each.exists()), None)
+    if first is None or not first.parent.is_dir() or not os.access(first.parent, os.R_OK):
+        return ""
+    close = difflib.get_close_matches(first.name, os.listdir(first.parent), n=1)
     return f"did you mean {first.parent / close[0] / path.relative_to(first)}?" if close else ""
 
 

@@ -67,6 +67,8 @@ def test_a_missing_folder_is_refused_with_the_nearest_name(root):
     assert error_message(load_sources, data(root.with_name("flower"))) == (
         f"data.root is '{root.parent}/flower', but there is no such folder; did you mean {root}?"
     )
+    write(root.with_name("file"), "no folder")
+    assert error_message(load_sources, data(root.with_name("file"))).endswith("/file', but there is no such folder")
 
 
 def test_a_missing_list_is_refused_with_the_names_near_it(root):
