@@ -12,7 +12,7 @@ from ..evaluation.windows import sliding_rows
 from ..method.losses import cross_entropy, negative_class_ranking
 from ..method.pasa import attention_bias, pasa_attention
 from ..method.student import Student, View
-from ..networks.plain_vit import BilinearTwice
+from ..networks.plain_vit import resize_by_products
 from ..networks.adapters import attention_grids, encode, forward_logits, prefix_tokens
 from ..networks.encoder_weights import normalization
 from ..training.engine import Teacher, precision
@@ -88,8 +88,9 @@ def enlargement(benchmark: Benchmark) -> Iterator[Row]:
         maps.grad = None
         double(maps).backward(upstream)
 
-    torchs = partial(F.interpolate, scale_factor=2, mode="bilinear", align_corners=False)
-    ours, other = partial(run, BilinearTwice.apply), partial(run, torchs)
+    size = config.data.crop
+    ours = partial(run, partial(resize_by_products, size=size))
+    other = partial(run, partial(F.interpolate, size=size, mode="bilinear", align_corners=False))
     yield benchmark.compare(f"x2 of {'x'.join(map(str, shape))}, bfloat16", ours, other, against="F.interpolate")
 
 

@@ -9,6 +9,7 @@ transformers and plain_vit.py only: `save_pretrained` copies both beside the wei
 """
 
 import math
+from functools import partial
 from typing import Callable
 
 import torch
@@ -145,10 +146,6 @@ class ResidualUnit(nn.Module):
         return maps + self.second(F.relu(self.first(F.relu(maps))))
 
 
-def enlarge_corners(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
-
-
 class Fusion(nn.Module):
     """One level's map joined with the coarser result, resized by `resize`. The coarsest level has nothing to join."""
 
@@ -176,7 +173,7 @@ class DptHead(nn.Module):
     def __init__(self, width: int, channels: int, num_labels: int, scale: int, version: int):
         super().__init__()
         self.scale, self.version = scale, version
-        self.resize = enlarge_corners if version == UNIMATCH_V2 else enlarge
+        self.resize = partial(enlarge, align_corners=version == UNIMATCH_V2)
         widths = [max(1, width >> (LEVELS - 1 - level)) for level in range(LEVELS)]
         if version == UNIMATCH_V2:
             widths = LARGE_WIDTHS.get(width, widths)

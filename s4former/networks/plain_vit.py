@@ -3,49 +3,46 @@
 It imports torch and transformers only: `save_pretrained` copies it beside the weights, with the file of the network.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 
-class BilinearTwice(torch.autograd.Function):
-    """Bilinear x2 (align_corners False) of maps (B, C, h, w), h and w at least 2, in their own type.
+@functools.lru_cache(maxsize=64)
+def bilinear_weights(old: int, new: int, align_corners: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(new, old) weights of `F.interpolate` along one side."""
+    ones = torch.eye(old, device=device)[None]
+    return F.interpolate(ones, size=new, mode="linear", align_corners=align_corners)[0].T.contiguous().to(dtype)
 
-    The gradient of torch scatters with atomic additions; here it is a convolution of stride 2 with fixed weights, which
-    is deterministic. Beyond a border the input repeats, so the gradient there has further terms.
+
+def resize_by_products(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Maps (B, C, h, w) resized bilinearly by a matrix product along each side.
+
+    Deterministic, gradient included. Maps lie channels last where the products want that (8 channels or a multiple), else not.
     """
-
-    @staticmethod
-    def forward(ctx, maps: Tensor) -> Tensor:
-        with torch.autocast(maps.device.type, enabled=False):
-            return F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        channels, height, width = gradient.shape[1:]
-        weights = torch.full((4,), 0.75, dtype=gradient.dtype, device=gradient.device)
-        weights[::3].fill_(0.25)  # from a list it would wait for the device
-        square, row = (w.expand(channels, 1, *w.shape) for w in (weights.outer(weights), 0.25 * weights[None]))
-        with torch.autocast(gradient.device.type, enabled=False):
-            result = F.conv2d(gradient, square, stride=2, padding=1, groups=channels)
-            edges = F.pad(gradient[:, :, :: height - 1], (1, 1, 0, 0), mode="replicate")
-            result[:, :, :: height // 2 - 1] += F.conv2d(edges, row, stride=(1, 2), groups=channels)
-            edges = gradient[..., :: width - 1]
-            result[..., :: width // 2 - 1] += F.conv2d(edges, row.mT, stride=(2, 1), padding=(1, 0), groups=channels)
-        return result
+    batch, channels, height, width = maps.shape
+    rows, columns = (
+        bilinear_weights(old, new, align_corners, maps.dtype, maps.device) for old, new in zip((height, width), size)
+    )
+    with torch.autocast(maps.device.type, enabled=False):
+        if channels % 8:
+            lines = maps.reshape(batch * channels, height, width) @ columns.T
+            return torch.bmm(rows.expand(batch * channels, -1, -1), lines).unflatten(0, (batch, channels))
+        lines = maps.permute(0, 2, 3, 1).flatten(2)  # (B, h, w * C), a view where the channels lie last
+        lines = torch.bmm(rows.expand(batch, -1, -1), lines).view(batch * size[0], width, channels)
+        lines = torch.bmm(columns.expand(batch * size[0], -1, -1), lines)
+    return lines.unflatten(0, (batch, size[0])).permute(0, 3, 1, 2)
 
 
-def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, C, h, w) resized bilinearly. On a CPU the gradient of torch is the faster one, and in float32 the exact one."""
-    half = maps.device.type != "cpu" and maps.dtype in (torch.float16, torch.bfloat16)
-    # sizes are compared last: torch.export would keep the comparison as a condition on the image
-    if half and tuple(size) == (2 * maps.shape[-2], 2 * maps.shape[-1]) and min(maps.shape[-2:]) > 1:
-        return BilinearTwice.apply(maps)
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+def enlarge(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Maps (B, C, h, w) resized bilinearly. In half precision on a GPU the kernels of torch take several times as long as the bytes."""
+    if maps.device.type != "cpu" and maps.dtype in (torch.float16, torch.bfloat16):
+        return resize_by_products(maps, tuple(size), align_corners)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 class PlainVitForSegmentation(PreTrainedModel):
