@@ -24,7 +24,8 @@ from pydantic_core import ErrorDetails, to_jsonable_python
 from .errors import ConfigError, DataError
 from .files import read_text, similar_path
 
-# Raised by every change of the code after which the same config gives another digit; part of a run's key in an archive.
+# Raised by every change of the code after which the same config gives another digit; part of a run's key in an archive. What moves
+# less than two half-precision runs on one GPU differ by is none.
 # 2: in half precision DINOv3 attends with a bias in half precision; means of method.thresholds=per_class are added up in float64;
 #    method.normalizer=valid counts the pixels of all accumulation rounds; schedule.floor is 0 with adamw unless it is given
 # 3: method.strong_colour=random_intensity posterizes to 4 to 7 bits and solarizes above 1 to 255, as AugSeg does

@@ -19,7 +19,7 @@ activation checkpointing recomputes every pass with its own bias. With any ViT o
 Other attention code takes ``pasa_mask(pool_confidence(confidence, (14, 14)), prefix=1)[:, None]`` as its additive mask.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Callable, Sequence
 
 import torch
@@ -123,6 +123,7 @@ class Bias:
 
     factors: tuple[Tensor, Tensor] | None = None  # row (B, Nq) and column (B, Nk)
     mask: Tensor | None = None  # (B, Nq, Nk)
+    made: dict[tuple[torch.dtype, float], tuple[Tensor, Tensor]] = field(default_factory=dict)  # channels, for all layers of a pass
 
     @property
     def images(self) -> int:
@@ -134,6 +135,23 @@ class Bias:
             return self.mask
         row, column = self.factors
         return row[:, :, None] * column[:, None, :]
+
+    def channels(self, dtype: torch.dtype, scaling: float) -> tuple[Tensor, Tensor]:
+        """(B, 1, Nq, 8) and (B, 1, Nk, 8) to be appended to query and key: `scaling` times their products is the bias.
+
+        Each factor is split into what half precision keeps of it and the rest, so that only the product of the two rests is
+        missing. Of the eight channels three are used: the fused kernels want a multiple of 8.
+        """
+        if (dtype, scaling) in self.made:
+            return self.made[dtype, scaling]
+        (row, row_rest), (column, column_rest) = (
+            (factor.to(dtype), (factor - factor.to(dtype).float()).to(dtype)) for factor in (self.factors[0], self.factors[1] / scaling)
+        )
+        pairs = (row, row, row_rest), (column, column_rest, column)
+        channels = tuple(F.pad(torch.stack(three, dim=-1)[:, None], (0, 5)) for three in pairs)
+        if not torch.compiler.is_compiling():  # where a dict that fills would be a second graph
+            self.made[dtype, scaling] = channels
+        return channels
 
 
 Biases = dict[tuple[int, int], Bias]  # of every kind of layer, by its (queries, keys)
@@ -237,7 +255,7 @@ def channels_or_mask(
     """
     half = query.dtype in (torch.float16, torch.bfloat16)
     if half and bias.factors is not None and not takes_wider_mask(query.device):
-        return *append_bias_channels(query, key, value, *bias.factors, scaling), None
+        return *append_bias_channels(query, key, value, bias, scaling), None
     mask = bias.dense()
     mask = (mask[:, None] if mask.dim() == 3 else mask).to(torch.promote_types(query.dtype, torch.float32))
     if bias.factors is None or not takes_wider_mask(query.device):
@@ -259,24 +277,10 @@ def checked_sdpa(
     return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
 
-def append_bias_channels(
-    query: Tensor, key: Tensor, value: Tensor, row: Tensor, column: Tensor, scaling: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value with 8 more channels whose products are the bias: scaling * q' k' = scaling * q k + row column.
-
-    Each factor is split into what half precision keeps of it and the rest, so that only the product of the two rests is
-    missing. Value gets zeros: the fused kernels want all three of one width, a multiple of 8.
-    """
-    parts = []
-    for factor in (row, column / scaling):
-        kept = factor.to(query.dtype)
-        parts.append((kept, (factor - kept.float()).to(query.dtype)))
-    (row, row_rest), (column, column_rest) = parts
-    heads, nothing = query.shape[1], torch.zeros_like
-    extra_query = [row, row, row_rest] + 5 * [nothing(row)]
-    extra_key = [column, column_rest, column] + 5 * [nothing(column)]
-    query = torch.cat([query, torch.stack(extra_query, dim=-1)[:, None].expand(-1, heads, -1, -1)], dim=-1)
-    key = torch.cat([key, torch.stack(extra_key, dim=-1)[:, None].expand(-1, heads, -1, -1)], dim=-1)
+def append_bias_channels(query: Tensor, key: Tensor, value: Tensor, bias: Bias, scaling: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value with the 8 channels more of `Bias.channels`. Value gets zeros: the fused kernels want one width of all three."""
+    channels = (part.expand(-1, query.shape[1], -1, -1) for part in bias.channels(query.dtype, scaling))
+    query, key = (torch.cat([states, part], dim=-1) for states, part in zip((query, key), channels))
     return query, key, F.pad(value, (0, 8))
 
 

@@ -40,6 +40,15 @@ def copy_together(to: list[Tensor], tensors: list[Tensor] | tuple[Tensor, ...]) 
     return to
 
 
+def castable_layers(module: nn.Module) -> list[nn.Module]:
+    """The layers in it whose weights may be cast, found once: a step asks six times."""
+    if not hasattr(module, "_castable_layers"):
+        # transformers takes the type of the layer that reads the image for that of images and rotary embeddings
+        layers = (layer for layer in module.modules() if getattr(layer, "in_channels", None) != 3)
+        module._castable_layers = [layer for layer in layers if type(layer) in (*LAYERS, AutocastLayerNorm)]
+    return module._castable_layers
+
+
 @contextmanager
 def low_precision_weights(module: nn.Module) -> Iterator[None]:
     """Under autocast the layers of `module` have weights of its type for as long as the context lasts; without it, nothing.
@@ -52,13 +61,11 @@ def low_precision_weights(module: nn.Module) -> Iterator[None]:
     # by kind of layer, which lays its gradients alike, and place
     places: dict[tuple[type, bool, int], list[tuple[nn.Module, str, Tensor]]] = {}
     count = 0
-    for layer in module.modules() if enabled else ():
-        # transformers takes the type of the layer that reads the image for that of images and rotary embeddings
-        if type(layer) in kinds and getattr(layer, "in_channels", None) != 3:
-            for name, weight in layer.named_parameters(recurse=False):
-                if weight.dtype == torch.float32:
-                    places.setdefault((type(layer), weight.requires_grad, count // GROUP), []).append((layer, name, weight))
-                    count += weight.numel()
+    for layer in castable_layers(module) if enabled else ():
+        for name, weight in layer._parameters.items() if type(layer) in kinds else ():
+            if weight is not None and weight.dtype == torch.float32:
+                places.setdefault((type(layer), weight.requires_grad, count // GROUP), []).append((layer, name, weight))
+                count += weight.numel()
     try:
         for group in places.values():
             copies = CastTogether.apply(dtype, *(weight for *_, weight in group))

@@ -268,13 +268,20 @@ def test_channels_and_the_dense_mask_are_one_thing_in_value_and_gradient():
     for channels in (False, True):
         leaves = [state.clone().requires_grad_() for state in states]
         if channels:
-            widened = append_bias_channels(*leaves, *bias[12, 12].factors, 0.3)
+            widened = append_bias_channels(*leaves, bias[12, 12], 0.3)
             output = pasa_attention(module, *widened, scaling=0.3)[0][..., :8]
         else:
             output = pasa_attention(module, *leaves, scaling=0.3, pasa=bias)[0]
         output.square().sum().backward()
         found.append([output.detach(), *(leaf.grad for leaf in leaves)])
     assert all(torch.allclose(a, b, atol=2e-6) for a, b in zip(*found))
+
+
+def test_the_channels_of_a_bias_are_made_once_for_all_layers():
+    bias = pasa.Bias((torch.rand(2, 12), torch.rand(2, 12)))
+    first = bias.channels(torch.bfloat16, 0.3)
+    assert all(one is other for one, other in zip(first, bias.channels(torch.bfloat16, 0.3)))
+    assert first[1] is not bias.channels(torch.bfloat16, 0.2)[1] and first[0].shape == (2, 1, 12, 8)
 
 
 @pytest.mark.parametrize("variant", ["main", "rand"])
