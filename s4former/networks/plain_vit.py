@@ -15,8 +15,9 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 @functools.lru_cache(maxsize=64)
 def bilinear_weights(old: int, new: int, align_corners: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(new, old) weights of `F.interpolate` along one side."""
-    ones = torch.eye(old, device=device)[None]
-    return F.interpolate(ones, size=new, mode="linear", align_corners=align_corners)[0].T.contiguous().to(dtype)
+    with torch.inference_mode(False), torch.no_grad():  # what is kept may be used in a training later
+        ones = torch.eye(old, device=device)[None]
+        return F.interpolate(ones, size=new, mode="linear", align_corners=align_corners)[0].T.contiguous().to(dtype)
 
 
 def resize_by_products(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:

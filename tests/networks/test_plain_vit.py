@@ -46,6 +46,12 @@ def test_products_move_little_more_than_input_and_output():
         assert moved <= 2 * (maps.nbytes + gradient.nbytes) + 200 * weights, counter.operations
 
 
+def test_weights_made_while_predicting_serve_a_training():
+    with torch.inference_mode():
+        resize_by_products(torch.randn(1, 2, 13, 4), (26, 8))
+    resize_by_products(torch.randn(1, 2, 13, 4, requires_grad=True), (26, 8)).sum().backward()
+
+
 def test_a_cpu_keeps_the_resize_of_torch():
     maps = torch.randn(1, 2, 3, 4, requires_grad=True)
     assert "UpsampleBilinear2D" in type(enlarge(maps, (6, 8)).grad_fn).__name__
