@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from ..errors import ConfigError
 from .deeplab import STRIDES
+from .plain_vit import enlarge
 
 COMPILER = "inductor"  # backend of torch.compile
 GRAPHS = 256  # at most of one function: a SegFormer has three for every block, since each drops paths at a rate of its own
@@ -48,12 +49,35 @@ def encode_segformer(network: PreTrainedModel, pixel_values: Tensor, **attention
     return network.segformer(pixel_values, output_hidden_states=True, **attention_kwargs).hidden_states
 
 
+def decode_segformer(network: PreTrainedModel, features: tuple[Tensor, ...]) -> Tensor:
+    """The logits of the stock head; under autocast by `decode_by_level`, since it moves the digits of float32."""
+    if torch.is_autocast_enabled(features[0].device.type) and all(maps.dim() == 4 for maps in features):
+        return decode_by_level(network.decode_head, features)
+    return network.decode_head(features)
+
+
+def decode_by_level(head: nn.Module, features: tuple[Tensor, ...]) -> Tensor:
+    """What a SegFormer's head computes, with a fifth of the time and less memory.
+
+    The head projects every level, enlarges all to the finest, concatenates their channels, and mixes these by a 1x1 convolution. All
+    of it is linear, and a bilinear resize leaves constants as they are: so a level is projected and mixed by one product before
+    it is enlarged, and the levels are added up.
+    """
+    projections = next(child for child in head.children() if isinstance(child, nn.ModuleList))  # its name differs by version
+    mixing = head.linear_fuse.weight.flatten(1).chunk(len(features), dim=1)[::-1]  # the coarsest level comes first
+    joint = None
+    for maps, projection, mix in zip(features, projections, mixing):
+        product = F.linear(maps.movedim(1, -1), mix @ projection.proj.weight, mix @ projection.proj.bias).movedim(-1, 1)
+        joint = product if joint is None else joint + enlarge(product, joint.shape[-2:])
+    return head.classifier(head.dropout(head.activation(head.batch_norm(joint))))
+
+
 ADAPTERS: dict[str, Adapter] = {  # by model.architecture
     "setr": Adapter(encoder="vit", decodes_last=True),
     "segformer": Adapter(
         encoder="segformer",
         encode=encode_segformer,
-        decode=lambda network, features: network.decode_head(features),
+        decode=decode_segformer,
         prefix_tokens=lambda network: 0,
         strides=lambda network: list(itertools.accumulate(network.config.strides, operator.mul)),
         reductions=lambda network: list(network.config.sr_ratios),

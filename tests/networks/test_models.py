@@ -109,6 +109,30 @@ def test_grids_are_those_of_the_features_and_of_the_attention_layers(architectur
     assert sorted(set(seen)) == sorted({(h * w, i * j) for (h, w), (i, j) in attention})
 
 
+def test_a_segformer_is_decoded_by_level_to_the_same_logits_and_gradients():
+    network = build(random_model("segformer")).double().train()
+    network.decode_head.dropout.p = 0.0
+    features = [maps.detach().requires_grad_() for maps in adapters.encode(network, images(64, 96).double())]
+    leaves = [*features, *(p for name, p in network.decode_head.named_parameters() if not name.endswith("proj.bias"))]
+
+    def run(decode):
+        logits = decode(features)
+        return logits, *torch.autograd.grad(logits, leaves, torch.linspace(-1, 1, logits.numel()).view_as(logits).double())
+
+    ours = run(lambda maps: adapters.decode_by_level(network.decode_head, maps))
+    torch.testing.assert_close(ours, run(network.decode_head))  # a bias before a batch norm has a gradient of 0 and noise
+
+
+def test_a_segformer_is_decoded_by_level_under_autocast_alone(monkeypatch):
+    network, called = build(random_model("segformer")), []
+    features = adapters.encode(network, images())
+    monkeypatch.setattr(adapters, "decode_by_level", lambda head, maps: called.append(len(maps)))
+    assert adapters.decode(network, features).shape == (2, len(NAMES), 8, 12) and not called
+    with torch.autocast("cpu", torch.bfloat16):
+        adapters.decode(network, features)
+    assert called == [4]
+
+
 def test_grids_of_odd_sizes_are_those_of_the_features():
     network = build(random_model("segformer"))
     assert adapters.token_grids(network, 37, 51) == [tuple(f.shape[-2:]) for f in adapters.encode(network, images(37, 51))]
