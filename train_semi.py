@@ -145,11 +145,9 @@ def train(training, log) -> int:
 
             stopping = signals.received(may_synchronize=log_due)
             if done % run.checkpoint_every == 0 or done == last or stopping:
-                save(training)  # before the evaluation, which may take longer than a batch system waits before it kills
+                save(training)  # before the evaluation, which may fail, or take longer than a batch system waits
             if training.evaluation_due and not stopping:
                 evaluate(training, log)
-                if done == last:
-                    save(training)  # with its scores
             if run.push_to_hub and run.push_every and done % run.push_every == 0 and done < last:
                 push_model(training, log)
             if stopping and done < last:

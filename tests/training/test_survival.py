@@ -569,6 +569,26 @@ def test_an_evaluation_that_is_too_large_is_told_what_makes_it_smaller(broken, m
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("when", ["during", "after"])
+def test_a_run_that_is_killed_at_an_evaluation_keeps_the_steps_before_it(broken, whole, monkeypatch, when):
+    evaluate = results.evaluate
+
+    def killed(*given):
+        if when == "after":
+            evaluate(*given)
+        raise Killed
+
+    monkeypatch.setattr(results, "evaluate", killed)
+    with pytest.raises(Killed):
+        broken.go("run.checkpoint_every=1")
+    step = broken.steps[-1]
+    monkeypatch.setattr(results, "evaluate", evaluate)
+    status, output = broken.go("--resume", "run.checkpoint_every=1")
+    assert status == 0 and f"from step {step}" in output and "any more" not in output
+    assert_nothing_is_lost(whole, broken.folder)
+
+
+@pytest.mark.slow
 def test_pictures_that_are_too_large_are_left_out_and_the_run_goes_on(broken, monkeypatch):
     def too_large(*given, **named):
         raise torch.OutOfMemoryError("CUDA out of memory.")
