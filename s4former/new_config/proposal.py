@@ -23,7 +23,7 @@ DEITS = ("deit-base", "deit-small", "deit-tiny")
 # labelled image of 512 x 512 px with an unlabelled one. By a word in the name of the encoder; the first that fits.
 PEAKS = {
     "tiny": (0.1, 0.33), "small": (0.5, 0.6), "large": (5.5, 2.9), "shapes": (0.1, 0.5), "resnet": (1.0, 1.5),
-    "mit-b0": (0.1, 0.6), "mit-b1": (0.3, 0.9), "mit-b2": (0.6, 1.5), "mit-b": (1.3, 2.5), "": (1.5, 1.06),
+    "mit-b0": (0.1, 0.4), "mit-b1": (0.3, 0.65), "mit-b2": (0.5, 1.2), "mit-b": (1.3, 2.5), "": (1.5, 1.06),
 }  # fmt: skip
 DPT = 1.7  # times the second, for the head over a DINO
 CHECKPOINTING = 0.5  # what is left of the second with model.activation_checkpointing
