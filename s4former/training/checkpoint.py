@@ -2,6 +2,7 @@
 
     runs/NAME/checkpoints/step-00000400/state.pt        everything training needs, tensors and plain values
                                         manifest.json   its step and SHA-256
+                                        scores.pt       what the evaluation of the step added, if it was due
 
 A folder called step-* was complete when it got that name. One that no longer matches its manifest is skipped with a
 message, and the one before it is taken.
@@ -17,7 +18,9 @@ import torch
 from torch import Tensor
 
 from ..errors import DamageError
-from ..files import flush, sha256, writing
+from ..files import flush, sha256, writing, writing_file
+
+SCORES = "scores.pt"
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -47,6 +50,15 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
     return target
 
 
+def add_scores(folder: Path, step: int, values: dict[str, Any]) -> None:
+    """Adds to the checkpoint of a step, if there is one, what its evaluation changed of the state."""
+    target = folder / f"step-{step:08d}"
+    if target.is_dir():
+        with writing_file(target / SCORES) as beside:
+            torch.save(values, beside)
+            flush(beside)
+
+
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """The newest undamaged checkpoint (None: there is none), and a message for each newer one that is damaged.
 
@@ -57,7 +69,8 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         damage = find_damage(candidate)
         if damage is None:
             try:
-                state = torch.load(candidate / "state.pt", map_location="cpu", weights_only=True)
+                files = (candidate / name for name in ("state.pt", SCORES) if (candidate / name).is_file())
+                state = {name: value for file in files for name, value in load(file).items()}
                 return state, [f"{message}; taking the one before it" for message in refused]
             except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # undamaged, but not written by `save`
                 damage = f"state.pt does not hold tensors and plain values alone: {str(error).splitlines()[0]}"
@@ -68,6 +81,10 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
             f" {folder} to begin again at step 0"
         )
     return None, []
+
+
+def load(file: Path) -> dict[str, Any]:
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def complete(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from ..networks.export import Provenance, export, push
 from ..networks.hub import first_line
 from ..report.page import write_report
 from ..report.run import compare_modes
+from . import checkpoint
 from .log import RunLog
 from .machine import peak_memory_gib
 from .pseudo_quality import pseudo_label_accuracy
@@ -73,6 +74,8 @@ def evaluate(training: Training, log: RunLog) -> None:
             log.say(f"step {step}: the memory is too small for pictures of the unlabelled images; take evaluation.mode=sliding to see them")
         log.trackers.log_images(sorted((training.folder / "panels").glob("evaluation-*")), step)
         write_report(training.folder)
+        changed = {name: getattr(training, name) for name in ("best", "scores", "evaluated_at")}
+        checkpoint.add_scores(training.folder / "checkpoints", step, changed)
     scores = (f"{role} mIoU {100 * score['mean_iou']:.2f}" for role, score in training.scores.items())
     log.show_phase("")
     log.say(f"step {step}: {', '.join(scores)} ({precision})")

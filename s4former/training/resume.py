@@ -124,9 +124,10 @@ def restore(training: Training, state: dict[str, Any]) -> None:
         changes.append("scores of before are of another measurement, so the best model is chosen among those from here on")
     for role, best in list(training.best.items()):
         card = training.folder / f"best-{role}" / "README.md"
-        steps = [best["step"], *([training.step] if training.evaluation_due else [])]  # that evaluation comes again
-        if card.is_file() and not any(f" after {step} steps " in card.read_text() for step in steps):
+        if card.is_file() and f" after {best['step']} steps " not in card.read_text():
             del training.best[role]
+            if training.evaluation_due and f" after {training.step} steps " in card.read_text():
+                continue  # it was killed within the evaluation of this step, which comes again
             training.notes.append(f"best-{role} is not of step {best['step']} any more, so the best {role} is chosen from here on")
     training.changes = [*state.get("changes", []), *(f"from step {training.step}: {change}" for change in changes)]
     training.notes += [f"changed {change}" for change in training.changes]

@@ -586,6 +586,32 @@ def test_a_run_that_is_killed_at_an_evaluation_keeps_the_steps_before_it(broken,
     status, output = broken.go("--resume", "run.checkpoint_every=1")
     assert status == 0 and f"from step {step}" in output and "any more" not in output
     assert_nothing_is_lost(whole, broken.folder)
+    assert checkpoint.load_newest(broken.folder / "checkpoints")[0]["evaluated_at"] == broken.steps[-1]
+
+
+@pytest.mark.slow
+def test_a_best_model_of_an_evaluation_that_comes_again_is_of_the_step_that_the_scores_say(broken, monkeypatch):
+    record, writes = results.write_model, []
+
+    def killed(*given, **named):
+        record(*given, **named)
+        writes.append(given)
+        if len(writes) == 3:  # the first model of the second evaluation
+            raise Killed
+
+    monkeypatch.setattr(results, "write_model", killed)
+    scores = iter([0.3, 0.3, 0.4, 0.2, 0.2, 0.1, 0.1])  # that evaluation is worse the second time
+    as_dict = results.ConfusionMatrix.as_dict
+    monkeypatch.setattr(results.ConfusionMatrix, "as_dict", lambda *given: {**as_dict(*given), "mean_iou": next(scores)})
+    with pytest.raises(Killed):
+        broken.go("run.checkpoint_every=1")
+    step = broken.steps[-1]
+    monkeypatch.setattr(results, "write_model", record)
+    status, output = broken.go("--resume", "run.checkpoint_every=1", f"evaluation.every={step}")
+    best = json.loads((broken.folder / "results.json").read_text())["best"]
+    assert status == 0 and "any more" not in output
+    for role in ("teacher", "student"):
+        assert f" after {best[role]['step']} steps " in (broken.folder / f"best-{role}" / "README.md").read_text()
 
 
 @pytest.mark.slow
