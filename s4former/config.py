@@ -24,8 +24,7 @@ from pydantic_core import ErrorDetails, to_jsonable_python
 from .errors import ConfigError, DataError
 from .files import read_text, similar_path
 
-# Raised by every change of the code after which the same config gives another digit; part of a run's key in an archive. What moves
-# less than two half-precision runs on one GPU differ by is none.
+# Raised by every change of the code after which the same config gives another digit; part of a run's key in an archive.
 # 2: in half precision DINOv3 attends with a bias in half precision; means of method.thresholds=per_class are added up in float64;
 #    method.normalizer=valid counts the pixels of all accumulation rounds; schedule.floor is 0 with adamw unless it is given
 # 3: method.strong_colour=random_intensity posterizes to 4 to 7 bits and solarizes above 1 to 255, as AugSeg does
@@ -36,7 +35,9 @@ from .files import read_text, similar_path
 # 7: in half precision the student's logits stay so until the loss; on a GPU a step multiplies float32 in TF32
 # 8: in half precision blocks and norms of a SETR are in bfloat16, the view with a bias shares the encoder's pass, and losses scale
 #    their gradient in float32
-NUMERICS = 8
+# 9: in half precision a SegFormer's head mixes its levels before it enlarges them, and on a GPU a SETR's and DPT's maps are enlarged
+#    by matrix products
+NUMERICS = 9
 NOTE = ".note"  # a file may have "KEY.note" beside a KEY
 TAKEN_OUT = {"method.pseudo_weight": "none", "method.previous": 0}  # keys of older versions, and what left them without effect
 FREE_MAPPINGS = ("data.palette", "data.id_map", "model.encoder_config")  # values, not sections
@@ -333,7 +334,7 @@ class Run:
     batch: Batch = Field(default_factory=Batch)
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = key("auto", "auto: that of accelerate launch, else bf16 on GPUs that have it")
     deterministic: bool = key(False, "the same run twice on one GPU ends in the same bytes, at some cost in speed; on a CPU always so")
-    compile: bool = key(False, "torch.compile for blocks and decoders of both networks; the first step takes longer, of SegFormer minutes")
+    compile: bool = key(False, "torch.compile for blocks and decoders of both networks, in half precision not SegFormer's; the first step takes longer, of SegFormer minutes")
     log_every: Count = key(10, "steps between log lines")
     checkpoint_every: Count = key(1000, "steps between checkpoints")
     keep: Count = key(2, "newest checkpoints that are kept")

@@ -50,14 +50,14 @@ def encode_segformer(network: PreTrainedModel, pixel_values: Tensor, **attention
 
 
 def decode_segformer(network: PreTrainedModel, features: tuple[Tensor, ...]) -> Tensor:
-    """The logits of the stock head; under autocast by `decode_by_level`, since it moves the digits of float32."""
+    """Logits by `decode_by_level` under autocast; in float32 by the stock head, whose digits it would move."""
     if torch.is_autocast_enabled(features[0].device.type) and all(maps.dim() == 4 for maps in features):
         return decode_by_level(network.decode_head, features)
     return network.decode_head(features)
 
 
 def decode_by_level(head: nn.Module, features: tuple[Tensor, ...]) -> Tensor:
-    """What a SegFormer's head computes, with a fifth of the time and less memory.
+    """What a SegFormer's head computes, in less time and memory.
 
     The head projects every level, enlarges all to the finest, concatenates their channels, and mixes these by a 1x1 convolution. All
     of it is linear, and a bilinear resize leaves constants as they are: so a level is projected and mixed by one product before
@@ -293,6 +293,7 @@ def use_activation_checkpointing(network: PreTrainedModel) -> None:
 
 def compile_network(network: PreTrainedModel) -> None:
     """Lets torch compile every block of the encoder and the decoder, in place: parameters, their names and what is saved stay.
+    The head of a SegFormer is not compiled under autocast, where `decode_by_level` stands for it.
 
     Blocks that differ in nothing but their weights share their graphs. Static: there is a graph for each kind of pass
     (teacher, plain views, view with a bias), all traced in the first step. A deep copy of the network is not compiled.

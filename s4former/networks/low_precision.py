@@ -41,7 +41,7 @@ def copy_together(to: list[Tensor], tensors: list[Tensor] | tuple[Tensor, ...]) 
 
 
 def castable_layers(module: nn.Module) -> list[nn.Module]:
-    """The layers in it whose weights may be cast, found once: a step asks six times."""
+    """The layers in it whose weights may be cast, found once, since a step asks six times; one put in later is left to autocast."""
     if not hasattr(module, "_castable_layers"):
         # transformers takes the type of the layer that reads the image for that of images and rotary embeddings
         layers = (layer for layer in module.modules() if getattr(layer, "in_channels", None) != 3)

@@ -24,11 +24,12 @@ def resize_by_products(maps: Tensor, size: tuple[int, int], align_corners: bool 
     """Maps (B, C, h, w) resized bilinearly by a matrix product along each side.
 
     Deterministic, gradient included. Maps lie channels last where the products want that (8 channels or a multiple), else not.
+    One value that is not finite spreads over its channel.
     """
     batch, channels, height, width = maps.shape
-    rows, columns = (
-        bilinear_weights(old, new, align_corners, maps.dtype, maps.device) for old, new in zip((height, width), size)
-    )
+    traced = torch.compiler.is_compiling() or torch.compiler.is_exporting()  # tensors without values are not to be kept
+    weights = bilinear_weights.__wrapped__ if traced else bilinear_weights
+    rows, columns = (weights(old, new, align_corners, maps.dtype, maps.device) for old, new in zip((height, width), size))
     with torch.autocast(maps.device.type, enabled=False):
         if channels % 8:
             lines = maps.reshape(batch * channels, height, width) @ columns.T

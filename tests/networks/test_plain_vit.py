@@ -41,15 +41,27 @@ def test_products_move_little_more_than_input_and_output():
     with OperationCounter() as backward:
         torch.autograd.grad(doubled, maps, gradient)
     for counter in (forward, backward):
-        weights = 2 * 128 * 64 * 2 * 2  # of both sides, read
-        moved = sum(one.read + one.written for one in counter.operations)
-        assert moved <= 2 * (maps.nbytes + gradient.nbytes) + 200 * weights, counter.operations
+        weights = (2 + 2 * 128) * 128 * 64 * 2  # once an image, and once a row of all; counted as often as they are used
+        moved = sum(one.read + one.written for one in counter.operations) - weights
+        assert 0 < moved <= 2 * (maps.nbytes + gradient.nbytes), counter.operations
 
 
 def test_weights_made_while_predicting_serve_a_training():
     with torch.inference_mode():
         resize_by_products(torch.randn(1, 2, 13, 4), (26, 8))
     resize_by_products(torch.randn(1, 2, 13, 4, requires_grad=True), (26, 8)).sum().backward()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_export_leaves_nothing_behind(strict):
+    class Twice(torch.nn.Module):
+        def forward(self, maps):
+            return resize_by_products(maps, (2 * maps.shape[-2], 2 * maps.shape[-1]))
+
+    maps = torch.randn(1, 2, 17, 19)
+    exported = torch.export.export(Twice(), (maps,), dynamic_shapes=[{2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}], strict=strict)
+    resized = resize_by_products(maps, (34, 38))
+    assert type(resized) is torch.Tensor and torch.allclose(exported.module()(maps), resized)
 
 
 def test_a_cpu_keeps_the_resize_of_torch():
