@@ -63,10 +63,9 @@ def decode_by_level(head: nn.Module, features: tuple[Tensor, ...]) -> Tensor:
     of it is linear, and a bilinear resize leaves constants as they are: so a level is projected and mixed by one product before
     it is enlarged, and the levels are added up.
     """
-    projections = next(child for child in head.children() if isinstance(child, nn.ModuleList))  # its name differs by version
     mixing = head.linear_fuse.weight.flatten(1).chunk(len(features), dim=1)[::-1]  # the coarsest level comes first
     joint = None
-    for maps, projection, mix in zip(features, projections, mixing):
+    for maps, projection, mix in zip(features, head.linear_projections, mixing):
         product = F.linear(maps.movedim(1, -1), mix @ projection.proj.weight, mix @ projection.proj.bias).movedim(-1, 1)
         joint = product if joint is None else joint + enlarge(product, joint.shape[-2:])
     return head.classifier(head.dropout(head.activation(head.batch_norm(joint))))
