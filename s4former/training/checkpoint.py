@@ -2,7 +2,7 @@
 
     runs/NAME/checkpoints/step-00000400/state.pt        everything training needs, tensors and plain values
                                         manifest.json   its step and SHA-256
-                                        scores.pt       what the evaluation of the step added, if it was due
+                                        scores.json     what the evaluation of the step added, if it was due
 
 A folder called step-* was complete when it got that name. One that no longer matches its manifest is skipped with a
 message, and the one before it is taken.
@@ -11,6 +11,7 @@ message, and the one before it is taken.
 import json
 import pickle
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor
 
 from ..errors import DamageError
-from ..files import flush, sha256, writing, writing_file
+from ..files import flush, sha256, write_text, writing
 
-SCORES = "scores.pt"
+SCORES = "scores.json"
 
 
 def save(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -54,9 +55,7 @@ def add_scores(folder: Path, step: int, values: dict[str, Any]) -> None:
     """Adds to the checkpoint of a step, if there is one, what its evaluation changed of the state."""
     target = folder / f"step-{step:08d}"
     if target.is_dir():
-        with writing_file(target / SCORES) as beside:
-            torch.save(values, beside)
-            flush(beside)
+        write_text(target / SCORES, json.dumps(values))
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -69,8 +68,9 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
         damage = find_damage(candidate)
         if damage is None:
             try:
-                files = (candidate / name for name in ("state.pt", SCORES) if (candidate / name).is_file())
-                state = {name: value for file in files for name, value in load(file).items()}
+                state = torch.load(candidate / "state.pt", map_location="cpu", weights_only=True)
+                with suppress(OSError, ValueError):  # without them the evaluation comes again
+                    state |= json.loads((candidate / SCORES).read_text())
                 return state, [f"{message}; taking the one before it" for message in refused]
             except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # undamaged, but not written by `save`
                 damage = f"state.pt does not hold tensors and plain values alone: {str(error).splitlines()[0]}"
@@ -81,10 +81,6 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
             f" {folder} to begin again at step 0"
         )
     return None, []
-
-
-def load(file: Path) -> dict[str, Any]:
-    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def complete(folder: Path) -> list[Path]:

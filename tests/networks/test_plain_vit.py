@@ -32,7 +32,7 @@ def test_products_have_the_values_and_the_gradient_of_interpolate(dtype, toleran
         torch.testing.assert_close(own.double(), other, atol=tolerance, rtol=tolerance)
 
 
-def test_products_move_little_more_than_input_and_output():
+def test_products_move_at_most_twice_their_input_and_output():
     maps = torch.randn(2, 8, 64, 64, dtype=torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
     gradient = torch.ones(2, 8, 128, 128, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     resize_by_products(maps, (128, 128))  # which makes the weights, once

@@ -569,12 +569,12 @@ def test_an_evaluation_that_is_too_large_is_told_what_makes_it_smaller(broken, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["during", "after"])
+@pytest.mark.parametrize("when", ["during", "after", "damaged"])
 def test_a_run_that_is_killed_at_an_evaluation_keeps_the_steps_before_it(broken, whole, monkeypatch, when):
     evaluate = results.evaluate
 
     def killed(*given):
-        if when == "after":
+        if when != "during":
             evaluate(*given)
         raise Killed
 
@@ -582,6 +582,8 @@ def test_a_run_that_is_killed_at_an_evaluation_keeps_the_steps_before_it(broken,
     with pytest.raises(Killed):
         broken.go("run.checkpoint_every=1")
     step = broken.steps[-1]
+    if when == "damaged":
+        (broken.folder / "checkpoints" / f"step-{step:08d}" / checkpoint.SCORES).write_bytes(b"half of it")
     monkeypatch.setattr(results, "evaluate", evaluate)
     status, output = broken.go("--resume", "run.checkpoint_every=1")
     assert status == 0 and f"from step {step}" in output and "any more" not in output
